@@ -1,0 +1,423 @@
+"""What is asked for: model sizes, pre-training settings, and the command lines that set them.
+
+`ElectraConfig` is one Transformer encoder in the vocabulary of Hugging Face's `config.json`; `PretrainingConfig` is one
+pre-training run. Both are frozen and checked when made. Every field of `PretrainingConfig` is a flag of
+run_pretraining.py: name, default, bounds and meaning are written once, here.
+
+Sizes follow Clark et al. 2020 (arXiv:2003.10555), table 6 (small, base, large); `tiny` is ours, for tests and
+laptops. How commands end is here too: `UserError` is exit status 2, `RunFailed` 1, `Interrupted` 75 (sysexits' EX_TEMPFAIL).
+
+Neither TensorFlow nor numpy is imported, so that a wrong command line is answered at once.
+"""
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import os
+import sys
+import textwrap
+import typing
+
+from absl import flags
+
+
+class UserError(Exception):
+    """A mistake the user can mend. Its text is one sentence naming the flag, file or key and the way out."""
+
+    exit_status = 2
+
+
+class RunFailed(Exception):
+    """The run went wrong through no mistake in what was asked. Its text says what happened and what is kept."""
+
+    exit_status = 1
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and can be resumed. Its text says how."""
+
+    exit_status = 75
+
+
+# --- The encoder ---
+
+SIZES = {
+    "tiny": dict(num_hidden_layers=2, hidden_size=128, num_attention_heads=2, intermediate_size=512, embedding_size=64),
+    "small": dict(num_hidden_layers=12, hidden_size=256, num_attention_heads=4, intermediate_size=1024,
+                  embedding_size=128),
+    "base": dict(num_hidden_layers=12, hidden_size=768, num_attention_heads=12, intermediate_size=3072,
+                 embedding_size=768),
+    "large": dict(num_hidden_layers=24, hidden_size=1024, num_attention_heads=16, intermediate_size=4096,
+                  embedding_size=1024),
+}
+# The generator's width as a fraction of the discriminator's (table 6: 1/4, 1/3, 1/4).
+GENERATOR_FRACTIONS = {"tiny": 1 / 2, "small": 1 / 4, "base": 1 / 3, "large": 1 / 4}
+
+
+@dataclasses.dataclass(frozen=True)
+class ElectraConfig:
+    """One encoder. Field names are those of Hugging Face's `config.json` for `model_type: electra`."""
+
+    vocab_size: int = 30522
+    embedding_size: int = 768
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+
+    def __post_init__(self):
+        for name in ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+                     "intermediate_size", "max_position_embeddings", "type_vocab_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UserError(f"{name}={value!r} must be a whole number of at least 1.")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)!r} must be at least 0 and below 1.")
+        for name in ("initializer_range", "layer_norm_eps"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name}={getattr(self, name)!r} must be above 0.")
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(f"num_attention_heads={self.num_attention_heads} does not divide "
+                            f"hidden_size={self.hidden_size}: choose a number of heads that does.")
+        if self.hidden_act != "gelu":
+            raise UserError(f"hidden_act={self.hidden_act!r} is not supported: ELECTRA uses 'gelu'.")
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the word embedding: `vocab_size` rounded up to a multiple of 8, which matrix units prefer."""
+        return round_up(self.vocab_size, 8)
+
+    @classmethod
+    def of_size(cls, size: str, **overrides) -> ElectraConfig:
+        """The discriminator of a named size, with any field replaced.
+
+        Raises: UserError: an unknown size or field, named.
+        """
+        if size not in SIZES:
+            raise UserError(f"model_size={size!r} is unknown: choose one of {', '.join(SIZES)}.")
+        refuse_unknown_keys(overrides, cls, "the model configuration")
+        return cls(**{**SIZES[size], **overrides})
+
+    @classmethod
+    def from_json_file(cls, path: str) -> ElectraConfig:
+        """Reads a Hugging Face `config.json`; keys that say nothing about the encoder are passed over.
+
+        Raises: UserError: not a readable JSON object, another `model_type`, or a value this model cannot have.
+        """
+        content = read_json_object(path)
+        model_type = content.get("model_type", "electra")  # google's and the oldest Hugging Face files name none
+        if model_type != "electra":
+            raise UserError(f"{path}: model_type is {model_type!r}, not 'electra': name an ELECTRA model folder.")
+        known = {field.name for field in dataclasses.fields(cls)}
+        try:
+            return cls(**{key: value for key, value in content.items() if key in known})
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+    def to_dict(self) -> dict:
+        """The content of a Hugging Face `config.json` for this encoder."""
+        return {"model_type": "electra", **dataclasses.asdict(self)}
+
+    def generator(self, fraction: float) -> ElectraConfig:
+        """The generator beside this discriminator (ELECTRA, section 3.2 and table 6).
+
+        Width is `fraction` of `hidden_size` rounded up to a multiple of 64, with heads of 64 and a feed-forward layer
+        of 4 times the width; embeddings are shared, so `embedding_size` stays.
+        """
+        # 0.3333333 of 768 is 255.9999744: the small slack keeps a rounded third from growing by 64.
+        width = round_up(math.ceil(fraction * self.hidden_size - 1e-3), 64)
+        return dataclasses.replace(self, hidden_size=width, num_attention_heads=max(1, width // 64),
+                                   intermediate_size=4 * width)
+
+
+def round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def refuse_unknown_keys(given, config_class, where: str):
+    """Raises UserError naming the first key of `given` that `config_class` does not have."""
+    known = [field.name for field in dataclasses.fields(config_class)]
+    for key in given:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}."
+            raise UserError(f"unknown key {key!r} in {where}: {hint}")
+
+
+def read_json_object(path: str) -> dict:
+    """Reads a JSON object. Raises: UserError naming the file."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the path.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): mend or replace the file.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object: mend or replace the file.")
+    return content
+
+
+def write_text(path: str, content: str):
+    """Writes a text file under a temporary name and renames it, so that no reader meets half a file."""
+    temporary = f"{path}.tmp{os.getpid()}"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: str, content: dict):
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+# --- Options: dataclass fields that are also flags ---
+
+def option(default, meaning, *, choices=None, minimum=None, maximum=None):
+    """A dataclass field with what a command line needs to know of it. `minimum` and `maximum` are inclusive."""
+    return dataclasses.field(default=default, metadata=dict(meaning=meaning, choices=choices, minimum=minimum,
+                                                            maximum=maximum))
+
+
+def check_options(config):
+    """Checks every field made by `option` against its choices and bounds. Raises: UserError naming the flag."""
+    for field in dataclasses.fields(config):
+        value, rule = getattr(config, field.name), field.metadata
+        if value is None or not rule:
+            continue
+        if rule["choices"] and value not in rule["choices"]:
+            raise UserError(f"--{field.name}={value} is unknown: choose one of {', '.join(rule['choices'])}.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{field.name}={value} is not a finite number: give one.")
+        if rule["minimum"] is not None and value < rule["minimum"]:
+            raise UserError(f"--{field.name}={value} is too small: it must be at least {rule['minimum']}.")
+        if rule["maximum"] is not None and value > rule["maximum"]:
+            raise UserError(f"--{field.name}={value} is too large: it must be at most {rule['maximum']}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingConfig:
+    """One phase of one pre-training run. Lengths are tokens; a step is one optimizer update.
+
+    The global batch of an update is train_batch_size x gradient_accumulation_steps x workers.
+    """
+
+    # What is trained
+    model_size: str = option("base", "encoder size", choices=tuple(SIZES))
+    model_name: typing.Optional[str] = option(
+        None, "name of the run's folder under <results_dir>/models (default: the model size)")
+    model_config: typing.Optional[str] = option(
+        None, "JSON file with fields of the encoder that replace those of the size, e.g. {\"hidden_size\": 512}")
+    generator_hidden_size: typing.Optional[float] = option(
+        None, "generator width as a fraction of the discriminator's (default: by size; tiny 1/2, base 1/3, others 1/4)",
+        minimum=0.001, maximum=1.0)
+    load_weights: bool = option(
+        False, "start from the weights (not the optimizer or the step) of the checkpoint named by --weights_dir")
+    weights_dir: typing.Optional[str] = option(
+        None, "with --load_weights: one of our checkpoints (a prefix such as .../ckpt-1000, or a checkpoints folder)")
+    # Data
+    pretrain_tfrecords: typing.Optional[str] = option(
+        None, "training shards: a folder, a glob, or a comma-separated list of either")
+    eval_tfrecords: typing.Optional[str] = option(
+        None, "held-out shards, named as the training ones; evaluated every --eval_freq updates and at the end")
+    eval_freq: typing.Optional[int] = option(
+        None, "updates between two evaluations (default: as --save_checkpoints_steps)", minimum=1)
+    num_eval_steps: int = option(
+        100, "held-out batches of --train_batch_size per evaluation, at most; always the same ones", minimum=1)
+    eval_only: bool = option(
+        False, "only evaluate the checkpoint named by --restore_checkpoint on --eval_tfrecords, and print the result")
+    vocab_file: typing.Optional[str] = option(
+        None, "WordPiece vocabulary (default: the vocab.txt beside the training shards)")
+    max_seq_length: int = option(128, "length of every record, tokens", minimum=8)
+    mask_prob: float = option(0.15, "share of the real tokens that is masked, 0 to 1", minimum=0.001, maximum=0.9)
+    # Optimization
+    num_train_steps: int = option(10000, "optimizer updates in this phase", minimum=1)
+    num_warmup_steps: int = option(2000, "updates of linear warm-up", minimum=0)
+    train_batch_size: int = option(16, "sequences per micro-batch and worker", minimum=1)
+    gradient_accumulation_steps: int = option(1, "micro-batches averaged into one update", minimum=1)
+    optimizer: str = option("lamb", "optimizer", choices=("lamb", "adam", "adamw"))
+    learning_rate: float = option(6e-3, "peak learning rate, reached at the end of warm-up", minimum=0.0)
+    end_lr: float = option(0.0, "learning rate at the end of the decay", minimum=0.0)
+    lr_decay_power: float = option(0.5, "power of the polynomial decay (1 is linear)", minimum=0.0)
+    opt_beta_1: float = option(0.878, "decay of the first moment", minimum=0.0, maximum=0.999999)
+    opt_beta_2: float = option(0.974, "decay of the second moment", minimum=0.0, maximum=0.999999)
+    weight_decay_rate: float = option(0.01, "decoupled weight decay, on all but biases and layer norms", minimum=0.0)
+    skip_adaptive: bool = option(True, "LAMB: trust ratio 1 for biases and layer norms")
+    disc_weight: float = option(50.0, "weight of the discriminator's loss", minimum=0.0)
+    phase2: bool = option(False, "second phase: start from the phase-1 checkpoint of the same run")
+    # Where and how
+    device: str = option("cpu", "device to train on", choices=("cpu", "gpu", "hpu"))
+    precision: str = option("fp32", "arithmetic: fp32, bf16 (hmp is the same), or tf32 on gpu",
+                            choices=("fp32", "bf16", "hmp", "tf32"))
+    xla: str = option("auto", "compile with XLA: auto means on gpu only; ignored on hpu", choices=("auto", "true", "false"))
+    seed: int = option(42, "seed of weights, data order, masks, samples and dropout", minimum=0, maximum=2**31 - 1)
+    # Output
+    results_dir: str = option("results", "folder of all results")
+    log_dir: typing.Optional[str] = option(None, "folder of logs (default: <results_dir>/models/<model_name>/logs)")
+    json_summary: typing.Optional[str] = option(
+        None, "file of one JSON line per logged step (default: <log_dir>/pretraining_phase<1|2>.jsonl)")
+    log_freq: typing.Optional[int] = option(
+        None, "updates between two logged lines (default: 1 in phases of up to 100 updates, else 10)", minimum=1)
+    save_checkpoints_steps: int = option(1000, "updates between two checkpoints", minimum=1)
+    keep_checkpoint_max: int = option(5, "newest checkpoints kept, of each phase", minimum=1)
+    skip_checkpoint: bool = option(False, "write no checkpoint at all (for timing)")
+    restore_checkpoint: typing.Optional[str] = option(
+        None, "resume: 'latest', or a checkpoint prefix such as results/models/base/checkpoints/ckpt-1000")
+    overwrite: bool = option(False, "delete what an earlier run left in the run's folder, and start anew")
+
+    def __post_init__(self):
+        check_options(self)
+        if self.num_warmup_steps >= self.num_train_steps:
+            raise UserError(f"--num_warmup_steps={self.num_warmup_steps} must be below "
+                            f"--num_train_steps={self.num_train_steps}: warm up for fewer updates or train for more.")
+        if self.load_weights != bool(self.weights_dir):
+            missing = "--weights_dir" if self.load_weights else "--load_weights"
+            raise UserError(f"--load_weights and --weights_dir go together: {missing} is missing.")
+        if self.load_weights and self.restore_checkpoint:
+            raise UserError("--load_weights starts at step 0 and --restore_checkpoint resumes: give one of them.")
+        if self.overwrite and self.restore_checkpoint and not self.phase2:
+            raise UserError("--overwrite deletes what --restore_checkpoint would resume: give one of them.")
+        if self.eval_only and not (self.restore_checkpoint and self.eval_tfrecords):
+            missing = "--eval_tfrecords" if self.restore_checkpoint else "--restore_checkpoint"
+            raise UserError(f"--eval_only needs a checkpoint and held-out shards: {missing} is missing.")
+        if not self.eval_only and not self.pretrain_tfrecords:
+            raise UserError("--pretrain_tfrecords is missing: name a folder of shards "
+                            "(build_pretraining_dataset.py makes one).")
+
+    @property
+    def run_name(self) -> str:
+        return self.model_name or self.model_size
+
+    @property
+    def model_dir(self) -> str:
+        return os.path.join(self.results_dir, "models", self.run_name)
+
+    @property
+    def checkpoint_dir(self) -> str:
+        return os.path.join(self.model_dir, "checkpoints")
+
+    @property
+    def logs(self) -> str:
+        return self.log_dir or os.path.join(self.model_dir, "logs")
+
+    @property
+    def phase(self) -> int:
+        return 2 if self.phase2 else 1
+
+    @property
+    def updates_per_log(self) -> int:
+        return self.log_freq or (1 if self.num_train_steps <= 100 else 10)
+
+    @property
+    def updates_per_eval(self) -> int:
+        return self.eval_freq or self.save_checkpoints_steps
+
+    @property
+    def max_predictions_per_seq(self) -> int:
+        """Slots for masked positions in every sequence, N in the code: 19 at length 128, 79 at 512."""
+        return max(1, int((self.mask_prob + 0.005) * self.max_seq_length))
+
+    def encoder_config(self, vocab_size: int) -> ElectraConfig:
+        """The discriminator's encoder: the size, then the fields of --model_config, then the vocabulary's size."""
+        overrides = read_json_object(self.model_config) if self.model_config else {}
+        overrides.pop("model_type", None)
+        config = ElectraConfig.of_size(self.model_size, **{**overrides, "vocab_size": vocab_size})
+        if self.max_seq_length > config.max_position_embeddings:
+            raise UserError(f"--max_seq_length={self.max_seq_length} exceeds the model's "
+                            f"max_position_embeddings={config.max_position_embeddings}: use shorter records.")
+        return config
+
+    @property
+    def generator_fraction(self) -> float:
+        return self.generator_hidden_size or GENERATOR_FRACTIONS[self.model_size]
+
+
+# --- Command lines ---
+
+def define_flags(flag_values: flags.FlagValues, config_class):
+    """Defines one flag per field of `config_class`, with the field's default, choices and meaning.
+
+    Bounds stay with the dataclass (`check_options`), which tests and other callers meet as well.
+    """
+    hints = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        rule, hint = field.metadata, hints[field.name]
+        kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)] or [hint]
+        common = dict(name=field.name, default=field.default, help=rule["meaning"], flag_values=flag_values)
+        if rule["choices"]:
+            flags.DEFINE_enum(enum_values=list(rule["choices"]), **common)
+        else:
+            {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float,
+             str: flags.DEFINE_string}[kinds[0]](**common)
+
+
+def parse_command_line(argv, flag_values: flags.FlagValues, description: str) -> flags.FlagValues:
+    """Parses `argv` (program name first); prints help and exits 0 for -h, --help.
+
+    Kinder than absl alone: dashes and underscores in names are the same (`--json-summary`), and a switch takes its
+    value as the next word too (`--skip_adaptive false`), which absl would read as true followed by a stray argument.
+
+    Raises: UserError: an unknown flag, a value that does not parse, or a stray argument.
+    """
+    words = []
+    for position, word in enumerate(argv):
+        if position and word in ("-h", "--help", "-help"):
+            print(help_text(argv[0], flag_values, description))
+            sys.exit(0)
+        if position and words[-1].startswith("--") and "=" not in words[-1]:
+            flag = words[-1][2:]
+            if flag in flag_values and flag_values[flag].boolean and word.lower() in ("true", "false", "0", "1"):
+                words[-1] += "=" + word
+                continue
+        if position and word.startswith("--"):
+            name, equals, value = word.partition("=")
+            word = "--" + name[2:].replace("-", "_") + equals + value
+        words.append(word)
+    try:
+        rest = flag_values(words)
+    except flags.Error as error:
+        reason = " ".join(str(error).replace("FATAL Flags parsing error:", "").split()).rstrip(".")
+        raise UserError(f"{reason}; --help lists every option.") from error
+    if len(rest) > 1:
+        raise UserError(f"argument {rest[1]!r} belongs to no option; --help lists every option.")
+    return flag_values
+
+
+def help_text(program: str, flag_values: flags.FlagValues, description: str) -> str:
+    lines = [f"usage: {os.path.basename(program)} [--option=value ...]", "", description.strip(), "", "options:"]
+    for name in flag_values:
+        flag = flag_values[name]
+        default = "none" if flag.default is None else str(flag.default).lower() if flag.boolean else flag.default
+        choices = f" ({', '.join(flag.parser.enum_values)})" if hasattr(flag.parser, "enum_values") else ""
+        lines += [f"  --{name}={default}", *textwrap.wrap(flag.help + choices, 104, initial_indent=" " * 6,
+                                                         subsequent_indent=" " * 6)]
+    return "\n".join([*lines, "", "A switch is set by --name or --name=true, and cleared by --noname or --name=false."])
+
+
+def from_flags(config_class, flag_values: flags.FlagValues):
+    """Makes `config_class` from flags defined by `define_flags`."""
+    return config_class(**{field.name: flag_values[field.name].value for field in dataclasses.fields(config_class)})
+
+
+def run_command(main):
+    """Runs `main(argv)` as a command: a mistake ends in one sentence and status 2, an interruption in 75."""
+    try:
+        status = main(sys.argv)
+    except (UserError, RunFailed, Interrupted) as stop:
+        print(f"{os.path.basename(sys.argv[0])}: {stop}", file=sys.stderr, flush=True)
+        status = stop.exit_status
+    except BrokenPipeError:  # the reader of our output (head, less) went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)

@@ -1,0 +1,381 @@
+"""ELECTRA's networks: Transformer encoder, generator, discriminator, and the two trained together.
+
+Clark et al. 2020 (arXiv:2003.10555) on BERT's encoder (Devlin et al. 2019): post-layer-norm blocks, exact GELU. Word,
+position and type embeddings and their layer norm are shared by generator and discriminator; each projects them to its
+own width where the widths differ. The generator projects to the vocabulary at the masked positions alone.
+
+Everything is `tf.Module`, `tf.Variable` and functions of tensors; shapes are static. Variables carry the names of the
+released google-research checkpoints. Matrix products run in `compute_dtype`; everything else (softmax, layer norm,
+losses, noise) is float32 in every precision. Randomness comes in as rows of one int32 seed tensor (training.fold_seeds).
+
+B batch  L sequence  T = B * L  D hidden_size  E embedding_size  H heads  K head size  F feed-forward  N masked slots
+V vocabulary (padded)
+"""
+from __future__ import annotations
+
+from typing import Dict, Iterator, NamedTuple, Optional
+
+import tensorflow as tf
+
+import pretrain_utils
+from configuration import ElectraConfig
+
+# --- Functions of tensors ---
+
+
+def matmul(a, b, compute_dtype, **kwargs):
+    """Product in `compute_dtype`, returned as float32 (the product itself is rounded to `compute_dtype`)."""
+    return tf.cast(tf.matmul(tf.cast(a, compute_dtype), tf.cast(b, compute_dtype), **kwargs), tf.float32)
+
+
+def layer_norm(x, gamma, beta, epsilon: float):
+    """Layer normalisation over the last axis (Ba et al. 2016). x float32 [T, D]; gamma, beta float32 [D].
+
+    The gradient is written out: it takes a third of the passes over memory that differentiating the formula takes.
+    """
+
+    @tf.custom_gradient
+    def normalise(x, gamma, beta):
+        centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+        inverse_std = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True) + epsilon)
+        normal = centred * inverse_std
+
+        def gradient(upstream):
+            scaled = upstream * gamma
+            projection = tf.reduce_mean(scaled * normal, axis=-1, keepdims=True)
+            d_x = inverse_std * (scaled - tf.reduce_mean(scaled, axis=-1, keepdims=True) - normal * projection)
+            return d_x, tf.reduce_sum(upstream * normal, axis=0), tf.reduce_sum(upstream, axis=0)
+
+        return normal * gamma + beta, gradient
+
+    return normalise(x, gamma, beta)
+
+
+def dropout(x, rate: float, seed):
+    """Inverted dropout (Srivastava et al. 2014). `seed` int32 [2], or None for no dropout."""
+    if seed is None or rate == 0:
+        return x
+    keep = tf.cast(pretrain_utils.uniform(x.shape, seed) >= rate, tf.float32)
+    return x * (keep * (1 / (1 - rate)))
+
+
+@tf.custom_gradient
+def rows_at(table, ids):
+    """Rows of `table` float32 [R, D] at `ids` int32 [T]: float32 [T, D].
+
+    The gradient is dense: TensorFlow's own (IndexedSlices) would bring int64 arithmetic and dynamic shapes into the
+    training graph, and the word embedding's is added to the output projection's anyway.
+    """
+
+    def gradient(upstream):
+        return tf.math.unsorted_segment_sum(upstream, ids, table.shape[0]), None
+
+    return tf.gather(table, ids), gradient
+
+
+def attention(query, key, value, mask_bias, dropout_rate, dropout_seed, compute_dtype):
+    """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1).
+
+    Args:
+        query, key, value: float32 [B, H, L, K].
+        mask_bias: float32 [B, 1, 1, L], 0 on tokens, -1e9 on padding (vanishes in any softmax, finite in bfloat16).
+    Returns: float32 [B, H, L, K].
+    """
+    scores_BHLL = matmul(query * (query.shape[-1] ** -0.5), key, compute_dtype, transpose_b=True) + mask_bias
+    probs_BHLL = dropout(tf.nn.softmax(scores_BHLL), dropout_rate, dropout_seed)
+    return matmul(probs_BHLL, value, compute_dtype)
+
+
+# --- Layers ---
+
+
+class VariableMaker:
+    """Makes named variables with values that depend on nothing but the seed and the name."""
+
+    def __init__(self, seed: int, stddev: float):
+        self.seed = seed
+        self.stddev = stddev
+
+    def normal(self, name: str, shape) -> tf.Variable:
+        """Truncated normal, cut at two standard deviations (BERT's initializer)."""
+        row = pretrain_utils.fold_seeds([self.seed, *name.encode()], 1)[0]
+        with tf.device("CPU"):  # the values are then the same whatever device trains
+            value = tf.random.stateless_truncated_normal(shape, seed=row, stddev=self.stddev)
+        return tf.Variable(value, name=name)
+
+    def constant(self, name: str, shape, value: float) -> tf.Variable:
+        return tf.Variable(tf.fill(shape, value), name=name)
+
+
+class Dense(tf.Module):
+    """x [T, I] -> [T, O]."""
+
+    def __init__(self, inputs: int, outputs: int, scope: str, make: VariableMaker, compute_dtype):
+        super().__init__()
+        self.compute_dtype = compute_dtype
+        self.kernel = make.normal(f"{scope}/kernel", [inputs, outputs])
+        self.bias = make.constant(f"{scope}/bias", [outputs], 0.0)
+
+    def __call__(self, x):
+        return matmul(x, self.kernel, self.compute_dtype) + self.bias
+
+
+class LayerNorm(tf.Module):
+    def __init__(self, size: int, epsilon: float, scope: str, make: VariableMaker):
+        super().__init__()
+        self.epsilon = epsilon
+        self.gamma = make.constant(f"{scope}/LayerNorm/gamma", [size], 1.0)
+        self.beta = make.constant(f"{scope}/LayerNorm/beta", [size], 0.0)
+
+    def __call__(self, x):
+        return layer_norm(x, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), self.epsilon)
+
+
+class Embeddings(tf.Module):
+    """Sum of word, position and type embeddings, normalised."""
+
+    def __init__(self, config: ElectraConfig, scope: str, make: VariableMaker):
+        super().__init__()
+        self.config = config
+        size = config.embedding_size
+        self.word_embeddings = make.normal(f"{scope}/word_embeddings", [config.padded_vocab_size, size])
+        self.position_embeddings = make.normal(f"{scope}/position_embeddings", [config.max_position_embeddings, size])
+        self.token_type_embeddings = make.normal(f"{scope}/token_type_embeddings", [config.type_vocab_size, size])
+        self.layer_norm = LayerNorm(size, config.layer_norm_eps, scope, make)
+
+    def __call__(self, input_ids, segment_ids):
+        """int32 [B, L] each -> float32 [T, E], before dropout."""
+        batch, length = input_ids.shape
+        words = rows_at(tf.convert_to_tensor(self.word_embeddings), tf.reshape(input_ids, [-1]))
+        types = rows_at(tf.convert_to_tensor(self.token_type_embeddings), tf.reshape(segment_ids, [-1]))
+        summed_BLE = tf.reshape(words + types, [batch, length, -1]) + self.position_embeddings[:length]
+        return self.layer_norm(tf.reshape(summed_BLE, [batch * length, -1]))
+
+
+class EncoderLayer(tf.Module):
+    """Self-attention and feed-forward, each followed by dropout, residual and layer norm."""
+
+    def __init__(self, config: ElectraConfig, scope: str, make: VariableMaker, compute_dtype):
+        super().__init__()
+        self.config = config
+        self.compute_dtype = compute_dtype
+        hidden, inner, epsilon = config.hidden_size, config.intermediate_size, config.layer_norm_eps
+        self.query, self.key, self.value = (
+            Dense(hidden, hidden, f"{scope}/attention/self/{name}", make, compute_dtype)
+            for name in ("query", "key", "value"))
+        self.attention_output = Dense(hidden, hidden, f"{scope}/attention/output/dense", make, compute_dtype)
+        self.attention_norm = LayerNorm(hidden, epsilon, f"{scope}/attention/output", make)
+        self.intermediate = Dense(hidden, inner, f"{scope}/intermediate/dense", make, compute_dtype)
+        self.output = Dense(inner, hidden, f"{scope}/output/dense", make, compute_dtype)
+        self.output_norm = LayerNorm(hidden, epsilon, f"{scope}/output", make)
+
+    def __call__(self, x_TD, mask_bias, batch: int, seeds: Iterator):
+        heads, rate = self.config.num_attention_heads, self.config.hidden_dropout_prob
+
+        def split_heads(y_TD):
+            return tf.transpose(tf.reshape(y_TD, [batch, -1, heads, y_TD.shape[-1] // heads]), [0, 2, 1, 3])
+
+        context_BHLK = attention(split_heads(self.query(x_TD)), split_heads(self.key(x_TD)),
+                                 split_heads(self.value(x_TD)), mask_bias,
+                                 self.config.attention_probs_dropout_prob, next(seeds), self.compute_dtype)
+        context_TD = tf.reshape(tf.transpose(context_BHLK, [0, 2, 1, 3]), x_TD.shape)
+        x_TD = self.attention_norm(dropout(self.attention_output(context_TD), rate, next(seeds)) + x_TD)
+        inner_TF = tf.nn.gelu(self.intermediate(x_TD))  # looked up at call time: habana-tensorflow replaces it
+        return self.output_norm(dropout(self.output(inner_TF), rate, next(seeds)) + x_TD)
+
+
+class Encoder(tf.Module):
+    """Embedded tokens to contextual vectors; projects the embeddings where their size differs from the width."""
+
+    def __init__(self, config: ElectraConfig, scope: str, make: VariableMaker, compute_dtype):
+        super().__init__()
+        self.config = config
+        self.embeddings_project = None
+        if config.embedding_size != config.hidden_size:
+            self.embeddings_project = Dense(config.embedding_size, config.hidden_size, f"{scope}/embeddings_project",
+                                            make, compute_dtype)
+        self.layers = [EncoderLayer(config, f"{scope}/encoder/layer_{i}", make, compute_dtype)
+                       for i in range(config.num_hidden_layers)]
+
+    @staticmethod
+    def num_seeds(config: ElectraConfig) -> int:
+        """Rows of seeds one pass draws: the embeddings' dropout, then three a layer."""
+        return 1 + 3 * config.num_hidden_layers
+
+    def __call__(self, embedded_TE, input_mask, seeds: Iterator):
+        """Args: embedded_TE float32 [T, E]; input_mask int32 [B, L]; seeds yields int32 [2] or None.
+
+        Returns: float32 [T, D].
+        """
+        batch, length = input_mask.shape
+        mask_bias = (1 - tf.cast(tf.reshape(input_mask, [batch, 1, 1, length]), tf.float32)) * -1e9
+        x = dropout(embedded_TE, self.config.hidden_dropout_prob, next(seeds))
+        if self.embeddings_project is not None:
+            x = self.embeddings_project(x)
+        for layer in self.layers:
+            x = layer(x, mask_bias, batch, seeds)
+        return x
+
+
+# --- Generator and discriminator ---
+
+
+class GeneratorHead(tf.Module):
+    """Hidden vectors to vocabulary logits, the output matrix tied to the word embedding."""
+
+    def __init__(self, config: ElectraConfig, make: VariableMaker, compute_dtype):
+        super().__init__()
+        self.config = config
+        self.compute_dtype = compute_dtype
+        self.dense = Dense(config.hidden_size, config.embedding_size, "generator_predictions/dense", make,
+                           compute_dtype)
+        self.layer_norm = LayerNorm(config.embedding_size, config.layer_norm_eps, "generator_predictions", make)
+        self.output_bias = make.constant("generator_predictions/output_bias", [config.padded_vocab_size], 0.0)
+
+    def __call__(self, hidden, word_embeddings):
+        """hidden float32 [T, D], word_embeddings float32 [V, E] -> float32 [T, V]; rows of padding have logit -1e9."""
+        x = self.layer_norm(tf.nn.gelu(self.dense(hidden)))
+        padding = [0.0] * self.config.vocab_size + [-1e9] * (self.config.padded_vocab_size - self.config.vocab_size)
+        return matmul(x, word_embeddings, self.compute_dtype, transpose_b=True) + (self.output_bias + padding)
+
+
+class DiscriminatorHead(tf.Module):
+    """Hidden vectors to one logit a position: above 0 says replaced."""
+
+    def __init__(self, config: ElectraConfig, make: VariableMaker, compute_dtype):
+        super().__init__()
+        self.dense = Dense(config.hidden_size, config.hidden_size, "discriminator_predictions/dense", make,
+                           compute_dtype)
+        self.dense_prediction = Dense(config.hidden_size, 1, "discriminator_predictions/dense_1", make, tf.float32)
+
+    def __call__(self, hidden):
+        """float32 [T, D] -> float32 [T]."""
+        return tf.reshape(self.dense_prediction(tf.nn.gelu(self.dense(hidden))), [-1])
+
+
+class PretrainingOutput(NamedTuple):
+    """What one pass over a micro-batch gives. Shapes in the module's legend."""
+
+    masked: pretrain_utils.MaskedBatch
+    generator_logits: tf.Tensor  # float32 [B*N, V]
+    generator_losses: tf.Tensor  # float32 [B, N], cross-entropy of the original token
+    corrupted_ids: tf.Tensor  # int32 [B, L], the discriminator's input
+    labels: tf.Tensor  # int32 [B, L], 1 where replaced
+    discriminator_logits: tf.Tensor  # float32 [B, L]
+    discriminator_losses: tf.Tensor  # float32 [B, L], binary cross-entropy
+
+
+class PretrainingModel(tf.Module):
+    """Generator and discriminator with shared embeddings, and their joint loss (ELECTRA, section 2).
+
+    Args:
+        config: the discriminator's encoder (its vocabulary is everybody's).
+        generator_fraction: width of the generator as a fraction of the discriminator's.
+        special_ids: ids never masked (ElectraTokenizer.special_ids).
+        mask_id: id of [MASK].
+        mask_prob, max_predictions_per_seq: see pretrain_utils.mask_tokens.
+        disc_weight: weight of the discriminator's loss, lambda in the paper.
+        compute_dtype: dtype of matrix products, tf.float32 or tf.bfloat16.
+        seed: of the initial values.
+    """
+
+    def __init__(self, config: ElectraConfig, generator_fraction: float, special_ids, mask_id: int, mask_prob: float,
+                 max_predictions_per_seq: int, disc_weight: float, compute_dtype=tf.float32, seed: int = 0):
+        super().__init__()
+        make = VariableMaker(seed, config.initializer_range)
+        self.config = config
+        self.generator_config = config.generator(generator_fraction)
+        self.special_ids = tuple(special_ids)
+        self.mask_id, self.mask_prob = mask_id, mask_prob
+        self.max_predictions_per_seq, self.disc_weight = max_predictions_per_seq, disc_weight
+        self.embeddings = Embeddings(config, "electra/embeddings", make)
+        self.generator = Encoder(self.generator_config, "generator", make, compute_dtype)
+        self.generator_head = GeneratorHead(self.generator_config, make, compute_dtype)
+        self.discriminator = Encoder(config, "electra", make, compute_dtype)
+        self.discriminator_head = DiscriminatorHead(config, make, compute_dtype)
+
+    @property
+    def num_seeds(self) -> int:
+        """Rows of the seed tensor of one micro-batch: three for masking and sampling, the rest for dropout."""
+        return 3 + Encoder.num_seeds(self.generator_config) + Encoder.num_seeds(self.config)
+
+    def __call__(self, features: Dict[str, tf.Tensor], seeds, training: bool) -> PretrainingOutput:
+        """One forward pass.
+
+        Args:
+            features: `input_ids`, `input_mask`, `segment_ids`, int32 [B, L].
+            seeds: int32 [num_seeds, 2]. Without `training` only the first three rows are used.
+            training: a Python bool, whether dropout is on.
+        """
+        batch, length = features["input_ids"].shape
+        position_seed, keep_seed, sample_seed, *dropout_seeds = tf.unstack(seeds, num=self.num_seeds)
+        seed_rows = iter(dropout_seeds if training else [None] * len(dropout_seeds))
+        input_mask, segment_ids = features["input_mask"], features["segment_ids"]
+
+        masked = pretrain_utils.mask_tokens(features["input_ids"], input_mask, self.special_ids, self.mask_id,
+                                            self.mask_prob, self.max_predictions_per_seq, position_seed, keep_seed)
+        hidden_TD = self.generator(self.embeddings(masked.input_ids, segment_ids), input_mask, seed_rows)
+        at_masked = rows_at(hidden_TD, pretrain_utils.flat_positions(masked.positions, length))
+        logits_NV = self.generator_head(at_masked, tf.convert_to_tensor(self.embeddings.word_embeddings))
+        generator_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+            labels=tf.reshape(masked.original_ids, [-1]), logits=logits_NV)
+
+        sampled = tf.reshape(pretrain_utils.sample_tokens(logits_NV, sample_seed), masked.original_ids.shape)
+        corrupted_ids = pretrain_utils.replace_at(features["input_ids"], masked.positions, sampled, masked.weights)
+        labels = pretrain_utils.replaced_token_labels(features["input_ids"], corrupted_ids, input_mask)
+        hidden_TD = self.discriminator(self.embeddings(corrupted_ids, segment_ids), input_mask, seed_rows)
+        discriminator_logits = tf.reshape(self.discriminator_head(hidden_TD), [batch, length])
+        discriminator_losses = tf.nn.sigmoid_cross_entropy_with_logits(
+            labels=tf.cast(labels, tf.float32), logits=discriminator_logits)
+        return PretrainingOutput(masked, logits_NV, tf.reshape(generator_losses, masked.weights.shape),
+                                 corrupted_ids, labels, discriminator_logits, discriminator_losses)
+
+    # Sums that add up over micro-batches, steps and workers; `ratios` turns them into means.
+    metric_names = ("masked", "generator_loss", "generator_right", "tokens", "discriminator_loss",
+                    "discriminator_right", "replaced", "said_replaced", "rightly_said_replaced")
+
+    def loss(self, features, seeds):
+        """Training loss of a micro-batch, float32 [], and its metrics, a dict of float32 [] by `metric_names`."""
+        return self.loss_of(self(features, seeds, training=True), features["input_mask"])
+
+    def loss_of(self, output: PretrainingOutput, input_mask):
+        """Loss and metrics of one pass.
+
+        The generator's part is the mean over masked positions, the discriminator's the mean over real tokens.
+        """
+        weights, mask = output.masked.weights, tf.cast(input_mask, tf.float32)
+        labels = tf.cast(output.labels, tf.float32)
+        says_replaced = tf.cast(output.discriminator_logits > 0, tf.float32)
+        right = tf.cast(tf.equal(tf.argmax(output.generator_logits, axis=-1, output_type=tf.int32),
+                                 tf.reshape(output.masked.original_ids, [-1])), tf.float32)
+        sums = {
+            "masked": tf.reduce_sum(weights),
+            "generator_loss": tf.reduce_sum(output.generator_losses * weights),
+            "generator_right": tf.reduce_sum(tf.reshape(right, weights.shape) * weights),
+            "tokens": tf.reduce_sum(mask),
+            "discriminator_loss": tf.reduce_sum(output.discriminator_losses * mask),
+            "discriminator_right": tf.reduce_sum(tf.cast(tf.equal(labels, says_replaced), tf.float32) * mask),
+            "replaced": tf.reduce_sum(labels),
+            "said_replaced": tf.reduce_sum(says_replaced * mask),
+            "rightly_said_replaced": tf.reduce_sum(says_replaced * labels),
+        }
+        loss = (sums["generator_loss"] / tf.maximum(sums["masked"], 1.0)
+                + self.disc_weight * sums["discriminator_loss"] / tf.maximum(sums["tokens"], 1.0))
+        return loss, sums
+
+
+def ratios(sums: Dict[str, float]) -> Dict[str, float]:
+    """Means from the sums of `PretrainingModel.loss`: what is printed and logged. Shares are 0 to 1."""
+
+    def share(part: str, whole: str) -> Optional[float]:
+        return sums[part] / sums[whole] if sums[whole] else 0.0
+
+    return {
+        "generator_loss": share("generator_loss", "masked"),
+        "generator_accuracy": share("generator_right", "masked"),
+        "discriminator_loss": share("discriminator_loss", "tokens"),
+        "discriminator_accuracy": share("discriminator_right", "tokens"),
+        "discriminator_precision": share("rightly_said_replaced", "said_replaced"),
+        "discriminator_recall": share("rightly_said_replaced", "replaced"),
+        "masked_share": share("masked", "tokens"),
+    }

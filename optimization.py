@@ -1,0 +1,238 @@
+"""Optimizers and learning-rate schedule of ELECTRA pre-training and SQuAD fine-tuning.
+
+LAMB: You et al. 2020 (arXiv:1904.00962), algorithm 2, with bias correction; by `skip_adaptive` biases and layer norms
+get trust ratio 1. AdamW: Loshchilov & Hutter 2019, algorithm 2, with bias correction (google-research/electra has
+none); epsilon is added to the square root of the uncorrected second moment ("epsilon hat" of Kingma & Ba 2015, section
+2), as in the NVIDIA recipe. Weight decay is decoupled and leaves out biases and layer norms.
+Schedule: linear warm-up, then polynomial decay counted from the END of warm-up, as in NVIDIA's recipe; Google multiplies
+warm-up into a decay counted from step 0. Steps are optimizer updates, counted from 0, so that update 0 has rate 0
+where there is a warm-up.
+
+All state is in `tf.Variable`s and an update is a graph of tensors: nothing runs in Python per variable and step. A
+gradient that is not finite leaves every variable as it was (`Optimizer.apply`).
+"""
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import List, Optional, Sequence
+
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Learning rate as a function of the number of updates done. `power` 1 decays linearly."""
+
+    peak: float
+    num_train_steps: int
+    num_warmup_steps: int
+    power: float = 1.0
+    end: float = 0.0
+
+    def __call__(self, step):
+        """int32 [] -> float32 []."""
+        step = tf.cast(step, tf.float32)
+        done = (step - self.num_warmup_steps) / (self.num_train_steps - self.num_warmup_steps)
+        decayed = (self.peak - self.end) * (1 - tf.clip_by_value(done, 0.0, 1.0)) ** self.power + self.end
+        if self.num_warmup_steps == 0:
+            return decayed
+        return tf.where(step < self.num_warmup_steps, self.peak * (step / self.num_warmup_steps), decayed)
+
+
+def is_bias_or_norm(name: str) -> bool:
+    """Whether a variable of this name is left out of weight decay (and of LAMB's trust ratio)."""
+    return name.split(":")[0].rsplit("/", 1)[-1] in ("bias", "output_bias", "gamma", "beta")
+
+
+def layerwise_multipliers(names: Sequence[str], decay: float, num_layers: int) -> List[float]:
+    """Learning-rate multiplier of every variable (ELECTRA, appendix B, "layerwise LR decay").
+
+    decay ** (num_layers + 2 - depth), depth 0 for embeddings and their projection, i + 1 for layer i, num_layers + 2
+    for everything else, the task's heads. The top layer therefore gets decay squared, as in the released code.
+    """
+
+    def depth(name: str) -> int:
+        layer = re.search(r"/layer_(?:\._)?(\d+)/", name)
+        if layer:
+            return int(layer.group(1)) + 1
+        return 0 if "/embeddings" in name else num_layers + 2
+
+    return [decay ** (num_layers + 2 - depth(name)) for name in names]
+
+
+class Optimizer(tf.Module):
+    """First and second moments, weight decay and bias correction; a subclass says what to do with them.
+
+    Args:
+        variables: the variables to train.
+        schedule: learning rate by update number.
+        multipliers: factor on the learning rate of each variable (default 1).
+    """
+
+    def __init__(self, variables: Sequence[tf.Variable], schedule: Schedule, beta_1: float = 0.9,
+                 beta_2: float = 0.999, epsilon: float = 1e-6, weight_decay_rate: float = 0.01,
+                 multipliers: Optional[Sequence[float]] = None):
+        super().__init__()
+        self.variables_ = list(variables)  # `variables` is tf.Module's
+        self.schedule = schedule
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+        self.weight_decay_rate = weight_decay_rate
+        self.multipliers = list(multipliers or [1.0] * len(self.variables_))
+        self.step = tf.Variable(0, dtype=tf.int32, name="step", trainable=False)  # updates applied
+        self.first_moments = [_slot(variable, "m") for variable in self.variables_]
+        self.second_moments = [_slot(variable, "v") for variable in self.variables_]
+
+    def apply(self, gradients: Sequence[tf.Tensor], scale=1.0, finite=True):
+        """Applies one update and counts it.
+
+        Args:
+            gradients: float32, shaped as the variables.
+            scale: float32 [], multiplies every gradient; 0 makes even infinite and NaN gradients 0.
+            finite: bool []. False: no variable, moment or counter changes.
+        """
+        learning_rate = self.schedule(self.step)
+        number = tf.cast(self.step + 1, tf.float32)
+        corrections = 1 - self.beta_1 ** number, 1 - self.beta_2 ** number
+        applied = tf.cast(finite, tf.float32)
+        scale = scale * applied
+        for variable, gradient, m, v, multiplier in zip(
+                self.variables_, gradients, self.first_moments, self.second_moments, self.multipliers):
+            gradient = tf.math.multiply_no_nan(gradient, scale)
+            # "Biased first (second) moment estimate"; with applied = 0 both stay as they are, to the bit.
+            first = m + (gradient - m) * (applied * (1 - self.beta_1))
+            second = v + (tf.square(gradient) - v) * (applied * (1 - self.beta_2))
+            rate = learning_rate * (multiplier * applied)
+            exempt = is_bias_or_norm(variable.name)
+            change = self.direction(tf.convert_to_tensor(variable), first, second, corrections,
+                                    0.0 if exempt else self.weight_decay_rate, exempt)
+            m.assign(first)
+            v.assign(second)
+            variable.assign_sub(rate * change)
+        self.step.assign_add(tf.cast(finite, tf.int32))
+
+    def direction(self, value, first, second, corrections, weight_decay: float, exempt: bool):
+        """What the learning rate multiplies. `corrections` are 1 - beta ** number, of both moments."""
+        raise NotImplementedError
+
+
+class AdamW(Optimizer):
+    def direction(self, value, first, second, corrections, weight_decay, exempt):
+        # lr * sqrt(c2) / c1 * m / (sqrt(v) + epsilon): the moments themselves are not corrected.
+        change = first / (tf.sqrt(second) + self.epsilon) * (tf.sqrt(corrections[1]) / corrections[0])
+        return change + weight_decay * value if weight_decay else change
+
+
+class LAMB(Optimizer):
+    """`skip_adaptive`: biases and layer norms get trust ratio 1."""
+
+    def __init__(self, *args, skip_adaptive: bool = True, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.skip_adaptive = skip_adaptive
+
+    def direction(self, value, first, second, corrections, weight_decay, exempt):
+        change = (first / corrections[0]) / (tf.sqrt(second / corrections[1]) + self.epsilon)
+        if weight_decay:
+            change += weight_decay * value
+        if exempt and self.skip_adaptive:
+            return change
+        value_norm, change_norm = tf.norm(value), tf.norm(change)
+        # 1 where either norm is 0; the inner maximum keeps the branch not taken finite.
+        trust_ratio = tf.where((value_norm > 0) & (change_norm > 0), value_norm / tf.maximum(change_norm, 1e-30), 1.0)
+        return trust_ratio * change
+
+
+class TrainStep(tf.Module):
+    """Micro-batches to updates: gradients averaged, clipped at a global norm, applied, counted; metrics summed.
+
+    A micro-batch's loss is a mean over its own tokens; an update uses the mean of its micro-batches' gradients. Metric
+    sums stay on the device until `read_metrics`, the only transfer to the host.
+
+    Args:
+        loss_fn: (features, seeds) -> (loss float32 [], dict of float32 [] sums).
+        metric_names: the keys of that dict.
+        optimizer: its variables are differentiated.
+        accumulation_steps: micro-batches per update.
+        clip_norm: largest global norm of an update's gradient.
+        jit_compile: compile with XLA.
+    """
+
+    def __init__(self, loss_fn, metric_names: Sequence[str], optimizer: Optimizer, accumulation_steps: int = 1,
+                 clip_norm: float = 1.0, jit_compile: bool = False):
+        super().__init__()
+        self.loss_fn = loss_fn
+        self.metric_names = [*metric_names, "loss", "micro_batches", "gradient_norm"]
+        self.optimizer = optimizer
+        self.accumulation_steps = accumulation_steps
+        self.clip_norm = clip_norm
+        self.accumulators = []
+        if accumulation_steps > 1:
+            self.accumulators = [_slot(variable, "gradient") for variable in optimizer.variables_]
+        # Number (from 1) of the first update whose loss or gradient was not finite, 0 while there is none.
+        self.bad_step = tf.Variable(0, dtype=tf.int32, name="bad_step", trainable=False)
+        self.metric_sums = tf.Variable(tf.zeros([len(self.metric_names)]), trainable=False, name="metric_sums")
+        compiled = dict(autograph=False, jit_compile=jit_compile or None)
+        # Traced once each: every micro-batch has the shapes of the first.
+        self._accumulate = tf.function(self._accumulate, **compiled)
+        self._update_from = tf.function(self._update_from, **compiled)
+        self._update = tf.function(self._update, **compiled)
+
+    def __call__(self, micro_batches):
+        """Runs one update over `accumulation_steps` pairs (features, seeds) of tensors."""
+        for features, seeds in micro_batches:
+            if self.accumulation_steps == 1:
+                self._update_from(features, seeds)
+            else:
+                self._accumulate(features, seeds)
+        if self.accumulation_steps > 1:
+            self._update()
+
+    def _gradients(self, features, seeds):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self.optimizer.variables_)
+            loss, sums = self.loss_fn(features, seeds)
+        gradients = tape.gradient(loss, self.optimizer.variables_)
+        unused = [v.name for v, g in zip(self.optimizer.variables_, gradients) if g is None]
+        if unused:
+            raise ValueError(f"the loss does not depend on {unused[0]}")
+        self._add_to_metrics(loss=loss, micro_batches=1.0, **sums)
+        return gradients
+
+    def _accumulate(self, features, seeds):
+        for accumulator, gradient in zip(self.accumulators, self._gradients(features, seeds)):
+            accumulator.assign_add(gradient)
+
+    def _update_from(self, features, seeds):
+        self._apply(self._gradients(features, seeds))
+
+    def _update(self):
+        self._apply([tf.convert_to_tensor(accumulator) for accumulator in self.accumulators])
+        for accumulator in self.accumulators:
+            accumulator.assign(tf.zeros_like(accumulator))
+
+    def _apply(self, gradients):
+        """Averages, clips and applies summed gradients; once something was not finite nothing is applied any more."""
+        norm = tf.linalg.global_norm(gradients) / self.accumulation_steps
+        loss_sum = self.metric_sums[self.metric_names.index("loss")]
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(loss_sum) & tf.equal(self.bad_step, 0)
+        self.bad_step.assign(tf.where(finite | (self.bad_step > 0), self.bad_step, self.optimizer.step + 1))
+        scale = self.clip_norm / (tf.maximum(norm, self.clip_norm) * self.accumulation_steps)
+        self.optimizer.apply(gradients, tf.where(finite, scale, 0.0), finite)
+        self._add_to_metrics(gradient_norm=norm)
+
+    def _add_to_metrics(self, **sums):
+        self.metric_sums.assign_add(tf.stack([sums.get(name, 0.0) for name in self.metric_names]))
+
+    def read_metrics(self):
+        """Sums since the last call as a dict of floats, then set to 0. This waits for the device.
+
+        Beside the loss function's own: `loss` (summed over `micro_batches`), `gradient_norm` (summed over updates, before
+        clipping), and `bad_step`.
+        """
+        values = self.metric_sums.numpy()
+        self.metric_sums.assign(tf.zeros_like(self.metric_sums))
+        return {**dict(zip(self.metric_names, values.tolist())), "bad_step": int(self.bad_step.numpy())}
+
+
+def _slot(variable: tf.Variable, name: str) -> tf.Variable:
+    return tf.Variable(tf.zeros_like(variable), name=f"{variable.name.split(':')[0]}/{name}", trainable=False)

@@ -1,0 +1,437 @@
+"""Pre-trains ELECTRA, one phase a run.
+
+    python run_pretraining.py --model_size=small --pretrain_tfrecords=DIR --max_seq_length=128 \\
+        --num_train_steps=10000 --num_warmup_steps=2000 --train_batch_size=64
+    python run_pretraining.py --model_size=small --pretrain_tfrecords=DIR512 --max_seq_length=512 --phase2 \\
+        --restore_checkpoint=latest --num_train_steps=933 --num_warmup_steps=200 --train_batch_size=16
+
+Writes under <results_dir>/models/<model_name>: checkpoints/, logs/ (metrics as JSON lines and for TensorBoard, the
+console log, the full configuration), and the vocabulary. scripts/electra.sh runs both phases with the recipe's settings.
+"""
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import os
+import sys
+import time
+from typing import Dict, Iterator, NamedTuple, Optional
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow loads; its start-up notes would hide ours
+
+import numpy as np
+import tensorflow as tf
+from absl import flags, logging
+from tqdm import tqdm
+
+import configuration
+import devices
+import modeling
+import optimization
+import pretrain_utils
+import training
+from configuration import Interrupted, PretrainingConfig, RunFailed, UserError
+from tokenization import ElectraTokenizer
+
+
+def define_flags(flag_values: flags.FlagValues):
+    configuration.define_flags(flag_values, PretrainingConfig)
+    for name, meaning in (("use_hpu", "old name of --device=hpu"), ("hmp", "old name of --precision=bf16"),
+                          ("bfloat16", "old name of --precision=bf16"),
+                          ("fp16_compression", "accepted for old command lines; has no effect with one worker")):
+        flags.DEFINE_bool(name, False, meaning, flag_values=flag_values)
+
+
+def config_from_flags(flag_values: flags.FlagValues) -> PretrainingConfig:
+    """The configuration, with the ancestor's switches mapped to ours and each mapping said."""
+    for old, new, value in (("use_hpu", "device", "hpu"), ("hmp", "precision", "bf16"),
+                            ("bfloat16", "precision", "bf16")):
+        if flag_values[old].value:
+            flag_values[new].value = value
+            print(f"note: --{old} means --{new}={value}.")
+    if flag_values["fp16_compression"].value:
+        print("note: --fp16_compression has no effect: one worker exchanges no gradients.")
+    return configuration.from_flags(PretrainingConfig, flag_values)
+
+
+# --- What is trained, and on what ---
+
+
+class Data(NamedTuple):
+    """A dataset in its order, and how to decode it."""
+
+    order: pretrain_utils.RecordOrder
+    record_format: pretrain_utils.RecordFormat
+
+    @property
+    def fingerprint(self) -> list:
+        """What a data position is relative to: the shards' names and sizes."""
+        return [[os.path.basename(shard.path), shard.records] for shard in self.order.shards]
+
+
+def open_tokenizer(config: PretrainingConfig, shards) -> ElectraTokenizer:
+    """--vocab_file, else the vocabulary beside the shards; checked against the dataset's manifest where it has one."""
+    manifest = pretrain_utils.read_manifest(shards) or {}
+    casing = {key: manifest[key] for key in ("do_lower_case", "strip_accents") if key in manifest}
+    if config.vocab_file:
+        tokenizer = ElectraTokenizer(config.vocab_file, **casing)
+    else:
+        folder = os.path.dirname(shards[0])
+        places = [place for place in (folder, os.path.dirname(os.path.abspath(folder)))
+                  if os.path.exists(os.path.join(place, "vocab.txt"))]
+        if not places:
+            raise UserError(f"{folder} has no vocab.txt beside the shards: give the vocabulary they were built with as "
+                            "--vocab_file.")
+        tokenizer = ElectraTokenizer.from_folder(places[0], **casing)
+    if manifest and manifest["tokenizer_fingerprint"] != tokenizer.fingerprint:
+        raise UserError(f"--vocab_file: {tokenizer.vocab_file} is not the vocabulary that {os.path.dirname(shards[0])} "
+                        "was built with (its manifest says so): give that one, or rebuild the dataset.")
+    return tokenizer
+
+
+def open_data(paths, config: PretrainingConfig, vocab_size: int) -> Data:
+    """Checks every shard's first record and counts the records."""
+    shards = pretrain_utils.count_shards(
+        paths, pretrain_utils.read_manifest(paths),
+        lambda uncounted: tqdm(uncounted, desc="counting records", unit="shard", disable=not sys.stderr.isatty()))
+    filled = [shard for shard in shards if shard.records]
+    formats = [pretrain_utils.RecordFormat(shard.path, config.max_seq_length, vocab_size) for shard in filled]
+    return Data(pretrain_utils.RecordOrder(filled, config.seed), formats[0])
+
+
+def make_model(config: PretrainingConfig, tokenizer: ElectraTokenizer, device: devices.Device):
+    return modeling.PretrainingModel(
+        config.encoder_config(tokenizer.vocab_size), config.generator_fraction, tokenizer.special_ids,
+        tokenizer.mask_id, config.mask_prob, config.max_predictions_per_seq, config.disc_weight, device.compute_dtype,
+        config.seed)
+
+
+def make_optimizer(config: PretrainingConfig, variables) -> optimization.Optimizer:
+    settings = dict(variables=variables, beta_1=config.opt_beta_1, beta_2=config.opt_beta_2,
+                    weight_decay_rate=config.weight_decay_rate, schedule=optimization.Schedule(
+                        config.learning_rate, config.num_train_steps, config.num_warmup_steps, config.lr_decay_power,
+                        config.end_lr))
+    if config.optimizer == "lamb":
+        return optimization.LAMB(skip_adaptive=config.skip_adaptive, **settings)
+    return optimization.AdamW(**settings)
+
+
+# --- Where a run starts ---
+
+
+class Start(NamedTuple):
+    """Updates done in this phase, and global record number of the next one."""
+
+    step: int
+    record: int
+
+
+def prepare_folder(config: PretrainingConfig, checkpoints: training.Checkpoints):
+    """Refuses to mix two runs in one folder; with --overwrite empties it.
+
+    A first phase without --restore_checkpoint is a new run; phase 2 belongs to the run it finds.
+    """
+    checkpoints.clean()
+    if config.overwrite and not config.phase2:
+        checkpoints.clear()
+    found = checkpoints.list(2 if config.phase2 else None)
+    if found and not config.restore_checkpoint:
+        raise UserError(
+            f"{config.checkpoint_dir} already holds {os.path.basename(found[-1].prefix)} of an earlier run: resume it "
+            "with --restore_checkpoint=latest (scripts/electra.sh: --resume_training=true), choose another "
+            "--model_name, or delete it with --overwrite.")
+
+
+def find_checkpoint(config: PretrainingConfig, checkpoints: training.Checkpoints) -> Optional[str]:
+    """The checkpoint to start from, or None for a fresh start.
+
+    In order: the one --restore_checkpoint names; with `latest` the newest of this phase; in phase 2 the newest of
+    phase 1, which must have done all its updates.
+    """
+    if config.restore_checkpoint not in (None, "latest"):
+        return config.restore_checkpoint.replace(".index", "")
+    newest = checkpoints.newest(config.phase) if config.restore_checkpoint else None
+    if newest is None and config.phase2:
+        newest = checkpoints.newest(1)
+        if newest is None:
+            raise UserError(f"--phase2: {config.checkpoint_dir} holds no checkpoint of phase 1: run phase 1 first, or "
+                            "name the run with --model_name.")
+    if newest is None and config.restore_checkpoint:
+        raise UserError(f"--restore_checkpoint=latest: {config.checkpoint_dir} holds no checkpoint: leave the option "
+                        "(scripts/electra.sh: resume_training) out for a new run, or mend --model_name.")
+    return newest.prefix if newest else None
+
+
+def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, checkpoints) -> Start:
+    """Sets the variables and says where they come from. See `find_checkpoint`; else --load_weights; else fresh."""
+    prefix = find_checkpoint(config, checkpoints)
+    if config.load_weights:
+        prefix = weights_prefix(config.weights_dir)
+        training.restore(prefix, model)
+        logging.info("weights of %s, a fresh optimizer, step 0.", prefix)
+        return Start(0, 0)
+    if prefix is None:
+        return Start(0, 0)
+    state = training.read_state(prefix)
+    if state["tokenizer_fingerprint"] != tokenizer.fingerprint:
+        raise UserError(f"checkpoint {prefix} was trained on another vocabulary than {tokenizer.vocab_file}: give the "
+                        "data and --vocab_file it belongs to.")
+    if state["phase"] == 1 and config.phase2:
+        if state["step"] < state["config"]["num_train_steps"]:
+            raise UserError(f"--phase2: phase 1 stopped at step {state['step']} of "
+                            f"{state['config']['num_train_steps']} ({prefix}): finish it first with "
+                            "--restore_checkpoint=latest (scripts/electra.sh: --resume_training=true).")
+        training.restore(prefix, model)
+        logging.info("phase 2 starts from the weights of %s, with a fresh optimizer.", prefix)
+        return Start(0, 0)
+    if state["phase"] != config.phase:
+        raise UserError(f"checkpoint {prefix} belongs to phase {state['phase']}, this run is phase {config.phase}: "
+                        f"{'leave out' if config.phase2 else 'add'} --phase2 or name another checkpoint.")
+    training.restore(prefix, model, optimizer)
+    logging.info("resuming from %s at step %d.", prefix, state["step"])
+    if state["environment"] != training.environment():
+        logging.info("note: this machine or TensorFlow differs from the checkpoint's: results agree only to rounding.")
+    for name, value in dataclasses.asdict(config).items():
+        if name not in ("restore_checkpoint", "overwrite") and state["config"].get(name) != value:
+            logging.info("note: --%s was %s when the checkpoint was written and is %s now.", name,
+                         state["config"].get(name), value)
+    if state["data"] != data.fingerprint:
+        logging.info("note: the training data differs from the checkpoint's: its first epoch starts anew.")
+        return Start(state["step"], 0)
+    return Start(state["step"], state["record"])
+
+
+def weights_prefix(path: str) -> str:
+    """A checkpoint prefix as it is; of a checkpoints folder the newest, phase 2 before phase 1."""
+    if os.path.isdir(path):
+        found = training.Checkpoints(path)
+        newest = found.newest(2) or found.newest(1)
+        if newest is None:
+            raise UserError(f"--weights_dir={path} holds no checkpoint: name a checkpoints folder or a prefix.")
+        return newest.prefix
+    return path.replace(".index", "")
+
+
+# --- Evaluation ---
+
+
+def make_evaluator(model: modeling.PretrainingModel, data: Data, config: PretrainingConfig):
+    """A function that measures the model on held-out records and returns a dict of floats.
+
+    Records, masks and samples are the same at every call: they depend on --seed alone.
+    """
+    batches = min(config.num_eval_steps, data.order.records // config.train_batch_size)
+    if not batches:
+        raise UserError(f"--eval_tfrecords hold {data.order.records} records, fewer than one batch of "
+                        f"--train_batch_size={config.train_batch_size}: hold out more.")
+
+    @tf.function(autograph=False)
+    def evaluate_batch(features, seeds):
+        output = model(features, seeds, training=False)
+        return model.loss_of(output, features["input_mask"])[1], output.discriminator_logits, output.labels
+
+    def evaluate() -> Dict[str, float]:
+        sums = collections.Counter()
+        scores, labels = [], []
+        stream = pretrain_utils.micro_batches(data.order, data.record_format, config.train_batch_size)
+        for number in tqdm(range(batches), desc="evaluating", leave=False, disable=not sys.stderr.isatty()):
+            features = next(stream)
+            seeds = pretrain_utils.fold_seeds([config.seed, EVALUATION, number], model.num_seeds)
+            batch_sums, logits, batch_labels = evaluate_batch(*as_tensors(features, seeds))
+            sums.update({name: float(value) for name, value in batch_sums.items()})
+            real = features["input_mask"] > 0
+            scores.append(logits.numpy()[real])
+            labels.append(batch_labels.numpy()[real])
+        stream.close()
+        metrics = modeling.ratios(sums)
+        metrics["generator_perplexity"] = math.exp(min(metrics["generator_loss"], 700.0))
+        metrics["discriminator_auc"] = area_under_curve(np.concatenate(scores), np.concatenate(labels))
+        return metrics
+
+    return evaluate
+
+
+def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Area under the ROC curve: the share of (replaced, original) pairs that `scores` order rightly, ties half.
+
+    0.5 where one of the classes is absent.
+    """
+    values, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    positives = int(labels.sum())
+    negatives = labels.size - positives
+    if not positives or not negatives:
+        return 0.5
+    average_rank = np.cumsum(counts) - (counts - 1) / 2
+    rank_sum = average_rank[inverse][labels > 0].sum()
+    return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+# --- Training ---
+
+TRAINING, EVALUATION = 0, 1  # purposes, part of the key of every seed
+
+
+def as_tensors(features: Dict[str, np.ndarray], seeds: np.ndarray):
+    return {name: tf.constant(value) for name, value in features.items()}, tf.constant(seeds)
+
+
+def seeded(batches: Iterator, config: PretrainingConfig, step: int, num_seeds: int, rank: int):
+    """The micro-batches of one update, each with its seeds."""
+    for micro_batch in range(config.gradient_accumulation_steps):
+        key = [config.seed, TRAINING, config.phase, step, micro_batch, rank]
+        yield as_tensors(next(batches), pretrain_utils.fold_seeds(key, num_seeds))
+
+
+def train(config: PretrainingConfig, device: devices.Device):
+    """Runs one phase to its end, or until it is asked to stop.
+
+    Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite.
+    """
+    checkpoints = training.Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max)
+    prepare_folder(config, checkpoints)
+    training.start_logging(config.logs, f"pretraining_phase{config.phase}_rank{device.rank}")
+    logging.info("ELECTRA %s, phase %d, on %s, %s.", config.run_name, config.phase, device.description,
+                 device.precision)
+    shards = pretrain_utils.find_shards(config.pretrain_tfrecords, "pretrain_tfrecords")
+    tokenizer = open_tokenizer(config, shards)
+    data = open_data(shards, config, tokenizer.vocab_size)
+    model = make_model(config, tokenizer, device)
+    evaluate = None
+    if config.eval_tfrecords:
+        held_out = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
+        evaluate = make_evaluator(model, open_data(held_out, config, tokenizer.vocab_size), config)
+    optimizer = make_optimizer(config, model.trainable_variables)
+    start = restore_or_initialise(config, model, optimizer, data, tokenizer, checkpoints)
+    global_batch = config.train_batch_size * config.gradient_accumulation_steps * device.world_size
+    describe_run(config, device, model, data, start, global_batch)
+    tokenizer.save(config.model_dir)
+    if start.step >= config.num_train_steps:
+        logging.info("phase %d has done its %d updates already: nothing to do.", config.phase, start.step)
+        return
+
+    train_step = optimization.TrainStep(model.loss, model.metric_names, optimizer, config.gradient_accumulation_steps,
+                                        jit_compile=device.jit_compile)
+    batches = pretrain_utils.micro_batches(data.order, data.record_format, config.train_batch_size, start.record,
+                                           device.rank, device.world_size)
+    log_file = config.json_summary or os.path.join(config.logs, f"pretraining_phase{config.phase}.jsonl")
+    log = training.MetricsLog(log_file, os.path.join(config.logs, "tensorboard", f"phase{config.phase}"), start.step)
+    report = Report(config, optimizer.schedule, log, global_batch)
+
+    def save(step: int) -> str:
+        state = {"record": start.record + (step - start.step) * global_batch, "config": dataclasses.asdict(config),
+                 "encoder": model.config.to_dict(), "tokenizer_fingerprint": tokenizer.fingerprint,
+                 "data": data.fingerprint, "environment": training.environment(), "device": device.kind}
+        return checkpoints.save(config.phase, step, model, optimizer, state)
+
+    with training.StopRequest() as stop, training.progress_bar(
+            config.num_train_steps, start.step, f"phase {config.phase}") as bar:
+        for step in range(start.step + 1, config.num_train_steps + 1):
+            train_step(seeded(batches, config, step, model.num_seeds, device.rank))
+            last = step == config.num_train_steps
+            saves = not config.skip_checkpoint and (last or stop.signal_name or
+                                                    step % config.save_checkpoints_steps == 0)
+            if step == start.step + 1 or step % config.updates_per_log == 0 or last or saves:
+                report.training(step, train_step.read_metrics(), bar, checkpoints)
+            bar.update()
+            if saves:
+                prefix = save(step)
+                logging.info("saved %s.", prefix)
+            if stop.signal_name and not last:
+                raise Interrupted(resume_hint(stop.signal_name, step, config))
+            if evaluate and (last or step % config.updates_per_eval == 0):
+                report.evaluation(step, evaluate())
+    report.summary()
+
+
+def describe_run(config, device, model, data: Data, start: Start, global_batch: int):
+    """Says and saves what is about to run."""
+    millions = {name: sum(math.prod(variable.shape) for variable in part.trainable_variables) / 1e6
+                for name, part in (("all", model), ("embeddings", model.embeddings), ("generator", model.generator),
+                                   ("discriminator", model.discriminator))}
+    logging.info("parameters: %.2f M (shared embeddings %.2f M, generator's layers %.2f M, discriminator's %.2f M).",
+                 *(millions[name] for name in ("all", "embeddings", "generator", "discriminator")))
+    logging.info("data: %d records in %d shards; %d sequences (%d tokens) an update, updates %d to %d make %.2f epochs.",
+                 data.order.records, len(data.order.shards), global_batch, global_batch * config.max_seq_length,
+                 start.step + 1, config.num_train_steps,
+                 (config.num_train_steps - start.step) * global_batch / data.order.records)
+    if data.record_format.has_static_masks:
+        logging.info("the records hold BERT's static masks: their tokens are restored before masking anew.")
+    configuration.write_json(os.path.join(config.logs, f"configuration_phase{config.phase}.json"), {
+        "config": dataclasses.asdict(config), "discriminator": model.config.to_dict(),
+        "generator": model.generator_config.to_dict(), "data": data.fingerprint, "device": device.description,
+        "world_size": device.world_size, "environment": training.environment()})
+
+
+class Report:
+    """Turns metric sums into the console's line, the bar, JSON lines and TensorBoard."""
+
+    def __init__(self, config: PretrainingConfig, schedule, log: training.MetricsLog, global_batch: int):
+        self.config, self.schedule, self.log, self.global_batch = config, schedule, log, global_batch
+        self.speed = training.Speed()
+        self.last_step: Optional[int] = None
+
+    def training(self, step: int, sums: Dict[str, float], bar: tqdm, checkpoints: training.Checkpoints):
+        """Logs the updates since the last call. Raises: RunFailed: one of them was not finite."""
+        if sums["bad_step"]:
+            newest = checkpoints.list(self.config.phase)
+            good = f"the last checkpoint is {newest[-1].prefix}" if newest else "there is no checkpoint yet"
+            raise RunFailed(
+                f"the loss or its gradient is not finite at update {sums['bad_step']} (--seed={self.config.seed}), which "
+                f"was not applied; {good}: resume from it with a lower --learning_rate or longer warm-up.")
+        first = self.last_step is None
+        updates = round(sums["micro_batches"] / self.config.gradient_accumulation_steps)
+        if first:
+            self.speed.first_update_done()
+        else:
+            self.speed.add(updates * self.global_batch, sums["tokens"])
+        self.last_step = step
+        metrics = {"loss": sums["loss"] / sums["micro_batches"], **modeling.ratios(sums),
+                   "learning_rate": float(self.schedule(tf.constant(step - 1))),
+                   "gradient_norm": sums["gradient_norm"] / updates}
+        if not first:
+            metrics.update(self.speed.per_second())
+        self.log.write(step, "train", metrics)
+        bar.set_postfix(loss=f"{metrics['loss']:.3f}", gen=f"{metrics['generator_loss']:.3f}",
+                        disc=f"{metrics['discriminator_loss']:.4f}", refresh=False)
+        logging.info(
+            "step %d/%d  loss %.4f  generator %.4f (accuracy %.1f%%)  discriminator %.4f (accuracy %.1f%%, recall "
+            "%.1f%%)  rate %.2e  %s", step, self.config.num_train_steps, metrics["loss"], metrics["generator_loss"],
+            100 * metrics["generator_accuracy"], metrics["discriminator_loss"],
+            100 * metrics["discriminator_accuracy"], 100 * metrics["discriminator_recall"], metrics["learning_rate"],
+            f"first update took {self.speed.compile_seconds:.1f} s" if first else
+            f"{metrics['sequences_per_second']:.1f} sequences/s")
+
+    def evaluation(self, step: int, metrics: Dict[str, float]):
+        self.log.write(step, "eval", metrics)
+        logging.info(
+            "held out at step %d: generator loss %.4f, perplexity %.2f, accuracy %.2f%%; discriminator loss %.4f, accuracy "
+            "%.2f%%, precision %.2f%%, recall %.2f%%, AUC %.4f", step, metrics["generator_loss"],
+            metrics["generator_perplexity"], 100 * metrics["generator_accuracy"], metrics["discriminator_loss"],
+            100 * metrics["discriminator_accuracy"], 100 * metrics["discriminator_precision"],
+            100 * metrics["discriminator_recall"], metrics["discriminator_auc"])
+
+    def summary(self):
+        rate = self.speed.per_second()
+        logging.info("phase %d is done: %d updates; %.1f sequences/s and %.0f tokens/s over all but the first update, which "
+                     "took %.1f s.", self.config.phase, self.config.num_train_steps, rate["sequences_per_second"],
+                     rate["tokens_per_second"], self.speed.compile_seconds)
+
+
+def resume_hint(signal_name: str, step: int, config: PretrainingConfig) -> str:
+    if config.skip_checkpoint:
+        return f"stopped by {signal_name} at step {step}; --skip_checkpoint left nothing to resume."
+    return (f"stopped by {signal_name} at step {step} of phase {config.phase}, which is saved; resume with "
+            "--restore_checkpoint=latest (scripts/electra.sh: --resume_training=true).")
+
+
+def main(argv):
+    flag_values = flags.FlagValues()
+    define_flags(flag_values)
+    configuration.parse_command_line(argv, flag_values, __doc__.split("\n\n    ")[0])
+    config = config_from_flags(flag_values)
+    train(config, devices.open_device(config.device, config.precision, config.xla))
+
+
+if __name__ == "__main__":
+    configuration.run_command(main)
