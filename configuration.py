@@ -5,12 +5,13 @@ pre-training run. Both are frozen and checked when made. Every field of `Pretrai
 run_pretraining.py: name, default, bounds and meaning are written once, here.
 
 Sizes follow Clark et al. 2020 (arXiv:2003.10555), table 6 (small, base, large); `tiny` is ours, for tests and
-laptops. How commands end is here too: `UserError` is exit status 2, `RunFailed` 1, `Interrupted` 75 (sysexits' EX_TEMPFAIL).
+laptops. How commands end is here too: `UserError` is exit status 2, `RunFailed` 1, `Interrupted` 75 (EX_TEMPFAIL).
 
 Neither TensorFlow nor numpy is imported, so that a wrong command line is answered at once.
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -81,11 +82,13 @@ class ElectraConfig:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UserError(f"{name}={value!r} must be a whole number of at least 1.")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)!r} must be at least 0 and below 1.")
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value < 1:
+                raise UserError(f"{name}={value!r} must be at least 0 and below 1.")
         for name in ("initializer_range", "layer_norm_eps"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name}={getattr(self, name)!r} must be above 0.")
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not value > 0:
+                raise UserError(f"{name}={value!r} must be a number above 0.")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(f"num_attention_heads={self.num_attention_heads} does not divide "
                             f"hidden_size={self.hidden_size}: choose a number of heads that does.")
@@ -171,11 +174,16 @@ def read_json_object(path: str) -> dict:
 def write_text(path: str, content: str):
     """Writes a text file under a temporary name and renames it, so that no reader meets half a file."""
     temporary = f"{path}.tmp{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
 
 
 def write_json(path: str, content: dict):
@@ -255,12 +263,22 @@ class PretrainingConfig:
     weight_decay_rate: float = option(0.01, "decoupled weight decay, on all but biases and layer norms", minimum=0.0)
     skip_adaptive: bool = option(True, "LAMB: trust ratio 1 for biases and layer norms")
     disc_weight: float = option(50.0, "weight of the discriminator's loss", minimum=0.0)
+    objective: str = option(
+        "electra", "electra (replaced-token detection), or mlm (the full-size encoder as a masked language model)",
+        choices=("electra", "mlm"))
+    generator: str = option(
+        "separate", "separate (a smaller network), tied (the discriminator's own encoder), or uniform (random tokens)",
+        choices=("separate", "tied", "uniform"))
+    share_embeddings: bool = option(True, "generator and discriminator use the same embeddings")
+    disallow_correct: bool = option(False, "the generator never samples the original token")
+    temperature: float = option(1.0, "temperature of the generator's samples", minimum=0.01)
     phase2: bool = option(False, "second phase: start from the phase-1 checkpoint of the same run")
     # Where and how
     device: str = option("cpu", "device to train on", choices=("cpu", "gpu", "hpu"))
     precision: str = option("fp32", "arithmetic: fp32, bf16 (hmp is the same), or tf32 on gpu",
                             choices=("fp32", "bf16", "hmp", "tf32"))
-    xla: str = option("auto", "compile with XLA: auto means on gpu only; ignored on hpu", choices=("auto", "true", "false"))
+    xla: str = option("auto", "compile with XLA: auto means on gpu only; ignored on hpu",
+                      choices=("auto", "true", "false"))
     seed: int = option(42, "seed of weights, data order, masks, samples and dropout", minimum=0, maximum=2**31 - 1)
     # Output
     results_dir: str = option("results", "folder of all results")
@@ -281,6 +299,9 @@ class PretrainingConfig:
         if self.num_warmup_steps >= self.num_train_steps:
             raise UserError(f"--num_warmup_steps={self.num_warmup_steps} must be below "
                             f"--num_train_steps={self.num_train_steps}: warm up for fewer updates or train for more.")
+        if self.generator != "separate" and not self.share_embeddings:
+            raise UserError(f"--noshare_embeddings needs a generator with embeddings of its own, not "
+                            f"--generator={self.generator}: give --generator=separate or share them.")
         if self.load_weights != bool(self.weights_dir):
             missing = "--weights_dir" if self.load_weights else "--load_weights"
             raise UserError(f"--load_weights and --weights_dir go together: {missing} is missing.")

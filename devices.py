@@ -70,8 +70,8 @@ def _open_gpu(precision: str) -> str:
     details = tf.config.experimental.get_device_details(cards[0])
     capability = details.get("compute_capability", (0, 0))
     if precision == "bf16" and capability < (8, 0):
-        raise UserError(f"--precision=bf16 needs compute capability 8.0, this GPU has {'.'.join(map(str, capability))}: "
-                        "use --precision=fp32.")
+        raise UserError("--precision=bf16 needs compute capability 8.0, this GPU has "
+                        f"{'.'.join(map(str, capability))}: use --precision=fp32.")
     tf.config.set_visible_devices(cards[0], "GPU")
     tf.config.experimental.set_memory_growth(cards[0], True)
     tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")

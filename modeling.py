@@ -6,14 +6,15 @@ own width where the widths differ. The generator projects to the vocabulary at t
 
 Everything is `tf.Module`, `tf.Variable` and functions of tensors; shapes are static. Variables carry the names of the
 released google-research checkpoints. Matrix products run in `compute_dtype`; everything else (softmax, layer norm,
-losses, noise) is float32 in every precision. Randomness comes in as rows of one int32 seed tensor (training.fold_seeds).
+losses, noise) is float32 in every precision. Randomness comes in as rows of one int32 seed tensor
+(pretrain_utils.fold_seeds).
 
 B batch  L sequence  T = B * L  D hidden_size  E embedding_size  H heads  K head size  F feed-forward  N masked slots
 V vocabulary (padded)
 """
 from __future__ import annotations
 
-from typing import Dict, Iterator, NamedTuple, Optional
+from typing import Dict, Iterator, NamedTuple, Optional, Sequence
 
 import tensorflow as tf
 
@@ -235,8 +236,13 @@ class GeneratorHead(tf.Module):
     def __call__(self, hidden, word_embeddings):
         """hidden float32 [T, D], word_embeddings float32 [V, E] -> float32 [T, V]; rows of padding have logit -1e9."""
         x = self.layer_norm(tf.nn.gelu(self.dense(hidden)))
-        padding = [0.0] * self.config.vocab_size + [-1e9] * (self.config.padded_vocab_size - self.config.vocab_size)
-        return matmul(x, word_embeddings, self.compute_dtype, transpose_b=True) + (self.output_bias + padding)
+        return (matmul(x, word_embeddings, self.compute_dtype, transpose_b=True)
+                + (self.output_bias + vocabulary_padding(self.config)))
+
+
+def vocabulary_padding(config: ElectraConfig):
+    """Addend to logits that keeps padding rows of the vocabulary from being sampled: float32 [V], 0 or -1e9."""
+    return tf.constant([0.0] * config.vocab_size + [-1e9] * (config.padded_vocab_size - config.vocab_size))
 
 
 class DiscriminatorHead(tf.Module):
@@ -253,51 +259,69 @@ class DiscriminatorHead(tf.Module):
         return tf.reshape(self.dense_prediction(tf.nn.gelu(self.dense(hidden))), [-1])
 
 
+class Objective(NamedTuple):
+    """What is learnt, and from what. See the flags of the same names (configuration.PretrainingConfig)."""
+
+    special_ids: Sequence[int]  # never masked (ElectraTokenizer.special_ids)
+    mask_id: int
+    mask_prob: float
+    max_predictions_per_seq: int
+    disc_weight: float = 50.0  # lambda in the paper
+    generator_fraction: float = 1.0  # width of a separate generator by the discriminator's
+    objective: str = "electra"
+    generator: str = "separate"
+    share_embeddings: bool = True
+    disallow_correct: bool = False
+    temperature: float = 1.0
+
+
 class PretrainingOutput(NamedTuple):
-    """What one pass over a micro-batch gives. Shapes in the module's legend."""
+    """What one pass over a micro-batch gives, shapes in the module's legend; None for what the objective lacks."""
 
     masked: pretrain_utils.MaskedBatch
-    generator_logits: tf.Tensor  # float32 [B*N, V]
-    generator_losses: tf.Tensor  # float32 [B, N], cross-entropy of the original token
-    corrupted_ids: tf.Tensor  # int32 [B, L], the discriminator's input
-    labels: tf.Tensor  # int32 [B, L], 1 where replaced
-    discriminator_logits: tf.Tensor  # float32 [B, L]
-    discriminator_losses: tf.Tensor  # float32 [B, L], binary cross-entropy
+    generator_logits: Optional[tf.Tensor]  # float32 [B*N, V]
+    generator_losses: Optional[tf.Tensor]  # float32 [B, N], cross-entropy of the original token
+    corrupted_ids: Optional[tf.Tensor]  # int32 [B, L], the discriminator's input
+    labels: Optional[tf.Tensor]  # int32 [B, L], 1 where replaced
+    discriminator_logits: Optional[tf.Tensor]  # float32 [B, L]
+    discriminator_losses: Optional[tf.Tensor]  # float32 [B, L], binary cross-entropy
 
 
 class PretrainingModel(tf.Module):
     """Generator and discriminator with shared embeddings, and their joint loss (ELECTRA, section 2).
 
+    The alternatives are the paper's (section 3.2 and 3.4): a generator that is the discriminator's own encoder (tied),
+    one that draws tokens uniformly and learns nothing, embeddings of its own, and a plain masked language model.
+
     Args:
         config: the discriminator's encoder (its vocabulary is everybody's).
-        generator_fraction: width of the generator as a fraction of the discriminator's.
-        special_ids: ids never masked (ElectraTokenizer.special_ids).
-        mask_id: id of [MASK].
-        mask_prob, max_predictions_per_seq: see pretrain_utils.mask_tokens.
-        disc_weight: weight of the discriminator's loss, lambda in the paper.
+        objective: what is learnt.
         compute_dtype: dtype of matrix products, tf.float32 or tf.bfloat16.
         seed: of the initial values.
     """
 
-    def __init__(self, config: ElectraConfig, generator_fraction: float, special_ids, mask_id: int, mask_prob: float,
-                 max_predictions_per_seq: int, disc_weight: float, compute_dtype=tf.float32, seed: int = 0):
+    def __init__(self, config: ElectraConfig, objective: Objective, compute_dtype=tf.float32, seed: int = 0):
         super().__init__()
         make = VariableMaker(seed, config.initializer_range)
-        self.config = config
-        self.generator_config = config.generator(generator_fraction)
-        self.special_ids = tuple(special_ids)
-        self.mask_id, self.mask_prob = mask_id, mask_prob
-        self.max_predictions_per_seq, self.disc_weight = max_predictions_per_seq, disc_weight
+        self.config, self.objective = config, objective
+        self.has_discriminator = objective.objective == "electra"
         self.embeddings = Embeddings(config, "electra/embeddings", make)
-        self.generator = Encoder(self.generator_config, "generator", make, compute_dtype)
-        self.generator_head = GeneratorHead(self.generator_config, make, compute_dtype)
-        self.discriminator = Encoder(config, "electra", make, compute_dtype)
-        self.discriminator_head = DiscriminatorHead(config, make, compute_dtype)
+        self.encoder = Encoder(config, "electra", make, compute_dtype)
+        self.discriminator_head = DiscriminatorHead(config, make, compute_dtype) if self.has_discriminator else None
+        # The encoder that fills masks: None draws tokens at random, `self.encoder` is the tied one.
+        self.generator, self.generator_embeddings = self.encoder, self.embeddings
+        if self.has_discriminator and objective.generator == "uniform":
+            self.generator = None
+        elif self.has_discriminator and objective.generator == "separate":
+            self.generator = Encoder(config.generator(objective.generator_fraction), "generator", make, compute_dtype)
+            if not objective.share_embeddings:
+                self.generator_embeddings = Embeddings(self.generator.config, "generator/embeddings", make)
+        self.generator_head = GeneratorHead(self.generator.config, make, compute_dtype) if self.generator else None
 
     @property
     def num_seeds(self) -> int:
         """Rows of the seed tensor of one micro-batch: three for masking and sampling, the rest for dropout."""
-        return 3 + Encoder.num_seeds(self.generator_config) + Encoder.num_seeds(self.config)
+        return 3 + sum(Encoder.num_seeds(encoder.config) for encoder in (self.generator, self.encoder) if encoder)
 
     def __call__(self, features: Dict[str, tf.Tensor], seeds, training: bool) -> PretrainingOutput:
         """One forward pass.
@@ -307,28 +331,47 @@ class PretrainingModel(tf.Module):
             seeds: int32 [num_seeds, 2]. Without `training` only the first three rows are used.
             training: a Python bool, whether dropout is on.
         """
-        batch, length = features["input_ids"].shape
         position_seed, keep_seed, sample_seed, *dropout_seeds = tf.unstack(seeds, num=self.num_seeds)
         seed_rows = iter(dropout_seeds if training else [None] * len(dropout_seeds))
-        input_mask, segment_ids = features["input_mask"], features["segment_ids"]
+        settings = self.objective
+        masked = pretrain_utils.mask_tokens(
+            features["input_ids"], features["input_mask"], settings.special_ids, settings.mask_id, settings.mask_prob,
+            settings.max_predictions_per_seq, position_seed, keep_seed)
+        logits, losses = self._generate(masked, features, seed_rows) if self.generator else (None, None)
+        if not self.has_discriminator:
+            return PretrainingOutput(masked, logits, losses, None, None, None, None)
 
-        masked = pretrain_utils.mask_tokens(features["input_ids"], input_mask, self.special_ids, self.mask_id,
-                                            self.mask_prob, self.max_predictions_per_seq, position_seed, keep_seed)
-        hidden_TD = self.generator(self.embeddings(masked.input_ids, segment_ids), input_mask, seed_rows)
-        at_masked = rows_at(hidden_TD, pretrain_utils.flat_positions(masked.positions, length))
-        logits_NV = self.generator_head(at_masked, tf.convert_to_tensor(self.embeddings.word_embeddings))
-        generator_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-            labels=tf.reshape(masked.original_ids, [-1]), logits=logits_NV)
-
-        sampled = tf.reshape(pretrain_utils.sample_tokens(logits_NV, sample_seed), masked.original_ids.shape)
-        corrupted_ids = pretrain_utils.replace_at(features["input_ids"], masked.positions, sampled, masked.weights)
-        labels = pretrain_utils.replaced_token_labels(features["input_ids"], corrupted_ids, input_mask)
-        hidden_TD = self.discriminator(self.embeddings(corrupted_ids, segment_ids), input_mask, seed_rows)
-        discriminator_logits = tf.reshape(self.discriminator_head(hidden_TD), [batch, length])
+        corrupted_ids = self._corrupt(masked, logits, features["input_ids"], sample_seed)
+        labels = pretrain_utils.replaced_token_labels(features["input_ids"], corrupted_ids, features["input_mask"])
+        hidden_TD = self.encoder(self.embeddings(corrupted_ids, features["segment_ids"]), features["input_mask"],
+                                 seed_rows)
+        discriminator_logits = tf.reshape(self.discriminator_head(hidden_TD), labels.shape)
         discriminator_losses = tf.nn.sigmoid_cross_entropy_with_logits(
             labels=tf.cast(labels, tf.float32), logits=discriminator_logits)
-        return PretrainingOutput(masked, logits_NV, tf.reshape(generator_losses, masked.weights.shape),
-                                 corrupted_ids, labels, discriminator_logits, discriminator_losses)
+        return PretrainingOutput(masked, logits, losses, corrupted_ids, labels, discriminator_logits,
+                                 discriminator_losses)
+
+    def _generate(self, masked: pretrain_utils.MaskedBatch, features, seed_rows):
+        """Masked language modelling: logits float32 [B*N, V] and losses float32 [B, N]."""
+        hidden_TD = self.generator(self.generator_embeddings(masked.input_ids, features["segment_ids"]),
+                                   features["input_mask"], seed_rows)
+        at_masked = rows_at(hidden_TD, pretrain_utils.flat_positions(masked.positions, masked.input_ids.shape[1]))
+        logits = self.generator_head(at_masked, tf.convert_to_tensor(self.generator_embeddings.word_embeddings))
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.reshape(masked.original_ids, [-1]),
+                                                                logits=logits)
+        return logits, tf.reshape(losses, masked.weights.shape)
+
+    def _corrupt(self, masked: pretrain_utils.MaskedBatch, logits, input_ids, sample_seed):
+        """The discriminator's input: `input_ids` with a sample at every masked position, int32 [B, L]."""
+        if logits is None:
+            rows = masked.positions.shape[0] * masked.positions.shape[1]
+            logits = tf.zeros([rows, self.config.padded_vocab_size]) + vocabulary_padding(self.config)
+        if self.objective.temperature != 1:
+            logits = logits / self.objective.temperature
+        if self.objective.disallow_correct:
+            logits += tf.one_hot(tf.reshape(masked.original_ids, [-1]), logits.shape[-1], on_value=-1e9, off_value=0.0)
+        sampled = tf.reshape(pretrain_utils.sample_tokens(logits, sample_seed), masked.positions.shape)
+        return pretrain_utils.replace_at(input_ids, masked.positions, sampled, masked.weights)
 
     # Sums that add up over micro-batches, steps and workers; `ratios` turns them into means.
     metric_names = ("masked", "generator_loss", "generator_right", "tokens", "discriminator_loss",
@@ -344,38 +387,42 @@ class PretrainingModel(tf.Module):
         The generator's part is the mean over masked positions, the discriminator's the mean over real tokens.
         """
         weights, mask = output.masked.weights, tf.cast(input_mask, tf.float32)
-        labels = tf.cast(output.labels, tf.float32)
-        says_replaced = tf.cast(output.discriminator_logits > 0, tf.float32)
-        right = tf.cast(tf.equal(tf.argmax(output.generator_logits, axis=-1, output_type=tf.int32),
-                                 tf.reshape(output.masked.original_ids, [-1])), tf.float32)
-        sums = {
-            "masked": tf.reduce_sum(weights),
-            "generator_loss": tf.reduce_sum(output.generator_losses * weights),
-            "generator_right": tf.reduce_sum(tf.reshape(right, weights.shape) * weights),
-            "tokens": tf.reduce_sum(mask),
-            "discriminator_loss": tf.reduce_sum(output.discriminator_losses * mask),
-            "discriminator_right": tf.reduce_sum(tf.cast(tf.equal(labels, says_replaced), tf.float32) * mask),
-            "replaced": tf.reduce_sum(labels),
-            "said_replaced": tf.reduce_sum(says_replaced * mask),
-            "rightly_said_replaced": tf.reduce_sum(says_replaced * labels),
-        }
-        loss = (sums["generator_loss"] / tf.maximum(sums["masked"], 1.0)
-                + self.disc_weight * sums["discriminator_loss"] / tf.maximum(sums["tokens"], 1.0))
+        sums = {name: tf.zeros([]) for name in self.metric_names}
+        sums.update(masked=tf.reduce_sum(weights), tokens=tf.reduce_sum(mask))
+        loss = tf.zeros([])
+        if self.generator:
+            guesses = tf.reshape(tf.argmax(output.generator_logits, axis=-1, output_type=tf.int32), weights.shape)
+            right = tf.cast(tf.equal(guesses, output.masked.original_ids), tf.float32)
+            sums.update(generator_loss=tf.reduce_sum(output.generator_losses * weights),
+                        generator_right=tf.reduce_sum(right * weights))
+            loss += sums["generator_loss"] / tf.maximum(sums["masked"], 1.0)
+        if self.has_discriminator:
+            labels = tf.cast(output.labels, tf.float32)
+            says_replaced = tf.cast(output.discriminator_logits > 0, tf.float32)
+            sums.update(discriminator_loss=tf.reduce_sum(output.discriminator_losses * mask),
+                        discriminator_right=tf.reduce_sum(tf.cast(tf.equal(labels, says_replaced), tf.float32) * mask),
+                        replaced=tf.reduce_sum(labels), said_replaced=tf.reduce_sum(says_replaced * mask),
+                        rightly_said_replaced=tf.reduce_sum(says_replaced * labels))
+            loss += self.objective.disc_weight * sums["discriminator_loss"] / tf.maximum(sums["tokens"], 1.0)
         return loss, sums
 
 
 def ratios(sums: Dict[str, float]) -> Dict[str, float]:
-    """Means from the sums of `PretrainingModel.loss`: what is printed and logged. Shares are 0 to 1."""
+    """Means from the sums of `PretrainingModel.loss`: what is printed and logged. Shares are 0 to 1.
 
-    def share(part: str, whole: str) -> Optional[float]:
+    A network that the objective lacks has a loss of exactly 0 and is left out.
+    """
+
+    def share(part: str, whole: str) -> float:
         return sums[part] / sums[whole] if sums[whole] else 0.0
 
-    return {
-        "generator_loss": share("generator_loss", "masked"),
-        "generator_accuracy": share("generator_right", "masked"),
-        "discriminator_loss": share("discriminator_loss", "tokens"),
-        "discriminator_accuracy": share("discriminator_right", "tokens"),
-        "discriminator_precision": share("rightly_said_replaced", "said_replaced"),
-        "discriminator_recall": share("rightly_said_replaced", "replaced"),
-        "masked_share": share("masked", "tokens"),
-    }
+    means = {}
+    if sums["generator_loss"]:
+        means.update(generator_loss=share("generator_loss", "masked"),
+                     generator_accuracy=share("generator_right", "masked"))
+    if sums["discriminator_loss"]:
+        means.update(discriminator_loss=share("discriminator_loss", "tokens"),
+                     discriminator_accuracy=share("discriminator_right", "tokens"),
+                     discriminator_precision=share("rightly_said_replaced", "said_replaced"),
+                     discriminator_recall=share("rightly_said_replaced", "replaced"))
+    return means

@@ -4,9 +4,9 @@ LAMB: You et al. 2020 (arXiv:1904.00962), algorithm 2, with bias correction; by 
 get trust ratio 1. AdamW: Loshchilov & Hutter 2019, algorithm 2, with bias correction (google-research/electra has
 none); epsilon is added to the square root of the uncorrected second moment ("epsilon hat" of Kingma & Ba 2015, section
 2), as in the NVIDIA recipe. Weight decay is decoupled and leaves out biases and layer norms.
-Schedule: linear warm-up, then polynomial decay counted from the END of warm-up, as in NVIDIA's recipe; Google multiplies
-warm-up into a decay counted from step 0. Steps are optimizer updates, counted from 0, so that update 0 has rate 0
-where there is a warm-up.
+Schedule: linear warm-up, then polynomial decay counted from the END of warm-up, as in NVIDIA's recipe; Google
+multiplies warm-up into a decay counted from step 0. Steps are optimizer updates, counted from 0, so that update 0 has
+rate 0 where there is a warm-up.
 
 All state is in `tf.Variable`s and an update is a graph of tensors: nothing runs in Python per variable and step. A
 gradient that is not finite leaves every variable as it was (`Optimizer.apply`).
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import types
 from typing import List, Optional, Sequence
 
 import tensorflow as tf
@@ -74,14 +75,20 @@ class Optimizer(tf.Module):
                  beta_2: float = 0.999, epsilon: float = 1e-6, weight_decay_rate: float = 0.01,
                  multipliers: Optional[Sequence[float]] = None):
         super().__init__()
-        self.variables_ = list(variables)  # `variables` is tf.Module's
+        # Not tracked by tf.Module: a checkpoint should name the model's variables by the model alone.
+        self._trained = types.SimpleNamespace(variables=list(variables))
         self.schedule = schedule
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self.weight_decay_rate = weight_decay_rate
-        self.multipliers = list(multipliers or [1.0] * len(self.variables_))
+        self.multipliers = list(multipliers or [1.0] * len(variables))
         self.step = tf.Variable(0, dtype=tf.int32, name="step", trainable=False)  # updates applied
-        self.first_moments = [_slot(variable, "m") for variable in self.variables_]
-        self.second_moments = [_slot(variable, "v") for variable in self.variables_]
+        self.first_moments = [_slot(variable, "m") for variable in variables]
+        self.second_moments = [_slot(variable, "v") for variable in variables]
+
+    @property
+    def trained(self) -> List[tf.Variable]:
+        """The variables that `apply` changes, in the order of its gradients."""
+        return self._trained.variables
 
     def apply(self, gradients: Sequence[tf.Tensor], scale=1.0, finite=True):
         """Applies one update and counts it.
@@ -97,7 +104,7 @@ class Optimizer(tf.Module):
         applied = tf.cast(finite, tf.float32)
         scale = scale * applied
         for variable, gradient, m, v, multiplier in zip(
-                self.variables_, gradients, self.first_moments, self.second_moments, self.multipliers):
+                self.trained, gradients, self.first_moments, self.second_moments, self.multipliers):
             gradient = tf.math.multiply_no_nan(gradient, scale)
             # "Biased first (second) moment estimate"; with applied = 0 both stay as they are, to the bit.
             first = m + (gradient - m) * (applied * (1 - self.beta_1))
@@ -167,7 +174,7 @@ class TrainStep(tf.Module):
         self.clip_norm = clip_norm
         self.accumulators = []
         if accumulation_steps > 1:
-            self.accumulators = [_slot(variable, "gradient") for variable in optimizer.variables_]
+            self.accumulators = [_slot(variable, "gradient") for variable in optimizer.trained]
         # Number (from 1) of the first update whose loss or gradient was not finite, 0 while there is none.
         self.bad_step = tf.Variable(0, dtype=tf.int32, name="bad_step", trainable=False)
         self.metric_sums = tf.Variable(tf.zeros([len(self.metric_names)]), trainable=False, name="metric_sums")
@@ -189,10 +196,10 @@ class TrainStep(tf.Module):
 
     def _gradients(self, features, seeds):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(self.optimizer.variables_)
+            tape.watch(self.optimizer.trained)
             loss, sums = self.loss_fn(features, seeds)
-        gradients = tape.gradient(loss, self.optimizer.variables_)
-        unused = [v.name for v, g in zip(self.optimizer.variables_, gradients) if g is None]
+        gradients = tape.gradient(loss, self.optimizer.trained)
+        unused = [v.name for v, g in zip(self.optimizer.trained, gradients) if g is None]
         if unused:
             raise ValueError(f"the loss does not depend on {unused[0]}")
         self._add_to_metrics(loss=loss, micro_batches=1.0, **sums)
@@ -226,8 +233,8 @@ class TrainStep(tf.Module):
     def read_metrics(self):
         """Sums since the last call as a dict of floats, then set to 0. This waits for the device.
 
-        Beside the loss function's own: `loss` (summed over `micro_batches`), `gradient_norm` (summed over updates, before
-        clipping), and `bad_step`.
+        Beside the loss function's own: `loss` (summed over `micro_batches`), `gradient_norm` (summed over updates,
+        before clipping), and `bad_step`.
         """
         values = self.metric_sums.numpy()
         self.metric_sums.assign(tf.zeros_like(self.metric_sums))

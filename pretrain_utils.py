@@ -207,6 +207,8 @@ class _PlainReader:
 
     def read(self, first: int, last: int) -> List[bytes]:
         """Records [first, last)."""
+        if last > self.records:
+            raise damaged(self.path, f"ends after {self.records} records")
         records = []
         for start, end in zip(self._offsets[first:last].tolist(), self._offsets[first + 1:last + 1].tolist()):
             record = self._bytes[start + 12:end - 4]
@@ -252,9 +254,12 @@ class _GzipReader:
         if first < self._next:
             self._file.seek(0)
             self._next = 0
-        while self._next < first:
-            self._skip()
-        return [self._record() for _ in range(first, last)]
+        while self._next < first and self._skip():
+            pass
+        records = [self._record() for _ in range(first, last)]
+        if None in records or self._next < first:
+            raise damaged(self.path, f"ends after {self._next} records")
+        return records
 
 
 def masked_crc(content: bytes) -> int:
@@ -274,10 +279,13 @@ def open_shard(path: str, records: Optional[int] = None):
     return _GzipReader(path, records) if is_gzip else _PlainReader(path)
 
 
-def count_shards(paths: Sequence[str], manifest: Optional[dict], progress: Callable = lambda paths: paths) -> List[Shard]:
+def count_shards(paths: Sequence[str], manifest: Optional[dict],
+                 progress: Callable = lambda paths: paths) -> List[Shard]:
     """Every shard with its number of records, from the manifest where it knows the file at its size, else counted.
 
-    `progress` wraps the list of files to be counted (tqdm does). Raises: UserError: a damaged file, or no record at all.
+    `progress` wraps the list of files to be counted (tqdm does).
+
+    Raises: UserError: a damaged file, or no record at all.
     """
     known = {}
     for part in ("train", "eval"):
@@ -324,7 +332,8 @@ class RecordOrder:
                 if offset >= total:
                     offset -= total
                     continue
-                count = max(1, total // self.WINDOW)
+                # Shares are rounded down: a window can miss one record of every shard.
+                count = max(1, total // (self.WINDOW + len(group)))
                 bounds = [[shard.records * window // count for window in range(count + 1)] for shard in group]
                 ends = [sum(bound[window + 1] for bound in bounds) for window in range(count)]
                 first = bisect.bisect_right(ends, offset)
@@ -370,7 +379,8 @@ class RecordFormat:
         if missing:
             raise UserError(f"{path} has no feature {missing[0]!r}: name pre-training shards.")
         if packed:
-            raise UserError(f"{path} holds packed multi-sequence records (feature {packed[0]!r}): use the unpacked corpus.")
+            raise UserError(f"{path} holds packed multi-sequence records (feature {packed[0]!r}): use the unpacked "
+                            "corpus.")
         for name, length in lengths.items():
             if length != max_seq_length:
                 raise UserError(f"{path} has {name} of length {length}, not --max_seq_length={max_seq_length}: "
@@ -387,7 +397,7 @@ class RecordFormat:
         """Serialized examples to `input_ids`, `input_mask`, `segment_ids`, int32 [B, L], with static masks undone."""
         try:
             parsed = tf.io.parse_example(tf.constant(records), self.spec)
-        except tf.errors.InvalidArgumentError as error:
+        except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:  # the latter from TensorFlow's message
             raise UserError(f"{self.path} or a shard beside it holds a record unlike the first one of the dataset "
                             f"(of length {self.max_seq_length}): remove or rebuild it.") from error
         batch = {name: parsed[name].numpy().astype(np.int32) for name in FEATURES}
@@ -398,8 +408,8 @@ class RecordFormat:
             raise UserError(f"{self.path} or a shard beside it has token id {batch['input_ids'].max()}, beyond the "
                             f"vocabulary of {self.vocab_size}: give the --vocab_file that the records were built with.")
         if batch["input_mask"].max() > 1:
-            raise UserError(f"{self.path} or a shard beside it holds packed multi-sequence records (input_mask above 1): "
-                            "use the unpacked corpus.")
+            raise UserError(f"{self.path} or a shard beside it holds packed multi-sequence records (input_mask above "
+                            "1): use the unpacked corpus.")
         return batch
 
 
@@ -420,8 +430,8 @@ def micro_batches(order: RecordOrder, record_format: RecordFormat, batch_size: i
                   world_size: int = 1) -> Iterator[Dict[str, np.ndarray]]:
     """Batches of `batch_size` for one worker, for ever, from global record number `start` on.
 
-    Worker r of W takes records [(k W + r) B, (k W + r + 1) B) of the global order as its k-th batch. Reading and decoding
-    run in threads ahead of the consumer. See `RecordFormat.decode` for the content.
+    Worker r of W takes records [(k W + r) B, (k W + r + 1) B) of the global order as its k-th batch. Reading and
+    decoding run in threads ahead of the consumer. See `RecordFormat.decode` for the content.
     """
     def window_records(window):
         parts, chosen = window

@@ -5,17 +5,16 @@
     python run_pretraining.py --model_size=small --pretrain_tfrecords=DIR512 --max_seq_length=512 --phase2 \\
         --restore_checkpoint=latest --num_train_steps=933 --num_warmup_steps=200 --train_batch_size=16
 
-Writes under <results_dir>/models/<model_name>: checkpoints/, logs/ (metrics as JSON lines and for TensorBoard, the
-console log, the full configuration), and the vocabulary. scripts/electra.sh runs both phases with the recipe's settings.
+Writes under <results_dir>/models/<model_name>: checkpoints/, logs/ (metrics as JSON lines and for TensorBoard, curves,
+the console log, the full configuration), and the vocabulary. scripts/electra.sh runs both phases of the recipe.
 """
 from __future__ import annotations
 
-import collections
 import dataclasses
+import json
 import math
 import os
 import sys
-import time
 from typing import Dict, Iterator, NamedTuple, Optional
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow loads; its start-up notes would hide ours
@@ -101,10 +100,10 @@ def open_data(paths, config: PretrainingConfig, vocab_size: int) -> Data:
 
 
 def make_model(config: PretrainingConfig, tokenizer: ElectraTokenizer, device: devices.Device):
-    return modeling.PretrainingModel(
-        config.encoder_config(tokenizer.vocab_size), config.generator_fraction, tokenizer.special_ids,
-        tokenizer.mask_id, config.mask_prob, config.max_predictions_per_seq, config.disc_weight, device.compute_dtype,
-        config.seed)
+    settings = {name: getattr(config, name) for name in modeling.Objective._fields if hasattr(config, name)}
+    objective = modeling.Objective(special_ids=tokenizer.special_ids, mask_id=tokenizer.mask_id, **settings)
+    return modeling.PretrainingModel(config.encoder_config(tokenizer.vocab_size), objective, device.compute_dtype,
+                                     config.seed)
 
 
 def make_optimizer(config: PretrainingConfig, variables) -> optimization.Optimizer:
@@ -216,37 +215,45 @@ def weights_prefix(path: str) -> str:
 # --- Evaluation ---
 
 
-def make_evaluator(model: modeling.PretrainingModel, data: Data, config: PretrainingConfig):
-    """A function that measures the model on held-out records and returns a dict of floats.
+def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, tokenizer: ElectraTokenizer):
+    """A function that measures the model on the held-out records and returns a dict of floats.
 
-    Records, masks and samples are the same at every call: they depend on --seed alone.
+    Records, masks and samples are the same at every call: they depend on --seed alone. The function takes a callable
+    that says whether to give up early, and then returns None.
     """
+    data = open_data(pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords"), config, tokenizer.vocab_size)
     batches = min(config.num_eval_steps, data.order.records // config.train_batch_size)
     if not batches:
         raise UserError(f"--eval_tfrecords hold {data.order.records} records, fewer than one batch of "
-                        f"--train_batch_size={config.train_batch_size}: hold out more.")
+                        f"--train_batch_size={config.train_batch_size}: hold out more, or leave the option out.")
 
     @tf.function(autograph=False)
     def evaluate_batch(features, seeds):
         output = model(features, seeds, training=False)
         return model.loss_of(output, features["input_mask"])[1], output.discriminator_logits, output.labels
 
-    def evaluate() -> Dict[str, float]:
-        sums = collections.Counter()
+    def evaluate(should_stop=lambda: False) -> Optional[Dict[str, float]]:
+        sums = dict.fromkeys(model.metric_names, 0.0)
         scores, labels = [], []
         stream = pretrain_utils.micro_batches(data.order, data.record_format, config.train_batch_size)
         for number in tqdm(range(batches), desc="evaluating", leave=False, disable=not sys.stderr.isatty()):
+            if should_stop():
+                return None
             features = next(stream)
             seeds = pretrain_utils.fold_seeds([config.seed, EVALUATION, number], model.num_seeds)
             batch_sums, logits, batch_labels = evaluate_batch(*as_tensors(features, seeds))
-            sums.update({name: float(value) for name, value in batch_sums.items()})
-            real = features["input_mask"] > 0
-            scores.append(logits.numpy()[real])
-            labels.append(batch_labels.numpy()[real])
+            for name, value in batch_sums.items():
+                sums[name] += float(value)
+            if model.has_discriminator:
+                real = features["input_mask"] > 0
+                scores.append(logits.numpy()[real])
+                labels.append(batch_labels.numpy()[real])
         stream.close()
         metrics = modeling.ratios(sums)
-        metrics["generator_perplexity"] = math.exp(min(metrics["generator_loss"], 700.0))
-        metrics["discriminator_auc"] = area_under_curve(np.concatenate(scores), np.concatenate(labels))
+        if model.generator:
+            metrics["generator_perplexity"] = math.exp(min(metrics["generator_loss"], 700.0))
+        if model.has_discriminator:
+            metrics["discriminator_auc"] = area_under_curve(np.concatenate(scores), np.concatenate(labels))
         return metrics
 
     return evaluate
@@ -283,7 +290,7 @@ def seeded(batches: Iterator, config: PretrainingConfig, step: int, num_seeds: i
         yield as_tensors(next(batches), pretrain_utils.fold_seeds(key, num_seeds))
 
 
-def train(config: PretrainingConfig, device: devices.Device):
+def train(config: PretrainingConfig, device: devices.Device, stop: training.StopRequest):
     """Runs one phase to its end, or until it is asked to stop.
 
     Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite.
@@ -297,10 +304,9 @@ def train(config: PretrainingConfig, device: devices.Device):
     tokenizer = open_tokenizer(config, shards)
     data = open_data(shards, config, tokenizer.vocab_size)
     model = make_model(config, tokenizer, device)
-    evaluate = None
-    if config.eval_tfrecords:
-        held_out = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
-        evaluate = make_evaluator(model, open_data(held_out, config, tokenizer.vocab_size), config)
+    evaluate = make_evaluator(model, config, tokenizer) if config.eval_tfrecords else None
+    if not config.skip_checkpoint:
+        checkpoints.check_disk(model)
     optimizer = make_optimizer(config, model.trainable_variables)
     start = restore_or_initialise(config, model, optimizer, data, tokenizer, checkpoints)
     global_batch = config.train_batch_size * config.gradient_accumulation_steps * device.world_size
@@ -314,44 +320,58 @@ def train(config: PretrainingConfig, device: devices.Device):
                                         jit_compile=device.jit_compile)
     batches = pretrain_utils.micro_batches(data.order, data.record_format, config.train_batch_size, start.record,
                                            device.rank, device.world_size)
-    log_file = config.json_summary or os.path.join(config.logs, f"pretraining_phase{config.phase}.jsonl")
-    log = training.MetricsLog(log_file, os.path.join(config.logs, "tensorboard", f"phase{config.phase}"), start.step)
-    report = Report(config, optimizer.schedule, log, global_batch)
+    report = Report(config, start, optimizer.schedule, checkpoints, global_batch)
 
-    def save(step: int) -> str:
+    def save(step: int):
         state = {"record": start.record + (step - start.step) * global_batch, "config": dataclasses.asdict(config),
                  "encoder": model.config.to_dict(), "tokenizer_fingerprint": tokenizer.fingerprint,
-                 "data": data.fingerprint, "environment": training.environment(), "device": device.kind}
-        return checkpoints.save(config.phase, step, model, optimizer, state)
+                 "data": data.fingerprint, "world_size": device.world_size, "environment": training.environment(),
+                 "device": device.kind}
+        logging.info("saved %s.", checkpoints.save(config.phase, step, model, optimizer, state))
 
-    with training.StopRequest() as stop, training.progress_bar(
-            config.num_train_steps, start.step, f"phase {config.phase}") as bar:
+    with training.progress_bar(config.num_train_steps, start.step, f"phase {config.phase}") as bar:
         for step in range(start.step + 1, config.num_train_steps + 1):
+            if stop.signal_name:
+                raise Interrupted(resume_hint(stop.signal_name, step - 1, config, saved=step - 1 > start.step))
             train_step(seeded(batches, config, step, model.num_seeds, device.rank))
             last = step == config.num_train_steps
             saves = not config.skip_checkpoint and (last or stop.signal_name or
                                                     step % config.save_checkpoints_steps == 0)
             if step == start.step + 1 or step % config.updates_per_log == 0 or last or saves:
-                report.training(step, train_step.read_metrics(), bar, checkpoints)
+                report.training(step, train_step.read_metrics(), bar)
             bar.update()
-            if saves:
-                prefix = save(step)
-                logging.info("saved %s.", prefix)
-            if stop.signal_name and not last:
-                raise Interrupted(resume_hint(stop.signal_name, step, config))
-            if evaluate and (last or step % config.updates_per_eval == 0):
-                report.evaluation(step, evaluate())
+            with report.speed.apart():
+                if saves:
+                    save(step)
+                if evaluate and not stop.signal_name and (last or step % config.updates_per_eval == 0):
+                    report.evaluation(step, evaluate(lambda: stop.signal_name))
     report.summary()
+
+
+def evaluate_only(config: PretrainingConfig, device: devices.Device):
+    """Prints the held-out metrics of one checkpoint, as one line and as JSON."""
+    shards = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
+    tokenizer = open_tokenizer(config, shards)
+    prefix = find_checkpoint(config, training.Checkpoints(config.checkpoint_dir))
+    model = make_model(config, tokenizer, device)
+    evaluate = make_evaluator(model, config, tokenizer)
+    state = training.restore(prefix, model)
+    metrics = evaluate()
+    print(f"{prefix}, step {state['step']} of phase {state['phase']}, held out: {in_words(metrics)}")
+    print(json.dumps({"checkpoint": prefix, "step": state["step"], "phase": state["phase"], **metrics}))
 
 
 def describe_run(config, device, model, data: Data, start: Start, global_batch: int):
     """Says and saves what is about to run."""
-    millions = {name: sum(math.prod(variable.shape) for variable in part.trainable_variables) / 1e6
-                for name, part in (("all", model), ("embeddings", model.embeddings), ("generator", model.generator),
-                                   ("discriminator", model.discriminator))}
-    logging.info("parameters: %.2f M (shared embeddings %.2f M, generator's layers %.2f M, discriminator's %.2f M).",
-                 *(millions[name] for name in ("all", "embeddings", "generator", "discriminator")))
-    logging.info("data: %d records in %d shards; %d sequences (%d tokens) an update, updates %d to %d make %.2f epochs.",
+    def millions(*parts) -> float:
+        unique = {id(variable): variable for part in parts if part for variable in part.trainable_variables}
+        return sum(variable.shape.num_elements() for variable in unique.values()) / 1e6
+
+    own_generator = model.generator if model.generator is not model.encoder else None
+    logging.info("parameters: %.2f M (embeddings %.2f M, encoder %.2f M, separate generator %.2f M, heads %.2f M).",
+                 millions(model), millions(model.embeddings, model.generator_embeddings), millions(model.encoder),
+                 millions(own_generator), millions(model.generator_head, model.discriminator_head))
+    logging.info("data: %d records in %d shards; %d sequences (%d tokens) an update; updates %d to %d are %.2f epochs.",
                  data.order.records, len(data.order.shards), global_batch, global_batch * config.max_seq_length,
                  start.step + 1, config.num_train_steps,
                  (config.num_train_steps - start.step) * global_batch / data.order.records)
@@ -359,68 +379,76 @@ def describe_run(config, device, model, data: Data, start: Start, global_batch: 
         logging.info("the records hold BERT's static masks: their tokens are restored before masking anew.")
     configuration.write_json(os.path.join(config.logs, f"configuration_phase{config.phase}.json"), {
         "config": dataclasses.asdict(config), "discriminator": model.config.to_dict(),
-        "generator": model.generator_config.to_dict(), "data": data.fingerprint, "device": device.description,
+        "generator": model.generator.config.to_dict() if model.generator else None, "data": data.fingerprint,
+        "device": device.description,
         "world_size": device.world_size, "environment": training.environment()})
 
 
+def in_words(metrics: Dict[str, float]) -> str:
+    """The metrics of either kind that there are, for a person."""
+    forms = (("loss", "loss {:.4f}"), ("generator_loss", "generator {:.4f}"),
+             ("generator_perplexity", "perplexity {:.2f}"), ("generator_accuracy", "accuracy {:.1%}"),
+             ("discriminator_loss", "discriminator {:.4f}"), ("discriminator_accuracy", "accuracy {:.1%}"),
+             ("discriminator_precision", "precision {:.1%}"), ("discriminator_recall", "recall {:.1%}"),
+             ("discriminator_auc", "AUC {:.4f}"), ("learning_rate", "rate {:.2e}"))
+    return "  ".join(form.format(metrics[name]) for name, form in forms if name in metrics)
+
+
 class Report:
-    """Turns metric sums into the console's line, the bar, JSON lines and TensorBoard."""
+    """Turns metric sums into the console's line, the bar, JSON lines, TensorBoard and the plot of the curves."""
 
-    def __init__(self, config: PretrainingConfig, schedule, log: training.MetricsLog, global_batch: int):
-        self.config, self.schedule, self.log, self.global_batch = config, schedule, log, global_batch
+    def __init__(self, config: PretrainingConfig, start: Start, schedule: optimization.Schedule,
+                 checkpoints: training.Checkpoints, global_batch: int):
+        self.config, self.schedule, self.checkpoints, self.global_batch = config, schedule, checkpoints, global_batch
+        name = f"pretraining_phase{config.phase}"
+        self.plot_file = os.path.join(config.logs, f"{name}.png")
+        self.log = training.MetricsLog(config.json_summary or os.path.join(config.logs, f"{name}.jsonl"),
+                                       os.path.join(config.logs, "tensorboard", f"phase{config.phase}"), start.step)
         self.speed = training.Speed()
-        self.last_step: Optional[int] = None
 
-    def training(self, step: int, sums: Dict[str, float], bar: tqdm, checkpoints: training.Checkpoints):
+    def training(self, step: int, sums: Dict[str, float], bar: tqdm):
         """Logs the updates since the last call. Raises: RunFailed: one of them was not finite."""
         if sums["bad_step"]:
-            newest = checkpoints.list(self.config.phase)
+            newest = self.checkpoints.list(self.config.phase)
             good = f"the last checkpoint is {newest[-1].prefix}" if newest else "there is no checkpoint yet"
             raise RunFailed(
-                f"the loss or its gradient is not finite at update {sums['bad_step']} (--seed={self.config.seed}), which "
-                f"was not applied; {good}: resume from it with a lower --learning_rate or longer warm-up.")
-        first = self.last_step is None
+                f"the loss or its gradient is not finite at update {sums['bad_step']} (batch seed "
+                f"{[self.config.seed, TRAINING, self.config.phase, sums['bad_step']]}), which was not applied; {good}: "
+                "resume with a lower --learning_rate or a longer warm-up.")
         updates = round(sums["micro_batches"] / self.config.gradient_accumulation_steps)
-        if first:
-            self.speed.first_update_done()
-        else:
-            self.speed.add(updates * self.global_batch, sums["tokens"])
-        self.last_step = step
         metrics = {"loss": sums["loss"] / sums["micro_batches"], **modeling.ratios(sums),
                    "learning_rate": float(self.schedule(tf.constant(step - 1))),
                    "gradient_norm": sums["gradient_norm"] / updates}
-        if not first:
-            metrics.update(self.speed.per_second())
-        self.log.write(step, "train", metrics)
-        bar.set_postfix(loss=f"{metrics['loss']:.3f}", gen=f"{metrics['generator_loss']:.3f}",
-                        disc=f"{metrics['discriminator_loss']:.4f}", refresh=False)
-        logging.info(
-            "step %d/%d  loss %.4f  generator %.4f (accuracy %.1f%%)  discriminator %.4f (accuracy %.1f%%, recall "
-            "%.1f%%)  rate %.2e  %s", step, self.config.num_train_steps, metrics["loss"], metrics["generator_loss"],
-            100 * metrics["generator_accuracy"], metrics["discriminator_loss"],
-            100 * metrics["discriminator_accuracy"], 100 * metrics["discriminator_recall"], metrics["learning_rate"],
-            f"first update took {self.speed.compile_seconds:.1f} s" if first else
-            f"{metrics['sequences_per_second']:.1f} sequences/s")
+        timing = self.speed.after(updates, updates * self.global_batch, sums["tokens"])
+        self.log.write(step, "train", {**metrics, **timing})
+        bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
+        if "updates_per_second" in timing:
+            left = (self.config.num_train_steps - step) / timing["updates_per_second"]
+            pace = f"{timing['sequences_per_second']:.1f} sequences/s  {training.hours(left)} left"
+        else:
+            pace = f"first update took {timing['first_update_seconds']:.1f} s"
+        logging.info("step %d/%d  %s  %s", step, self.config.num_train_steps, in_words(metrics), pace)
 
-    def evaluation(self, step: int, metrics: Dict[str, float]):
-        self.log.write(step, "eval", metrics)
-        logging.info(
-            "held out at step %d: generator loss %.4f, perplexity %.2f, accuracy %.2f%%; discriminator loss %.4f, accuracy "
-            "%.2f%%, precision %.2f%%, recall %.2f%%, AUC %.4f", step, metrics["generator_loss"],
-            metrics["generator_perplexity"], 100 * metrics["generator_accuracy"], metrics["discriminator_loss"],
-            100 * metrics["discriminator_accuracy"], 100 * metrics["discriminator_precision"],
-            100 * metrics["discriminator_recall"], metrics["discriminator_auc"])
+    def evaluation(self, step: int, metrics: Optional[Dict[str, float]]):
+        if metrics:
+            self.log.write(step, "eval", metrics)
+            logging.info("held out at step %d: %s", step, in_words(metrics))
+            training.plot_curves(self.log.path, self.plot_file, self.title)
+
+    @property
+    def title(self) -> str:
+        return f"ELECTRA {self.config.run_name}, phase {self.config.phase}"
 
     def summary(self):
-        rate = self.speed.per_second()
-        logging.info("phase %d is done: %d updates; %.1f sequences/s and %.0f tokens/s over all but the first update, which "
-                     "took %.1f s.", self.config.phase, self.config.num_train_steps, rate["sequences_per_second"],
-                     rate["tokens_per_second"], self.speed.compile_seconds)
+        with self.speed.apart():
+            training.plot_curves(self.log.path, self.plot_file, self.title)
+        logging.info("phase %d is done: %d updates. %s Curves: %s", self.config.phase, self.config.num_train_steps,
+                     self.speed.summary(), self.plot_file)
 
 
-def resume_hint(signal_name: str, step: int, config: PretrainingConfig) -> str:
-    if config.skip_checkpoint:
-        return f"stopped by {signal_name} at step {step}; --skip_checkpoint left nothing to resume."
+def resume_hint(signal_name: str, step: int, config: PretrainingConfig, saved: bool) -> str:
+    if config.skip_checkpoint or not saved:
+        return f"stopped by {signal_name} at step {step} of phase {config.phase}; nothing new was there to save."
     return (f"stopped by {signal_name} at step {step} of phase {config.phase}, which is saved; resume with "
             "--restore_checkpoint=latest (scripts/electra.sh: --resume_training=true).")
 
@@ -430,7 +458,12 @@ def main(argv):
     define_flags(flag_values)
     configuration.parse_command_line(argv, flag_values, __doc__.split("\n\n    ")[0])
     config = config_from_flags(flag_values)
-    train(config, devices.open_device(config.device, config.precision, config.xla))
+    device = devices.open_device(config.device, config.precision, config.xla)
+    if config.eval_only:
+        evaluate_only(config, device)
+    else:
+        with training.StopRequest() as stop:
+            train(config, device, stop)
 
 
 if __name__ == "__main__":

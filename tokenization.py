@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from typing import List, NamedTuple, Optional, Tuple
 
 import tokenizers
@@ -19,6 +20,8 @@ import configuration
 from configuration import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# Half a UTF-16 pair, as broken JSON escapes leave it; Rust takes no such text. Clean-up drops U+FFFD, which is as long.
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Encoding(NamedTuple):
@@ -46,7 +49,8 @@ class ElectraTokenizer:
         self._ids = {token: id_ for id_, token in enumerate(self.tokens)}
         missing = [token for token in SPECIAL_TOKENS if token not in self._ids]
         if missing:
-            raise UserError(f"{vocab_file} lacks the special token {missing[0]}: use a BERT-style WordPiece vocabulary.")
+            raise UserError(f"{vocab_file} lacks the special token {missing[0]}: use a BERT-style WordPiece "
+                            "vocabulary.")
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (self._ids[t] for t in SPECIAL_TOKENS)
         self.backend = self._wordpiece()
 
@@ -83,28 +87,27 @@ class ElectraTokenizer:
 
     @property
     def special_ids(self) -> Tuple[int, ...]:
-        """Ids that are never masked and never sampled from: [PAD], [UNK], [CLS], [SEP], [MASK].
-
-        [UNK] counts as special only as a sample; see `pretrain_utils.maskable`.
-        """
+        """Ids that are never masked: [PAD], [UNK], [CLS], [SEP], [MASK]. See `pretrain_utils.maskable`."""
         return (self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id)
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the tokens and the casing: equal exactly where ids mean the same."""
         digest = hashlib.sha256("\n".join(self.tokens).encode("utf-8"))
-        digest.update(f"\n{self.do_lower_case} {self.strip_accents}".encode())
+        strip_accents = None if self.strip_accents == self.do_lower_case else self.strip_accents  # None follows casing
+        digest.update(f"\n{self.do_lower_case} {strip_accents}".encode())
         return digest.hexdigest()
 
     def encode(self, text: str) -> Encoding:
         """Ids and character offsets of `text`, without special tokens."""
-        encoding = self.backend.encode(text, add_special_tokens=False)
+        encoding = self.backend.encode(_LONE_SURROGATE.sub("\ufffd", text), add_special_tokens=False)
         return Encoding(encoding.ids, encoding.offsets)
 
     def encode_batch(self, texts: List[str]) -> List[List[int]]:
         """Ids of many texts at once; the work is done in Rust, in parallel where the process allows it."""
         encode = getattr(self.backend, "encode_batch_fast", self.backend.encode_batch)  # tokenizers < 0.20.1: no _fast
-        return [encoding.ids for encoding in encode(texts, add_special_tokens=False)]
+        whole = [_LONE_SURROGATE.sub("\ufffd", text) for text in texts]
+        return [encoding.ids for encoding in encode(whole, add_special_tokens=False)]
 
     def decode(self, ids: List[int]) -> str:
         """Readable text: continuation pieces joined, special tokens left out. Not an inverse of `encode`."""
@@ -121,7 +124,8 @@ def read_vocabulary(path: str) -> List[str]:
         with open(path, encoding="utf-8", newline="\n") as file:
             tokens = [line.rstrip("\r\n") for line in file]
     except OSError as error:
-        raise UserError(f"vocabulary {path} cannot be read ({error.strerror}): give an existing --vocab_file.") from error
+        raise UserError(f"vocabulary {path} cannot be read ({error.strerror}): give an existing "
+                        "--vocab_file.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"vocabulary {path} is not UTF-8 (byte {error.start}): convert it.") from error
     if not tokens:

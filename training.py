@@ -7,6 +7,7 @@ is a whole checkpoint. It is only cut between updates; randomness and data order
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import logging as python_logging
 import os
@@ -30,7 +31,7 @@ from configuration import UserError
 class StopRequest:
     """Turns SIGINT and SIGTERM into a request that the loop meets between two updates. Used as a context manager.
 
-    A second Ctrl-C interrupts at once.
+    Repeated signals are one request: a Ctrl-C reaches a process both from the terminal and from the wrapper.
     """
 
     def __init__(self):
@@ -45,10 +46,8 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number, frame):
-        if self.signal_name and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal_name = signal.Signals(number).name
-        logging.info("%s: finishing this update, then saving.", self.signal_name)
+        if self.signal_name is None:
+            self.signal_name = signal.Signals(number).name
 
 
 # --- Checkpoints ---
@@ -82,6 +81,16 @@ class Checkpoints:
                                         os.path.join(self.folder, name[:-len(".index")])))
         return sorted(found)
 
+    def check_disk(self, model: tf.Module):
+        """Raises UserError where the disk has no room for `keep` checkpoints and the one being written."""
+        os.makedirs(self.folder, exist_ok=True)
+        size = 3 * sum(variable.shape.num_elements() * variable.dtype.size for variable in model.trainable_variables)
+        needed = size * max(1, self.keep + 1 - len(self.list()))
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise UserError(f"{self.folder} has {free / 1e9:.1f} GB free and the checkpoints need {needed / 1e9:.1f} GB: "
+                            "make room, lower --keep_checkpoint_max, or give another --results_dir.")
+
     def save(self, phase: int, step: int, model: tf.Module, optimizer: tf.Module, state: dict) -> str:
         """Writes one checkpoint and removes the oldest beyond `keep`. Returns its prefix."""
         os.makedirs(self.folder, exist_ok=True)
@@ -107,9 +116,8 @@ class Checkpoints:
             try:
                 read_back(checkpoint.prefix)
                 return checkpoint
-            except tf.errors.OpError as error:
-                logging.warning("checkpoint %s is damaged (%s); trying the one before it.", checkpoint.prefix,
-                                error.message.splitlines()[0])
+            except UnreadableCheckpoint as error:
+                logging.warning("checkpoint %s is damaged (%s); trying the one before it.", checkpoint.prefix, error)
         return None
 
     def clear(self):
@@ -138,22 +146,35 @@ def remove_checkpoint(prefix: str):
             os.remove(os.path.join(folder, file))
 
 
-def read_back(prefix: str):
-    """Reads every tensor, which checks its checksum. Raises: tf.errors.OpError: missing, damaged or half there."""
-    reader = tf.train.load_checkpoint(prefix)
-    for name in reader.get_variable_to_shape_map():
-        reader.get_tensor(name)
+class UnreadableCheckpoint(Exception):
+    """Missing, damaged or half there."""
+
+
+def read_back(prefix: str) -> Optional[bytes]:
+    """Reads every tensor, which checks its checksum. Returns the text of the state, None where it has none.
+
+    Raises: UnreadableCheckpoint.
+    """
+    state = "state/.ATTRIBUTES/VARIABLE_VALUE"
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+        return reader.get_tensor(state) if reader.has_tensor(state) else None
+    except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as error:  # by kind of damage
+        raise UnreadableCheckpoint(str(getattr(error, "message", error)).splitlines()[0]) from error
 
 
 def read_state(prefix: str) -> dict:
     """The JSON state of a checkpoint. Raises: UserError: there is none at `prefix`, or it is not one of ours."""
     try:
-        return json.loads(tf.train.load_checkpoint(prefix).get_tensor("state/.ATTRIBUTES/VARIABLE_VALUE"))
-    except tf.errors.OpError as error:
-        raise UserError(f"checkpoint {prefix} cannot be read ({error.message.splitlines()[0]}): give the prefix of an "
-                        "existing one, such as .../checkpoints/ckpt-1000.") from error
-    except RuntimeError as error:  # the reader's own, for an unknown name
-        raise UserError(f"{prefix} is not a checkpoint of this project: give one of ours.") from error
+        text = read_back(prefix)
+    except UnreadableCheckpoint as error:
+        raise UserError(f"checkpoint {prefix} cannot be read ({error}): give the prefix of a whole one, such as "
+                        ".../checkpoints/ckpt-1000.") from error
+    if text is None:
+        raise UserError(f"{prefix} is not a checkpoint of this project: give one of ours.")
+    return json.loads(text)
 
 
 def restore(prefix: str, model: tf.Module, optimizer: Optional[tf.Module] = None) -> dict:
@@ -190,7 +211,8 @@ def start_logging(log_dir: str, name: str):
         os.makedirs(log_dir, exist_ok=True)
         file = python_logging.FileHandler(os.path.join(log_dir, f"{name}.log"), encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{log_dir} cannot be written ({error.strerror}): give another --results_dir or --log_dir.") from error
+        raise UserError(f"{log_dir} cannot be written ({error.strerror}): "
+                        "give another --results_dir or --log_dir.") from error
     console = _ConsoleHandler()
     console.setFormatter(python_logging.Formatter("%(message)s"))
     file.setFormatter(python_logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -243,43 +265,62 @@ def read_metrics_log(path: str) -> List[dict]:
 
 
 class Speed:
-    """Sequences and tokens per second: totals over totals, waiting for input included.
+    """Sequences, tokens and updates per second: totals over totals, waiting for input included.
 
-    The first update, which traces and compiles, is timed apart as `compile_seconds`.
+    The first update, which traces and compiles, is timed apart; saving and evaluating (`apart`) do not count.
     """
 
     def __init__(self):
-        self.started = time.monotonic()
-        self.compile_seconds: Optional[float] = None
-        self.sequences = self.tokens = 0.0
+        self._started = time.monotonic()
+        self.first_update_seconds: Optional[float] = None
+        self._updates = self._sequences = self._tokens = 0.0
 
-    def first_update_done(self):
-        self.compile_seconds = time.monotonic() - self.started
-        self.started = time.monotonic()
+    def after(self, updates: int, sequences: int, tokens: float) -> Dict[str, float]:
+        """Counts what was done since the last call; the first call must come after the first update.
 
-    def add(self, sequences: int, tokens: float):
-        self.sequences += sequences
-        self.tokens += tokens
+        Returns: `first_update_seconds` after that, the rates since then afterwards.
+        """
+        if self.first_update_seconds is None:
+            self.first_update_seconds = time.monotonic() - self._started
+            self._started = time.monotonic()
+            return {"first_update_seconds": self.first_update_seconds}
+        self._updates += updates
+        self._sequences += sequences
+        self._tokens += tokens
+        elapsed = max(time.monotonic() - self._started, 1e-9)
+        return {"updates_per_second": self._updates / elapsed, "sequences_per_second": self._sequences / elapsed,
+                "tokens_per_second": self._tokens / elapsed}
 
-    def per_second(self) -> Dict[str, float]:
-        elapsed = max(time.monotonic() - self.started, 1e-9)
-        return {"sequences_per_second": self.sequences / elapsed, "tokens_per_second": self.tokens / elapsed}
+    @contextlib.contextmanager
+    def apart(self):
+        """Leaves the time spent inside out of every rate."""
+        entered = time.monotonic()
+        yield
+        self._started += time.monotonic() - entered
+
+    def summary(self) -> str:
+        first = f"the first update took {self.first_update_seconds:.1f} s"
+        if not self._updates:
+            return f"In all, {first}."
+        rates = self.after(0, 0, 0)
+        return (f"{rates['sequences_per_second']:.1f} sequences/s, {rates['tokens_per_second']:.0f} tokens/s; {first}, "
+                "which is not counted.")
+
+
+def hours(seconds: float) -> str:
+    """A duration as h:mm:ss."""
+    seconds = int(seconds + 0.5)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
 def progress_bar(total: int, initial: int, description: str) -> tqdm:
-    """A bar over updates, drawn on a terminal only.
+    """A bar over updates, drawn on stderr where that is a terminal.
 
-    Where the output goes through a pipe that ends on a terminal (the wrappers' log), ELECTRA_PROGRESS=tty asks for the
-    bar on the terminal itself.
+    ELECTRA_PROGRESS=1, from a wrapper whose pipe ends on a terminal, draws it all the same.
     """
-    target = sys.stderr
-    if not target.isatty() and os.environ.get("ELECTRA_PROGRESS") == "tty":
-        try:
-            target = open("/dev/tty", "w")
-        except OSError:  # no controlling terminal after all
-            target = sys.stderr
+    drawn = sys.stderr.isatty() or os.environ.get("ELECTRA_PROGRESS") == "1"
     return tqdm(total=total, initial=initial, desc=description, unit="update", dynamic_ncols=True, smoothing=0.1,
-                file=target, disable=not target.isatty())
+                disable=not drawn)
 
 
 def environment() -> dict:
@@ -291,3 +332,37 @@ def environment() -> dict:
     return {"tensorflow": tf.__version__, "processor": processor, "cores": os.cpu_count(),
             "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
             "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads()}
+
+
+def plot_curves(metrics_log: str, png: str, title: str):
+    """Draws the curves of a metrics log, training and held out, and the learning rate. Does nothing on an empty log."""
+    # Imported here: it takes most of a second, and refusals of bad input should not wait for it.
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    entries = read_metrics_log(metrics_log)
+    panels = [("generator_loss", "generator loss"), ("generator_accuracy", "generator accuracy"),
+              ("discriminator_loss", "discriminator loss"), ("discriminator_auc", "discriminator AUC"),
+              ("discriminator_recall", "discriminator recall"), ("learning_rate", "learning rate")]
+    panels = [(name, label) for name, label in panels if any(name in entry for entry in entries)]
+    if not panels:
+        return
+    figure, axes = plt.subplots(2, -(-len(panels) // 2), figsize=(4.2 * -(-len(panels) // 2), 6), squeeze=False)
+    for axis, (name, label) in zip(axes.flat, panels):
+        for kind, style in (("train", dict(linewidth=0.9, color="tab:blue", label="training")),
+                            ("eval", dict(marker="o", markersize=3, color="tab:orange", label="held out"))):
+            points = [(entry["step"], entry[name]) for entry in entries if entry["kind"] == kind and name in entry]
+            if points:
+                axis.plot(*zip(*points), **style)
+        axis.set(title=label, xlabel="update")
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(panels):]:
+        axis.set_visible(False)
+    axes.flat[0].legend()
+    figure.suptitle(title)
+    figure.tight_layout()
+    temporary = f"{png}.tmp{os.getpid()}"
+    figure.savefig(temporary, dpi=110, format="png")
+    plt.close(figure)
+    os.replace(temporary, png)

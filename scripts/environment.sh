@@ -1,0 +1,385 @@
+# shellcheck shell=bash disable=SC2034,SC2154  # variables go to and come from the wrapper
+# Sourced by the wrappers beside it: their options, the Python they run, and how they run it. bash 4.2 or newer.
+#
+# PYTHON, where it is set, is the interpreter and nothing is installed. Otherwise .venv in the repository's root is made,
+# and the pinned requirements of the device are installed there once, and again when the requirements files change.
+#
+# What a wrapper finds here:
+#   read_options "$@"          command line -> value[name], given[name]
+#   require_device DEVICE      ends the wrapper where there is no such device
+#   use_python DEVICE [tools]  sets `python`; `tools` adds what scripts/test.sh needs
+#   running COMMAND...         prints it, ready to be copied into a shell
+#   run COMMAND...             runs it and leaves its exit status in `status`
+#   run_logged LOG COMMAND...  the same, with the command and a copy of its output added to LOG
+# INT, TERM and HUP are trapped: the running command gets TERM and is waited for; `stopped` says that one has come. The
+# command starts with INT and HUP ignored: unless it handles them itself, Ctrl-C and a closed terminal reach it once, as
+# that TERM.
+#
+# What run_logged sets for the command: PYTHONUNBUFFERED=1 (its output goes through pipes, and lines must not wait), and
+# where standard error is a terminal ELECTRA_PROGRESS=1: draw the progress bar on standard error although it is a pipe,
+# for a terminal of $COLUMNS by $LINES. The bar reaches the terminal, not the log.
+
+set -euo pipefail
+unset CDPATH
+
+wrapper=${0##*/}
+start_dir=$PWD
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+say() { printf '%s: %s\n' "$wrapper" "$1"; }
+die() { printf '%s: %s\n' "$wrapper" "$1" >&2; exit "${2:-2}"; }
+
+# --- Options ---
+# A wrapper lists its options once, one "name=default meaning" each, in two arrays: `positional` in their order, then
+# `by_name`. An option whose default is true or false is a switch and may stand without a value.
+
+declare -A value=() default=() given=()
+positional=() by_name=()
+
+read_options() {
+  local row first name names=() position=0
+  for row in "${positional[@]}" "${by_name[@]}"; do
+    first=${row%% *} name=${row%%=*}
+    names+=("$name") value[$name]=${first#*=} default[$name]=${first#*=}
+  done
+  while (( $# )); do
+    case $1 in
+      -h | --help) print_help; exit 0 ;;
+      --*=*) name=${1%%=*}; set_option "${name#--}" "${1#*=}" ;;
+      --*)
+        name=$(option_name "${1#--}")
+        if [[ ${default[$name]} != true && ${default[$name]} != false ]]; then
+          [[ $# -gt 1 && $2 != --* ]] || die "--$name needs a value (see --help)"
+          set_option "$name" "$2"; shift
+        elif [[ ${2:-} == true || ${2:-} == false ]]; then
+          set_option "$name" "$2"; shift
+        else
+          set_option "$name" true
+        fi ;;
+      -[!0-9.]*) die "unknown option $1 (see --help)" ;;
+      *)
+        (( position < ${#positional[@]} )) || die "too many arguments, beginning with '$1' (see --help)"
+        [[ -z $1 ]] || set_option "${names[position]}" "$1"  # an empty argument keeps the default
+        position=$((position + 1)) ;;
+    esac
+    shift
+  done
+}
+
+option_name() {  # prints the name of an option as the table has it; dashes and underscores are the same
+  local name=${1//-/_}
+  [[ $name =~ ^[a-z0-9_]+$ && -n ${value[$name]+set} ]] || die "unknown option --$1 (see --help)"
+  printf '%s' "$name"
+}
+
+set_option() {
+  local name
+  name=$(option_name "$1")
+  if [[ ${default[$name]} == true || ${default[$name]} == false ]]; then
+    [[ $2 == true || $2 == false ]] || die "$name=$2 must be true or false"
+  fi
+  value[$name]=$2 given[$name]=yes
+}
+
+print_help() {
+  local row number=0
+  printf '%s\n\nOptions with their defaults; the numbered ones also by position, in this order:\n' "$usage"
+  for row in "${positional[@]}"; do
+    number=$((number + 1))
+    printf ' %2d  --%-36s %s\n' "$number" "${row%% *}" "$(meaning "$row")"
+  done
+  printf 'by name only:\n'
+  for row in "${by_name[@]}"; do printf '     --%-36s %s\n' "${row%% *}" "$(meaning "$row")"; done
+  printf '     --%-36s %s\n' help "this text"
+}
+
+meaning() { local words; read -r _ words <<<"$1"; printf '%s' "$words"; }
+
+# --- Devices ---
+
+device_present() {
+  local file
+  case $1 in
+    cpu) return 0 ;;
+    gpu) set -- /proc/driver/nvidia/version /dev/nvidiactl /dev/dxg ;;
+    hpu) set -- /sys/class/accel/accel0 /dev/accel/accel0 /dev/hl0 ;;
+  esac
+  for file; do [[ ! -e $file ]] || return 0; done
+  return 1
+}
+
+known_device() { case $1 in cpu | gpu | hpu) ;; *) die "device=$1 is unknown: choose cpu, gpu or hpu" ;; esac; }
+
+require_device() {
+  local kind
+  known_device "$1"
+  device_present "$1" && return
+  case $1 in gpu) kind="NVIDIA GPU" ;; *) kind="Gaudi card" ;; esac
+  die "no $kind is visible on this machine (or in this container): use the CPU with 'bash scripts/$wrapper cpu'"
+}
+
+# --- Signals and running ---
+
+child='' stopped='' signals=0 status=0
+
+on_signal() {
+  stopped=$1 signals=$((signals + 1))
+  [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true
+}
+trap 'on_signal 130' INT
+trap 'on_signal 143' TERM
+trap 'on_signal 129' HUP
+
+# Waits for process $1 to end, whatever signals come meanwhile, and leaves its exit status in `status`.
+await() {
+  local seen last=''
+  while :; do
+    seen=$signals status=0
+    wait "$1" || status=$?
+    # A trapped signal ends `wait` too, with a status above 128, and the process may still run.
+    (( status > 128 && signals > seen )) || break
+    last=$status
+  done
+  if [[ $status == 127 && -n $last ]]; then status=$last; fi  # it had ended: there was nothing to wait for again
+}
+
+await_child() {
+  [[ -z $stopped ]] || kill -TERM "$child" 2>/dev/null || true  # the signal came before `child` was known
+  await "$child"
+  child=''
+}
+
+running() { printf 'running:'; printf ' %q' "$@"; printf '\n'; }
+
+run() {
+  [[ -z $stopped ]] || exit "$stopped"
+  (trap '' INT HUP; exec "$@") &
+  child=$!
+  await_child
+}
+
+# Copies the named pipe $1, which it makes, to our output and to the file $2, there without what a carriage return
+# overwrites (progress bars).
+copy_to_log() {
+  mkfifo "$1" "$1.log"
+  (trap '' INT TERM HUP; LC_ALL=C exec sed -u $'s/.*\r//' <"$1.log" >>"$2") &
+  copiers+=($!)
+  (trap '' INT TERM HUP; exec tee -i "$1.log" <"$1") &
+  copiers+=($!)
+}
+
+run_logged() {
+  local log=$1 pipes copiers=() copier ended
+  shift
+  [[ -z $stopped ]] || exit "$stopped"
+  mkdir -p "$(dirname "$log")"
+  running "$@" >>"$log"
+  pipes=$(mktemp -d)
+  copy_to_log "$pipes/out" "$log"
+  # Standard output and error that are one and the same share a pipe, which keeps their order.
+  [[ /dev/fd/1 -ef /dev/fd/2 ]] || copy_to_log "$pipes/err" "$log" >&2
+  (
+    trap '' INT HUP
+    export PYTHONUNBUFFERED=1
+    if [[ -t 2 ]]; then
+      export ELECTRA_PROGRESS=1
+      read -r LINES COLUMNS < <(stty size <&2 2>/dev/null || echo 24 80)
+      export LINES COLUMNS
+    fi
+    if [[ -p $pipes/err ]]; then exec "$@" >"$pipes/out" 2>"$pipes/err"; else exec "$@" >"$pipes/out" 2>&1; fi
+  ) &
+  child=$!
+  await_child
+  ended=$status
+  # A command stopped before it opened its pipes has left their readers waiting: opening and closing them ends that.
+  : <>"$pipes/out"
+  if [[ -p $pipes/err ]]; then : <>"$pipes/err"; fi
+  for copier in "${copiers[@]}"; do await "$copier"; done
+  rm -rf "$pipes"
+  status=$ended
+}
+
+# --- Python ---
+
+packages=(absl google_crc32c h5py huggingface_hub matplotlib safetensors sentencepiece tensorflow tokenizers tqdm)
+
+# What a dry run prints for the interpreter.
+planned_python() {
+  if [[ -n ${PYTHON:-} ]]; then named_python; elif [[ $PWD == "$root" ]]; then python=.venv/bin/python
+  else python=$root/.venv/bin/python; fi
+}
+
+named_python() {  # PYTHON may be a path relative to the folder where the wrapper was started
+  python=$PYTHON
+  if [[ $python == */* && $python != /* && $PWD != "$start_dir" ]]; then python=$start_dir/$python; fi
+}
+
+use_python() {
+  planned_python
+  if [[ -n ${PYTHON:-} ]]; then check_packages "$1" "${2:-}"; else use_venv "$1" "${2:-}"; fi
+}
+
+check_packages() {
+  local device=$1 tools=${2:-} modules=("${packages[@]}") answer version missing names line=requirements.txt more=''
+  [[ $device != hpu ]] || modules+=(habana_frameworks)
+  [[ -z $tools ]] || modules+=(pytest ruff)
+  answer=$("$python" -c 'import importlib.util, sys
+assert sys.version_info >= (3, 8)
+print("%d.%d" % sys.version_info[:2], *[m for m in sys.argv[1:] if importlib.util.find_spec(m) is None])' \
+    "${modules[@]}" 2>/dev/null) ||
+    die "PYTHON=$PYTHON does not run as a Python of 3.8 or newer: set PYTHON to one that does, or unset it"
+  [[ $answer == *' '* ]] || return 0
+  version=${answer%% *} missing=${answer#* }
+  case " $missing " in
+    *" tensorflow "* | *" habana_frameworks "*)
+      if [[ -n $tools ]]; then line=requirements-dev.txt; else line=$(requirements_for "$device"); fi ;;
+    *" pytest "* | *" ruff "*) more=" pytest ruff" ;;
+  esac
+  [[ $start_dir == "$root" ]] || line=$root/$line
+  names=${missing// /, }; names=${names/absl/absl-py}; names=${names/google_crc32c/google-crc32c}
+  die "PYTHON=$PYTHON lacks $names: run $PYTHON -m pip install -r $line$more"
+}
+
+# .venv/.electra-made says that this file made the folder, .venv/.electra-ready that all of it is installed: the
+# requirements file, its checksum, and that of the tools (or -).
+
+use_venv() {
+  local device=$1 tools=${2:-} venv=$root/.venv
+  if [[ -e $venv || -L $venv ]] && [[ ! -e $venv/.electra-made && ! ( -d $venv && -z $(ls -A "$venv") ) ]]; then
+    die ".venv was not made by this script and is left alone: PYTHON=.venv/bin/python uses it, removing it makes a new one"
+  fi
+  ! venv_serves || return 0
+  find_python
+  [[ -w $root ]] || die "$root is not writable, so no .venv can be made there: set PYTHON to a Python with the packages"
+  take_lock "$base"
+  venv_serves || fill_venv
+  release_lock
+}
+
+venv_serves() {
+  local file key tools_key
+  [[ -e $venv/.electra-ready ]] && read -r file key tools_key <"$venv/.electra-ready" || return 1
+  # TensorFlow for gpu or hpu runs on the CPU as well.
+  [[ $device == cpu || $file == requirements-${device}[.-]* ]] && [[ $key == "$(checksum "$file")" ]] &&
+    [[ -z $tools || $tools_key == "$(checksum requirements-dev.txt)" ]] && "$venv/bin/python" -c '' 2>/dev/null
+}
+
+checksum() { cat "$root/requirements.txt" "$root/$1" 2>/dev/null | cksum | tr ' ' -; }
+
+fill_venv() {
+  local file='' key='' tools_key=- reason='' install
+  if [[ -e $venv/.electra-ready ]]; then
+    read -r file key tools_key <"$venv/.electra-ready"
+    if ! "$venv/bin/python" -c '' 2>/dev/null; then
+      reason="its Python does not run any more"
+    elif [[ $device != cpu && $file != requirements-${device}[.-]* ]]; then
+      reason="it holds $file, and this start needs the packages for $device"
+    elif [[ $key != "$(checksum "$file")" || ( $tools_key != - && $tools_key != "$(checksum requirements-dev.txt)" ) ]]
+    then
+      say "the requirements have changed since .venv was filled"
+    fi
+  elif [[ -e $venv ]]; then
+    reason="an earlier start did not finish it"
+  fi
+  if [[ -n $reason || ! -e $venv ]]; then
+    if [[ -n $reason ]]; then say "making .venv again: $reason"; else say "making .venv with $base (Python $version)"; fi
+    file=$(requirements_for "$device") tools_key=-
+    rm -rf "$venv"
+    mkdir "$venv"
+    : >"$venv/.electra-made"
+    run "$base" -m venv "$venv"
+    (( status == 0 )) || set_up_failed "making .venv failed with status $status, its reason is above"
+  fi
+  rm -f "$venv/.electra-ready"
+  install=("$venv/bin/python" -m pip install --disable-pip-version-check -r "$root/$file")
+  if [[ -n $tools || $tools_key != - ]]; then
+    sed '/^-r /d' "$root/requirements-dev.txt" >"$venv/.electra-tools.txt"
+    install+=(-r "$venv/.electra-tools.txt")
+    tools_key=$(checksum requirements-dev.txt)
+    say "installing $file and the tools of requirements-dev.txt into .venv, once; this takes a minute or more"
+  else
+    say "installing $file into .venv, once; this takes a minute or more"
+  fi
+  [[ -t 1 ]] || install+=(--quiet)
+  run "${install[@]}"
+  (( status == 0 )) || set_up_failed "pip could not install $file (status $status, its reason is above): check the network \
+connection and pip's index settings; the next start tries again"
+  printf '%s %s %s\n' "$file" "$(checksum "$file")" "$tools_key" >"$venv/.electra-ready.tmp"
+  mv "$venv/.electra-ready.tmp" "$venv/.electra-ready"
+}
+
+set_up_failed() {
+  [[ -z $stopped ]] || die "stopped while setting up .venv: the next start makes it again" "$stopped"
+  die "$1" "$status"
+}
+
+# The version of the SynapseAI driver, e.g. 1.14.0-9e8ecf8; nothing where it cannot be read.
+synapse_version() {
+  local file
+  for file in /sys/class/accel/accel0/device/driver_ver /sys/class/habanalabs/hl0/driver_ver; do
+    if [[ -r $file ]]; then head -n 1 "$file"; return; fi
+  done
+}
+
+requirements_for() {
+  if [[ $1 != hpu ]]; then printf 'requirements-%s.txt' "$1"; return; fi
+  case $(synapse_version) in
+    1.6.*) printf requirements-hpu-1.6.1.txt ;;
+    1.14.*) printf requirements-hpu-1.14.txt ;;
+    *) if [[ $version == 3.8 ]]; then printf requirements-hpu-1.6.1.txt; else printf requirements-hpu-1.14.txt; fi ;;
+  esac
+}
+
+# Sets `base` to a Python that can make .venv for $device, and `version` to its version.
+find_python() {
+  local supported=(3.11 3.10 3.12 3.13) synapse candidate answer seen='' without_venv=''
+  if [[ $device == hpu ]]; then
+    synapse=$(synapse_version)
+    case $synapse in
+      1.6.*) supported=(3.8 3.10) ;;
+      1.14.*) supported=(3.10) ;;
+      '') supported=(3.10 3.8) ;;
+      *) die "no requirements file fits SynapseAI $synapse (there are 1.6.1 and 1.14): set PYTHON to the Python of the \
+vendor's image" ;;
+    esac
+  fi
+  for candidate in python3 "${supported[@]/#/python}"; do
+    answer=$("$candidate" -c 'import importlib.util, sys
+print("%d.%d" % sys.version_info[:2], *[m for m in ("venv", "ensurepip") if importlib.util.find_spec(m) is None])' \
+      2>/dev/null) || continue
+    version=${answer%% *} base=$candidate
+    seen=${seen:-$version}
+    case " ${supported[*]} " in *" $version "*) ;; *) continue ;; esac
+    [[ $answer == *' '* ]] || return 0
+    without_venv=${without_venv:-$version}
+  done
+  [[ -z $without_venv ]] || die "Python $without_venv here cannot make a virtual environment: install the package \
+python$without_venv-venv ('apt-get install python$without_venv-venv' on Debian), or set PYTHON to a Python with the packages"
+  seen=${seen:+python3 is $seen, and }
+  die "${seen}a Python of version $(printf '%s\n' "${supported[@]}" | sort -V | paste -sd ' ') is needed: install \
+one, or set PYTHON to a Python with the packages"
+}
+
+# --- One set-up at a time ---
+# The lock is on the open file 9 of this shell, taken through Python because flock(1) is not everywhere; it ends with the
+# processes that hold the file open.
+
+lock_code='import fcntl, sys
+try:
+    fcntl.flock(9, fcntl.LOCK_EX | (fcntl.LOCK_NB if sys.argv[1] == "try" else 0))
+except BlockingIOError:
+    sys.exit(75)
+except OSError:
+    pass  # a file system without locks'
+
+take_lock() {
+  exec 9>"$root/.setup.lock"
+  run "$1" -c "$lock_code" try
+  if (( status == 75 )); then
+    say "another start is setting things up here: waiting for it"
+    run "$1" -c "$lock_code" wait
+  fi
+  [[ -z $stopped ]] || exit "$stopped"
+}
+
+release_lock() { exec 9>&-; }

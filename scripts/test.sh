@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Checks the project: ruff, then the tests. Sets itself up from nothing; arguments are passed to pytest.
+#
+#   bash scripts/test.sh
+#   bash scripts/test.sh tests/test_scripts.py -k help
+
+# shellcheck source=scripts/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+cd "$root"
+use_python cpu tools
+linted=0
+"$python" -m ruff check . || linted=$?
+"$python" -m pytest -q "$@"
+(( linted == 0 )) || die "the tests pass, but ruff has found something (above)" "$linted"

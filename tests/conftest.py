@@ -1,0 +1,45 @@
+"""What must stand before TensorFlow loads, and fixtures that several test files share."""
+import os
+
+# Read when TensorFlow loads. Expected numbers are those of the CPU, and `open_device("cpu")` cannot hide a GPU that an
+# earlier test has used: `CUDA_VISIBLE_DEVICES=0 pytest` is for tests that are about a GPU.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("AUTOGRAPH_STRICT_CONVERSION", "1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import json
+import pathlib
+
+import pytest
+
+VOCABULARY = """[PAD] [UNK] [CLS] [SEP] [MASK] the a cat dog sat on mat ran to and un want ##want ##ed wa runn ##ing low
+##est ##er cafe caf ##s ##e ##é é É e 中 国 , . ! ? ' -""".split()
+
+
+@pytest.fixture(scope="session")
+def vocab_file(tmp_path_factory) -> str:
+    """A `vocab.txt` of 41 tokens, alone in its folder."""
+    path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
+    path.write_text("".join(token + "\n" for token in VOCABULARY), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Reads a file of tests/data, which names its source."""
+    return lambda name: json.loads((pathlib.Path(__file__).parent / "data" / name).read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def refuses():
+    """Runs a call and returns its refusal, after checking that a user can read it: one line, ended as a sentence."""
+    from configuration import UserError
+
+    def run(call, *args, **kwargs) -> str:
+        with pytest.raises(UserError) as caught:
+            call(*args, **kwargs)
+        text = str(caught.value)
+        assert "\n" not in text and text[-1] in ".?" and len(text) > 20, text
+        return text
+
+    return run

@@ -1,0 +1,341 @@
+"""configuration.py: sizes, files, settings and command lines, against the design's and the papers' numbers."""
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+
+import configuration
+from configuration import ElectraConfig, PretrainingConfig
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def pretraining(**fields) -> PretrainingConfig:
+    return PretrainingConfig(**{"pretrain_tfrecords": "shards", **fields})
+
+
+# --- The encoder ---
+
+
+@pytest.mark.parametrize("size, layers, hidden, heads, feed_forward, embedding", [
+    # Clark et al. 2020, table 6; `tiny` is this project's.
+    ("tiny", 2, 128, 2, 512, 64),
+    ("small", 12, 256, 4, 1024, 128),
+    ("base", 12, 768, 12, 3072, 768),
+    ("large", 24, 1024, 16, 4096, 1024),
+])
+def test_sizes_are_those_of_the_paper(size, layers, hidden, heads, feed_forward, embedding):
+    config = ElectraConfig.of_size(size)
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.intermediate_size,
+            config.embedding_size) == (layers, hidden, heads, feed_forward, embedding)
+
+
+def test_what_all_sizes_share_is_that_of_the_paper():
+    for size in configuration.SIZES:
+        config = ElectraConfig.of_size(size)
+        assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (0.1, 0.1)
+        assert (config.initializer_range, config.layer_norm_eps, config.hidden_act) == (0.02, 1e-12, "gelu")
+        assert (config.max_position_embeddings, config.type_vocab_size, config.vocab_size) == (512, 2, 30522)
+
+
+@pytest.mark.parametrize("size, fraction, width", [
+    ("tiny", None, 64), ("small", None, 64), ("base", None, 256), ("large", None, 256),
+    ("base", 1 / 3, 256),
+    ("base", 0.3333333, 256),  # the recipe's spelling of a third, 255.99997
+    ("base", 0.333, 256),
+    ("base", 0.34, 320),  # 261 rounds up
+    ("base", 0.25, 192),  # google-research/electra's default
+    ("small", 1.0, 256),  # the released small++
+    ("tiny", 0.01, 64),  # never below one head
+])
+def test_generator_width_is_a_fraction_rounded_up_to_64(size, fraction, width):
+    discriminator = ElectraConfig.of_size(size)
+    if fraction is None:
+        fraction = pretraining(model_size=size).generator_fraction
+    generator = discriminator.generator(fraction)
+    assert generator.hidden_size == width
+    assert generator.num_attention_heads == max(1, width // 64)
+    assert generator.intermediate_size == 4 * width
+    assert generator.num_hidden_layers == discriminator.num_hidden_layers
+    assert generator.embedding_size == discriminator.embedding_size
+
+
+@pytest.mark.parametrize("vocab_size, padded", [(30522, 30528), (30528, 30528), (30529, 30536), (1, 8)])
+def test_vocabulary_is_padded_to_a_multiple_of_8(vocab_size, padded):
+    assert ElectraConfig(vocab_size=vocab_size).padded_vocab_size == padded
+
+
+def test_config_json_round_trip_changes_nothing(tmp_path):
+    config = ElectraConfig.of_size("small", vocab_size=1234, hidden_dropout_prob=0.25, layer_norm_eps=1e-7)
+    path = str(tmp_path / "config.json")
+    configuration.write_json(path, config.to_dict())
+    assert json.load(open(path))["model_type"] == "electra"
+    assert ElectraConfig.from_json_file(path) == config
+
+
+def test_config_json_may_hold_keys_that_are_not_the_encoders(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"architectures": ["ElectraForMaskedLM"], "hidden_size": 64, "num_attention_heads": 4,
+                                "summary_type": "first"}))  # and names no model_type, as the oldest files
+    assert ElectraConfig.from_json_file(str(path)) == ElectraConfig(hidden_size=64, num_attention_heads=4)
+
+
+@pytest.mark.parametrize("content, part", [
+    ('{"model_type": "bert"}', "model_type is 'bert'"),
+    ('{"hidden_size": 64', "not valid JSON"),
+    ('[1, 2]', "holds no JSON object"),
+    ('{"hidden_size": 0}', "hidden_size=0"),
+    ('{"hidden_size": 64.0}', "hidden_size=64.0"),
+    ('{"vocab_size": true}', "vocab_size=True"),
+    ('{"hidden_dropout_prob": null}', "hidden_dropout_prob=None"),
+    ('{"layer_norm_eps": "1e-12"}', "layer_norm_eps='1e-12'"),
+    ('{"hidden_act": "relu"}', "hidden_act='relu'"),
+    ('{"hidden_size": 100}', "num_attention_heads=12 does not divide hidden_size=100"),
+])
+def test_config_json_that_cannot_be_used_is_refused_with_its_path(content, part, tmp_path, refuses):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    text = refuses(ElectraConfig.from_json_file, str(path))
+    assert part in text and str(path) in text
+
+
+def test_missing_config_json_is_refused_with_its_path(tmp_path, refuses):
+    assert str(tmp_path / "none.json") in refuses(ElectraConfig.from_json_file, str(tmp_path / "none.json"))
+
+
+@pytest.mark.parametrize("field, value", [
+    ("hidden_size", -768), ("num_hidden_layers", 0), ("vocab_size", "30522"), ("hidden_dropout_prob", 1.0),
+    ("attention_probs_dropout_prob", -0.1), ("hidden_dropout_prob", float("nan")), ("initializer_range", 0.0),
+    ("layer_norm_eps", float("nan")),
+])
+def test_encoder_value_out_of_bounds_is_refused_by_name(field, value, refuses):
+    assert f"{field}={value!r}" in refuses(ElectraConfig, **{field: value})
+
+
+def test_number_of_heads_must_divide_the_width(refuses):
+    assert "num_attention_heads=5" in refuses(ElectraConfig.of_size, "tiny", num_attention_heads=5)
+
+
+def test_unknown_size_is_refused_with_the_known_ones(refuses):
+    text = refuses(ElectraConfig.of_size, "huge")
+    assert "'huge'" in text and "tiny, small, base, large" in text
+
+
+def test_unknown_field_is_refused_by_name_with_a_hint(refuses):
+    assert "'hiden_size'" in (text := refuses(ElectraConfig.of_size, "tiny", hiden_size=64))
+    assert "'hidden_size'" in text
+    text = refuses(ElectraConfig.of_size, "tiny", qqq=1)
+    assert "'qqq'" in text and "num_attention_heads" in text
+
+
+def test_configurations_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ElectraConfig().hidden_size = 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        pretraining().seed = 1
+
+
+# --- Pre-training settings ---
+
+
+def test_defaults_are_the_recipes():
+    config = pretraining()
+    assert (config.optimizer, config.learning_rate, config.lr_decay_power, config.end_lr) == ("lamb", 6e-3, 0.5, 0.0)
+    assert (config.opt_beta_1, config.opt_beta_2, config.weight_decay_rate, config.skip_adaptive) == (
+        0.878, 0.974, 0.01, True)
+    assert (config.num_train_steps, config.num_warmup_steps, config.max_seq_length) == (10000, 2000, 128)
+    assert (config.mask_prob, config.disc_weight, config.keep_checkpoint_max) == (0.15, 50.0, 5)
+
+
+@pytest.mark.parametrize("length, mask_prob, slots", [
+    (128, 0.15, 19), (512, 0.15, 79),  # the recipe's max_predictions_per_seq
+    (128, 0.25, 32), (8, 0.001, 1),  # never none
+])
+def test_slots_for_masked_positions(length, mask_prob, slots):
+    assert pretraining(max_seq_length=length, mask_prob=mask_prob).max_predictions_per_seq == slots
+
+
+@pytest.mark.parametrize("fields, part", [
+    (dict(num_warmup_steps=20, num_train_steps=20), "--num_warmup_steps=20 must be below --num_train_steps=20"),
+    (dict(num_warmup_steps=21, num_train_steps=20), "--num_warmup_steps=21"),
+    (dict(train_batch_size=-16), "--train_batch_size=-16"),
+    (dict(gradient_accumulation_steps=0), "--gradient_accumulation_steps=0"),
+    (dict(num_train_steps=-1, num_warmup_steps=0), "--num_train_steps=-1"),
+    (dict(mask_prob=0.0), "--mask_prob=0.0"),
+    (dict(mask_prob=0.95), "--mask_prob=0.95"),
+    (dict(opt_beta_1=1.0), "--opt_beta_1=1.0"),
+    (dict(learning_rate=float("nan")), "--learning_rate=nan"),
+    (dict(learning_rate=float("inf")), "--learning_rate=inf"),
+    (dict(seed=-1), "--seed=-1"),
+    (dict(seed=2**31), "--seed=2147483648"),
+    (dict(model_size="huge"), "--model_size=huge"),
+    (dict(generator_hidden_size=1.5), "--generator_hidden_size=1.5"),
+    (dict(device="tpu"), "--device=tpu"),
+    (dict(pretrain_tfrecords=None), "--pretrain_tfrecords is missing"),
+    (dict(load_weights=True), "--weights_dir is missing"),
+    (dict(weights_dir="x"), "--load_weights is missing"),
+    (dict(load_weights=True, weights_dir="x", restore_checkpoint="latest"), "--restore_checkpoint"),
+    (dict(overwrite=True, restore_checkpoint="latest"), "--overwrite"),
+    (dict(eval_only=True, eval_tfrecords="x"), "--restore_checkpoint is missing"),
+    (dict(eval_only=True, restore_checkpoint="x"), "--eval_tfrecords is missing"),
+])
+def test_setting_that_cannot_be_is_refused_by_its_flag(fields, part, refuses):
+    assert part in refuses(pretraining, **fields)
+
+
+def test_unknown_setting_is_no_setting():
+    with pytest.raises(TypeError, match="learning_rat"):
+        pretraining(learning_rat=1.0)
+
+
+def test_folders_follow_the_name_of_the_run():
+    config = pretraining(results_dir="out", model_size="small")
+    assert config.checkpoint_dir == os.path.join("out", "models", "small", "checkpoints")
+    assert pretraining(results_dir="out", model_name="mine").logs == os.path.join("out", "models", "mine", "logs")
+    assert pretraining(log_dir="elsewhere").logs == "elsewhere"
+
+
+def test_model_config_replaces_fields_of_the_size_and_the_vocabulary_comes_last(tmp_path, refuses):
+    path = tmp_path / "model.json"
+    path.write_text('{"model_type": "electra", "num_hidden_layers": 3, "vocab_size": 7}')
+    config = pretraining(model_size="tiny", model_config=str(path))
+    assert config.encoder_config(99) == ElectraConfig.of_size("tiny", num_hidden_layers=3, vocab_size=99)
+    path.write_text('{"num_layers": 3}')
+    assert "'num_layers'" in refuses(config.encoder_config, 99)
+
+
+def test_sequences_longer_than_the_positions_are_refused(refuses):
+    assert "--max_seq_length=513" in refuses(pretraining(max_seq_length=513).encoder_config, 99)
+
+
+# --- Command lines ---
+
+
+def parse(*words) -> PretrainingConfig:
+    flag_values = flags.FlagValues()
+    configuration.define_flags(flag_values, PretrainingConfig)
+    configuration.parse_command_line(["train.py", "--pretrain_tfrecords=shards", *words], flag_values, "Trains.")
+    return configuration.from_flags(PretrainingConfig, flag_values)
+
+
+def test_defaults_of_the_flags_are_those_of_the_fields():
+    assert parse() == pretraining()
+
+
+@pytest.mark.parametrize("words, field, value", [
+    (["--seed=7"], "seed", 7),
+    (["--seed", "7"], "seed", 7),
+    (["--learning_rate=4e-3"], "learning_rate", 4e-3),
+    (["--optimizer=adamw"], "optimizer", "adamw"),
+    (["--json_summary=out.jsonl"], "json_summary", "out.jsonl"),
+    (["--json-summary=out.jsonl"], "json_summary", "out.jsonl"),
+    (["--json-summary", "out-1.jsonl"], "json_summary", "out-1.jsonl"),  # the value keeps its dash
+    (["--model-name=my-run"], "model_name", "my-run"),
+    (["--skip_adaptive"], "skip_adaptive", True),
+    (["--skip_adaptive", "true"], "skip_adaptive", True),
+    (["--skip_adaptive", "false"], "skip_adaptive", False),
+    (["--skip-adaptive", "False"], "skip_adaptive", False),
+    (["--skip_adaptive=false"], "skip_adaptive", False),
+    (["--skip_adaptive", "0"], "skip_adaptive", False),
+    (["--noskip_adaptive"], "skip_adaptive", False),
+    (["--noskip-adaptive"], "skip_adaptive", False),
+    (["--skip_adaptive", "--phase2"], "phase2", True),
+    (["--xla", "false"], "xla", "false"),  # a choice of words, no switch
+    (["--generator_hidden_size=0.3333333"], "generator_hidden_size", 0.3333333),
+    (["--eval_freq=10"], "eval_freq", 10),
+])
+def test_flag_sets_its_field_and_no_other(words, field, value):
+    others = {"skip_adaptive": True} if field == "phase2" else {}
+    assert parse(*words) == pretraining(**{field: value, **others})
+
+
+@pytest.mark.parametrize("words, part", [
+    (["--learning_rte=1"], "learning_rte"),
+    (["--seed=x"], "seed"),
+    (["--num_train_steps=1.5"], "num_train_steps"),
+    (["--device=tpu"], "tpu"),
+    (["--seed"], "seed"),
+    (["stray"], "'stray'"),
+    (["--phase2", "false", "stray"], "'stray'"),
+    (["--skip_adaptive", "no"], "'no'"),
+    (["--mask_prob=2"], "--mask_prob=2"),
+])
+def test_wrong_command_line_is_refused_in_one_sentence(words, part, refuses):
+    assert part in refuses(parse, *words)
+
+
+@pytest.mark.parametrize("word", ["-h", "--help", "-help"])
+def test_help_lists_every_flag_with_its_default_and_ends_well(word, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse("--seed=x", word)  # help is given whatever else is wrong
+    assert caught.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "Trains." in lines
+    for field in dataclasses.fields(PretrainingConfig):
+        default = "none" if field.default is None else field.default
+        assert f"  --{field.name}={str(default).lower() if isinstance(default, bool) else default}" in lines
+        assert field.metadata["meaning"] in " ".join(" ".join(lines).split())
+    assert "(lamb, adam, adamw)" in " ".join(" ".join(lines).split())
+
+
+@pytest.mark.parametrize("end, status, said", [
+    (configuration.UserError("Mend it."), 2, "train.py: Mend it.\n"),
+    (configuration.RunFailed("It broke."), 1, "train.py: It broke.\n"),
+    (configuration.Interrupted("Resume it."), 75, "train.py: Resume it.\n"),
+    (None, None, ""),
+])
+def test_command_ends_in_one_sentence_and_its_status(end, status, said, monkeypatch, capsys):
+    def main(argv):
+        if end:
+            raise end
+
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train.py"])
+    with pytest.raises(SystemExit) as caught:
+        configuration.run_command(main)
+    assert caught.value.code == status
+    assert capsys.readouterr().err == said
+
+
+def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
+    with pytest.raises(KeyError):
+        configuration.run_command(lambda argv: {}["x"])
+
+
+@pytest.mark.parametrize("module", ["configuration", "tokenization"])
+def test_module_loads_without_tensorflow(module):
+    code = f"import sys, {module}; sys.exit('tensorflow' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+# --- Files ---
+
+
+def test_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "file.txt"
+    configuration.write_text(str(path), "old é\n")
+    assert path.read_text(encoding="utf-8") == "old é\n"
+    with pytest.raises(UnicodeEncodeError):
+        configuration.write_text(str(path), "new " * 100000 + "\ud800")  # fails after much of it is written
+    assert path.read_text(encoding="utf-8") == "old é\n"
+
+    def interrupted(source, target):
+        assert path.read_text(encoding="utf-8") == "old é\n"
+        assert open(source, encoding="utf-8").read() == "new\n"  # whole before it takes the old one's place
+        raise OSError("no space")
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(OSError, match="no space"):
+        configuration.write_text(str(path), "new\n")
+    assert path.read_text(encoding="utf-8") == "old é\n"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_json_is_written_readable(tmp_path):
+    path = tmp_path / "file.json"
+    configuration.write_json(str(path), {"name": "é", "list": [1]})
+    assert path.read_text(encoding="utf-8").startswith('{\n  "name": "é"')
+    assert configuration.read_json_object(str(path)) == {"name": "é", "list": [1]}

@@ -1,0 +1,422 @@
+"""run_pretraining: both phases as a user runs them, resuming to the bit, refusals, evaluation."""
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import flags
+
+import configuration
+import devices
+import run_pretraining
+import training
+from configuration import Interrupted, PretrainingConfig, RunFailed, UserError
+
+ROOT = pathlib.Path(__file__).parent.parent
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(56))]  # 61 tokens
+
+
+def write_shards(folder, length, records=90, shards=3, seed=0, features=()):
+    """Records with a pattern to learn: each token is often followed by its successor."""
+    folder.mkdir(parents=True)
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    rng = np.random.default_rng(seed)
+
+    def int64(values):
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+    for shard in range(shards):
+        with tf.io.TFRecordWriter(str(folder / f"train-{shard}.tfrecord")) as writer:
+            for _ in range(shard, records, shards):
+                real = int(rng.integers(length // 2, length + 1))
+                ids = (5 + (rng.integers(56) + np.cumsum(rng.random(real) < 0.8)) % 56).tolist()
+                ids[0], ids[-1] = 2, 3
+                padding = [0] * (length - real)
+                content = {"input_ids": int64(ids + padding), "input_mask": int64([1] * real + padding),
+                           "segment_ids": int64([0] * length), **dict(features)}
+                writer.write(tf.train.Example(features=tf.train.Features(feature=content)).SerializeToString())
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Folders of records of length 32 (training, held out) and 64, and the flags of a very small model."""
+    base = tmp_path_factory.mktemp("data")
+    model = base / "model.json"
+    model.write_text(json.dumps({"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 128,
+                                 "num_attention_heads": 2, "embedding_size": 32, "max_position_embeddings": 64}))
+    return {32: write_shards(base / "32", 32), 64: write_shards(base / "64", 64, records=40),
+            "held_out": write_shards(base / "held_out", 32, records=24, shards=1, seed=1), "model": str(model)}
+
+
+def make_config(data, tmp_path, **changes):
+    """Phase 1 of 12 updates of 3 x 4 sequences: 90 records make 7.5 updates, so an epoch ends inside an update."""
+    settings = dict(model_size="tiny", model_config=data["model"], pretrain_tfrecords=data[32], max_seq_length=32,
+                    num_train_steps=12, num_warmup_steps=2, train_batch_size=4, gradient_accumulation_steps=3,
+                    save_checkpoints_steps=100, results_dir=str(tmp_path / "results"))
+    return PretrainingConfig(**{**settings, **changes})
+
+
+def phase_2(config, data, **changes):
+    return dataclasses.replace(config, phase2=True, restore_checkpoint="latest", max_seq_length=64, overwrite=False,
+                               pretrain_tfrecords=data[64], num_train_steps=6, num_warmup_steps=1, **changes)
+
+
+class StopAfter:
+    """Stands in for a signal that arrives during update `step`: the loop looks once before and once after it."""
+
+    def __init__(self, step, first=1):
+        self.looks_left = 2 * (step - first) + 1
+
+    @property
+    def signal_name(self):
+        self.looks_left -= 1
+        return "SIGTERM" if self.looks_left < 0 else None
+
+
+def train(config, stop_after=None):
+    never = training.StopRequest()
+    run_pretraining.train(config, devices.open_device("cpu", "fp32"), stop_after or never)
+
+
+def tensors(config, name):
+    """Every tensor of a checkpoint's model and optimizer."""
+    reader = tf.train.load_checkpoint(os.path.join(config.checkpoint_dir, name))
+    return {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()
+            if key.startswith(("model/", "optimizer/"))}
+
+
+def metrics(config, phase=1):
+    return training.read_metrics_log(os.path.join(config.logs, f"pretraining_phase{phase}.jsonl"))
+
+
+def weights(tensors):
+    return {key: value for key, value in tensors.items() if key.startswith("model/")}
+
+
+def assert_same_bits(one, other):
+    assert one.keys() == other.keys() and len(one) >= 50  # as many variables as the small model has
+    for key in one:
+        np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+
+
+def console(config, phase=1):
+    return (pathlib.Path(config.logs) / f"pretraining_phase{phase}_rank0.log").read_text()
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """Phases 1 and 2 without interruption, and their configurations."""
+    config = make_config(data, tmp_path_factory.mktemp("finished"))
+    train(config)
+    second = phase_2(config, data)
+    train(second)
+    return config, second
+
+
+# --- What a run leaves ---
+
+
+def test_a_run_leaves_checkpoints_logs_configuration_vocabulary_and_curves(finished):
+    config, second = finished
+    checkpoints = training.Checkpoints(config.checkpoint_dir).list()
+    assert [os.path.basename(found.prefix) for found in checkpoints] == ["ckpt-12", "ckpt-p2-6"]
+    for name, phase, steps in (("pretraining_phase1", 1, 12), ("pretraining_phase2", 2, 6)):
+        entries = metrics(config, phase)
+        assert [entry["step"] for entry in entries] == list(range(1, steps + 1))
+        assert all(np.isfinite(entry["loss"]) for entry in entries)
+        assert os.path.exists(os.path.join(config.logs, f"{name}.png"))
+        saved = json.loads((pathlib.Path(config.logs) / f"configuration_phase{phase}.json").read_text())
+        assert saved["config"]["num_train_steps"] == steps and saved["discriminator"]["vocab_size"] == 61
+    assert (pathlib.Path(config.model_dir) / "vocab.txt").read_text().split() == VOCABULARY
+    assert "parameters: 0.10 M" in console(config)
+
+
+def test_one_step_is_one_update_and_the_schedule_starts_at_zero(finished):
+    config, _ = finished
+    assert tensors(config, "ckpt-12")["optimizer/step/.ATTRIBUTES/VARIABLE_VALUE"] == 12
+    rates = [entry["learning_rate"] for entry in metrics(config)]
+    assert rates[0] == 0 and rates[2] == pytest.approx(6e-3) == max(rates) and rates[-1] > 0
+
+
+def test_phase_2_starts_from_phase_1s_weights_with_a_fresh_optimizer(data, tmp_path, finished):
+    config, _ = finished
+    copy = dataclasses.replace(phase_2(config, data), learning_rate=0.0, model_name="tiny")
+    results = tmp_path / "results" / "models" / "tiny" / "checkpoints"
+    results.mkdir(parents=True)
+    for file in pathlib.Path(config.checkpoint_dir).glob("ckpt-12.*"):
+        (results / file.name).write_bytes(file.read_bytes())
+    copy = dataclasses.replace(copy, results_dir=str(tmp_path / "results"), num_train_steps=2, weight_decay_rate=0.0)
+    train(copy)
+    first, second = tensors(config, "ckpt-12"), tensors(copy, "ckpt-p2-2")
+    assert_same_bits(weights(first), weights(second))  # rate 0: as they were
+    assert second["optimizer/step/.ATTRIBUTES/VARIABLE_VALUE"] == 2
+
+
+# --- Bits ---
+
+
+@pytest.mark.parametrize("step", [5, 8])
+def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(data, tmp_path, finished, step):
+    config = make_config(data, tmp_path)
+    with pytest.raises(Interrupted, match=f"at step {step} of phase 1, which is saved; resume with"):
+        train(config, StopAfter(step))
+    assert f"ckpt-{step}.index" in os.listdir(config.checkpoint_dir)
+    train(dataclasses.replace(config, restore_checkpoint="latest"))
+    assert_same_bits(tensors(finished[0], "ckpt-12"), tensors(config, "ckpt-12"))
+    assert [entry["step"] for entry in metrics(config)] == list(range(1, 13))
+    if step == 5:
+        second = phase_2(config, data)
+        with pytest.raises(Interrupted, match="at step 3 of phase 2"):
+            train(second, StopAfter(3))
+        train(second)
+        assert_same_bits(tensors(finished[1], "ckpt-p2-6"), tensors(second, "ckpt-p2-6"))
+
+
+def test_evaluating_and_saving_change_no_bit_of_training(data, tmp_path, finished):
+    config = make_config(data, tmp_path, eval_tfrecords=data["held_out"], eval_freq=5, save_checkpoints_steps=4)
+    train(config)
+    assert_same_bits(tensors(finished[0], "ckpt-12"), tensors(config, "ckpt-12"))
+    held_out = [entry for entry in metrics(config) if entry["kind"] == "eval"]
+    assert [entry["step"] for entry in held_out] == [5, 10, 12]
+    assert held_out[0]["generator_perplexity"] == pytest.approx(np.exp(held_out[0]["generator_loss"]))
+    assert {"generator_accuracy", "discriminator_loss", "discriminator_accuracy", "discriminator_precision",
+            "discriminator_recall", "discriminator_auc"} <= held_out[0].keys()
+
+
+def test_another_seed_gives_another_run(data, tmp_path, finished):
+    config = make_config(data, tmp_path, seed=43, num_train_steps=3, lr_decay_power=0.0)
+    train(config)
+    key = "model/encoder/layers/0/query/kernel/.ATTRIBUTES/VARIABLE_VALUE"
+    assert (tensors(config, "ckpt-3")[key] != tensors(finished[0], "ckpt-12")[key]).any()
+
+
+# --- As a user runs it ---
+
+
+def command(config, *more):
+    words = [f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
+             for name, value in dataclasses.asdict(config).items()
+             if value is not None and value != getattr(PretrainingConfig, name)]
+    return [sys.executable, str(ROOT / "run_pretraining.py"), *words, *more]
+
+
+def run(*words, **kwargs):
+    return subprocess.run(words, capture_output=True, text=True, timeout=240, cwd=ROOT, **kwargs)
+
+
+def test_killed_at_random_moments_and_resumed_equals_an_uninterrupted_run(data, tmp_path, finished):
+    """kill -9 whenever a checkpoint happens to be there, in the middle of whatever the process does."""
+    config = make_config(data, tmp_path, save_checkpoints_steps=1, keep_checkpoint_max=2)
+    folder = pathlib.Path(config.checkpoint_dir)
+    for step, delay in ((2, 0.05), (6, 0.3)):
+        resumed = dataclasses.replace(config, restore_checkpoint="latest" if folder.exists() else None)
+        process = subprocess.Popen(command(resumed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+        deadline = time.monotonic() + 120
+        while not any(found.step >= step for found in training.Checkpoints(str(folder)).list()):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+    done = run(*command(dataclasses.replace(config, restore_checkpoint="latest")))
+    assert done.returncode == 0, done.stderr
+    assert_same_bits(tensors(finished[0], "ckpt-12"), tensors(config, "ckpt-12"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_update_saves_says_how_to_resume_and_exits_75(data, tmp_path, number):
+    config = make_config(data, tmp_path, num_train_steps=100_000, log_freq=1)
+    process = subprocess.Popen(command(config), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    for line in process.stdout:
+        if line.startswith("step 3/"):
+            process.send_signal(number)
+            break
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75
+    assert len(errors.strip().splitlines()) == 1 and "resume with --restore_checkpoint=latest" in errors
+    step = int(re.search(r"at step (\d+)", errors)[1])
+    assert [found.step for found in training.Checkpoints(config.checkpoint_dir).list()] == [step] and step >= 3
+
+
+def test_help_lists_every_option_with_its_default_and_exits_0():
+    for word in ("-h", "--help"):
+        done = run(sys.executable, str(ROOT / "run_pretraining.py"), word)
+        assert done.returncode == 0 and done.stderr == ""
+        for field in dataclasses.fields(PretrainingConfig):
+            assert f"--{field.name}=" in done.stdout
+        assert "--learning_rate=0.006" in done.stdout and "--use_hpu=false" in done.stdout
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (["--no_such_flag=1"], "no_such_flag"), (["--train_batch_size=many"], "train_batch_size"),
+    (["--train_batch_size=0"], "--train_batch_size=0 is too small"), (["stray"], "'stray'"),
+    (["--device=tpu"], "device"), (["--precision=fp8"], "precision"), ([], "--pretrain_tfrecords is missing"),
+    (["--pretrain_tfrecords=/nowhere/*"], "/nowhere/* matches no file"),
+    (["--pretrain_tfrecords=x", "--num_train_steps=5", "--num_warmup_steps=5"], "--num_warmup_steps=5 must be below"),
+    (["--pretrain_tfrecords=x", "--device=gpu"], "--device=cpu")])
+def test_a_mistake_ends_in_one_sentence_and_status_2(words, sentence, tmp_path):
+    done = run(sys.executable, str(ROOT / "run_pretraining.py"), *words,
+               *([] if "--no_such_flag=1" in words else [f"--results_dir={tmp_path}"]))
+    assert done.returncode == 2
+    assert sentence in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not (tmp_path / "models" / "base" / "checkpoints").exists() or not os.listdir(
+        tmp_path / "models" / "base" / "checkpoints")
+
+
+# --- Refusals and notes ---
+
+
+def test_a_second_run_is_refused_with_the_three_ways_on_and_overwrite_starts_anew(data, tmp_path, finished):
+    config = make_config(data, tmp_path, num_train_steps=3)
+    train(config)
+    train(phase_2(config, data))
+    ways_on = "--restore_checkpoint=latest.*--resume_training=true.*--model_name.*--overwrite"
+    with pytest.raises(UserError, match=ways_on):
+        train(config)
+    train(dataclasses.replace(config, overwrite=True))
+    assert [found.prefix[-6:] for found in training.Checkpoints(config.checkpoint_dir).list()] == ["ckpt-3"]
+
+
+def test_resuming_a_finished_phase_does_nothing_and_says_so(finished):
+    config, _ = finished
+    before = sorted(os.listdir(config.checkpoint_dir))
+    train(dataclasses.replace(config, restore_checkpoint="latest"))
+    assert "phase 1 has done its 12 updates already" in console(config)
+    assert sorted(os.listdir(config.checkpoint_dir)) == before
+
+
+def test_resume_and_phase_2_refuse_what_is_not_there(data, tmp_path, finished):
+    config = make_config(data, tmp_path)
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        train(dataclasses.replace(config, restore_checkpoint="latest"))
+    with pytest.raises(UserError, match="no checkpoint of phase 1: run phase 1 first"):
+        train(phase_2(config, data))
+    with pytest.raises(UserError, match="nowhere/ckpt-9 cannot be read"):
+        train(dataclasses.replace(config, restore_checkpoint="nowhere/ckpt-9"))
+    with pytest.raises(Interrupted):
+        train(config, StopAfter(4))
+    with pytest.raises(UserError, match="phase 1 stopped at step 4 of 12.*finish it first"):
+        train(phase_2(config, data))
+    second = os.path.join(finished[0].checkpoint_dir, "ckpt-p2-6")
+    with pytest.raises(UserError, match="belongs to phase 2"):
+        train(dataclasses.replace(config, restore_checkpoint=second))
+
+
+def test_a_checkpoint_of_another_size_or_vocabulary_is_refused(data, tmp_path, finished):
+    prefix = os.path.join(finished[0].checkpoint_dir, "ckpt-12")
+    config = make_config(data, tmp_path, restore_checkpoint=prefix)
+    with pytest.raises(UserError, match="does not fit this model"):
+        train(dataclasses.replace(config, generator_hidden_size=1.0, model_config=None))
+    other = tmp_path / "vocab.txt"
+    other.write_text("\n".join(reversed(VOCABULARY)) + "\n")
+    with pytest.raises(UserError, match="trained on another vocabulary"):
+        train(dataclasses.replace(config, vocab_file=str(other)))
+
+
+def test_changed_settings_and_data_are_said_on_resuming(data, tmp_path):
+    config = make_config(data, tmp_path)
+    with pytest.raises(Interrupted):
+        train(config, StopAfter(4))
+    changed = dataclasses.replace(config, restore_checkpoint="latest", train_batch_size=5, num_train_steps=6,
+                                  pretrain_tfrecords=data["held_out"])
+    train(changed)
+    said = console(config)
+    assert "--train_batch_size was 4 when the checkpoint was written and is 5 now" in said
+    assert "the training data differs from the checkpoint's" in said
+
+
+def test_a_changed_batch_size_continues_at_the_same_record(data, tmp_path):
+    config = make_config(data, tmp_path)
+    with pytest.raises(Interrupted):
+        train(config, StopAfter(4))
+    train(dataclasses.replace(config, restore_checkpoint="latest", train_batch_size=2, num_train_steps=6))
+    record = training.read_state(os.path.join(config.checkpoint_dir, "ckpt-6"))["record"]
+    assert record == 4 * 12 + 2 * 6
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(data, tmp_path):
+    config = make_config(data, tmp_path, optimizer="adamw", learning_rate=1e30, save_checkpoints_steps=1)
+    with pytest.raises(RunFailed, match=r"not finite at update \d+ .*seed.*not applied; the last checkpoint is "):
+        train(config)
+    newest = training.Checkpoints(config.checkpoint_dir).newest(1)
+    assert all(np.isfinite(value).all() for value in tensors(config, f"ckpt-{newest.step}").values())
+
+
+def test_load_weights_takes_the_weights_and_starts_at_step_0(data, tmp_path, finished):
+    config = make_config(data, tmp_path, load_weights=True, weights_dir=finished[0].checkpoint_dir, num_train_steps=1,
+                         num_warmup_steps=0, learning_rate=0.0)
+    train(config)
+    after = tensors(config, "ckpt-1")
+    assert_same_bits(weights(tensors(finished[0], "ckpt-p2-6")), weights(after))
+    assert after["optimizer/step/.ATTRIBUTES/VARIABLE_VALUE"] == 1
+
+
+def test_wrong_vocabulary_for_the_manifest_is_refused(data, tmp_path):
+    folder = tmp_path / "dataset"
+    write_shards(folder, 32, records=6)
+    (folder / "manifest.json").write_text(json.dumps({
+        "format": "electra-pretraining-tfrecord", "tokenizer_fingerprint": "of another", "train": []}))
+    with pytest.raises(UserError, match="is not the vocabulary that .* was built with"):
+        train(make_config(data, tmp_path, pretrain_tfrecords=str(folder)))
+
+
+def test_records_of_another_length_missing_vocabulary_and_too_few_held_out_records_are_refused(data, tmp_path):
+    config = make_config(data, tmp_path)
+    with pytest.raises(UserError, match="length 64, not --max_seq_length=32: give --max_seq_length=64"):
+        train(dataclasses.replace(config, pretrain_tfrecords=data[64]))
+    bare = tmp_path / "bare"
+    write_shards(bare, 32, records=6)
+    (bare / "vocab.txt").unlink()
+    with pytest.raises(UserError, match="has no vocab.txt beside the shards"):
+        train(dataclasses.replace(config, pretrain_tfrecords=str(bare)))
+    with pytest.raises(UserError, match="hold 24 records, fewer than one batch of --train_batch_size=50"):
+        train(dataclasses.replace(config, eval_tfrecords=data["held_out"], train_batch_size=50))
+
+
+# --- Evaluation ---
+
+
+def test_eval_only_repeats_the_held_out_figures_of_training(data, tmp_path, capsys):
+    config = make_config(data, tmp_path, eval_tfrecords=data["held_out"], num_train_steps=3)
+    train(config)
+    logged = [entry for entry in metrics(config) if entry["kind"] == "eval"][-1]
+    capsys.readouterr()
+    run_pretraining.evaluate_only(dataclasses.replace(config, eval_only=True, restore_checkpoint="latest"),
+                                  devices.open_device("cpu", "fp32"))
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    for name, value in logged.items():
+        if name not in ("step", "kind"):
+            assert printed[name] == pytest.approx(value, rel=1e-6)
+
+
+def test_area_under_curve_counts_pairs_with_ties_half():
+    rng = np.random.default_rng(3)
+    scores, labels = rng.integers(0, 6, 60).astype(np.float32), rng.integers(0, 2, 60)
+    pairs = [(p > n) + 0.5 * (p == n) for p in scores[labels == 1] for n in scores[labels == 0]]
+    assert run_pretraining.area_under_curve(scores, labels) == pytest.approx(np.mean(pairs), rel=1e-12)
+    assert run_pretraining.area_under_curve(np.arange(4.0), np.zeros(4)) == 0.5
+
+
+# --- Old command lines ---
+
+
+def test_the_ancestors_switches_are_mapped_and_noted(capsys):
+    flag_values = flags.FlagValues()
+    run_pretraining.define_flags(flag_values)
+    configuration.parse_command_line(["x", "--use_hpu", "--hmp", "--fp16_compression", "--json-summary=s.jsonl",
+                                      "--pretrain_tfrecords=x"], flag_values, "")
+    config = run_pretraining.config_from_flags(flag_values)
+    assert (config.device, config.precision, config.json_summary) == ("hpu", "bf16", "s.jsonl")
+    notes = capsys.readouterr().out.splitlines()
+    assert len(notes) == 3 and all(note.startswith("note: --") for note in notes)

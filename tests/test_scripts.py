@@ -1,0 +1,530 @@
+"""The shell wrappers, run as a user runs them, in a copy of the repository's scripts and requirements.
+
+Nothing is trained or downloaded: where a wrapper would start Python, PYTHON (or `python3` on PATH) is a stand-in that
+records how it was called and ends as the test wants.
+"""
+import os
+import pty
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The order and defaults that people have in their fingers, of the wrapper's predecessors.
+POSITIONS = """device=cpu precision=fp32 train_batch_size_p1=2 learning_rate_p1=6e-3 num_workers=0 xla=xla
+warmup_steps_p1=5 train_steps_p1=20 save_checkpoint_steps=20 resume_training=false optimizer=lamb
+accumulate_gradients=true gradient_accumulation_steps_p1=4 seed=100 job_name=electra_lamb_pretraining
+train_batch_size_p2=2 learning_rate_p2=4e-3 warmup_steps_p2=5 train_steps_p2=20 gradient_accumulation_steps_p2=4
+electra_model=base data_dir_p1=DATASET_P1 data_dir_p2=DATASET_P2 code_dir=. init_checkpoint=None""".split()
+
+# Stands in for the interpreter: checks and locks (-c) succeed, the sample data is made as empty folders, and a phase
+# does what FAKE_PHASE1 or FAKE_PHASE2 says, in bash.
+FAKE_PYTHON = r"""#!/usr/bin/env bash
+[[ $1 != -c ]] || exit 0
+echo "$*" >>"$CALLS"
+case "$*" in
+  *make_sample_data*) mkdir -p data/sample/demo ;;
+  *build_pretraining_dataset*) for word; do case $word in --output_dir=*) mkdir -p "${word#*=}/eval" ;; esac; done ;;
+  *--phase2*) eval "${FAKE_PHASE2:-true}" ;;
+  *run_pretraining*) eval "${FAKE_PHASE1:-true}" ;;
+esac
+"""
+
+# Stands in for `python3` on PATH: answers the wrapper's question for its version with FAKE_ANSWER, and makes a .venv
+# whose pip writes a line to CALLS and then does what FAKE_PIP says.
+FAKE_PYTHON3 = r"""#!/usr/bin/env bash
+case "$1 $2" in
+  "-c "*ensurepip*) echo "${FAKE_ANSWER-3.11}" ;;
+  "-c "*) exec REAL "$@" ;;
+  "-m venv")
+    echo "venv" >>"$CALLS"
+    mkdir -p "$3/bin"
+    printf '#!/usr/bin/env bash\nif [[ $2 == pip ]]; then echo "$*" >>"$CALLS"; eval "${FAKE_PIP:-true}"; fi\n' \
+      >"$3/bin/python"
+    chmod +x "$3/bin/python" ;;
+esac
+"""
+
+
+needs_no_corpus = pytest.mark.skipif(os.path.exists("/data/tensorflow/bert/books_wiki_en_corpus/tfrecord"),
+                                     reason="this machine has the full data in its default place")
+
+
+class Clone:
+    """A folder with the scripts, where wrappers can be called."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.calls = folder / "calls.txt"
+        self.environment = {name: value for name, value in os.environ.items()
+                            if name not in ("PYTHON", "DATASET_P1", "DATASET_P2", "init_checkpoint", "CDPATH")}
+        self.environment["CALLS"] = str(self.calls)
+        shutil.copytree(ROOT / "scripts", folder / "scripts")
+        for file in ROOT.glob("requirements*.txt"):
+            shutil.copy(file, folder)
+
+    def command(self, *arguments, wrapper="electra.sh"):
+        return ["bash", str(self.folder / "scripts" / wrapper), *map(str, arguments)]
+
+    def call(self, *arguments, cwd=None, wrapper="electra.sh", **environment):
+        return subprocess.run(self.command(*arguments, wrapper=wrapper), cwd=cwd or self.folder, text=True,
+                              capture_output=True, timeout=60, env={**self.environment, **environment})
+
+    def start(self, *arguments, **environment):
+        return subprocess.Popen(self.command(*arguments), cwd=self.folder, text=True, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, env={**self.environment, **environment}, start_new_session=True)
+
+    def recorded(self):
+        return self.calls.read_text().splitlines() if self.calls.exists() else []
+
+    def phases(self):
+        return [2 if "--phase2" in call else 1 for call in self.recorded() if "run_pretraining.py" in call]
+
+
+def write_executable(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def clone(tmp_path):
+    return Clone(make_folder(tmp_path / "clone"))
+
+
+def make_folder(path):
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def training(clone, tmp_path):
+    """A clone whose PYTHON is the stand-in."""
+    clone.environment["PYTHON"] = write_executable(tmp_path / "fake" / "python", FAKE_PYTHON)
+    return clone
+
+
+@pytest.fixture
+def setting_up(clone, tmp_path):
+    """A clone where PYTHON is unset and every `python3` of PATH is the stand-in or none."""
+    folder = tmp_path / "bin"
+    write_executable(folder / "python3", FAKE_PYTHON3.replace("REAL", shlex.quote(sys.executable)))
+    for minor in range(8, 14):
+        write_executable(folder / f"python3.{minor}", "#!/bin/sh\nexit 127\n")
+    clone.environment["PATH"] = f"{folder}:{clone.environment['PATH']}"
+    return clone
+
+
+def commands(result):
+    """The commands that a dry run printed, as lists of words."""
+    assert result.returncode == 0, result.stderr
+    return [shlex.split(line)[1:] for line in result.stdout.splitlines() if line.startswith("running: ")]
+
+
+def trainings(result):
+    return [command for command in commands(result) if "run_pretraining.py" in command]
+
+
+def assert_refused(result, *words, status=2):
+    """Nothing on standard output, one sentence on standard error."""
+    assert result.returncode == status
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    for word in words:
+        assert word in result.stderr
+
+
+def wait_for(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.02)
+
+
+# --- Options ---
+
+def test_help_lists_the_positions_with_their_order_and_defaults(clone):
+    result = clone.call("--help")
+    assert result.returncode == 0
+    printed = re.findall(r"^ *(\d+)  --(\S+) +\S", result.stdout, flags=re.MULTILINE)
+    assert printed == [(str(number), option) for number, option in enumerate(POSITIONS, 1)]
+    assert max(map(len, result.stdout.splitlines())) <= 120
+
+
+def test_positions_and_names_print_the_same_commands(clone):
+    values = ("cpu bf16 16 1e-3 1 false 200 1000 100 true adamw true 8 7 night 4 5e-4 20 300 3 small "
+              "/data/p1 /data/p2 . None").split()
+    by_position = clone.call(*values, "--dry_run")
+    names = [position.partition("=")[0] for position in POSITIONS]
+    pairs = list(zip(names, values))
+    by_name = clone.call("--dry_run", *[f"--{name}={value}" for name, value in reversed(pairs)])
+    words = [word for name, value in pairs for word in ("--" + name.replace("_", "-"), value)]
+    by_word = clone.call(*words, "--dry-run")
+    assert by_position.stdout == by_name.stdout == by_word.stdout
+    phase1, phase2 = trainings(by_position)
+    assert {"--train_batch_size=16", "--learning_rate=1e-3", "--num_warmup_steps=200", "--num_train_steps=1000",
+            "--gradient_accumulation_steps=8", "--max_seq_length=128", "--pretrain_tfrecords=/data/p1", "--xla=false",
+            "--save_checkpoints_steps=100", "--restore_checkpoint=latest", "--opt_beta_2=0.999"} < set(phase1)
+    assert {"--train_batch_size=4", "--learning_rate=5e-4", "--num_warmup_steps=20", "--num_train_steps=300",
+            "--gradient_accumulation_steps=3", "--max_seq_length=512", "--pretrain_tfrecords=/data/p2", "--phase2",
+            "--seed=7", "--model_size=small", "--precision=bf16", "--optimizer=adamw"} < set(phase2)
+    assert "--phase2" not in phase1
+
+
+def test_defaults_are_those_of_the_recipe(clone):
+    phase1, phase2 = trainings(clone.call("--dry_run"))
+    recipe = {"--optimizer=lamb", "--skip_adaptive", "--opt_beta_1=0.878", "--opt_beta_2=0.974", "--lr_decay_power=0.5",
+              "--disc_weight=50", "--generator_hidden_size=0.3333333", "--seed=100", "--xla=auto", "--precision=fp32"}
+    assert recipe < set(phase1)
+    assert recipe < set(phase2)
+    assert "--restore_checkpoint=latest" not in phase1
+    assert "--restore_checkpoint=latest" in phase2
+    assert phase1[:2] == [".venv/bin/python", "run_pretraining.py"]
+
+
+def test_switches_stand_alone_or_with_a_value_and_positions_may_surround_names(clone):
+    alone = clone.call("cpu", "--overwrite", "--train_steps_p1", "7", "fp32", "--dry_run")
+    assert alone.stdout == clone.call("--overwrite=true", "--train_steps_p1=7", "--dry_run").stdout
+    assert "--overwrite" in trainings(alone)[0]
+    assert "--overwrite" not in trainings(alone)[1]
+    assert clone.call("--overwrite", "false", "--dry_run").stdout == clone.call("--dry_run").stdout
+
+
+def test_options_that_change_only_what_was_asked(clone):
+    default = trainings(clone.call("--dry_run"))
+    single = trainings(clone.call("--dry_run", "--accumulate_gradients=false"))
+    assert set(single[0]) ^ set(default[0]) == {"--gradient_accumulation_steps=4", "--gradient_accumulation_steps=1"}
+    named = trainings(clone.call("--dry_run", "--model_name=mine", "--mask_prob=0.25", "--generator_hidden_size=0.5"))
+    assert set(named[1]) - set(default[1]) == {"--model_name=mine", "--mask_prob=0.25", "--generator_hidden_size=0.5"}
+    assert trainings(clone.call("--dry_run", "--phase=2")) == default[1:]
+    assert trainings(clone.call("--dry_run", "--phase=1")) == default[:1]
+    assert not [word for word in trainings(clone.call("hpu", "--dry_run"))[0] if "xla" in word]
+
+
+@needs_no_corpus
+@pytest.mark.parametrize("arguments, words", [
+    (["--learning_rate=1"], "unknown option --learning_rate"),
+    (["--a[b]=1"], "unknown option --a[b]"),
+    (["-x"], "unknown option -x"),
+    ([""] * 26, "too many arguments"),
+    (["tpu"], "device=tpu is unknown: choose one of cpu gpu hpu"),
+    (["tpu", "--dry_run"], "device=tpu is unknown"),
+    (["--seed"], "--seed needs a value"),
+    (["--seed", "--overwrite"], "--seed needs a value"),
+    (["--overwrite=maybe"], "overwrite=maybe must be true or false"),
+    (["--xla=yes"], "xla=yes is unknown"),
+    (["--num_workers=8"], "several workers are not supported yet"),
+    (["--num_workers=two"], "must be a whole number"),
+    (["--phase=3"], "phase=3 is unknown"),
+    (["--phase=2", "--overwrite"], "cannot go with --phase=2"),
+    (["--job_name=a/b"], "must be a file name"),
+    (["--code_dir=nowhere"], "code_dir=nowhere is no folder"),
+    (["--data_dir_p1=/somewhere"], "phase 2 has no data while the other phase has"),
+    (["--data_dir_p1=/", "--data_dir_p2=/nowhere/*.gz"], "the data of phase 2, /nowhere/*.gz, does not exist"),
+])
+def test_a_mistake_is_one_sentence_and_status_2(training, arguments, words):
+    assert_refused(training.call(*arguments), words)
+    assert training.recorded() == []
+
+
+def test_a_missing_device_is_refused_with_the_way_out(training):
+    for device, name, files in (("hpu", "Gaudi card", ("/sys/class/accel/accel0", "/dev/accel/accel0", "/dev/hl0")),
+                                ("gpu", "NVIDIA GPU", ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg"))):
+        if any(os.path.exists(file) for file in files):
+            continue  # this machine has one
+        assert_refused(training.call(device), name, "bash scripts/electra.sh cpu")
+        assert trainings(training.call(device, "--dry_run"))
+
+
+# --- Data and paths ---
+
+@needs_no_corpus
+def test_without_data_the_sample_is_built_once_and_the_first_line_says_so(training):
+    first = training.call()
+    assert first.returncode == 0
+    assert "sample data is used" in first.stdout.splitlines()[0]
+    made = [call.split()[0] for call in training.recorded()]
+    assert made == ["data/make_sample_data.py", "build_pretraining_dataset.py", "build_pretraining_dataset.py",
+                    "run_pretraining.py", "run_pretraining.py"]
+    assert "--pretrain_tfrecords=data/sample/tfrecord/seq_len_512" in training.recorded()[4]
+    assert "--eval_tfrecords=data/sample/tfrecord/seq_len_512/eval" in training.recorded()[4]
+    training.call()
+    assert len(training.recorded()) == 7
+
+
+def test_a_dry_run_prints_what_a_real_run_calls_and_touches_nothing(training):
+    printed = commands(training.call("--dry_run"))
+    assert training.recorded() == []
+    assert sorted(path.name for path in training.folder.iterdir() if "requirements" not in path.name) == ["scripts"]
+    assert training.call().returncode == 0
+    assert [" ".join(command[1:]) for command in printed] == training.recorded()
+
+
+def test_the_environment_names_data_and_weights_and_the_command_line_wins(clone):
+    environment = dict(DATASET_P1="/e/1", DATASET_P2="/e/2", init_checkpoint="/e/ckpt-5")
+    phase1, phase2 = trainings(clone.call("--dry_run", **environment))
+    assert {"--pretrain_tfrecords=/e/1", "--load_weights", "--weights_dir=/e/ckpt-5"} < set(phase1)
+    assert "--pretrain_tfrecords=/e/2" in phase2
+    assert "--load_weights" not in phase2
+    result = clone.call("--dry_run", "--data_dir_p1=/c/1", "--init_checkpoint=/c/ckpt-9", **environment)
+    assert "sample" not in result.stdout
+    assert {"--pretrain_tfrecords=/c/1", "--weights_dir=/c/ckpt-9"} < set(trainings(result)[0])
+    assert "--pretrain_tfrecords=/e/2" in trainings(result)[1]
+    resumed = trainings(clone.call("--dry_run", "--resume_training", **environment))[0]
+    assert "--restore_checkpoint=latest" in resumed
+    assert "--load_weights" not in resumed
+
+
+def test_held_out_shards_are_passed_on_where_the_data_has_them(clone, tmp_path):
+    (tmp_path / "with" / "eval").mkdir(parents=True)
+    (tmp_path / "without").mkdir()
+    phase1, phase2 = trainings(clone.call("--dry_run", f"--data_dir_p1={tmp_path}/with/",
+                                          f"--data_dir_p2={tmp_path}/without"))
+    assert f"--eval_tfrecords={tmp_path}/with/eval" in phase1
+    assert not [word for word in phase2 if "eval" in word]
+
+
+def test_paths_belong_to_the_folder_of_the_call(training, tmp_path):
+    here = make_folder(tmp_path / "my data")
+    for name in ("a.tfrecord", "b.tfrecord", "ckpt-3.index", "vocab.txt"):
+        (here / name).touch()
+    result = training.call("--data_dir_p1=*.tfrecord", "--data_dir_p2=a.tfrecord,b.tfrecord", "--vocab_file=vocab.txt",
+                           "--init_checkpoint=ckpt-3", "--results_dir=out", "--dry_run", cwd=here, CDPATH="/")
+    phase1, phase2 = trainings(result)
+    assert {f"--pretrain_tfrecords={here}/*.tfrecord", f"--vocab_file={here}/vocab.txt", f"--results_dir={here}/out",
+            f"--weights_dir={here}/ckpt-3"} < set(phase1)
+    assert f"--pretrain_tfrecords={here}/a.tfrecord,{here}/b.tfrecord" in phase2
+    assert training.call(cwd=here).returncode == 0
+    assert (training.folder / "results/models/base/logs/electra_lamb_pretraining_phase2.log").exists()
+
+
+# --- Running ---
+
+@pytest.mark.parametrize("status", [1, 2, 75, 137])
+def test_phase_2_is_not_started_after_a_phase_1_that_ends_badly(training, status):
+    result = training.call(FAKE_PHASE1=f"exit {status}")
+    assert result.returncode == status
+    assert training.phases() == [1]
+    assert "phase 2 is not started" in result.stderr
+    assert ("--resume_training=true" in result.stderr) == (status == 75)
+
+
+def test_both_phases_run_and_the_status_of_the_second_is_kept(training):
+    assert training.call().returncode == 0
+    assert training.phases() == [1, 2]
+    assert training.call(FAKE_PHASE2="exit 3").returncode == 3
+
+
+UNTIL_TERM = "exec 2>/dev/null; trap 'echo saved; exit 75' TERM; echo ready; while :; do sleep 0.05; done"
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_reaches_the_training_and_its_last_words_are_logged(training, number, whole_group):
+    process = training.start(FAKE_PHASE1=UNTIL_TERM)
+    log = training.folder / "results/models/base/logs/electra_lamb_pretraining_phase1.log"
+    wait_for(lambda: log.exists() and "ready" in log.read_text())
+    if whole_group:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert output.splitlines()[-1] == "saved"
+    assert log.read_text().splitlines()[-1] == "saved"
+    assert "phase 2 is not started" in errors
+    assert training.phases() == [1]
+
+
+def test_a_signal_in_the_last_moment_of_phase_1_keeps_phase_2_from_starting(training):
+    process = training.start(FAKE_PHASE1="trap 'exit 0' TERM; touch ready; while :; do sleep 0.05; done")
+    wait_for((training.folder / "ready").exists)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert "--phase=2" in errors
+    assert training.phases() == [1]
+
+
+def test_the_log_has_all_output_and_the_streams_stay_apart(training):
+    result = training.call(FAKE_PHASE1="seq 20000; seq 30001 30500 >&2", FAKE_PHASE2="echo two")
+    numbers = [str(number) for number in range(1, 20001)]
+    problems = [str(number) for number in range(30001, 30501)]
+    logs = training.folder / "results/models/base/logs"
+    log = (logs / "electra_lamb_pretraining_phase1.log").read_text().splitlines()
+    assert result.stderr.splitlines() == problems
+    assert [line for line in result.stdout.splitlines() if line.isdigit()] == numbers
+    assert log[0].startswith("running: ")
+    assert "run_pretraining.py" in log[0]
+    assert sorted(log[1:], key=int) == numbers + problems
+    assert (logs / "electra_lamb_pretraining_phase2.log").read_text().splitlines()[1:] == ["two"]
+    training.call("--phase=1", FAKE_PHASE1="echo again")
+    assert (logs / "electra_lamb_pretraining_phase1.log").read_text().splitlines()[-1] == "again"
+
+
+def test_on_a_terminal_the_bar_is_drawn_there_and_kept_out_of_the_log(training):
+    bar = r"printf '\r 50%%'; printf '\r     \r'; echo line; printf '\r 99%%' >&2; echo ' end' >&2; "
+    main, terminal = pty.openpty()
+    told = "echo progress=$ELECTRA_PROGRESS columns=$COLUMNS $PYTHONUNBUFFERED"
+    process = subprocess.Popen(training.command("--phase=1"), cwd=training.folder, stdin=terminal, stdout=terminal,
+                               stderr=terminal, env={**training.environment, "FAKE_PHASE1": bar + told})
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(main, 4096)
+        except OSError:  # the last writer has closed the terminal
+            break
+    os.close(main)
+    assert process.wait(timeout=30) == 0
+    log = training.folder / "results/models/base/logs/electra_lamb_pretraining_phase1.log"
+    assert b"50%" in shown
+    assert re.fullmatch(r"running: .*\nline\n 99% end\nprogress=1 columns=\d+ 1\n", log.read_text())
+    training.call("--phase=1", FAKE_PHASE1="echo progress=$ELECTRA_PROGRESS")
+    assert log.read_text().endswith("progress=\n")
+
+
+def test_a_training_that_cannot_even_start_ends_the_wrapper(training):
+    training.environment["PYTHON"] = write_executable(training.folder / "python", "#!/bin/sh\n[ $1 = -c ]\n")
+    assert training.call("--data_dir_p1=/", "--data_dir_p2=/").returncode == 1
+
+
+# --- PYTHON ---
+
+def test_packages_that_are_missing_are_named_with_the_pip_line(clone, tmp_path):
+    bare = write_executable(tmp_path / "bare", f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -S "$@"\n')
+    result = clone.call(DATASET_P1="/", DATASET_P2="/", PYTHON=bare)
+    assert_refused(result, "lacks absl-py, google-crc32c, h5py", f"{bare} -m pip install -r requirements-cpu.txt")
+    elsewhere = clone.call(DATASET_P1="/", DATASET_P2="/", PYTHON=bare, cwd=tmp_path)
+    assert_refused(elsewhere, f"-r {clone.folder}/requirements-cpu.txt")
+    assert_refused(clone.call(wrapper="test.sh", PYTHON=bare), "pytest", "-r requirements-dev.txt")
+    (tmp_path / "tensorflow.py").touch()
+    with_tensorflow = write_executable(tmp_path / "vendor", f"""#!/bin/sh
+cd {shlex.quote(str(tmp_path))}; exec {shlex.quote(sys.executable)} -S "$@"\n""")
+    beside_it = clone.call(DATASET_P1="/", DATASET_P2="/", PYTHON=with_tensorflow)
+    assert_refused(beside_it, f"{with_tensorflow} -m pip install -r requirements.txt")
+
+
+def test_a_python_that_does_not_run_is_refused(clone, tmp_path):
+    old = write_executable(tmp_path / "old", "#!/bin/sh\nexit 1\n")
+    for python in (str(tmp_path / "none"), str(tmp_path), old):
+        assert_refused(clone.call(DATASET_P1="/", DATASET_P2="/", PYTHON=python), f"PYTHON={python} does not run")
+
+
+# --- .venv ---
+
+def test_venv_is_made_and_filled_once_and_again_when_the_requirements_change(setting_up):
+    data = dict(DATASET_P1="/", DATASET_P2="/")
+    first = setting_up.call(**data)
+    assert first.returncode == 0
+    assert "making .venv" in first.stdout
+    assert [call.split()[0] for call in setting_up.recorded()] == ["venv", "-m"]
+    assert "requirements-cpu.txt" in setting_up.recorded()[1]
+    assert ".venv" not in setting_up.call(**data).stdout.replace("running: .venv/bin/python", "")
+    assert len(setting_up.recorded()) == 2
+    with open(setting_up.folder / "requirements.txt", "a") as file:
+        file.write("something\n")
+    assert "requirements have changed" in setting_up.call(**data).stdout
+    assert [call.split()[0] for call in setting_up.recorded()] == ["venv", "-m", "-m"]
+
+
+def test_the_tools_are_added_to_the_same_venv_and_survive(setting_up):
+    assert setting_up.call(wrapper="test.sh").returncode == 0
+    assert ".electra-tools.txt" in setting_up.recorded()[1]
+    assert "-r requirements-cpu.txt" not in (setting_up.folder / ".venv/.electra-tools.txt").read_text()
+    calls = len(setting_up.recorded())
+    assert setting_up.call(DATASET_P1="/", DATASET_P2="/").returncode == 0
+    assert len(setting_up.recorded()) == calls
+
+
+def test_another_device_makes_the_venv_again_and_the_cpu_is_served_by_any(setting_up):
+    write_executable(setting_up.folder / "scripts" / "probe.sh",
+                     'source "$(dirname "$0")/environment.sh"; cd "$root"; use_python "$1"\n')
+    assert setting_up.call("gpu", wrapper="probe.sh").returncode == 0
+    assert "requirements-gpu.txt" in setting_up.recorded()[-1]
+    assert setting_up.call("cpu", wrapper="probe.sh").stdout == ""
+    again = setting_up.call("hpu", wrapper="probe.sh", FAKE_ANSWER="3.10")
+    assert "it holds requirements-gpu.txt" in again.stdout
+    assert "requirements-hpu-1.14.txt" in setting_up.recorded()[-1]
+    shutil.rmtree(setting_up.folder / ".venv")
+    setting_up.call("hpu", wrapper="probe.sh", FAKE_ANSWER="3.8")
+    assert "requirements-hpu-1.6.1.txt" in setting_up.recorded()[-1]
+
+
+def test_a_failed_installation_is_said_and_the_next_start_makes_the_venv_again(setting_up):
+    data = dict(DATASET_P1="/", DATASET_P2="/")
+    failed = setting_up.call(FAKE_PIP="echo no route >&2; exit 1", **data)
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[0] == "no route"
+    assert "check the network" in failed.stderr.splitlines()[1]
+    again = setting_up.call(**data)
+    assert again.returncode == 0
+    assert "making .venv again: an earlier start did not finish it" in again.stdout
+
+
+def test_an_interrupted_installation_is_stopped_and_made_again(setting_up):
+    data = dict(DATASET_P1="/", DATASET_P2="/")
+    process = setting_up.start(FAKE_PIP="touch started; while :; do sleep 0.05; done", **data)
+    wait_for((setting_up.folder / "started").exists)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert "stopped while setting up .venv" in errors
+    assert "did not finish it" in setting_up.call(**data).stdout
+
+
+def test_two_starts_at_once_install_once(setting_up):
+    data = dict(DATASET_P1="/", DATASET_P2="/")
+    first = setting_up.start(FAKE_PIP="touch started; sleep 1", **data)
+    wait_for((setting_up.folder / "started").exists)
+    second = setting_up.call(**data)
+    assert first.communicate(timeout=30) and first.returncode == 0
+    assert second.returncode == 0
+    assert "waiting" in second.stdout
+    assert [call.split()[:2] for call in setting_up.recorded()] == [["venv"], ["-m", "pip"]]
+
+
+def test_a_venv_of_somebody_else_is_left_alone(setting_up):
+    theirs = make_folder(setting_up.folder / ".venv")
+    (theirs / "pyvenv.cfg").touch()
+    assert_refused(setting_up.call(DATASET_P1="/", DATASET_P2="/"), "PYTHON=.venv/bin/python")
+    assert [path.name for path in theirs.iterdir()] == ["pyvenv.cfg"]
+
+
+@pytest.mark.parametrize("answer, words", [
+    ("3.9", "python3 is 3.9, and a Python of version 3.10 3.11 3.12 3.13 is needed"),
+    ("3.11 ensurepip", "apt-get install python3.11-venv"),
+])
+def test_a_python_that_cannot_serve_is_refused(setting_up, answer, words):
+    assert_refused(setting_up.call(DATASET_P1="/", DATASET_P2="/", FAKE_ANSWER=answer), words)
+    assert not (setting_up.folder / ".venv").exists()
+
+
+# --- Files ---
+
+def test_requirements_leave_the_image_s_tensorflow_alone():
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    names = {re.match(r"[\w-]+", line).group() for line in lines}
+    assert not names & {"tensorflow", "tensorflow-cpu", "keras", "numpy", "protobuf", "tensorboard"}
+    for name in ("cpu", "gpu", "hpu-1.6.1", "hpu-1.14"):
+        assert "\n-r requirements.txt\n" in (ROOT / f"requirements-{name}.txt").read_text()
+    assert "\n-r requirements-cpu.txt\n" in (ROOT / "requirements-dev.txt").read_text()
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.sh")), ids=lambda path: path.name)
+def test_scripts_parse_and_pass_shellcheck(script):
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if not shellcheck:
+        pytest.skip("shellcheck is not installed (requirements-dev.txt)")
+    result = subprocess.run([shellcheck, "-x", str(script)], cwd=ROOT, text=True, capture_output=True)
+    assert result.returncode == 0, result.stdout

@@ -1,0 +1,291 @@
+"""tokenization.py against hand-made vocabularies and a slow WordPiece after Devlin et al. 2019; ids are exact."""
+import json
+import os
+import random
+import unicodedata
+
+import pytest
+
+from tokenization import SPECIAL_TOKENS, ElectraTokenizer, read_vocabulary
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Makes a tokenizer from its ordinary tokens."""
+
+    def tokenizer(tokens, **settings) -> ElectraTokenizer:
+        path = tmp_path / "vocab.txt"
+        path.write_text("".join(token + "\n" for token in [*SPECIAL_TOKENS, *tokens]), encoding="utf-8")
+        return ElectraTokenizer(str(path), **settings)
+
+    return tokenizer
+
+
+def tokens_of(tokenizer, text):
+    return [tokenizer.tokens[i] for i in tokenizer.encode(text).ids]
+
+
+def sources_of(tokenizer, text):
+    return [text[start:end] for start, end in tokenizer.encode(text).offsets]
+
+
+# --- Golden ids ---
+
+
+def test_ids_of_the_papers_example(make):
+    # The example of google-research/bert's tokenization_test.py (FullTokenizer), ids counted by hand.
+    tokenizer = make(["want", "##want", "##ed", "wa", "un", "runn", "##ing", ","])
+    assert tokenizer.encode("UNwant\u00E9d,running").ids == [9, 6, 7, 12, 10, 11]
+
+
+@pytest.mark.parametrize("text, tokens", [
+    ("unwanted", ["un", "##want", "##ed"]),
+    ("unwantedx", ["[UNK]"]),  # a word with one unmatched piece is unknown as a whole
+    ("low lowest lowers", ["low", "low", "##est", "low", "##er", "##s"]),
+    ("lower low er", ["low", "##er", "low", "[UNK]"]),  # `er` is known as a continuation only
+    ("the cat sat, and ran!", ["the", "cat", "sat", ",", "and", "ran", "!"]),
+    ("cat's-mat", ["cat", "'", "[UNK]", "-", "mat"]),
+    ("the\t cat\n\r\u00a0\u3000dog", ["the", "cat", "dog"]),
+    ("\u0000the\ufffd \u200bc\u200bat", ["the", "cat"]),  # control characters vanish
+    ("", []), (" \n", []),
+])
+def test_longest_match_from_the_left(text, tokens, vocab_file):
+    assert tokens_of(ElectraTokenizer(vocab_file), text) == tokens
+
+
+def test_longest_piece_wins_even_where_a_shorter_one_would_succeed(make):
+    assert tokens_of(make(["a", "ab", "abc", "##c", "##d", "##cd", "##e"]), "abc abd abcd ac") == [
+        "abc", "ab", "##d", "abc", "##d", "a", "##c"]
+    assert tokens_of(make(["a", "abc", "##bcde"]), "abcde") == ["[UNK]"]  # a + ##bcde is never tried
+
+
+def test_ideographs_are_words_of_their_own(vocab_file):
+    text = "中国low中x国"
+    assert tokens_of(ElectraTokenizer(vocab_file), text) == ["中", "国", "low", "中", "[UNK]", "国"]
+    assert sources_of(ElectraTokenizer(vocab_file), text) == ["中", "国", "low", "中", "x", "国"]
+
+
+def test_ideographs_of_every_block_are_split_and_kana_are_not(make):
+    tokenizer = make(["か", "##な"])
+    assert len(tokenizer.encode("\u4e00\u9fff\u3400\uf900\U00020000\U0002f800").ids) == 6
+    assert tokens_of(tokenizer, "かな") == ["か", "##な"]
+
+
+def test_words_of_more_than_100_characters_are_unknown(make):
+    tokenizer = make(["x", "##x"])
+    assert len(tokenizer.encode("x" * 100).ids) == 100
+    assert tokenizer.encode("x" * 101).ids == [tokenizer.unk_id]
+
+
+@pytest.mark.parametrize("settings, tokens", [
+    # text: É é cafés, and e with a combining accent; `É`, `é`, `e` are all in the vocabulary
+    ({}, ["e", "e", "cafe", "##s", "e"]),
+    ({"do_lower_case": True, "strip_accents": False}, ["é", "é", "caf", "##é", "##s", "[UNK]"]),
+    ({"do_lower_case": False}, ["É", "é", "caf", "##é", "##s", "[UNK]"]),
+    ({"do_lower_case": False, "strip_accents": True}, ["[UNK]", "e", "cafe", "##s", "e"]),
+])
+def test_accents_follow_casing_unless_set(settings, tokens, vocab_file):
+    assert tokens_of(ElectraTokenizer(vocab_file, **settings), "É é cafés e\u0301") == tokens
+
+
+def test_cased_vocabularies_keep_capitals(make):
+    assert tokens_of(make(["The", "the"], do_lower_case=False), "The the THE") == ["The", "the", "[UNK]"]
+    assert tokens_of(make(["The", "the"]), "The the THE") == ["the", "the", "the"]
+
+
+def test_special_tokens_in_the_text_are_text(vocab_file):
+    tokenizer = ElectraTokenizer(vocab_file)
+    ids = tokenizer.encode("the [MASK] cat [SEP][CLS] [PAD]").ids
+    assert set(ids) & set(tokenizer.special_ids) == {tokenizer.unk_id}
+
+
+def test_special_ids_are_found_wherever_they_are(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("x\n[MASK]\n[SEP]\n[unused]\n[CLS]\n[UNK]\n[PAD]\n")
+    tokenizer = ElectraTokenizer(str(path))
+    assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id) == (6, 5, 4)
+    assert (tokenizer.sep_id, tokenizer.mask_id) == (2, 1)
+    assert tokenizer.special_ids == (6, 5, 4, 2, 1)
+    assert tokenizer.vocab_size == 7
+    assert tokenizer.encode("x y").ids == [0, 5]
+    assert (tokenizer.token_to_id("[SEP]"), tokenizer.token_to_id("y")) == (2, None)
+
+
+# --- Offsets ---
+
+
+@pytest.mark.parametrize("text, sources", [
+    ("  UNwanted,running", ["UN", "want", "ed", ",", "runn", "ing"]),
+    ("Cafés ca\u0301fes", ["Café", "s", "ca\u0301fe", "s"]),  # accents inside a piece belong to it
+    ("a\u0000 c\u200bat", ["a", "c\u200bat"]),
+    ("the 😀 cat", ["the", "😀", "cat"]),
+])
+def test_offsets_point_into_the_original_text(text, sources, vocab_file):
+    assert sources_of(ElectraTokenizer(vocab_file), text) == sources
+
+
+def test_offsets_rise_and_stay_inside_the_text(vocab_file):
+    for strip_accents in (None, False):
+        tokenizer = ElectraTokenizer(vocab_file, strip_accents=strip_accents)
+        for text in random_texts(200):
+            end = 0
+            for start, stop in tokenizer.encode(text).offsets:
+                assert end <= start <= stop <= len(text), repr(text)
+                end = stop
+
+
+# --- Against a reference, and on anything ---
+
+
+def reference(text, vocabulary, lower, strip):
+    """BERT's algorithm, character by character, for text without control characters."""
+    cleaned = "".join(f" {c} " if 0x4E00 <= ord(c) <= 0x9FFF else c for c in text)
+    if strip:
+        cleaned = "".join(c for c in unicodedata.normalize("NFD", cleaned) if unicodedata.category(c) != "Mn")
+    if lower:
+        cleaned = cleaned.lower()
+    words, previous_is_letter = [], False
+    for c in cleaned:
+        if c.isspace():
+            previous_is_letter = False
+        elif unicodedata.category(c).startswith("P"):
+            words.append(c)
+            previous_is_letter = False
+        else:
+            words[len(words) - previous_is_letter:] = [words[-1] + c if previous_is_letter else c]
+            previous_is_letter = True
+    pieces = []
+    for word in words:
+        found, start = [], 0
+        while start < len(word):
+            ends = [end for end in range(len(word), start, -1)
+                    if ("##" if start else "") + word[start:end] in vocabulary]
+            if not ends:
+                found = ["[UNK]"]
+                break
+            found.append(("##" if start else "") + word[start:ends[0]])
+            start = ends[0]
+        pieces += found
+    return pieces
+
+
+@pytest.mark.parametrize("lower, strip", [(True, None), (True, False), (False, None), (False, True)])
+def test_random_words_and_vocabularies_agree_with_the_reference(lower, strip, make):
+    generator = random.Random(f"{lower}{strip}")
+    letters = "abAé"
+    unknown = known = 0
+    for _ in range(20):
+        pieces = {"".join(generator.choices(letters, k=generator.randint(1, 3))) for _ in range(25)}
+        vocabulary = sorted({("##" if generator.random() < 0.6 else "") + piece for piece in pieces} | {"中", ","})
+        tokenizer = make(vocabulary, do_lower_case=lower, strip_accents=strip)
+        for _ in range(20):
+            text = "".join(generator.choices(letters + letters + " ,中", k=20))
+            expected = reference(text, set(vocabulary), lower, lower if strip is None else strip)
+            assert tokens_of(tokenizer, text) == expected, text
+            unknown += expected.count("[UNK]")
+            known += len(expected) - expected.count("[UNK]")
+    assert unknown > 100 and known > 100  # the comparison is about both
+
+
+def random_texts(count):
+    """Code points from all planes, lone surrogates and combining marks among them."""
+    generator = random.Random(0)
+    ranges = [(0, 0x7F), (0, 0x2FF), (0x300, 0x36F), (0x590, 0x6FF), (0x2000, 0x206F), (0x4E00, 0x4FFF),
+              (0xAC00, 0xD7AF), (0xD800, 0xDFFF), (0xF900, 0xFFFF), (0x1F300, 0x1F6FF), (0, 0x10FFFF)]
+    for _ in range(count):
+        yield "".join(chr(generator.randint(*generator.choice(ranges))) for _ in range(generator.randint(0, 40)))
+
+
+@pytest.mark.parametrize("settings", [{}, {"strip_accents": False}, {"do_lower_case": False}])
+def test_any_text_is_encoded_and_a_batch_as_its_texts(settings, vocab_file):
+    tokenizer = ElectraTokenizer(vocab_file, **settings)
+    texts = [*random_texts(1000), "half a pair \ud83d here", "the cat's Café"]
+    encodings = [tokenizer.encode(text) for text in texts]
+    assert tokenizer.encode_batch(texts) == [encoding.ids for encoding in encodings]
+    for encoding in encodings:
+        assert len(encoding.ids) == len(encoding.offsets)
+        assert all(0 <= i < tokenizer.vocab_size for i in encoding.ids)
+    assert tokenizer.encode_batch([]) == []
+
+
+def test_half_a_surrogate_pair_is_dropped_as_other_rubbish_is(vocab_file):
+    encoding = ElectraTokenizer(vocab_file).encode("c\ud83dat sat")
+    assert encoding == ElectraTokenizer(vocab_file).encode("c\ufffdat sat")
+    assert encoding.offsets == [(0, 4), (5, 8)]
+
+
+def test_decoded_text_joins_pieces_and_drops_special_tokens(vocab_file):
+    tokenizer = ElectraTokenizer(vocab_file)
+    ids = [tokenizer.cls_id, *tokenizer.encode("the lowest qq cat").ids, tokenizer.sep_id, tokenizer.pad_id]
+    assert tokenizer.decode(ids) == "the lowest [UNK] cat"
+
+
+# --- Folders and fingerprints ---
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"do_lower_case": False}, {"strip_accents": False}, {"do_lower_case": False, "strip_accents": True}])
+def test_saved_folder_reads_back_as_the_same_tokenizer(settings, vocab_file, tmp_path):
+    tokenizer = ElectraTokenizer(vocab_file, **settings)
+    tokenizer.save(str(tmp_path / "new" / "folder"))
+    again = ElectraTokenizer.from_folder(str(tmp_path / "new" / "folder"))
+    assert (again.tokens, again.do_lower_case, again.strip_accents) == (
+        tokenizer.tokens, tokenizer.do_lower_case, tokenizer.strip_accents)
+    assert again.fingerprint == tokenizer.fingerprint
+    text = "É the Cafés e\u0301 中 lowest"
+    assert again.encode(text) == tokenizer.encode(text)
+    written = json.loads((tmp_path / "new" / "folder" / "tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == "ElectraTokenizer" and written["mask_token"] == "[MASK]"
+
+
+def test_folder_without_settings_is_uncased_and_arguments_win(vocab_file, tmp_path):
+    folder = os.path.dirname(vocab_file)
+    assert ElectraTokenizer.from_folder(folder).do_lower_case is True
+    assert ElectraTokenizer.from_folder(folder, do_lower_case=False).do_lower_case is False
+    ElectraTokenizer(vocab_file, do_lower_case=False).save(str(tmp_path))
+    assert ElectraTokenizer.from_folder(str(tmp_path)).do_lower_case is False
+    assert ElectraTokenizer.from_folder(str(tmp_path), do_lower_case=True).do_lower_case is True
+
+
+def test_fingerprint_is_equal_exactly_where_ids_mean_the_same(make, vocab_file):
+    fingerprint = ElectraTokenizer(vocab_file).fingerprint
+    assert ElectraTokenizer(vocab_file).fingerprint == fingerprint
+    assert ElectraTokenizer(vocab_file, strip_accents=True).fingerprint == fingerprint  # what None stands for
+    cased = ElectraTokenizer(vocab_file, do_lower_case=False)
+    assert ElectraTokenizer(vocab_file, do_lower_case=False, strip_accents=False).fingerprint == cased.fingerprint
+    different = [
+        fingerprint, cased.fingerprint,
+        ElectraTokenizer(vocab_file, strip_accents=False).fingerprint,
+        ElectraTokenizer(vocab_file, do_lower_case=False, strip_accents=True).fingerprint,
+        make(["a", "b"]).fingerprint, make(["b", "a"]).fingerprint, make(["a", "b", "c"]).fingerprint,
+        make(["a", "##b"]).fingerprint]
+    assert len(set(different)) == len(different)
+
+
+# --- Vocabularies that are none ---
+
+
+@pytest.mark.parametrize("content, part", [
+    (b"", "is empty"),
+    (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nx\ny\nx\n", "'x' twice"),
+    (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\nx\n", "[MASK]"),
+    (b"the\ncat\n", "[PAD]"),
+    (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ncaf\xe9\n", "not UTF-8 (byte 34)"),
+])
+def test_bad_vocabulary_is_refused_by_its_path(content, part, tmp_path, refuses):
+    path = tmp_path / "vocab.txt"
+    path.write_bytes(content)
+    text = refuses(ElectraTokenizer, str(path))
+    assert str(path) in text and part in text
+
+
+def test_missing_vocabulary_is_refused_by_its_path(tmp_path, refuses):
+    assert str(tmp_path / "none.txt") in refuses(ElectraTokenizer, str(tmp_path / "none.txt"))
+    assert str(tmp_path) in refuses(ElectraTokenizer, str(tmp_path))  # a folder
+    assert "vocab.txt" in refuses(ElectraTokenizer.from_folder, str(tmp_path))
+
+
+def test_lines_end_at_the_newline_and_nowhere_else(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_bytes("[PAD]\r\na\u2028b\r\n\u0085\r\nlast".encode())
+    assert read_vocabulary(str(path)) == ["[PAD]", "a\u2028b", "\u0085", "last"]

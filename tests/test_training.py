@@ -1,0 +1,243 @@
+"""training: checkpoints that are whole or absent, logs that continue, stops that are asked for."""
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import logging
+
+import training
+from configuration import UserError
+
+
+class Model(tf.Module):
+    def __init__(self, value, size=3):
+        super().__init__()
+        self.weight = tf.Variable(tf.fill([size], float(value)))
+
+
+class Other(Model):
+    def __init__(self, value):
+        super().__init__(value)
+        self.extra = tf.Variable(1.0)
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    return training.Checkpoints(str(tmp_path / "checkpoints"), keep=2)
+
+
+def save(checkpoints, step, phase=1, value=None):
+    return checkpoints.save(phase, step, Model(step if value is None else value), Model(-step), {"note": "kept"})
+
+
+def names(checkpoints):
+    return sorted(os.listdir(checkpoints.folder))
+
+
+def test_save_and_restore_give_model_optimizer_and_state_back(checkpoints):
+    prefix = save(checkpoints, 7)
+    assert os.path.basename(prefix) == "ckpt-7"
+    model, optimizer = Model(0), Model(0)
+    state = training.restore(prefix, model, optimizer)
+    assert (model.weight.numpy() == 7).all() and (optimizer.weight.numpy() == -7).all()
+    assert state == {"note": "kept", "phase": 1, "step": 7} == training.read_state(prefix)
+
+
+def test_restore_without_optimizer_takes_the_weights_alone(checkpoints):
+    model = Model(0)
+    training.restore(save(checkpoints, 3), model)
+    assert (model.weight.numpy() == 3).all()
+
+
+def test_newest_are_kept_of_each_phase_by_number_not_by_name(checkpoints):
+    for step in (8, 9, 10, 11):
+        save(checkpoints, step)
+    save(checkpoints, 2, phase=2)
+    assert [os.path.basename(found.prefix) for found in checkpoints.list()] == ["ckpt-10", "ckpt-11", "ckpt-p2-2"]
+    assert names(checkpoints) == sorted(f"{name}{end}" for name in ("ckpt-10", "ckpt-11", "ckpt-p2-2")
+                                        for end in (".index", ".data-00000-of-00001"))
+    assert checkpoints.newest(1).step == 11 and checkpoints.newest(2).step == 2
+
+
+def test_an_interrupted_save_leaves_nothing_that_looks_whole(checkpoints, monkeypatch):
+    save(checkpoints, 1)
+    real_replace = os.replace
+
+    def fail_at_index(source, target):
+        if target.endswith(".index"):
+            raise KeyboardInterrupt
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_at_index)
+    with pytest.raises(KeyboardInterrupt):
+        save(checkpoints, 2)
+    monkeypatch.undo()
+    assert [found.step for found in checkpoints.list()] == [1]
+    checkpoints.clean()
+    assert names(checkpoints) == ["ckpt-1.data-00000-of-00001", "ckpt-1.index"]
+
+
+def damage(prefix, how):
+    data = pathlib.Path(prefix + ".data-00000-of-00001")
+    content = bytearray(data.read_bytes())
+    if how == "flipped":
+        content[5] ^= 1
+        data.write_bytes(content)
+    elif how == "truncated":
+        data.write_bytes(content[:10])
+    elif how == "missing":
+        data.unlink()
+    else:
+        pathlib.Path(prefix + ".index").write_bytes(b"no index")
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated", "missing", "index"])
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(checkpoints, how, monkeypatch):
+    save(checkpoints, 1)
+    damage(save(checkpoints, 2), how)
+    warnings = []
+    monkeypatch.setattr(logging, "warning", lambda *args: warnings.append(args[0] % args[1:]))
+    assert checkpoints.newest(1).step == 1
+    assert len(warnings) == 1 and "ckpt-2 is damaged" in warnings[0]
+
+
+def test_read_back_after_writing_catches_a_bad_disk(checkpoints, monkeypatch):
+    write = tf.train.Checkpoint.write
+
+    def write_badly(self, prefix, *args, **kwargs):
+        write(self, prefix, *args, **kwargs)
+        damage(prefix, "flipped")
+
+    monkeypatch.setattr(tf.train.Checkpoint, "write", write_badly)
+    with pytest.raises(training.UnreadableCheckpoint):
+        save(checkpoints, 1)
+    assert checkpoints.list() == []
+
+
+@pytest.mark.parametrize("model", [Model(0, size=4), Other(0)], ids=["other shape", "missing variable"])
+def test_a_checkpoint_that_does_not_match_in_every_variable_is_refused(checkpoints, model):
+    with pytest.raises(UserError, match="ckpt-1 does not fit this model"):
+        training.restore(save(checkpoints, 1), model)
+
+
+def test_restore_from_nothing_names_the_path(tmp_path):
+    with pytest.raises(UserError, match="nowhere/ckpt-1 cannot be read"):
+        training.restore(str(tmp_path / "nowhere" / "ckpt-1"), Model(0))
+
+
+def test_restore_from_another_projects_checkpoint_is_refused(tmp_path):
+    prefix = tf.train.Checkpoint(model=Model(1)).write(str(tmp_path / "foreign"))
+    with pytest.raises(UserError, match="not a checkpoint of this project"):
+        training.restore(prefix, Model(0))
+
+
+def test_too_little_disk_is_refused_before_anything_is_written(checkpoints, monkeypatch):
+    monkeypatch.setattr(training.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 3 * 12 * 3 - 1}))
+    with pytest.raises(UserError, match="--keep_checkpoint_max"):  # 3 floats, 3 copies of each, 2 kept and 1 written
+        checkpoints.check_disk(Model(1))
+    monkeypatch.setattr(training.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 3 * 12 * 3}))
+    checkpoints.check_disk(Model(1))
+
+
+def test_clear_removes_checkpoints_of_both_phases_and_nothing_else(checkpoints):
+    save(checkpoints, 1)
+    save(checkpoints, 1, phase=2)
+    (pathlib.Path(checkpoints.folder) / "notes.txt").write_text("mine")
+    checkpoints.clear()
+    assert names(checkpoints) == ["notes.txt"]
+
+
+# --- Stopping ---
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_becomes_a_request_and_the_old_handler_comes_back(number):
+    before = signal.getsignal(number)
+    with training.StopRequest() as stop:
+        assert stop.signal_name is None
+        os.kill(os.getpid(), number)
+        assert stop.signal_name == signal.Signals(number).name
+    assert signal.getsignal(number) is before
+
+
+def test_repeated_signals_are_one_request():
+    with training.StopRequest() as stop:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        assert stop.signal_name == "SIGTERM"
+
+
+# --- Logs ---
+
+
+def test_metrics_log_continues_after_a_resume_without_repeating_steps(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = training.MetricsLog(str(path), str(tmp_path / "tensorboard"))
+    for step in (1, 2, 3):
+        log.write(step, "train", {"loss": float(step)})
+    with open(path, "a") as file:
+        file.write('{"step": 4, "kind": "tr')  # the machine went down here
+    log = training.MetricsLog(str(path), str(tmp_path / "tensorboard"), step=2)
+    log.write(3, "train", {"loss": 30.0})
+    entries = training.read_metrics_log(str(path))
+    assert [(entry["step"], entry["loss"]) for entry in entries] == [(1, 1), (2, 2), (3, 30)]
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_a_fresh_metrics_log_drops_an_earlier_runs_lines(tmp_path):
+    path = str(tmp_path / "metrics.jsonl")
+    training.MetricsLog(path, str(tmp_path / "tb")).write(1, "train", {"loss": 1.0})
+    training.MetricsLog(path, str(tmp_path / "tb"))
+    assert training.read_metrics_log(path) == []
+
+
+def test_start_logging_names_a_folder_that_cannot_be_written(tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    with pytest.raises(UserError, match="give another --results_dir"):
+        training.start_logging(str(blocker / "logs"), "rank0")
+
+
+def test_curves_are_drawn_for_whatever_the_log_has(tmp_path):
+    path, png = str(tmp_path / "metrics.jsonl"), tmp_path / "curves.png"
+    training.plot_curves(path, str(png), "empty")
+    assert not png.exists()
+    log = training.MetricsLog(path, str(tmp_path / "tb"))
+    for step in range(1, 6):
+        log.write(step, "train", {"generator_loss": 5 / step, "learning_rate": 1e-3 * step})
+    log.write(5, "eval", {"generator_loss": 1.5})
+    training.plot_curves(path, str(png), "a run")
+    assert png.read_bytes().startswith(b"\x89PNG") and not list(tmp_path.glob("*.tmp*"))
+
+
+def test_speed_is_totals_over_totals_without_the_first_update_and_without_time_apart(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+    speed = training.Speed()
+    now[0] = 30.0
+    assert speed.after(1, 8, 100) == {"first_update_seconds": 30.0}
+    now[0] = 32.0
+    assert speed.after(1, 8, 100)["sequences_per_second"] == 4
+    with speed.apart():
+        now[0] += 1000
+    now[0] += 2
+    rates = speed.after(3, 24, 300)
+    assert rates == {"updates_per_second": 1.0, "sequences_per_second": 8.0, "tokens_per_second": 100.0}
+    assert "8.0 sequences/s" in speed.summary() and "30.0 s" in speed.summary()
+
+
+@pytest.mark.parametrize("seconds, text", [(0, "0:00:00"), (59.6, "0:01:00"), (3661, "1:01:01"), (360000, "100:00:00")])
+def test_hours(seconds, text):
+    assert training.hours(seconds) == text
+
+
+def test_environment_is_plain_json():
+    assert json.loads(json.dumps(training.environment()))["tensorflow"] == tf.__version__
+    assert np.isfinite(training.environment()["cores"])
