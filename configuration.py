@@ -137,7 +137,7 @@ class ElectraConfig:
         Width is `fraction` of `hidden_size` rounded up to a multiple of 64, with heads of 64 and a feed-forward layer
         of 4 times the width; embeddings are shared, so `embedding_size` stays.
         """
-        # 0.3333333 of 768 is 255.9999744: the small slack keeps a rounded third from growing by 64.
+        # 0.33333334 of 768 is 256.000005: the small slack keeps a rounded third from growing by 64.
         width = round_up(math.ceil(fraction * self.hidden_size - 1e-3), 64)
         return dataclasses.replace(self, hidden_size=width, num_attention_heads=max(1, width // 64),
                                    intermediate_size=4 * width)
@@ -161,13 +161,21 @@ def read_json_object(path: str) -> dict:
     """Reads a JSON object. Raises: UserError naming the file."""
     try:
         with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+            return parse_json_object(file.read(), path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): mend or replace it.") from error
+
+
+def parse_json_object(text: str, where: str) -> dict:
+    """Parses a JSON object. Raises: UserError naming `where` it comes from."""
+    try:
+        content = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): mend or replace the file.") from error
+        raise UserError(f"{where} is not valid JSON ({error}): mend or replace it.") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object: mend or replace the file.")
+        raise UserError(f"{where} holds no JSON object: mend or replace it.")
     return content
 
 
@@ -226,7 +234,8 @@ class PretrainingConfig:
     model_name: typing.Optional[str] = option(
         None, "name of the run's folder under <results_dir>/models (default: the model size)")
     model_config: typing.Optional[str] = option(
-        None, "JSON file with fields of the encoder that replace those of the size, e.g. {\"hidden_size\": 512}")
+        None, "fields of the encoder that replace those of the size: a JSON file, or JSON such as "
+        "{\"hidden_dropout_prob\": 0}")
     generator_hidden_size: typing.Optional[float] = option(
         None, "generator width as a fraction of the discriminator's (default: by size; tiny 1/2, base 1/3, others 1/4)",
         minimum=0.001, maximum=1.0)
@@ -351,7 +360,11 @@ class PretrainingConfig:
 
     def encoder_config(self, vocab_size: int) -> ElectraConfig:
         """The discriminator's encoder: the size, then the fields of --model_config, then the vocabulary's size."""
-        overrides = read_json_object(self.model_config) if self.model_config else {}
+        overrides = {}
+        if self.model_config:
+            inline = self.model_config.lstrip().startswith("{")
+            overrides = parse_json_object(self.model_config, "--model_config") if inline else read_json_object(
+                self.model_config)
         overrides.pop("model_type", None)
         config = ElectraConfig.of_size(self.model_size, **{**overrides, "vocab_size": vocab_size})
         if self.max_seq_length > config.max_position_embeddings:

@@ -407,6 +407,9 @@ class RecordFormat:
         if batch["input_ids"].max() >= self.vocab_size or batch["input_ids"].min() < 0:
             raise UserError(f"{self.path} or a shard beside it has token id {batch['input_ids'].max()}, beyond the "
                             f"vocabulary of {self.vocab_size}: give the --vocab_file that the records were built with.")
+        if batch["segment_ids"].max() > 1 or batch["segment_ids"].min() < 0:
+            raise UserError(f"{self.path} or a shard beside it has segment_ids other than 0 and 1: name pre-training "
+                            "shards.")
         if batch["input_mask"].max() > 1:
             raise UserError(f"{self.path} or a shard beside it holds packed multi-sequence records (input_mask above "
                             "1): use the unpacked corpus.")

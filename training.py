@@ -88,7 +88,7 @@ class Checkpoints:
         needed = size * max(1, self.keep + 1 - len(self.list()))
         free = shutil.disk_usage(self.folder).free
         if free < needed:
-            raise UserError(f"{self.folder} has {free / 1e9:.1f} GB free and the checkpoints need {needed / 1e9:.1f} GB: "
+            raise UserError(f"{self.folder} has {free / 1e9:.1f} GB free, the checkpoints need {needed / 1e9:.1f} GB: "
                             "make room, lower --keep_checkpoint_max, or give another --results_dir.")
 
     def save(self, phase: int, step: int, model: tf.Module, optimizer: tf.Module, state: dict) -> str:

@@ -46,6 +46,7 @@ def test_what_all_sizes_share_is_that_of_the_paper():
     ("tiny", None, 64), ("small", None, 64), ("base", None, 256), ("large", None, 256),
     ("base", 1 / 3, 256),
     ("base", 0.3333333, 256),  # the recipe's spelling of a third, 255.99997
+    ("base", 0.33333334, 256),  # 256.000005
     ("base", 0.333, 256),
     ("base", 0.34, 320),  # 261 rounds up
     ("base", 0.25, 192),  # google-research/electra's default

@@ -418,6 +418,7 @@ def stream(order):
 def starting_at(order, position, count):
     found = []
     for parts, chosen in order.windows(position):
+        assert len(chosen)
         records = [(shard.path, i) for shard, first, last in parts for i in range(first, last)]
         found += [records[i] for i in chosen]
         if len(found) >= count:
@@ -482,6 +483,17 @@ def test_a_window_mixes_the_shards_of_its_group():
     assert sorted(chosen) != list(chosen)
 
 
+def test_shards_meet_other_shards_in_every_epoch_and_every_window_is_shuffled_anew():
+    order = SmallOrder([Shard(f"s{i}", 28) for i in range(40)], seed=1)  # 10 groups of 4, each of 8 windows of 12 or 16
+    windows = list(itertools.islice(order.windows(0), 3 * 80))
+    groups = [[frozenset(shard.path for shard, _, _ in parts) for parts, _ in windows[start:start + 80:8]]
+              for start in (0, 80, 160)]
+    assert [len(set(epoch)) for epoch in groups] == [10, 10, 10]
+    assert len({group for epoch in groups for group in epoch}) > 25
+    assert [len(chosen) for _, chosen in windows[:8]] == [12, 16] * 4
+    assert len({tuple(chosen) for _, chosen in windows}) == len(windows)
+
+
 def test_order_is_the_one_that_old_checkpoints_were_trained_in():
     # Computed with numpy 1.26.4, 2026-11-22. numpy does not promise the values of Generator.permutation: where this
     # fails after an upgrade, resumed runs go on in another order. May not change without a word to those who resume.
@@ -535,6 +547,7 @@ def test_decoded_records_are_what_was_written(write):
     (example([2, 10, 11, 3], mask=[1, 1, 2, 2]), "packed multi-sequence records"),
     (example([2, 10, 100, 3]), "token id 100, beyond the vocabulary of 100"),
     (example([2, 10, -1, 3]), "vocabulary of 100"),
+    (example([2, 10, 11, 3], segment_ids=[0, 0, 2, 0]), "segment_ids other than 0 and 1"),
     (b"\xff\xff no protobuf", "no tf.train.Example"),
     (None, "holds no record"),
 ])
