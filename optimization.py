@@ -228,6 +228,7 @@ class TrainStep(tf.Module):
         self._add_to_metrics(gradient_norm=norm)
 
     def _add_to_metrics(self, **sums):
+        assert set(sums) <= set(self.metric_names), f"{sorted(sums)} are not all among {self.metric_names}"
         self.metric_sums.assign_add(tf.stack([sums.get(name, 0.0) for name in self.metric_names]))
 
     def read_metrics(self):

@@ -33,11 +33,21 @@ from configuration import UserError
 
 
 def fold_seeds(key: Sequence[int], count: int) -> np.ndarray:
-    """`count` seeds for stateless draws, a pure function of `key` (numbers from 0 up): int32 [count, 2].
+    """`count` seeds for stateless draws, a pure function of `key` (numbers from 0 up): int32 [count, 2]."""
+    return seed_sequence(key).generate_state(2 * count).view(np.int32).reshape(count, 2)
 
-    numpy's SeedSequence, whose values numpy promises to keep (NEP 19), spreads keys that differ in one bit.
+
+def seed_sequence(key: Sequence[int]) -> np.random.SeedSequence:
+    """Spreads keys that differ in one bit; numpy promises to keep its values (NEP 19).
+
+    The length comes first, because numpy takes [a, b] and [a, b, 0] for the same key.
     """
-    return np.random.SeedSequence(list(key)).generate_state(2 * count).view(np.int32).reshape(count, 2)
+    return np.random.SeedSequence([len(key), *key])
+
+
+def permutation(key: Sequence[int], size: int) -> np.ndarray:
+    """int [size], a pure function of `key`. Not Generator.permutation, whose values may change between numpy's releases."""
+    return np.argsort(np.random.Philox(seed_sequence(key)).random_raw(size), kind="stable")
 
 
 def uniform(shape, seed):
@@ -218,12 +228,12 @@ class _PlainReader:
         return records
 
 
-class _GzipReader:
-    """Sequential access to a gzip-compressed TFRecord file; going back starts again, going on skips."""
+class _SequentialReader:
+    """Access in order to a TFRecord file, gzip-compressed or not; going back starts again, going on skips."""
 
     def __init__(self, path: str, records: Optional[int] = None):
         self.path = path
-        self._file, self._next = gzip.open(path, "rb"), 0
+        self._file, self._next = (gzip.open if is_gzip(path) else open)(path, "rb"), 0
         self.records = records
         if records is None:
             self.records = sum(1 for _ in iter(self._skip, False))
@@ -272,11 +282,18 @@ def damaged(path: str, how: str) -> UserError:
     return UserError(f"{path} {how}: it is damaged or no TFRecord file; remove or rebuild it.")
 
 
+def is_gzip(path: str) -> bool:
+    """Told by the first bytes. Raises: UserError: the file cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(2) == b"\x1f\x8b"
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): mend its permissions or leave it out.") from error
+
+
 def open_shard(path: str, records: Optional[int] = None):
-    """A reader with `records` and `read(first, last)`; gzip is told by its first bytes."""
-    with open(path, "rb") as file:
-        is_gzip = file.read(2) == b"\x1f\x8b"
-    return _GzipReader(path, records) if is_gzip else _PlainReader(path)
+    """A reader with `records` and `read(first, last)`; given the number of records, a gzip file is not counted."""
+    return _SequentialReader(path, records) if is_gzip(path) else _PlainReader(path)
 
 
 def count_shards(paths: Sequence[str], manifest: Optional[dict],
@@ -342,14 +359,12 @@ class RecordOrder:
                     parts = [(shard, bound[window], bound[window + 1]) for shard, bound in zip(group, bounds)]
                     size = sum(last - first_record for _, first_record, last in parts)
                     key = [self.seed, epoch, self.shards.index(group[0]), window]
-                    yield parts, np.random.Generator(np.random.Philox(np.random.SeedSequence(key))).permutation(
-                        size)[offset:]
+                    yield parts, permutation(key, size)[offset:]
                     offset = 0
             epoch += 1
 
     def _groups(self, epoch: int) -> Iterator[List[Shard]]:
-        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch])))
-        order = generator.permutation(len(self.shards))
+        order = permutation([self.seed, epoch], len(self.shards))
         for first in range(0, len(order), self.GROUP):
             yield [self.shards[i] for i in order[first:first + self.GROUP]]
 
@@ -365,10 +380,7 @@ class RecordFormat:
 
     def __init__(self, path: str, max_seq_length: int, vocab_size: int):
         self.path, self.max_seq_length, self.vocab_size = path, max_seq_length, vocab_size
-        reader = open_shard(path, records=1)
-        record = reader.read(0, 1) if reader.records else []
-        if not record:
-            raise UserError(f"{path} holds no record: remove or rebuild it.")
+        record = _SequentialReader(path, records=1).read(0, 1)
         try:
             features = tf.train.Example.FromString(record[0]).features.feature
         except Exception as error:  # protobuf's DecodeError moved between its releases
@@ -386,7 +398,11 @@ class RecordFormat:
                 raise UserError(f"{path} has {name} of length {length}, not --max_seq_length={max_seq_length}: "
                                 f"give --max_seq_length={length} or records of the other length.")
         self.spec = {name: tf.io.FixedLenFeature([max_seq_length], tf.int64) for name in FEATURES}
-        self.has_static_masks = all(name in features for name in STATIC_MASKS)
+        masks = [name for name in STATIC_MASKS if name in features]
+        if masks and len(masks) < len(STATIC_MASKS):
+            raise UserError(f"{path} has {masks[0]} but not all of {', '.join(STATIC_MASKS)}: its masked tokens cannot be "
+                            "restored, use records that hold all three or none.")
+        self.has_static_masks = bool(masks)
         if self.has_static_masks:
             slots = len(features["masked_lm_positions"].int64_list.value)
             kinds = (tf.int64, tf.int64, tf.float32)
