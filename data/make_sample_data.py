@@ -42,7 +42,7 @@ import shutil
 import signal
 import string
 import sys
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import tokenizers
@@ -52,8 +52,9 @@ from absl import flags
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(HERE), HERE]
 
-import configuration  # noqa: E402  (found through the line above)
-import sample_world  # noqa: E402
+import sample_world  # noqa: E402  (found through the line above)
+
+import configuration  # noqa: E402
 from configuration import UserError, option  # noqa: E402
 from tokenization import SPECIAL_TOKENS, ElectraTokenizer  # noqa: E402
 
@@ -98,12 +99,12 @@ class SampleDataConfig:
         """Answerable questions of each split: 75 per MB for the demo, else 150, and at most 20,000; a tenth for dev."""
         if self.size == "demo":
             return {"train": 300, "dev": 60}
-        train = min(20_000, max(80, round(150 * self.megabytes)))
+        train = min(20_000, max(40, round(150 * self.megabytes)))
         return {"train": train, "dev": max(20, train // 10)}
 
     @property
     def vocab_size(self) -> int:
-        return int(min(8000, 4000 + 100 * max(0.0, self.megabytes - DEMO_MEGABYTES)))
+        return int(min(8000, 4000 + 50 * max(0.0, self.megabytes - 20)))
 
 
 # --- Corpus ---
@@ -141,7 +142,7 @@ def write_corpus(config: SampleDataConfig, folder: str) -> Corpus:
                 counts["files"] += 1
             if document.draws:
                 scored.append(document)
-                document = document._replace(sentences=plain_sentences(document))
+                document = plain_document(document)
             text = "\n".join(document.sentences) + "\n\n"
             file.write(text)
             counts.update(documents=1, sentences=len(document.sentences), bytes=len(text))
@@ -185,8 +186,13 @@ class PassagePicker:
             self.contexts.append(context)
 
 
-def plain_sentences(document: sample_world.Document) -> List[str]:
-    return [MARKS.sub("", sentence) for sentence in document.sentences]
+def plain_document(document: sample_world.Document) -> sample_world.Document:
+    """The same document without marks."""
+    passage = document.passage
+    if passage:
+        passage = passage._replace(opening=MARKS.sub("", passage.opening),
+                                   rows=[row._replace(text=MARKS.sub("", row.text)) for row in passage.rows])
+    return sample_world.Document([MARKS.sub("", sentence) for sentence in document.sentences], [], passage)
 
 
 # --- Questions ---
@@ -214,7 +220,7 @@ def ask(contexts: List[Context], num_answerable: int, rng: random.Random) -> Tup
         used[question.context.passage.kind, question.fact].append(wording)
     # As many of each fact as its share of the answerable ones, so that a fact's name says nothing.
     rng.shuffle(impossible)
-    wanted = {key: math.ceil(len(wordings) / 3) for key, wordings in used.items()}
+    wanted = {key: math.ceil(len(wordings) / 3) + 1 for key, wordings in used.items()}
     chosen = []
     for question in impossible:
         key = question.context.passage.kind, question.fact
@@ -376,9 +382,10 @@ def oracle_chances(document: sample_world.Document, tokenizer: ElectraTokenizer)
     words = collections.defaultdict(list)
     for position, word in enumerate(encoding.word_ids):
         words[word].append(position)
-    ids, chances = np.array(encoding.ids), np.ones(len(encoding.ids))
+    ids, offsets = encoding.ids, encoding.offsets  # properties that make a list at every call
+    chances = np.ones(len(ids))
     for positions in words.values():
-        start, end = encoding.offsets[positions[0]][0], encoding.offsets[positions[-1]][1]
+        start, end = offsets[positions[0]][0], offsets[positions[-1]][1]
         draw, shown = draws.get(start), text[start:end].lower()
         stem = draw.word.lower() if draw else ""
         if not draw or not shown.startswith(stem):
@@ -386,19 +393,19 @@ def oracle_chances(document: sample_world.Document, tokenizer: ElectraTokenizer)
         if draw.is_value and occurrences[stem] + occurrences[stem + "s"] > 1:
             continue
         article = re.search(r"\b(an?) $", text[max(0, start - 3):start].lower())
-        rivals = _rivals(tokenizer, tuple(map(str, draw.pool)), shown[len(stem):], article and article.group(1))
-        pieces = tuple(ids[positions])
+        rivals = _rivals(tokenizer, draw.pool, shown[len(stem):], article and article.group(1))
+        pieces = tuple(ids[position] for position in positions)
         for place, position in enumerate(positions):
             chances[position] = rivals.get((place, pieces[:place], pieces[place + 1:]), 1.0)
-    return ids, chances
+    return np.array(ids), chances
 
 
 @functools.lru_cache(maxsize=None)
-def _rivals(tokenizer: ElectraTokenizer, pool: Tuple[str, ...], suffix: str, article: Optional[str]) -> dict:
+def _rivals(tokenizer: ElectraTokenizer, pool: Sequence, suffix: str, article: Optional[str]) -> dict:
     """{(place, pieces before, pieces after): share of the likeliest piece there}, over the words of `pool`."""
     found = collections.defaultdict(collections.Counter)
     for word in pool:
-        word = word.lower() + suffix
+        word = str(word).lower() + suffix
         if article and article != ("an" if re.match("[aeiou]|honest", word) else "a"):
             continue
         pieces = _pieces(tokenizer, word)
@@ -468,7 +475,8 @@ def refuse_foreign_folder(folder: str, overwrite: bool):
     if foreign:
         raise UserError(f"{folder} holds {foreign[0]}, which this command does not make: choose another --output_dir.")
     if os.listdir(folder) and not overwrite:
-        raise UserError(f"{folder} is not empty: choose another --output_dir, or replace its sample data with --overwrite.")
+        raise UserError(f"{folder} is not empty: choose another --output_dir, or replace its sample data with "
+                        "--overwrite.")
 
 
 def report(manifest: dict) -> str:
@@ -478,7 +486,8 @@ def report(manifest: dict) -> str:
             ("provinces", f"{corpus['provinces']:,}, of which {corpus['held_out_provinces']:,} held out for dev"),
             ("vocabulary", f"{manifest['vocab_size']:,} WordPieces"),
             *((name, f"{count:,} questions") for name, count in manifest["squad_questions"].items()),
-            *((f"{name} guesser", f"{guessers[name]:.1%} of masked pieces") for name in ("unigram", "bigram", "oracle"))]
+            *((f"{name} guesser", f"{guessers[name]:.1%} of masked pieces")
+              for name in ("unigram", "bigram", "oracle"))]
     return "\n".join(f"{name:<18}{text}" for name, text in rows)
 
 

@@ -55,7 +55,7 @@ LANDS = (
          "ford ham stead wick mere bridge", "en le a ow", "fell tor moor", "weaver brewer miller cooper", "barley"),
     Land("Quessara", "aq bes cha dez esq fal gui jes lis maq nev or pes qua res sal tez vas xa zel",
          "a al e ir lo mar o ra si ta ue va", "ita ara essa ina ora", "ando ero uel io az", "ez ado ario ales enzo ura",
-         "ona illa eda alba esta", "ana ento iz", "erra onte illo", "vintner potter apothecary glazier", "olives"),
+         "ona illa eda alba esta", "ana ento iz", "erra onte illo", "vintner potter herbalist glazier", "olives"),
     Land("Thornmark", "bjar drot egg fros grim hjal isk jor kval lod mjol od rag sig skar thr ulf vig yng brok",
          "a ar da ei ge ka mu na ru sa ti vo", "hild dis run frid veig", "ulf bjorn stein leif grim",
          "sen dottir rud haug lien", "vik heim fjord nes holm", "elv aa strom", "tind berg kamp",
@@ -104,7 +104,7 @@ chandler,dipped,candles,tallow,ladle,candle loft
 brewer,brewed,ales,malt,mash tub,brewhouse
 saddler,stitched,harnesses,leather,awl,saddlery
 ropemaker,twisted,cables,hemp,winch,rope walk
-apothecary,mixed,salves,camphor,mortar,still room
+herbalist,mixed,salves,camphor,mortar,still room
 shepherd,sheared,fleeces,wool,crook,sheepfold
 vintner,pressed,wines,fruit,press,cellar
 bookbinder,sewed,ledgers,paper,needle,bindery
@@ -139,10 +139,9 @@ LISTS = {
     "near": "beside|behind|opposite|below|above|near|before|beyond",
     "our": "the|this|our|that",
     "stream": "river|stream|water|valley",
-    "then": "and|but|then|so",
+    "then": "and|but|then|yet",
     "that": "the|this|that|another|some",
     "those": "the|these|those|many|some|most",
-    "sum": "#2-98#",
     "office": "mayor|bailiff|treasurer|constable|judge|warden|provost|sheriff",
     # adjectives, each list before nouns of one kind
     "size": "large|small|huge|tiny|modest|narrow|sturdy|crooked",
@@ -157,53 +156,74 @@ LISTS = {
     "state": "ruined|crowded|famous|unfinished|flooded|haunted|splendid|gloomy|ancient|whitewashed",
     # nouns with what may stand before them
     "neighbour": "[deaf|retired|jovial|greedy|pious|nervous|learned|gloomy] [priest|widow|innkeeper|steward|ferryman|"
-                 "schoolmaster|gravedigger|bailiff|midwife|notary]",
+                 "schoolmaster|gravedigger|bailiff|nurse|notary]",
     "kin": "mother|father|uncle|aunt|grandfather|grandmother|brother|sister|cousin|godfather",
-    "building": "<state> [chapel|bathhouse|school|prison|granary|convent|armoury|hospital]|[north|south|east|west] gate|"
-                "corn exchange|<state> [fish|horse|cattle] market|town hall|[inner|outer] wall|customs house|bell tower",
-    "people_group": "[wandering|foreign|hungry|young|drunken|curious|noisy|weary|honest|quarrelsome] [farmers|merchants|"
-                    "pilgrims|soldiers|sailors|beggars|widows|students|monks|children]",
-    "season": "a [wet|late|cold|sweet|green] spring|a [dry|hot|long|dusty|cloudless] summer|a [mild|golden|windy|foggy|"
-              "stormy] autumn|a [hard|bitter|long|dark|snowy] winter",
-    "when": "at [dawn|noon|dusk|midnight|daybreak]|on [market|feast|fast|wash|rainy] days|in the [small|early|late] hours|"
-            "after [sunset|dark|supper|mass|work]|before [breakfast|sunrise|harvest|lent|prayers]|every <weekday>|"
-            "on a [cold|clear|moonless|sultry|frosty] [night|morning|evening|afternoon]|until [nightfall|supper|dawn|vespers|dusk]|"
-            "during [wet|dull|short|idle|anxious] [summers|winters|weeks|days]|[once|twice] a [week|month|year|day]",
-    "weather": "[heavy|endless|warm] [rain|snow|showers|thunder]|thick [fog|smoke]|bitter [cold|frost]|[cold|sharp|salt|icy|northerly] [winds|gales|gusts|squalls]|"
-               "fierce [heat|sun]|driving [sleet|hail|rain|snow|spray]|deep [snow|mud]|low [cloud|mist|fog|haze]",
-    "food": "a [loaf|crust|basket|slice|heel] of [black|white|stale|fresh] [bread|rye]|a [cup|flask|barrel|goblet|jar] of [sour|red|warm|spiced] "
-            "[wine|cider|mead|perry]|a [bowl|kettle|ladle|pot|basin] of [thin|hot|fish|onion] [broth|soup|stew|porridge]|a [slice|wheel|wedge|lump|rind] of [hard|soft|"
-            "goat|mouldy] cheese|a [jug|mug|keg|tankard|pail] of [dark|weak|flat|strong] [ale|beer|stout|porter]|a [pinch|spoonful|sack|bag|crock] of [grey|sea|"
-            "coarse] salt|a [handful|bucket|dish|bowl] of [dried|ripe|wild] [berries|cherries|plums|pears|figs]|a [pot|comb] of [thick|clear|"
-            "heather] honey|a [plate|dish|string|tub|platter] of [smoked|fried|salted] [fish|sausages|eels|mushrooms]",
-    "cargo": "[<dozen>|#11-98#] [barrels|casks|kegs|tuns|pipes] of [flat|good|cheap|spilt|strong|old] [ale|wine|herring|pitch|tar|cider]|[<dozen>|#11-98#] [sacks|bags|bushels|tons|pecks] "
-             "of [damp|milled|tithe|seed|sifted|black] [grain|flour|salt|beans|peas|malt]|[<dozen>|#11-98#] [bolts|bales|yards|rolls|lengths] of [coarse|striped|dyed|plain|soft|faded] "
-             "[cloth|linen|silk|felt|canvas|wool]|[<dozen>|#11-98#] [bundles|stacks|heaps|ropes] of [tied|dried|mouldy|sorted|cut] [hides|furs|reeds|rushes|sticks|flax]|[<dozen>|#11-98#] "
-             "[crates|boxes|baskets|trays|hampers] of [cracked|packed|polished|wrapped|spotted] [candles|glass|apples|tiles|eggs|bottles]|[<dozen>|#11-98#] [jars|flasks|bottles|pitchers] of "
-             "[sealed|scented|bitter|strained|old] [honey|oil|ink|vinegar|mustard|dye]|[<dozen>|#11-98#] [loads|carts|wagons|rafts] of [rough|split|wet|heavy|loose] [stone|timber|turf|gravel|sand|clay]|[<dozen>|#11-98#] [pounds|ounces|stones|lumps] of [pure|bright|ground|clean|hard] [wax|butter|copper|pepper|tin|cheese]|[<dozen>|#11-98#] head of [fat|stolen|branded|lean|young] [cattle|sheep|oxen|goats|swine|horses]",
-    "path": "[over|across] <that> [icy|steep|old|windy|broken|narrow] [bridge|hill|moor|wall]|[along|down] <that> [muddy|winding|grassy|empty|stony|quiet] "
-            "[river|bank|shore|ridge]|through <that> [silent|dripping|dark|trampled|old|upper] [wood|gate|marsh|town]|across the [sunny|frozen|busy|wide|dusty|green] [square|field|ford|bay]|[up|down] <that> [worn|slippery|spiral|wooden] [stairs|ladder|steps]|"
-            "under <that> [low|shady|mossy|crumbling] [arch|oaks|eaves|trees]|round <that> [crowded|sharp|noisy|next] [market|pond|"
-            "corner|bend]",
-    "place": "in <that> [fertile|lonely|misty|lower|wooded|upper|distant] [valley|woods|marshes|hills|meadows]|on <that> [rocky|barren|windy|sandy|rainy|southern] [coast|plain|moor|heath|island]|by <that> [shallow|paved|frozen|forgotten|flooded|royal] [ford|sea|road|lake|forest]|"
-             "under <that> [chalk|steep|black] [cliffs|crags|slopes|rocks|screes]|at <that> [busy|northern|gloomy|old|distant] [crossroads|harbour|border|"
-             "ferry]",
-    "feeling": "[proud|ashamed] of [work|sons|learning|riches|horses|handwriting]|[afraid|terrified] of [fire|water|dogs|debt|thunder|ghosts|spiders]|[fond|"
-               "weary] of [music|cards|gossip|fishing|wine|dancing|sermons]|[famous|notorious] for [honesty|patience|courage|thrift|lies|kindness|cruelty]|"
-               "[rich|poor] in [land|friends|years|cattle|enemies|books]|[good|hopeless] at [sums|chess|wrestling|singing|spelling|cooking|flattery]|"
-               "[slow|quick] to [anger|pay|forgive|laugh|learn|quarrel]|deaf to [reason|praise|blame|music|advice|warnings]",
+    "building": "<state> [chapel|bathhouse|school|prison|granary|convent|armoury|hospital]|[north|south|east|west] "
+                "gate|corn exchange|<state> [fish|horse|cattle] market|town hall|[inner|outer] wall|customs house|"
+                "bell tower",
+    "people_group": "[wandering|foreign|hungry|young|drunken|curious|noisy|weary|honest|quarrelsome] [farmers|"
+                "merchants|pilgrims|soldiers|sailors|beggars|widows|students|monks|children]",
+    "season": "a [wet|late|cold|sweet|green] spring|a [dry|hot|long|dusty|cloudless] summer|a [mild|golden|windy|"
+              "foggy|stormy] autumn|a [hard|bitter|long|dark|snowy] winter",
+    "when": "at [dawn|noon|dusk|midnight|daybreak]|on [market|feast|fast|wash|rainy] days|in the [small|early|late] "
+            "hours|after [sunset|dark|supper|mass|work]|before [breakfast|sunrise|harvest|lent|prayers]|every "
+            "<weekday>|on a [cold|clear|moonless|sultry|frosty] [night|morning|evening|afternoon]|until [nightfall|"
+            "supper|dawn|vespers|dusk]|during [wet|dull|short|idle|anxious] [summers|winters|weeks|days]|[once|twice] "
+            "a [week|month|year|day]",
+    "weather": "[heavy|endless|warm] [rain|snow|showers|thunder]|thick [fog|smoke]|bitter [cold|frost]|[cold|sharp|"
+               "salt|icy|northerly] [winds|gales|gusts|squalls]|fierce [heat|sun]|driving [sleet|hail|rain|snow|"
+               "spray]|deep [snow|mud]|low [cloud|mist|fog|haze]",
+    "food": "a [loaf|crust|basket|slice|heel] of [black|white|stale|fresh] [bread|rye]|a [cup|flask|barrel|goblet|"
+            "jar] of [sour|red|warm|spiced] [wine|cider|mead|perry]|a [bowl|kettle|ladle|pot|basin] of [thin|hot|fish|"
+            "onion] [broth|soup|stew|porridge]|a [slice|wheel|wedge|lump|rind] of [hard|soft|goat|mouldy] cheese|a "
+            "[jug|mug|keg|tankard|pail] of [dark|weak|flat|strong] [ale|beer|stout|porter]|a [pinch|spoonful|sack|bag|"
+            "crock] of [grey|sea|coarse] salt|a [handful|bucket|dish|bowl] of [dried|ripe|wild] [berries|cherries|"
+            "plums|pears|figs]|a [pot|comb] of [thick|clear|heather] honey|a [plate|dish|string|tub|platter] of "
+            "[smoked|fried|salted] [fish|sausages|eels|mushrooms]",
+    "cargo": "[<dozen>|#11-98#] [barrels|casks|kegs|tuns|pipes] of [flat|good|cheap|spilt|strong|old] [ale|wine|"
+             "herring|pitch|tar|cider]|[<dozen>|#11-98#] [sacks|bags|bushels|tons|pecks] of [damp|milled|tithe|seed|"
+             "sifted|black] [grain|flour|salt|beans|peas|malt]|[<dozen>|#11-98#] [bolts|bales|yards|rolls|lengths] of "
+             "[coarse|striped|dyed|plain|soft|faded] [cloth|linen|silk|felt|canvas|wool]|[<dozen>|#11-98#] [bundles|"
+             "stacks|heaps|ropes] of [tied|dried|mouldy|sorted|cut] [hides|furs|reeds|rushes|sticks|flax]|[<dozen>|"
+             "#11-98#] [crates|boxes|baskets|trays|hampers] of [cracked|packed|polished|wrapped|spotted] [candles|"
+             "glass|apples|tiles|eggs|bottles]|[<dozen>|#11-98#] [jars|flasks|bottles|pitchers] of [sealed|scented|"
+             "bitter|strained|old] [honey|oil|ink|vinegar|mustard|dye]|[<dozen>|#11-98#] [loads|carts|wagons|rafts] "
+             "of [rough|split|wet|heavy|loose] [stone|timber|turf|gravel|sand|clay]|[<dozen>|#11-98#] [pounds|ounces|"
+             "stones|lumps] of [pure|bright|ground|clean|hard] [wax|butter|copper|pepper|tin|cheese]|[<dozen>|"
+             "#11-98#] head of [fat|stolen|branded|lean|young] [cattle|sheep|oxen|goats|swine|horses]",
+    "path": "[over|across] <that> [icy|steep|old|windy|broken|narrow] [bridge|hill|moor|wall]|[along|down] <that> "
+            "[muddy|winding|grassy|empty|stony|quiet] [river|bank|shore|ridge]|through <that> [silent|dripping|dark|"
+            "trampled|old|upper] [wood|gate|marsh|town]|across the [sunny|frozen|busy|wide|dusty|green] [square|field|"
+            "ford|bay]|[up|down] <that> [worn|slippery|spiral|wooden] [stair|ladder|scaffold]|under <that> [low|shady|"
+            "mossy|crumbling] [arch|oak|roof|tree]|round <that> [crowded|sharp|noisy|far] [market|pond|corner|bend]",
+    "place": "in <that> [fertile|lonely|misty|lower|wooded|upper|distant] [valley|wood|marsh|meadow|hollow]|on <that> "
+             "[rocky|barren|windy|sandy|rainy|southern] [coast|plain|moor|heath|island]|by <that> [shallow|paved|"
+             "frozen|forgotten|flooded|royal] [ford|sea|road|lake|forest]|under <that> [chalk|steep|black] [cliff|"
+             "crag|slope|rock|ridge]|at <that> [busy|northern|gloomy|old|distant] [crossroads|harbour|border|ferry]",
+    "feeling": "[proud|ashamed] of [work|sons|learning|riches|horses|handwriting]|[afraid|terrified] of [fire|water|"
+               "dogs|debt|thunder|ghosts|spiders]|[fond|weary] of [music|cards|gossip|fishing|wine|dancing|sermons]|"
+               "[famous|notorious] for [honesty|patience|courage|thrift|lies|kindness|cruelty]|[rich|poor] in [land|"
+               "friends|years|cattle|enemies|books]|[good|hopeless] at [sums|chess|wrestling|singing|spelling|cooking|"
+               "flattery]|[slow|quick] to [anger|pay|forgive|laugh|learn|quarrel]|deaf to [reason|praise|blame|music|"
+               "advice|warnings]",
     "said": "[said|wrote|swore|claimed|insisted|believed|knew|feared|hoped|dreamed] that",
-    "saying": "the [river|sea|road|winter|forest|mountain] [takes|keeps|forgets|forgives|hides|returns] what the [town|king|merchant|fool|miller|soldier] [gives|builds|sells|promises|loses|hides]|[bread|salt|silver|iron] is [dearer|better|older|softer] than [pride|honour|sleep|law]|"
-              "no [wall|door|lock|oath] [holds|stops|outlives] a [thief|flood|rumour|debt]|a [fool|guest|clerk|fish] "
-              "[stinks|talks|learns|eats] after <small> days|he who [sows|lends|borrows|lies] in [spring|haste|anger|youth|fear] "
-              "[reaps|pays|weeps|starves|repents] in [autumn|sorrow|silence|winter|prison]|[two|three|many] [cooks|bells|kings|clocks] [never|seldom|rarely|hardly|always] "
-              "[agree|wait|sleep|rhyme]",
-    "animal": "[black|lame|stubborn|sulky] [mule|donkey]|[grey|blind|faithful|snarling] [dog|hound|puppy|wolf]|[white|tame|clever|"
-              "talking] [goose|raven|parrot|swan]|[brown|skinny|spotted] [cow|goat|ox|pig]|[ginger|lazy|one-eyed] [cat|kitten|fox|ferret]",
-    "thing": "[silver|dented|pewter|golden|stolen] [spoon|ring|cup|brooch|bell]|[leather|bulging|empty|sealed|velvet] [purse|bag|chest|trunk|basket]|[wooden|painted|carved|broken|gilded] "
-             "[box|stool|cradle|flute|saint]|[rusty|long|iron|heavy|notched] [key|sword|chain|knife|spear]|[woollen|patched|green|muddy|striped] [cloak|coat|shawl|hood|scarf]",
-    "aye": "[all|most|many|they|both] [agreed|voted|shouted|drank|laughed|prayed]|[nobody|everybody|someone] [spoke|agreed|objected|laughed|slept|wept]|"
-           "[few|none|some|two|several] [cared|noticed|complained|remembered|listened|survived]",
+    "saying": "the [river|sea|road|winter|forest|mountain] [takes|keeps|forgets|forgives|hides|returns] what the "
+              "[town|king|merchant|fool|miller|soldier] [gives|builds|sells|promises|loses|hides]|[bread|salt|silver|"
+              "iron] is [dearer|better|older|softer] than [pride|honour|sleep|law]|no [wall|door|lock|oath] [holds|"
+              "stops|outlives] a [thief|flood|rumour|debt]|a [fool|guest|clerk|fish] [stinks|talks|learns|eats] after "
+              "<small> days|he who [sows|lends|borrows|lies] in [spring|haste|anger|youth|fear] [reaps|pays|weeps|"
+              "starves|repents] in [autumn|sorrow|silence|winter|prison]|[two|three|many] [cooks|bells|kings|clocks] "
+              "[never|seldom|rarely|hardly|always] [agree|wait|sleep|rhyme]",
+    "animal": "[black|lame|stubborn|sulky] [mule|donkey]|[grey|blind|faithful|snarling] [dog|hound|puppy|wolf]|[white|"
+              "tame|clever|talking] [goose|raven|parrot|swan]|[brown|skinny|spotted] [cow|goat|ox|pig]|[ginger|lazy|"
+              "one-eyed] [cat|kitten|fox|ferret]",
+    "thing": "[silver|dented|pewter|golden|stolen] [spoon|ring|cup|brooch|bell]|[leather|bulging|empty|sealed|velvet] "
+             "[purse|bag|chest|trunk|basket]|[wooden|painted|carved|broken|gilded] [box|stool|cradle|flute|saint]|"
+             "[rusty|long|iron|heavy|notched] [key|sword|chain|knife|spear]|[woollen|patched|green|muddy|striped] "
+             "[cloak|coat|shawl|hood|scarf]",
+    "aye": "[all|most|many|they|both] [agreed|voted|shouted|drank|laughed|prayed]|[nobody|everybody|someone] [spoke|"
+           "agreed|objected|laughed|slept|wept]|[few|none|some|two|several] [cared|noticed|complained|remembered|"
+           "listened|survived]",
 }
 
 # --- Narrative documents: a kind is a list of topics, a topic a list of sentences ---
@@ -212,248 +232,337 @@ LIFE = [
     ["{name} was born in {birthplace} [early|late] in {month} of the year {born}, the [eldest|second|youngest|only] "
      "child of a [poor|honest|stubborn|wealthy] <neighbour>.",
      "{given} {family} came into the world at {birthplace} in {born}, after <season>.",
-     "In {born}, a year of <weather>, {name} was born in a [low|narrow|crooked|draughty] house [beside|behind|opposite] "
-     "<that> <building> of {birthplace}.",
+     "In {born}, a year of <weather>, {name} was born in a [low|narrow|crooked|draughty] house [beside|behind|"
+     "opposite] <that> <building> of {birthplace}.",
      "The {trade} {name} was born in {born} on the [left|right|north|south] bank of the {river}, not far from "
      "{birthplace}.",
-     "{name}, a {trade} of {home} in {province}, was born at {birthplace} in the year {born}, [when|while] <weather> lay "
-     "over the [valley|harbour|fields|roofs]."],
-    ["as a {child} {he} <adverb> [carried|fetched|hauled|stole|sold] [water|firewood|turf|milk] for <that> <neighbour> <then> [learned|began|hoped|tried|longed] to read from an old [almanac|psalter|atlas|ledger].",
-     "{his} <kin> [taught|showed|helped|urged|forbade] {him} to [mend nets|card wool|tally sacks|tend bees|read the stars|shoe horses] "
-     "before {he} was <small> years old.",
-     "<subject> grew up with <small> <odd> [brothers|sisters|cousins|uncles|orphans] in a <size> [cottage|loft|cellar|tower] <place>, <then> [often|always|"
-     "seldom|never] went to bed without <food>.",
-     "when {he} was <small>, {his} <kin> died in a [flood|fire|famine|plague], and a [kind|strict|distant|rich|childless] <kin> took {him} in.",
-     "neither {his} [mother|aunt|sister] nor {his} [father|uncle|brother] could [read|swim|count|sing], but both [told|knew|loved|feared|collected] the [oldest|longest|strangest|saddest|shortest] [stories|songs|prayers|riddles|jokes] of {land}.",
-     "<that> <neighbour> of {birthplace} <said> the {child} would [hang|drown|starve|prosper] before {he} was [grown|twenty|"
-     "wise|married]."],
-    ["at the age of [twelve|thirteen|fourteen|fifteen] {he} was bound to {teacher} of {teacher_home} for <small> <odd> years.",
-     "<subject> learned the craft from {teacher} of {teacher_home}, whose [house|<dim> {shop}] [stood|lay|burned] <near> the "
-     "<building>.",
-     "{teacher} took {him} on as an apprentice in {teacher_home}, [gave|lent|sold|denied|offered] {him} a <worn> {tool}, and taught {him} how "
-     "<fine> {wares} are made from <rough> {stuff}.",
-     "in {teacher_home} {he} found work with {teacher}, who was as [strict|patient|clever|silent|famous|rich] as {he} was [lazy|eager|clumsy|proud|shy|poor]."],
-    ["<subject> {made} <fine> {wares} from the [best|local|cheapest|finest] <rough> {stuff} and never [lent|sold|left|showed|promised] {his} <worn> {tool} to a "
-     "[stranger|rival|neighbour|fool].",
-     "{his} <fine> {wares} were [sold|praised|copied|wanted] [as far away as|even in] {other_town}, where a {trade} could "
-     "[earn|ask|lose|get|charge] <small> crowns a [day|week|month|season|year].",
-     "the <dim> {shop} smelled of <rough> {stuff} [and|, sweat and] [smoke|rain|onions|cats], and {his} <worn> {tool} was heard <when>.",
-     "a [good|true|careful|hasty] {trade}, {he} used to say, [knows|trusts|wastes|loves|smells] {his} <rough> {stuff} before {he} <adverb> [touches|lifts|buys|cleans|sells] {his} <worn> {tool}.",
+     "{name}, a {trade} of {home} in {province}, was born at {birthplace} in the year {born}, [when|while] <weather> "
+     "lay over the [valley|harbour|fields|roofs]."],
+    ["as a {child} {he} <adverb> [carried|fetched|hauled|stole|sold] [water|firewood|turf|milk] for <that> "
+     "<neighbour> <then> [learned|began|hoped|tried|longed] to read from an old [almanac|psalter|atlas|ledger].",
+     "{his} <kin> [taught|showed|helped|urged|forbade] {him} to [mend nets|card wool|tally sacks|tend bees|read the "
+     "stars|shoe horses] before {he} was <small> years old.",
+     "<subject> grew up with <small> <odd> [brothers|sisters|cousins|uncles|orphans] in a <size> [cottage|loft|cellar|"
+     "tower] <place>, <then> [often|always|seldom|never] went to bed without <food>.",
+     "when {he} was <small>, {his} <kin> died in a [flood|fire|famine|plague], and a [kind|strict|distant|rich|"
+     "childless] <kin> took {him} in.",
+     "neither {his} [mother|aunt|sister] nor {his} [father|uncle|brother] could [read|swim|count|sing], but both "
+     "[told|knew|loved|feared|collected] the [oldest|longest|strangest|saddest|shortest] [stories|songs|prayers|"
+     "riddles|jokes] of {land}.",
+     "<that> <neighbour> of {birthplace} <said> the {child} would [hang|drown|starve|prosper] before {he} was [grown|"
+     "twenty|wise|married]."],
+    ["at the age of [twelve|thirteen|fourteen|fifteen] {he} was bound to {teacher} of {teacher_home} for <small> "
+     "<odd> years.",
+     "<subject> learned the craft from {teacher} of {teacher_home}, whose [house|<dim> {shop}] [stood|lay|burned] "
+     "<near> the <building>.",
+     "{teacher} took {him} on as an apprentice in {teacher_home}, [gave|lent|sold|denied|offered] {him} a <worn> "
+     "{tool}, and taught {him} how <fine> {wares} are made from <rough> {stuff}.",
+     "in {teacher_home} {he} found work with {teacher}, who was as [strict|patient|clever|silent|famous|rich] as {he} "
+     "was [lazy|eager|clumsy|proud|shy|poor]."],
+    ["<subject> {made} <fine> {wares} from the [best|local|cheapest|finest] <rough> {stuff} and never [lent|sold|left|"
+     "showed|promised] {his} <worn> {tool} to a [stranger|rival|neighbour|fool].",
+     "{his} <fine> {wares} were [sold|praised|copied|wanted] [as far away as|even in] {other_town}, where a {trade} "
+     "could [earn|ask|lose|get|charge] <small> crowns a [day|week|month|season|year].",
+     "the <dim> {shop} smelled of <rough> {stuff} [and|, sweat and] [smoke|rain|onions|cats], and {his} <worn> {tool} "
+     "was heard <when>.",
+     "a [good|true|careful|hasty] {trade}, {he} used to say, [knows|trusts|wastes|loves|smells] {his} <rough> {stuff} "
+     "before {he} <adverb> [touches|lifts|buys|cleans|sells] {his} <worn> {tool}.",
      "<when> {he} {made} <fine> {wares} for <those> <people_group> of {home}, who paid with <food> or with a <thing>.",
-     "not only <those> <people_group> but also <those> <people_group> of {home} [bought|ordered|admired|wanted|collected] the <fine> {wares} that {he} "
-     "{made} <when>."],
-    ["in {married} {he} married {spouse}, [a|the only] daughter of <that> <office>, who <adverb> [brought|owned|kept|inherited|sold] <cargo>.",
-     "<subject> was wed to {spouse} in {month} {married}, and <cargo> were [shared|counted|sold|given away] at the feast.",
+     "not only <those> <people_group> but also <those> <people_group> of {home} [bought|ordered|admired|wanted|"
+     "collected] the <fine> {wares} that {he} {made} <when>."],
+    ["in {married} {he} married {spouse}, [a|the only] daughter of <that> <office>, who <adverb> [brought|owned|kept|"
+     "inherited|sold] <cargo>.",
+     "<subject> was wed to {spouse} in {month} {married}, and <cargo> were [shared|counted|sold|given away] at the "
+     "feast.",
      "{spouse}, whom {he} married in {married}, was <degree> [tall|kind|rich|merry|shy] and <feeling>.",
-     "the [wedding|marriage] of {given} and {spouse} was [held|kept|blessed|feasted|celebrated] at {home} in {married} <but> <aye>."],
-    ["they had <small> <odd> children, of whom [two|three] [became|married|buried] <skilled> {trade}s and one [sailed|rode|walked] to "
-     "{other_town}.",
-     "the couple had <small> <odd> [sons|daughters|children] and kept a <animal>, which <adverb> [slept|ate|died|hid|barked] <place>.",
-     "their house stood <place>, [between|behind] <that> <building> and <that> <building>, <then> [smelled|shook|leaked|groaned|flooded] <when>.",
+     "the [wedding|marriage] of {given} and {spouse} was [held|kept|blessed|feasted|celebrated] at {home} in "
+     "{married} <but> <aye>."],
+    ["they had <small> <odd> children, of whom [two|three] [became|married|buried] <skilled> {trade}s and one [sailed|"
+     "rode|walked] to {other_town}.",
+     "the couple had <small> <odd> [sons|daughters|children] and kept a <animal>, which <adverb> [slept|ate|died|hid|"
+     "barked] <place>.",
+     "their house stood <place>, [between|behind] <that> <building> and <that> <building>, <then> [smelled|shook|"
+     "leaked|groaned|flooded] <when>.",
      "{his} [first|eldest|youngest|second] [son|daughter] [left|ran away|went] <path> with a <thing> and was [never|"
      "seldom] seen again."],
     ["<subject> was <feeling>, <degree> [stout|thin|tall|pale], and went nowhere without a <animal>.",
-     "<people_group> who <adverb> [met|knew|served|feared|visited] {him} [remembered|described|mocked|praised|envied] {his} [beard|voice|laugh|temper|hat|nose] and "
-     "the <thing> that {he} <adverb> [wore|carried|hid|kissed|counted] <when>.",
-     "<subject> ate <food> <when>, <then> [walked|rode|limped|strolled|hurried] <path> before {he} <adverb> [opened|locked|swept|entered|closed] the <dim> {shop}.",
+     "<people_group> who <adverb> [met|knew|served|feared|visited] {him} [remembered|described|mocked|praised|envied] "
+     "{his} [beard|voice|laugh|temper|hat|nose] and the <thing> that {he} <adverb> [wore|carried|hid|kissed|counted] "
+     "<when>.",
+     "<subject> ate <food> <when>, <then> [walked|rode|limped|strolled|hurried] <path> before {he} <adverb> [opened|"
+     "locked|swept|entered|closed] the <dim> {shop}.",
      "<subject> liked to say that <saying>.",
      "<saying>, {he} told {his} [pupils|children|rivals|friends] <but> <aye>.",
-     "no sooner had {he} <adverb> [bought|lost|found|won|mended] a <thing> than {he} <adverb> [sold|hid|missed|broke|hated] it [again|too|, to {his} shame]."],
-    ["in {office_year} the [people|elders|burghers] of {home} [chose|made|elected|named|crowned] {him} <office>, and {he} [held|kept|filled|enjoyed|abused] the office for <small> <odd> years.",
+     "no sooner had {he} <adverb> [bought|lost|found|won|mended] a <thing> than {he} <adverb> [sold|hid|missed|broke|"
+     "hated] it [again|too|, to {his} shame]."],
+    ["in {office_year} the [people|elders|burghers] of {home} [chose|made|elected|named|crowned] {him} <office>, and "
+     "{he} [held|kept|filled|enjoyed|abused] the office for <small> <odd> years.",
      "<subject> served as <office> of {home} from {office_year}, and <said> <saying>.",
-     "in {office_year} {he} <adverb> [joined|left|led|served|founded] the guild of {trade}s, which <adverb> [met|feasted|prayed|argued|sang] <when> <then> [owned|sold|lent|bought|hid] <cargo>."],
-    ["{given} {family} died at {home} in {died}, aged {age}, and was [buried|mourned|laid to rest] [beside|behind|under] "
-     "<that> <building>.",
+     "in {office_year} {he} <adverb> [joined|left|led|served|founded] the guild of {trade}s, which <adverb> [met|"
+     "feasted|prayed|argued|sang] <when> <then> [owned|sold|lent|bought|hid] <cargo>."],
+    ["{given} {family} died at {home} in {died}, aged {age}, and was [buried|mourned|laid to rest] [beside|behind|"
+     "under] <that> <building>.",
      "<subject> died in {month2} {died}, during <season>, at the age of {age}.",
-     "after a [short|long|sudden|mysterious|painful] illness {he} passed away in {died}; {his} <worn> {tool} [hangs|stands|lies] in <that> <building> of "
-     "{home}.",
+     "after a [short|long|sudden|mysterious|painful] illness {he} passed away in {died}; {his} <worn> {tool} [hangs|"
+     "stands|lies] in <that> <building> of {home}.",
      "death came to {family} in {died}, <when>, as {he} <adverb> [mended|cleaned|looked for] a <thing>."],
 ]
 
 LIFE_DISASTER = [
-    "during the <grim> {disaster} of {disaster_year} {he} <adverb> [gave|sold|carried|sent|promised] <cargo> to the [poor|sick|hungry|homeless] of "
-    "{disaster_town}.",
-    "when the <grim> {disaster} came to {disaster_town} in {disaster_year}, {he} <adverb> [fled|marched|rode|came|sailed] <path> with <cargo>.",
-    "the <grim> {disaster} of {disaster_year} in {disaster_town} [killed|spared|took|blinded|ruined] {his} <kin>, and {he} <adverb> [mourned|prayed|drank|fasted|wept] "
-    "for <small> <odd> [days|weeks|years].",
-    "{he} <adverb> [survived|escaped|saw|remembered|described] the <grim> {disaster} of {disaster_year} by [hiding|climbing|running|swimming|praying] <path>."]
+    "during the <grim> {disaster} of {disaster_year} {he} <adverb> [gave|sold|carried|sent|promised] <cargo> to the "
+    "[poor|sick|hungry|homeless] of {disaster_town}.",
+    "when the <grim> {disaster} came to {disaster_town} in {disaster_year}, {he} <adverb> [fled|marched|rode|came|"
+    "sailed] <path> with <cargo>.",
+    "the <grim> {disaster} of {disaster_year} in {disaster_town} [killed|spared|took|blinded|ruined] {his} <kin>, and "
+    "{he} <adverb> [mourned|prayed|drank|fasted|wept] for <small> <odd> [days|weeks|years].",
+    "{he} <adverb> [survived|escaped|saw|remembered|described] the <grim> {disaster} of {disaster_year} by [hiding|"
+    "climbing|running|swimming|praying] <path>.",
+]
 
 TOWN = [
-    ["{town} is a <size> town in {province}, <place>, on the [left|right|north|south] bank of the "
-     "{river}.",
-     "the town of {town} lies <place> in {province}, where the {river} [bends|widens|narrows|slows|turns] before it [leaves|reaches|enters|crosses|floods] the [plain|gorge|marshes|desert|lake].",
-     "{town}, on the {river}, is the [oldest|largest|smallest|richest|poorest] town in {province} and is known for its "
-     "<skilled> {trade}s.",
-     "<people_group> who <adverb> [come|ride|walk|wander|travel] <path> see {town} first from the [hill|river|bridge|moor], with its "
-     "[crooked|red|steep] roofs above the {river}."],
+    ["{town} is a <size> town in {province}, <place>, on the [left|right|north|south] bank of the {river}.",
+     "the town of {town} lies <place> in {province}, where the {river} [bends|widens|narrows|slows|turns] before it "
+     "[leaves|reaches|enters|crosses|floods] the [plain|gorge|marshes|desert|lake].",
+     "{town}, on the {river}, is the [oldest|largest|smallest|richest|poorest] town in {province} and is known for "
+     "its <skilled> {trade}s.",
+     "<people_group> who <adverb> [come|ride|walk|wander|travel] <path> see {town} first from the [hill|river|bridge|"
+     "moor], with its [crooked|red|steep] roofs above the {river}."],
     ["it was founded in {founded} by {founder}, who <adverb> [bought|won|stole|rented|cleared] the land for <cargo>.",
      "{founder} founded it in {founded}, after <season>, with <dozen> [families|soldiers|monks|fishermen].",
      "the first [houses|walls|huts|ovens|streets] were built by {founder} in {founded} <but> <aye>.",
-     "in the year {founded} {founder} [drove|led|brought|sent|hauled] <cargo> <path> <then> [settled|stopped|camped|prayed|rested] where <that> <building> "
-     "now stands."],
-    ["[about|nearly|almost|over] {population} people live within its walls, most of them <skilled> {trade}s, <neighbour>s and <people_group>.",
+     "in the year {founded} {founder} [drove|led|brought|sent|hauled] <cargo> <path> <then> [settled|stopped|camped|"
+     "prayed|rested] where <that> <building> now stands."],
+    ["[about|nearly|almost|over] {population} people live within its walls, most of them <skilled> {trade}s, "
+     "<neighbour>s and <people_group>.",
      "it has {population} [people|souls|inhabitants], <small> <size> [wells|inns|churches|mills] and one <building>.",
      "at the last count there were {population} people in <our> town, [not|never] counting <those> <people_group>.",
-     "of its {population} people more than half live [by|off|from] the <dim> {shop}, and the rest by [begging|farming|trade|"
-     "fishing]."],
+     "of its {population} people more than half live [by|off|from] the <dim> {shop}, and the rest by [begging|farming|"
+     "trade|fishing]."],
     ["market is held on {market_day}s in front of <that> <building>, and <cargo> [change hands|are sold|are weighed] "
      "before noon.",
-     "on {market_day}s the market square is full of <people_group>, <fine> {wares} and <grown> {crop}, and a [cook|piper|thief] sells "
-     "<food> for a penny.",
-     "every {market_day} the <skilled> {trade}s [sell|show|barter|praise|display] <fine> {wares}, while <those> <people_group> [bring|buy|steal|eat|share] <food>.",
-     "the {market_day} market [opens|begins|closes|ends|starts] with a [bell|drum|prayer|horn], and whoever [comes|pays|leaves] [late|"
-     "early] [pays|owes|forfeits] <food>."],
-    ["the <skilled> {trade}s of <our> town make <fine> {wares} from <rough> {stuff}, which comes down the {river} in [flat|narrow|heavy|painted|leaky] boats <when>.",
-     "its <fine> {wares} are [made|sold|stamped] in the <dim> {shop} beside the [bridge|wharf|square|pond], and a <worn> {tool} hangs over "
-     "the door.",
-     "without <rough> {stuff} there would be no <skilled> {trade}s in <our> town, and without <skilled> {trade}s [no|little|less] [bread|money|noise|smoke|pride].",
-     "a {trade} of <our> town must [show|sell|swear on] his <worn> {tool} before <that> <office>, and <small> of his <fine> {wares} are [burned|kept|weighed|seized|melted] if they are [bad|false|short]."],
-    ["the <size> {work} was built in {work_year} by {builder} of {material} from the {hill} hills, and cost {cost} crowns.",
+     "on {market_day}s the market square is full of <people_group>, <fine> {wares} and <grown> {crop}, and a [cook|"
+     "piper|thief] sells <food> for a penny.",
+     "every {market_day} the <skilled> {trade}s [sell|show|barter|praise|display] <fine> {wares}, while <those> "
+     "<people_group> [bring|buy|steal|eat|share] <food>.",
+     "the {market_day} market [opens|begins|closes|ends|starts] with a [bell|drum|prayer|horn], and whoever [comes|"
+     "pays|leaves] [late|early] [pays|owes|forfeits] <food>."],
+    ["the <skilled> {trade}s of <our> town make <fine> {wares} from <rough> {stuff}, which comes down the {river} in "
+     "[flat|narrow|heavy|painted|leaky] boats <when>.",
+     "its <fine> {wares} are [made|sold|stamped] in the <dim> {shop} beside the [bridge|wharf|square|pond], and a "
+     "<worn> {tool} hangs over the door.",
+     "without <rough> {stuff} there would be no <skilled> {trade}s in <our> town, and without <skilled> {trade}s [no|"
+     "little|less] [bread|money|noise|smoke|pride].",
+     "a {trade} of <our> town must [show|sell|swear on] his <worn> {tool} before <that> <office>, and <small> of his "
+     "<fine> {wares} are [burned|kept|weighed|seized|melted] if they are [bad|false|short]."],
+    ["the <size> {work} was built in {work_year} by {builder} of {material} from the {hill} hills, and cost {cost} "
+     "crowns.",
      "its [pride|shame|glory] is the <size> {work}, which {builder} built of {material} in {work_year}.",
-     "the {material} {work} by {builder}, begun in {work_year}, [leans|stands|looks|glows|echoes] <place> <then> [has|needs|lost|shows|hides] <small> "
-     "[arches|windows|steps|pillars].",
+     "the {material} {work} by {builder}, begun in {work_year}, [leans|stands|looks|glows|echoes] <place> <then> [has|"
+     "needs|lost|shows|hides] <small> [arches|windows|steps|pillars].",
      "strangers [ask|look|pay] for the <size> {work} of {work_year}, [the|a] [great|ugly|costly] work of {builder}."],
-    ["the <grim> {disaster} of {disaster_year} [killed|ruined|drove out] {toll} people <then> [left|spared|broke] only the "
-     "<building>.",
-     "<our> town suffered a <grim> {disaster} in {disaster_year}, which <adverb> [lasted|raged|went on] for <small> <odd> [days|weeks|months].",
-     "in {disaster_year} there was a <grim> {disaster}, and {leader} [saved|fed|led|sheltered|carried] {toll} people <path>.",
-     "its <people_group> still [speak|sing|dream|whisper|complain] of the <grim> {disaster} of {disaster_year}, when <weather> [covered|hid|filled|choked|buried] "
-     "the [streets|fields|wells|roofs|graves]."],
-    ["<grown> {crop} [grows|is grown] [on both sides of|along|above] the {river}, and the [fields|orchards|gardens|hedges|vineyards] [reach|run|stretch|spread|extend] as far as the {hill} hills.",
-     "from <our> town it is {distance} miles to {other_town}, [over|by] a road that is [dusty|muddy|flooded|safe] in [spring|"
-     "summer|autumn|winter].",
-     "{other_town} lies {distance} miles to the [north|south|east|west], and the two towns [share|dispute|envy|guard|tax] a "
-     "[judge|saint|wood|ferry].",
+    ["the <grim> {disaster} of {disaster_year} [killed|ruined|drove out] {toll} people <then> [left|spared|broke] "
+     "only the <building>.",
+     "<our> town suffered a <grim> {disaster} in {disaster_year}, which <adverb> [lasted|raged|went on] for <small> "
+     "<odd> [days|weeks|months].",
+     "in {disaster_year} there was a <grim> {disaster}, and {leader} [saved|fed|led|sheltered|carried] {toll} people "
+     "<path>.",
+     "its <people_group> still [speak|sing|dream|whisper|complain] of the <grim> {disaster} of {disaster_year}, when "
+     "<weather> [covered|hid|filled|choked|buried] the [streets|fields|wells|roofs|graves]."],
+    ["<grown> {crop} [grows|is grown] [on both sides of|along|above] the {river}, and the [fields|orchards|gardens|"
+     "hedges|vineyards] [reach|run|stretch|spread|extend] as far as the {hill} hills.",
+     "from <our> town it is {distance} miles to {other_town}, [over|by] a road that is [dusty|muddy|flooded|safe] in "
+     "[spring|summer|autumn|winter].",
+     "{other_town} lies {distance} miles to the [north|south|east|west], and the two towns [share|dispute|envy|guard|"
+     "tax] a [judge|saint|wood|ferry].",
      "a [coach|ferry|mule train] goes to {other_town} every {market_day}, {distance} miles <path>, for <small> pence."],
-    ["the people of <our> town are said to be <feeling>, and they [greet|trust|cheat|tempt|bribe] strangers with <food>.",
+    ["the people of <our> town are said to be <feeling>, and they [greet|trust|cheat|tempt|bribe] strangers with "
+     "<food>.",
      "in <our> town they say that <saying>.",
      "its [arms|seal|banner] [show|shows|bears] a <animal> above a <thing>.",
-     "either <that> <neighbour> or <that> <office> [rings|greases|repairs|winds|silences] the [bell|clock] <when> <but> <aye>.",
-     "on the feast of the town, [early|late] in {month}, <those> <people_group> [dance|run|march|ride|crawl] <path> with a <animal>."],
+     "either <that> <neighbour> or <that> <office> [rings|greases|repairs|winds|silences] the [bell|clock] <when> "
+     "<but> <aye>.",
+     "on the feast of the town, [early|late] in {month}, <those> <people_group> [dance|run|march|ride|crawl] <path> "
+     "with a <animal>."],
 ]
 
 RIVER = [
-    ["the {river} is a [slow|swift|shallow|deep] river in {province}, {length} miles long, which rises in the {hill} hills.",
+    ["the {river} is a [slow|swift|shallow|deep] river in {province}, {length} miles long, which rises in the {hill} "
+     "hills.",
      "the {river} rises [above|below|among] the {hill} hills of {province} and runs for {length} miles <path>.",
      "{length} miles long, the {river} is the [longest|second|clearest|muddiest] river of {province}.",
-     "from its [spring|source] in the {hill} hills to the [sea|lake|marshes] the {river} [flows|runs|winds|hurries|wanders] for {length} "
-     "miles."],
-    ["it [passes|washes|drives the mills of] {town}, <then> [below|beyond] {town} it [turns|widens|slows|deepens|roars] and is crossed by a "
-     "[stone|wooden|narrow|covered|wide] bridge.",
-     "{town}, the [first|largest|oldest] town on its banks, [drinks from|fishes|fears] it <then> [ships|loads] <fine> {wares} on it.",
-     "the <skilled> {trade}s of {town} could not [work|live|pay|eat|trade] without it, for <rough> {stuff} comes by boat <when>.",
-     "boats of <small> tons [reach|leave|supply|serve|visit] {town} with <cargo>, if there is [water|wind|peace|money|light] enough."],
+     "from its [spring|source] in the {hill} hills to the [sea|lake|marshes] the {river} [flows|runs|winds|hurries|"
+     "wanders] for {length} miles."],
+    ["it [passes|washes|drives the mills of] {town}, <then> [below|beyond] {town} it [turns|widens|slows|deepens|"
+     "roars] and is crossed by a [stone|wooden|narrow|covered|wide] bridge.",
+     "{town}, the [first|largest|oldest] town on its banks, [drinks from|fishes|fears] it <then> [ships|loads] <fine> "
+     "{wares} on it.",
+     "the <skilled> {trade}s of {town} could not [work|live|pay|eat|trade] without it, for <rough> {stuff} comes by "
+     "boat <when>.",
+     "boats of <small> tons [reach|leave|supply|serve|visit] {town} with <cargo>, if there is [water|wind|peace|money|"
+     "light] enough."],
     ["it is [rich|poor|full] in {fish}, which <people_group> [catch|spear|smoke|sell|salt] <when>.",
      "{fish} are [caught|netted|sold] there from [March|April|May] to [August|September|October], but never on a "
      "[Sunday|Friday].",
-     "<small> <size> [nets|weirs|traps|hooks|baskets] for {fish} stand [above|below] {town}, and <that> <office> takes [one|every] fish in <dozen>.",
-     "the [best|fattest|largest|oldest|wildest] {fish} are found [under|near] the [alders|mills|rapids|bridge], where the water is "
-     "[deep|cold|brown|still]."],
-    ["its water is [brown|green|clear|grey|yellow|cold] in [spring|summer|autumn|winter], <then> [tastes|smells] of [iron|peat|mud|leaves|salt|eggs].",
-     "in [spring|autumn] <weather> [filled|swelled|clouded|chilled|darkened] it, and the [ferry|mill|ford|bridge|quay] was [closed|idle|lost|empty|useless] for <small> "
-     "[days|weeks].",
-     "after <season> it is so [low|high|dry|warm|thick] that [sheep|carts|children|soldiers|pigs|monks] can [cross|bathe|drown|swim|play] in it.",
-     "[willows|reeds|alders|poplars|oaks|nettles] [grow|stand] on its banks, <then> [herons|otters|swallows|geese|frogs|swans] [nest|breed|hunt|gather|sleep] <place>."],
-    ["in {disaster_year} it [flooded|burst its banks|froze] <then> [carried|swept|took|dragged|stole] <cargo> from {disaster_town}.",
-     "the [high|flood|low] water of {disaster_year} is [cut|marked|remembered|carved|painted] on the [wall|door|gate] of <that> <building>.",
-     "after the <grim> {disaster} of {disaster_year} at {disaster_town}, {leader} had <small> <odd> [dams|locks|ditches|weirs|canals] dug.",
-     "{leader} [mapped|measured|sailed|painted|explored] it in {disaster_year} with a <thing> and <small> <odd> [men|mules|pupils|monks|oarsmen]."],
-    ["<those> <people_group> say that a [drowned|silver|headless|golden|weeping] [bell|horse|king|bride] [lies|sleeps|sings|walks|waits] in it <when>.",
+     "<small> <size> [nets|weirs|traps|hooks|baskets] for {fish} stand [above|below] {town}, and <that> <office> "
+     "takes [one|every] fish in <dozen>.",
+     "the [best|fattest|largest|oldest|wildest] {fish} are found [under|near] the [alders|mills|rapids|bridge], where "
+     "the water is [deep|cold|brown|still]."],
+    ["its water is [brown|green|clear|grey|yellow|cold] in [spring|summer|autumn|winter], <then> [tastes|smells] of "
+     "[iron|peat|mud|leaves|salt|eggs].",
+     "in [spring|autumn] <weather> [filled|swelled|clouded|chilled|darkened] it, and the [ferry|mill|ford|bridge|"
+     "quay] was [closed|idle|lost|empty|useless] for <small> [days|weeks].",
+     "after <season> it is so [low|high|dry|warm|thick] that [sheep|carts|children|soldiers|pigs|monks] can [cross|"
+     "bathe|drown|swim|play] in it.",
+     "[willows|reeds|alders|poplars|oaks|nettles] [grow|stand] on its banks, <then> [herons|otters|swallows|geese|"
+     "frogs|swans] [nest|breed|hunt|gather|sleep] <place>."],
+    ["in {disaster_year} it [flooded|burst its banks|froze] <then> [carried|swept|took|dragged|stole] <cargo> from "
+     "{disaster_town}.",
+     "the [high|flood|low] water of {disaster_year} is [cut|marked|remembered|carved|painted] on the [wall|door|gate] "
+     "of <that> <building>.",
+     "after the <grim> {disaster} of {disaster_year} at {disaster_town}, {leader} had <small> <odd> [dams|locks|"
+     "ditches|weirs|canals] dug.",
+     "{leader} [mapped|measured|sailed|painted|explored] it in {disaster_year} with a <thing> and <small> <odd> [men|"
+     "mules|pupils|monks|oarsmen]."],
+    ["<those> <people_group> say that a [drowned|silver|headless|golden|weeping] [bell|horse|king|bride] [lies|sleeps|"
+     "sings|walks|waits] in it <when>.",
      "those who <adverb> [drink|swim|fish|wash|bathe] in <our> <stream>, it is said, are never <feeling>.",
      "a [song|proverb|prayer|ballad|rule] of the [boatmen|millers|ferrymen] says that <saying>.",
      "on the [first|second|last] <weekday> of {month} <that> <neighbour> throws <food> into it <but> <aye>."],
-    ["<grown> {crop} and [flax|hemp|hay|apples] grow in its valley, which is <dozen> miles [wide|long] and <degree> [fertile|"
-     "windy|lonely|damp].",
-     "between {town} and {other_town} lie {distance} miles of [meadow|marsh|forest|heath], where <people_group> "
-     "[camp|graze|hunt|hide] <when>.",
-     "the [ferry|toll|bridge|mill|wharf] at {town} [costs|brings|yields|earns|takes] <small> <odd> [pence|shillings|crowns|farthings|ducats] a [head|day|week].",
-     "below {other_town} it is joined by the {other_river}; [both|together they] [run|flow] on to the [sea|delta|lake]."],
+    ["<grown> {crop} and [flax|hemp|hay|apples] grow in its valley, which is <dozen> miles [wide|long] and <degree> "
+     "[fertile|windy|lonely|damp].",
+     "between {town} and {other_town} lie {distance} miles of [meadow|marsh|forest|heath], where <people_group> [camp|"
+     "graze|hunt|hide] <when>.",
+     "the [ferry|toll|bridge|mill|wharf] at {town} [costs|brings|yields|earns|takes] <small> <odd> [pence|shillings|"
+     "crowns|farthings|ducats] a [head|day|week].",
+     "below {other_town} it is joined by the {other_river}; [both|together they] [run|flow] on to the [sea|delta|"
+     "lake]."],
 ]
 
 GUILD = [
-    ["the guild of {trade}s at {town} was founded in {founded} by {founder}, <then> [meets|eats|prays|feasts|votes] in a [hall|loft|cellar|barn|crypt] "
-     "behind <that> <building>.",
-     "{founder} founded the guild of {trade}s in {founded}, with <small> <odd> [brothers|masters] and one <worn> {tool}.",
-     "of all guilds in {province} that of the <skilled> {trade}s of {town}, founded in {founded}, is the [oldest|proudest|richest].",
-     "since {founded} the <skilled> {trade}s of {town} have had a guild, which <adverb> [guards|sets|raises] the price of <fine> {wares}."],
-    ["it has {members} members, who pay <small> crowns a [year|month|quarter|week|season] <then> [swear|drink|march|dine|vote] on the <worn> {tool}.",
+    ["the guild of {trade}s at {town} was founded in {founded} by {founder}, <then> [meets|eats|prays|feasts|votes] "
+     "in a [hall|loft|cellar|barn|crypt] behind <that> <building>.",
+     "{founder} founded the guild of {trade}s in {founded}, with <small> <odd> [brothers|masters] and one <worn> "
+     "{tool}.",
+     "of all guilds in {province} that of the <skilled> {trade}s of {town}, founded in {founded}, is the [oldest|"
+     "proudest|richest].",
+     "since {founded} the <skilled> {trade}s of {town} have had a guild, which <adverb> [guards|sets|raises] the "
+     "price of <fine> {wares}."],
+    ["it has {members} members, who pay <small> crowns a [year|month|quarter|week|season] <then> [swear|drink|march|"
+     "dine|vote] on the <worn> {tool}.",
      "{members} masters belong to it, and each may keep <small> <odd> [apprentices|journeymen|widows|mules].",
      "whoever wants to [join|enter|leave] must give <food>, <small> crowns and one of his <fine> {wares}.",
      "nobody may [make|sell|mend|buy|copy] <fine> {wares} in <our> town unless he is one of its {members} members."],
-    ["an apprentice [sleeps|eats|works|sings|cooks] in the <dim> {shop}, [sweeps|warms|guards|paints|leaves] it <when>, and gets <food>.",
-     "a master must [know|choose|buy|test|judge] his <rough> {stuff} by [smell|touch|weight|sight], and keep his <worn> {tool} [clean|sharp|dry|hidden|safe].",
-     "<fine> {wares} of [bad|old|foreign|stolen|dirty] <rough> {stuff} are [burned|drowned|broken] in front of <that> <building>, and the maker [pays|loses|owes|forfeits|offers] <small> crowns.",
-     "<rough> {stuff} is bought <when> from <people_group>, [weighed|counted|tasted] by <that> <office>, and [stored|locked] in the "
-     "<dim> {shop}.",
-     "he who {made} <fine> {wares} <when>, says the [rule|oath|book], [shames|cheats|robs|wastes|insults] both <rough> {stuff} and <worn> {tool}."],
+    ["an apprentice [sleeps|eats|works|sings|cooks] in the <dim> {shop}, [sweeps|warms|guards|paints|leaves] it "
+     "<when>, and gets <food>.",
+     "a master must [know|choose|buy|test|judge] his <rough> {stuff} by [smell|touch|weight|sight], and keep his "
+     "<worn> {tool} [clean|sharp|dry|hidden|safe].",
+     "<fine> {wares} of [bad|old|foreign|stolen|dirty] <rough> {stuff} are [burned|drowned|broken] in front of <that> "
+     "<building>, and the maker [pays|loses|owes|forfeits|offers] <small> crowns.",
+     "<rough> {stuff} is bought <when> from <people_group>, [weighed|counted|tasted] by <that> <office>, and [stored|"
+     "locked] in the <dim> {shop}.",
+     "he who {made} <fine> {wares} <when>, says the [rule|oath|book], [shames|cheats|robs|wastes|insults] both "
+     "<rough> {stuff} and <worn> {tool}."],
     ["its master is {master}, who [was chosen|took office] in {master_year} and is <feeling>.",
      "in {master_year} {master} became its master <then> [bought|sold|gave|received|seized] <cargo>.",
-     "the <ordinal> master, {master}, [chosen|sworn in] in {master_year}, [banned|allowed|taxed|praised|seized] <fine> {wares} from {other_town}.",
-     "under {master}, master since {master_year}, the guild [built|lost|pawned|bought|hid] a <thing> and <small> <odd> [houses|boats|barns|wagons|stalls]."],
+     "the <ordinal> master, {master}, [chosen|sworn in] in {master_year}, [banned|allowed|taxed|praised|seized] "
+     "<fine> {wares} from {other_town}.",
+     "under {master}, master since {master_year}, the guild [built|lost|pawned|bought|hid] a <thing> and <small> "
+     "<odd> [houses|boats|barns|wagons|stalls]."],
     ["its feast is held on the #2-28# of {month}, when <cargo> are [shared|given|blessed|sold|burned].",
-     "in {month} the <skilled> {trade}s [carry|burn|crown|bless|hide] a [straw|painted|wooden|paper|giant] <worn> {tool} <then> [march|dance|sing|run|drink] <path>.",
-     "the guild [owns|keeps|lost|claims|wants] a <animal>, a <thing> and the [right|duty] to [ring|open|sweep|paint|lock] <that> <building> <when>.",
-     "its banner shows a <worn> {tool} [between|over|under] two [lions|keys|stars|fish|crowns|bears], [blue|red|black|gold|white|green] on [white|green|silver|blue|purple]."],
-    ["with the <skilled> {other_trade}s it [quarrelled|fought|went to law] for <small> <odd> years over [water|smoke|noise|a wall].",
-     "the <skilled> {trade}s <said> <skilled> {other_trade}s were <feeling>, and the <skilled> {other_trade}s [answered|replied|shouted|joked] that <saying>.",
-     "neither <skilled> {trade}s nor <skilled> {other_trade}s [work|drink|trade|eat|travel] on the [day|eve] of [All Saints|Saint John|the Assize].",
+     "in {month} the <skilled> {trade}s [carry|burn|crown|bless|hide] a [straw|painted|wooden|paper|giant] <worn> "
+     "{tool} <then> [march|dance|sing|run|drink] <path>.",
+     "the guild [owns|keeps|lost|claims|wants] a <animal>, a <thing> and the [right|duty] to [ring|open|sweep|paint|"
+     "lock] <that> <building> <when>.",
+     "its banner shows a <worn> {tool} [between|over|under] two [lions|keys|stars|fish|crowns|bears], [blue|red|black|"
+     "gold|white|green] on [white|green|silver|blue|purple]."],
+    ["with the <skilled> {other_trade}s it [quarrelled|fought|went to law] for <small> <odd> years over [water|smoke|"
+     "noise|a wall].",
+     "the <skilled> {trade}s <said> <skilled> {other_trade}s were <feeling>, and the <skilled> {other_trade}s "
+     "[answered|replied|shouted|joked] that <saying>.",
+     "neither <skilled> {trade}s nor <skilled> {other_trade}s [work|drink|trade|eat|travel] on the [day|eve] of [All "
+     "Saints|Saint John|the Assize].",
      "after the <grim> {disaster} of {disaster_year} it [gave|lent|sent|sold|promised] <cargo> to {disaster_town}."],
     ["the books of the guild [say|tell|prove] that <cargo> were [sold|lost|stolen|burned|given] in {year}.",
-     "in {member_year} a {trade} called {member} was [fined|expelled|hanged|praised] for [selling|hiding|copying|breaking|losing] <small> <fine> {wares}.",
+     "in {member_year} a {trade} called {member} was [fined|expelled|hanged|praised] for [selling|hiding|copying|"
+     "breaking|losing] <small> <fine> {wares}.",
      "{member}, a member since {member_year}, [left|gave|owed|sold|lent] the guild <cargo> and a <thing>.",
-     "when {member} died in {member_died}, <dozen> <skilled> {trade}s [followed|carried] the coffin <path> <but> <aye>."],
+     "when {member} died in {member_died}, <dozen> <skilled> {trade}s [followed|carried] the coffin <path> <but> "
+     "<aye>."],
 ]
 
 CHRONICLE = [
-    ["this is the chronicle of {town} in {province}, as <that> <neighbour> [wrote|copied|remembered|found|translated] it.",
+    ["this is the chronicle of {town} in {province}, as <that> <neighbour> [wrote|copied|remembered|found|translated] "
+     "it.",
      "from the [annals|chronicle|year book] of {town}, [kept|written] by <that> <neighbour> <when>.",
-     "here [begin|follow] the [years|annals] of {town} on the {river}.", ""],
+     "here [begin|follow] the [years|annals] of {town} on the {river}.",
+     ""],
     ["in {year1} there was <season>, and <weather> [spoiled|killed|delayed|flattened|saved] the <grown> {crop}.",
-     "{year1} began with <weather>; [bread|salt|firewood|hay] cost <small> pence, and many <people_group> [begged|starved|left|stole|froze].",
+     "{year1} began with <weather>; [bread|salt|firewood|hay] cost <small> pence, and many <people_group> [begged|"
+     "starved|left|stole|froze].",
      "in the year {year1} a [comet|whale|two-headed calf|white raven] was seen <place> <but> <aye>.",
-     "the [harvest|vintage|haymaking] of {year1} was [good|poor|late|early], and <grown> {crop} was [cheap|dear|scarce|mouldy|plentiful]."],
-    ["in {year2} {leader} was [chosen|named|made] <office> <then> [built|closed|rebuilt|sold|painted] <that> <building>.",
-     "{leader} became <office> in {year2}, [promised|swore] to [lower|raise|end|halve] the [tax|toll] on <fine> {wares}, <then> [kept|broke|forgot|regretted|denied] the [oath|promise].",
+     "the [harvest|vintage|haymaking] of {year1} was [good|poor|late|early], and <grown> {crop} was [cheap|dear|"
+     "scarce|mouldy|plentiful]."],
+    ["in {year2} {leader} was [chosen|named|made] <office> <then> [built|closed|rebuilt|sold|painted] <that> "
+     "<building>.",
+     "{leader} became <office> in {year2}, [promised|swore] to [lower|raise|end|halve] the [tax|toll] on <fine> "
+     "{wares}, <then> [kept|broke|forgot|regretted|denied] the [oath|promise].",
      "{year2}: {leader} [bought|gave|sold] <cargo> to the town for {cost} crowns.",
-     "the <skilled> {trade}s and the <skilled> {other_trade}s [fought|quarrelled|made peace] in {year2}, and {leader} had to [judge|pay|flee]."],
-    ["in {disaster_year} came the <grim> {disaster}, which <adverb> [lasted|raged|dragged|smouldered] for <small> <odd> [days|weeks] and killed {toll} people.",
-     "{disaster_year} is the year of the <grim> {disaster}: {toll} [died|fled|lost everything], and <that> <building> was [ruined|spared|closed|burned|robbed].",
-     "the <grim> {disaster} of {disaster_year} [began|started] in {month} near <that> <building>; {leader} [led|took] {toll} people "
-     "<path>.",
-     "on the #2-28# of {month} {disaster_year} the <grim> {disaster} [reached|struck|ended at] <our> town, and {leader} [wept|fled|"
-     "prayed|stayed]."],
-    ["after this <those> <people_group> [built|asked for|paid for] <small> new [wells|gates|ovens|mills], one of them <place>.",
+     "the <skilled> {trade}s and the <skilled> {other_trade}s [fought|quarrelled|made peace] in {year2}, and {leader} "
+     "had to [judge|pay|flee]."],
+    ["in {disaster_year} came the <grim> {disaster}, which <adverb> [lasted|raged|dragged|smouldered] for <small> "
+     "<odd> [days|weeks] and killed {toll} people.",
+     "{disaster_year} is the year of the <grim> {disaster}: {toll} [died|fled|lost everything], and <that> <building> "
+     "was [ruined|spared|closed|burned|robbed].",
+     "the <grim> {disaster} of {disaster_year} [began|started] in {month} near <that> <building>; {leader} [led|took] "
+     "{toll} people <path>.",
+     "on the #2-28# of {month} {disaster_year} the <grim> {disaster} [reached|struck|ended at] <our> town, and "
+     "{leader} [wept|fled|prayed|stayed]."],
+    ["after this <those> <people_group> [built|asked for|paid for] <small> new [wells|gates|ovens|mills], one of them "
+     "<place>.",
      "then <cargo> came from {other_town}, [half|all|none] of it [rotten|paid|free].",
-     "both the <office> and <that> <neighbour> <said> it was the [fault|work|doing|plan|crime] of the <skilled> {other_trade}s.",
-     "for <small> <odd> years no <fine> {wares} were sold in <our> town, and the <dim> {shop} stood [empty|open|idle|locked|silent]."],
-    ["the <size> {work} was [begun|built] by {builder} in {work_year}, of {material} from the {hill} hills, for {cost} crowns.",
-     "in {work_year} {builder} [built|finished] the <size> {work} of {material}, and a [mass|feast|fair] was held <when>.",
-     "{work_year}: {builder} laid the first [stone|beam] of the <size> {work}, and <small> <odd> [masons|oxen|children|priests|carters] [watched|helped|slept|cheered|complained]."],
+     "both the <office> and <that> <neighbour> <said> it was the [fault|work|doing|plan|crime] of the <skilled> "
+     "{other_trade}s.",
+     "for <small> <odd> years no <fine> {wares} were sold in <our> town, and the <dim> {shop} stood [empty|open|idle|"
+     "locked|silent]."],
+    ["the <size> {work} was [begun|built] by {builder} in {work_year}, of {material} from the {hill} hills, for "
+     "{cost} crowns.",
+     "in {work_year} {builder} [built|finished] the <size> {work} of {material}, and a [mass|feast|fair] was held "
+     "<when>.",
+     "{work_year}: {builder} laid the first [stone|beam] of the <size> {work}, and <small> <odd> [masons|oxen|"
+     "children|priests|carters] [watched|helped|slept|cheered|complained]."],
     ["in {year3} <small> ships came up the {river} with <cargo> and <cargo>.",
      "{year3}: peace with {other_town}, [sealed|sworn] <place> with <food>.",
-     "in {year3} a <animal> [bit|led|saved|chased|licked] <that> <office>, and <people_group> [came|travelled] {distance} miles to see it.",
-     "in {month} {year3} a [wedding|trial|fair|duel] was held at <that> <building>, to which <people_group> [brought|sold|carried|gave] "
-     "<food>."],
+     "in {year3} a <animal> [bit|led|saved|chased|licked] <that> <office>, and <people_group> [came|travelled] "
+     "{distance} miles to see it.",
+     "in {month} {year3} a [wedding|trial|fair|duel] was held at <that> <building>, to which <people_group> [brought|"
+     "sold|carried|gave] <food>."],
     ["of the years [after|before] that the book says [nothing|little] [but|except] that <saying>.",
-     "thus far the chronicle; the [rest|next page] was [eaten|torn|burned|stolen|stained] by [mice|thieves|monks|goats|children].",
-     "the [next|last] [page|line] [speaks|tells] only of <weather>, <grown> {crop} and <cargo>.", ""],
+     "thus far the chronicle; the [rest|next page] was [eaten|torn|burned|stolen|stained] by [mice|thieves|monks|"
+     "goats|children].",
+     "the [next|last] [page|line] [speaks|tells] only of <weather>, <grown> {crop} and <cargo>.",
+     ""],
 ]
 
-LEDGER_OPENING = ["accounts of the <dim> {shop} of {person} at {town}, for {month} of {year}.",
-                  "here is what <that> <office> of {town} [paid|received|lent|spent|collected] in {month} of the year {year}.",
-                  "the [customs|toll|tithe] book of {town} for {month} {year}."]
+LEDGER_OPENING = [
+    "accounts of the <dim> {shop} of {person} at {town}, for {month} of {year}.",
+    "here is what <that> <office> of {town} [paid|received|lent|spent|collected] in {month} of the year {year}.",
+    "the [customs|toll|tithe] book of {town} for {month} {year}.",
+]
+
 LEDGER_LINE = [
     "on <weekday> the #2-28# of {month} [paid|received|borrowed|spent|earned] #3-60# crowns for <cargo>.",
     "<weekday>: <cargo> to {person}, #3-60# crowns, [paid|owed|promised|disputed].",
-    "item, <cargo> from {other_town}, of which <small> <odd> [spoiled|stolen|returned|sold|wet].",
-    "item, #3-60# [pence|shillings|crowns|farthings|ducats] to <that> <neighbour> for [mending|sweeping|guarding|painting] <that> <building>.",
-    "item, <fine> {wares} to <that> <office>, <small> <odd> [at|for] #3-60# pence [each|the pair].",
+    "item, <cargo> from {other_town}, of which <small> [spoiled|stolen|returned|sold|wet].",
+    "item, #3-60# [pence|shillings|crowns|farthings|ducats] to <that> <neighbour> for [mending|sweeping|guarding|"
+    "painting] <that> <building>.",
+    "item, <fine> {wares} to <that> <office>, <small> [at|for] #3-60# pence [each|the pair].",
     "to <those> <people_group>, <food> and #3-60# pence, <when>.",
     "[lost|found|sold|stolen|bought] on <weekday>: a <thing>, worth #3-60# crowns.",
     "{person} [owes|lent|returned|bought|stole] a <thing> and <cargo>.",
     "for <rough> {stuff}, [carried|brought] <path> by a <animal>, #3-60# pence.",
     "<weather> on the #2-28# of {month}; [nothing|little] [sold|bought|done].",
-    "the {trade} [asked|begged|waited|called|wrote] <when> for #3-60# crowns <then> [got|took|refused|accepted|earned] <food>.",
+    "the {trade} [asked|begged|waited|called|wrote] <when> for #3-60# crowns <then> [got|took|refused|accepted|"
+    "earned] <food>.",
 ]
 
 JOURNEY = [
@@ -461,23 +570,30 @@ JOURNEY = [
      "in {month} of {year} {traveller} set out from {town} to [buy|sell|find|fetch|steal] <cargo> in {other_town}.",
      "the [letter|diary|report] of {traveller} [tells|speaks] of a journey from {town} to {other_town} in {year}."],
     ["on the <ordinal> day {he} <adverb> [rode|walked|limped|marched|travelled] {distance} miles <path>, in <weather>.",
-     "for <small> <odd> days there was nothing but <weather>, and {he} ate <food> <then> [slept|prayed|wept|sang|shivered] under a [cart|hedge|boat|tree|rock].",
-     "<subject> <adverb> [crossed|followed|reached|saw|measured] the {river} by [ferry|boat|moon light] <then> [gave|promised|offered|owed] the [ferryman|boatman] <food>.",
-     "<place> {he} <adverb> [met|passed|overtook|joined|counted] <dozen> <people_group>, who <adverb> [sang|begged|swore|laughed|limped] <then> [offered|sold|gave|showed] {him} <food>."],
-    ["at an inn <place> {he} <adverb> [shared|lost|won|wanted|broke] a [bed|bench|wager|candle|table] with a <neighbour>, who was <feeling>.",
-     "the [innkeeper|hostess] [asked|wanted|charged|demanded|took] #3-60# pence for <food> and a [bed|blanket] full of [fleas|straw|holes|feathers|sand].",
+     "for <small> <odd> days there was nothing but <weather>, and {he} ate <food> <then> [slept|prayed|wept|sang|"
+     "shivered] under a [cart|hedge|boat|tree|rock].",
+     "<subject> <adverb> [crossed|followed|reached|saw|measured] the {river} by [ferry|boat|moon light] <then> [gave|"
+     "promised|offered|owed] the [ferryman|boatman] <food>.",
+     "<place> {he} <adverb> [met|passed|overtook|joined|counted] <dozen> <people_group>, who <adverb> [sang|begged|"
+     "swore|laughed|limped] <then> [offered|sold|gave|showed] {him} <food>."],
+    ["at an inn <place> {he} <adverb> [shared|lost|won|wanted|broke] a [bed|bench|wager|candle|table] with a "
+     "<neighbour>, who was <feeling>.",
+     "the [innkeeper|hostess] [asked|wanted|charged|demanded|took] #3-60# pence for <food> and a [bed|blanket] full "
+     "of [fleas|straw|holes|feathers|sand].",
      "there a <animal> [stole|ate|smelled|guarded|hid] {his} [supper|boots|map|hat|letters] <but> <aye>.",
      "a <neighbour> on the road told {him} that <saying>.",
-     "<subject> <adverb> [dreamed|heard|wrote|feared|read] that <that> <building> of {town} was on fire, <then> [laughed|turned back|hurried on]."],
-    ["in {other_town} {he} <adverb> [sold|bought|saw|stole|admired] <fine> {wares}, <cargo> and a <thing>, <then> [met|paid|kissed|visited|cheated] {person}.",
-     "{other_town} [pleased|bored|frightened|amused|disgusted] {him}: the [streets|women|beds|towers|inns] were [clean|wide|cold|narrow|noisy] and the <skilled> {trade}s "
-     "<feeling>.",
-     "{person}, a {trade} of {other_town}, [gave|sold|showed|lent|promised] {him} a <thing> <then> [spoke|complained|told|sang] of the <grim> {disaster} of "
-     "{disaster_year}.",
+     "<subject> <adverb> [dreamed|heard|wrote|feared|read] that <that> <building> of {town} was on fire, <then> "
+     "[laughed|turned back|hurried on]."],
+    ["in {other_town} {he} <adverb> [sold|bought|saw|stole|admired] <fine> {wares}, <cargo> and a <thing>, <then> "
+     "[met|paid|kissed|visited|cheated] {person}.",
+     "{other_town} [pleased|bored|frightened|amused|disgusted] {him}: the [streets|women|beds|towers|inns] were "
+     "[clean|wide|cold|narrow|noisy] and the <skilled> {trade}s <feeling>.",
+     "{person}, a {trade} of {other_town}, [gave|sold|showed|lent|promised] {him} a <thing> <then> [spoke|complained|"
+     "told|sang] of the <grim> {disaster} of {disaster_year}.",
      "<that> <office> of {other_town} [searched|taxed|seized|praised|weighed] the <cargo>, but not the <thing>."],
     ["<subject> came home after <small> <odd> [weeks|months|seasons|years], <degree> [thin|rich|tired|wise], <path>.",
-     "on the way back <weather> [blocked|closed|covered|hid|ruined] the [pass|road|ford|path|bridge], and {he} <adverb> [waited|stayed|starved|rested|prayed] <small> "
-     "days.",
+     "on the way back <weather> [blocked|closed|covered|hid|ruined] the [pass|road|ford|path|bridge], and {he} "
+     "<adverb> [waited|stayed|starved|rested|prayed] <small> days.",
      "{traveller} never [travelled|rode|sailed|walked|complained] again, and <when> [told|sold] the story for <food>.",
      "of the journey {he} kept [only|nothing but] a <thing>, which <adverb> [hangs|hung] in the <dim> {shop}."],
 ]
@@ -559,7 +675,8 @@ REGISTERS = {
                               "Who was the first to sail {it}?")),
         }),
     "ships": Register(
-        ("these ships were seen in {province}.", "the harbour book of {province} [names|lists|counts] these ships.", ""),
+        ("these ships were seen in {province}.", "the harbour book of {province} [names|lists|counts] these ships.",
+         ""),
         "the {ship}", "it", {
             "captain": Fact(("under {v}",), ("had {v} as captain", "was commanded by {v}", "sailed under {v}"),
                             ("Who commanded {it}?", "Who was the captain of {it}?", "Under whom did {it} sail?",
@@ -623,9 +740,8 @@ class Choice:
     def __init__(self, options: List[tuple]):
         self.options = options
         self.count = len(options)
-        self.words = tuple(option[0] for option in options if len(option) == 1 and isinstance(option[0], str)
-                           and option[0].strip() and " " not in option[0].strip())
-        self.words = tuple(word.strip() for word in self.words)
+        self.words = tuple(option[0] for option in options
+                           if len(option) == 1 and isinstance(option[0], str) and option[0].isalnum())
 
 
 class Slot(NamedTuple):
@@ -696,7 +812,7 @@ class _CompiledFact(NamedTuple):
 
 
 def _compile_facts(register: Register) -> Dict[str, _CompiledFact]:
-    return {name: _CompiledFact(*([compile_template(text.replace("{v}", "{%s}" % name)) for text in texts]
+    return {name: _CompiledFact(*([compile_template(text.replace("{v}", "{" + name + "}")) for text in texts]
                                   for texts in fact[:2]))
             for name, fact in register.facts.items()}
 
@@ -1051,26 +1167,27 @@ class Province:
     def _row(self, writer: Writer, kind: str, entity: dict, columns: List[str]) -> Row:
         """One entity in one or two sentences, separated by a newline."""
         stated = [column for column in self.rng.sample(columns, 3) if self.random() < 0.88] or columns[:1]
-        facts, random = _FACTS[kind], self.random
         writer.slots.update(entity)
-        it = _ENTITIES[kind]
-        pronoun = (entity["he"] if kind == "people" else "it") + " "
-        last = facts[stated[-1]]
-        if len(stated) > 1 and random() < 0.6:
-            parts = (*it, ", ", *writer.pick(facts[stated[0]].asides), ", ", *writer.pick(facts[stated[1]].claims))
-        elif len(stated) > 2 or (len(stated) > 1 and random() < 0.5):
-            parts = (*it, " ", *writer.pick(facts[stated[0]].claims), " and ",
-                     *writer.pick(facts[stated[1]].claims))
+        it, pronoun = _ENTITIES[kind], entity["he"] if kind == "people" else "it"
+
+        def aside(fact):
+            return writer.pick(_FACTS[kind][fact].asides)
+
+        def claim(fact):
+            return writer.pick(_FACTS[kind][fact].claims)
+
+        first, *rest = stated
+        if rest and self.random() < 0.6:
+            parts = (*it, ", ", *aside(first), ", ", *claim(rest.pop(0)))
+            if rest and self.random() < 0.4:
+                parts = (*parts, " and ", *claim(rest.pop(0)))
+        elif len(rest) == 2 or (rest and self.random() < 0.5):
+            parts = (*it, " ", *claim(first), " and ", *claim(rest.pop(0)))
         else:
-            parts = (*it, " ", *writer.pick(facts[stated[0]].claims))
+            parts = (*it, " ", *claim(first))
         texts = [writer.sentence((*parts, "."))]
-        if len(stated) == 3:
-            if random() < 0.4 and ", " in parts:
-                texts = [writer.sentence((*parts, " and ", *writer.pick(last.claims), "."))]
-            else:
-                texts.append(writer.sentence((pronoun, *writer.pick(last.claims), ".")))
-        elif len(stated) == 2 and " and " not in parts and ", " not in parts:
-            texts.append(writer.sentence((pronoun, *writer.pick(last.claims), ".")))
+        if rest:
+            texts.append(writer.sentence((pronoun + " ", *claim(rest[0]), ".")))
         name = REGISTERS[kind].entity.format(**entity)
         return Row(name, "\n".join(texts), {column: str(entity[column]) for column in stated},
                    [column for column in columns if column not in stated])

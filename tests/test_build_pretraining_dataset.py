@@ -1,17 +1,20 @@
 """The dataset builder: records against a slow reference of its rule, the same bytes for any number of processes, what
-it refuses, and how it ends when a worker dies or it is told to stop. Commands run as a user runs them, in a subprocess.
+it refuses, and how it ends when a worker dies or it is told to stop.
 """
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
+import pty
 import random
-import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 import types
 
@@ -19,10 +22,10 @@ import numpy as np
 import pytest
 
 import build_pretraining_dataset as builder
-from configuration import UserError
+from configuration import RunFailed
 from tokenization import ElectraTokenizer
 
-SCRIPT = pathlib.Path(__file__).resolve().parent.parent / "build_pretraining_dataset.py"
+COMMAND = [sys.executable, builder.__file__]
 WORDS = ["river", "stone", "lamp", "green", "walk", "ing", "seven", "quiet", "house", "door", "paper", "light"]
 # The fillers give the words ids of one, two and three bytes in the records.
 VOCABULARY = (["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", "é", *WORDS[:4]]
@@ -30,116 +33,83 @@ VOCABULARY = (["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", "é", *WO
               + [f"far{number}" for number in range(16500)] + WORDS[8:] + ["##s", "##ing", "##" + "x"])
 
 
-@pytest.fixture(scope="module")
-def vocab_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
-    path.write_text("".join(token + "\n" for token in VOCABULARY), encoding="utf-8")
-    return str(path)
-
-
-def make_text(seed: int, num_documents: int, longest_document: int = 12) -> str:
-    """Documents of sentences of 1 to 30 words, some of them not in the vocabulary, some not English."""
+def make_text(seed: int, num_documents: int) -> str:
+    """Documents of 1 to 12 sentences of 1 to 30 words, some of them not in the vocabulary, some not English."""
     draw = random.Random(seed)
-    documents = []
-    for _ in range(num_documents):
-        lines = []
-        for _ in range(draw.randint(1, longest_document)):
-            words = [draw.choice([*WORDS, "rivers", "Stones", "walking", "zebra", "lampx", "Café", "石头"])
-                     for _ in range(draw.randint(1, 30))]
-            lines.append(" ".join(words) + draw.choice([".", "", " ,", "."]))
-        documents.append("\n".join(lines) + "\n")
-    return "\n".join(documents)
+    words = [*WORDS, "rivers", "Stones", "walking", "zebra", "lampx", "Café", "石头", "\u0301a", "\u2028", "ΣΑΣ", "\x07",
+             "e\u0301\u00a0\u200d", "\ufeff\ufffd", "\u0130ß", "ꀀꀁ", "\U0001f600-", "\t\r"]
+    return "\n".join("".join(" ".join(draw.choices(words, k=draw.randint(1, 30))) + draw.choice(".,") + "\n"
+                             for _ in range(draw.randint(1, 12))) for _ in range(num_documents))
 
 
 @pytest.fixture
 def corpus(tmp_path):
     folder = tmp_path / "corpus"
-    folder.mkdir()
+    (folder / "subfolder").mkdir(parents=True)
     (folder / "a.txt").write_text(make_text(1, 60), encoding="utf-8")
-    (folder / "b.txt").write_text("\n\n  \n" + make_text(2, 90) + "\n \t\n", encoding="utf-8")
+    (folder / "b.txt").write_text("\n\n  \n" + make_text(2, 90) + "\n\x01\n \t\n\x01\n", encoding="utf-8")
     (folder / "c.txt").write_bytes(b"\xef\xbb\xbf" + make_text(3, 30).replace("\n", "\r\n").encode().rstrip())
     (folder / "empty.txt").write_text("")
     (folder / ".hidden").write_text("river river\n")
-    (folder / "subfolder").mkdir()
     return folder
 
 
-def run(*arguments, **options) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True,
-                          timeout=120, **options)
+@pytest.fixture
+def configure(corpus, tmp_path, tmp_path_factory):
+    """Makes a BuildConfig: 4 shards of `corpus` in `tmp_path / "out"` by one process, but for what is given."""
+    vocab_file = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
+    vocab_file.write_text("".join(token + "\n" for token in VOCABULARY), encoding="utf-8")
+    paths = dict(corpus_dir=str(corpus), vocab_file=str(vocab_file), output_dir=str(tmp_path / "out"))
+    return lambda **options: builder.BuildConfig(
+        **{**paths, "max_seq_length": 32, "num_processes": 1, "num_out_files": 4, **options})
 
 
-def build(corpus, vocab_file, output, **options) -> subprocess.CompletedProcess:
-    arguments = {"corpus_dir": corpus, "vocab_file": vocab_file, "output_dir": output, "max_seq_length": 32,
-                 "num_processes": 1, "num_out_files": 4, **options}
-    return run(*(f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
-                 for name, value in arguments.items()))
+def arguments(config) -> list[str]:
+    return [f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
+            for name, value in dataclasses.asdict(config).items()]
 
 
-def built(*args, **options) -> dict:
-    """Builds, and returns the manifest."""
-    result = build(*args, **options)
-    assert result.returncode == 0, result.stderr
-    return json.loads((pathlib.Path(args[2]) / "manifest.json").read_text(encoding="utf-8"))
-
-
-def refused(result, *words):
-    """One sentence on stderr, status 2, nothing left behind."""
-    assert result.returncode == 2, (result.stdout, result.stderr)
-    assert result.stderr.startswith("build_pretraining_dataset.py: ") and result.stderr.count("\n") == 1, result.stderr
-    for word in words:
-        assert word in result.stderr
-
-
-def content(folder) -> dict:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(pathlib.Path(folder).rglob("*"))
-            if path.is_file()}
+def content(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def records(folder, files, max_seq_length=32) -> list[tuple]:
     """Records as (input_ids, input_mask, segment_ids), read by TensorFlow, which also verifies the checksums."""
     tf = pytest.importorskip("tensorflow")
     feature = tf.io.FixedLenFeature([max_seq_length], tf.int64)
-    features = {"input_ids": feature, "input_mask": feature, "segment_ids": feature}
-    result = []
-    for file in files:
-        for record in tf.data.TFRecordDataset(str(pathlib.Path(folder) / file["file"])).batch(10000):
-            parsed = tf.io.parse_example(record, features)
-            result += zip(*(parsed[name].numpy().tolist() for name in features))
-    return result
+    features = dict.fromkeys(("input_ids", "input_mask", "segment_ids"), feature)
+    parsed = [tf.io.parse_example(batch, features) for batch in
+              tf.data.TFRecordDataset([str(folder / file["file"]) for file in files]).batch(10000)]
+    return [record for batch in parsed for record in zip(*(batch[name].numpy().tolist() for name in features))]
 
 
-# --- A slow reference, one token list at a time ---
+# --- Records ---
 
-def reference_documents(data: bytes, blanks_separate_docs=True):
+def reference_documents(data: bytes, blanks_separate_docs):
     """(offset of the first line, lines as text) of each document of a file."""
     offset, document = 0, None
-    if data.startswith(b"\xef\xbb\xbf"):
-        offset, data = 3, data[3:]
-    for line in data.split(b"\n"):
-        if line.strip():
-            if document is None:
-                document = (offset, [])
+    for line in [*data.split(b"\n"), None]:
+        if line is not None and line.strip():
+            document = document or (offset, [])
             document[1].append(line.decode("utf-8"))
-        elif document is not None and blanks_separate_docs:
+        elif document and (blanks_separate_docs or line is None):
             yield document
             document = None
-        offset += len(line) + 1
-    if document is not None:
-        yield document
+        offset += len(line or b"") + 1
 
 
-def reference_records(name, data, tokenizer, seed, length, **options):
-    key_of_file = builder.file_key(seed, name)
-    for offset, lines in reference_documents(data, **options):
+def reference_records(path, tokenizer, config):
+    """A slow version of the rule, one token list at a time."""
+    length = config.max_seq_length
+    for offset, lines in reference_documents(path.read_bytes(), config.blanks_separate_docs):
         sentences = [ids for ids in (tokenizer.encode(line).ids for line in lines) if ids]
         number = 0
         while sentences:
-            target, single, exceed = builder.draw(builder.document_key(key_of_file, offset), number, length)
-            taken = []
+            bits = builder.random_bits(config.seed, path.name.encode(), offset, number)
+            target, single, exceed = builder.draw(bits, length)
+            taken, first, second = [], [], []
             while sentences and sum(map(len, taken)) < target:
                 taken.append(sentences.pop(0))
-            first, second = [], []
             for sentence in taken:
                 below = len(first) < (target - 3) // 2
                 fits = len(first) + len(sentence) < (target - 3) // 2
@@ -159,469 +129,266 @@ def reference_records(name, data, tokenizer, seed, length, **options):
             number += 1
 
 
-@pytest.mark.parametrize("length, blanks", [(32, True), (64, False), (300, True)])
-def test_records_equal_a_slow_reference_of_the_rule(corpus, vocab_file, tmp_path, length, blanks):
-    manifest = built(corpus, vocab_file, tmp_path / "out", max_seq_length=length, blanks_separate_docs=blanks, seed=7)
-    tokenizer = ElectraTokenizer(vocab_file)
-    expected = []
-    for name in ("a.txt", "b.txt", "c.txt"):
-        data = (corpus / name).read_bytes()
-        expected += reference_records(name, data, tokenizer, 7, length, blanks_separate_docs=blanks)
-    actual = records(tmp_path / "out", manifest["train"], length)
-    assert len(expected) > 30
-    # One chunk a shard in a corpus this small, so the shards in order are the corpus in order.
-    assert actual == [tuple(map(list, record)) for record in expected]
-
-
-def test_text_is_complete_and_in_order_where_nothing_is_cut(vocab_file, tmp_path):
-    (tmp_path / "corpus").mkdir()
-    text = make_text(5, 100, longest_document=3)  # up to 90 words a document, in records of 256
-    (tmp_path / "corpus" / "text").write_text(text, encoding="utf-8")
-    manifest = built(tmp_path / "corpus", vocab_file, tmp_path / "out", max_seq_length=256)
-    tokenizer = ElectraTokenizer(vocab_file)
-    kept = [id_ for ids, mask, _ in records(tmp_path / "out", manifest["train"], 256)
-            for id_, real in zip(ids, mask) if real and id_ not in (tokenizer.cls_id, tokenizer.sep_id)]
-    assert kept == tokenizer.encode(text).ids
-    assert manifest["num_cut_tokens"] == 0
-    assert manifest["num_documents"] == 100
-
-
-def test_records_have_the_shape_of_one_or_two_segments(corpus, vocab_file, tmp_path):
-    manifest = built(corpus, vocab_file, tmp_path / "out")
-    cls_id, sep_id = VOCABULARY.index("[CLS]"), VOCABULARY.index("[SEP]")
-    kinds = set()
-    for ids, mask, segments in records(tmp_path / "out", manifest["train"]):
-        size = sum(mask)
-        assert mask == [1] * size + [0] * (32 - size)
-        assert ids[0] == cls_id and ids[size - 1] == sep_id and ids[size:] == [0] * (32 - size)
-        ends = [position for position, id_ in enumerate(ids) if id_ == sep_id]
-        first = ends[0] + 1
-        assert len(ends) in (1, 2) and first > 2 and size != first + 1
-        assert segments == [0] * first + [1] * (size - first) + [0] * (32 - size)
-        kinds.add(len(ends))
-    assert kinds == {1, 2}
-
-
-def test_tokens_of_joined_lines_equal_those_of_single_lines(vocab_file):
-    draw = random.Random(0)
-    characters = ("abriverlamp .,-'\t\r\x00\x07\u0301\u0300\u00e9\u0130\u00a0\u200d\u2028\ufeff\ufffdΣσς石\u3000ꀀꀁ"
-                  "\U0001f600ßK")
-    lines = ["".join(draw.choice(characters) for _ in range(draw.randint(1, 60))).strip() for _ in range(3000)]
-    lines = [line.encode() for line in lines if line.strip().replace("\x00", "")]
-    for options in ({}, {"strip_accents": False}, {"do_lower_case": False}):
-        tokenizer = ElectraTokenizer(vocab_file, **options)
-        for kept in (lines, [line for line in lines if "ꀀ".encode() not in line]):
-            ids, lengths = builder.LineTokenizer(tokenizer).encode(kept, "strict")
-            expected = [tokenizer.encode(line.decode()).ids for line in kept]
-            assert lengths.tolist() == list(map(len, expected))
-            assert ids.tolist() == [id_ for line in expected for id_ in line]
+@pytest.mark.parametrize("length, options", [(32, {}), (64, dict(blanks_separate_docs=False, do_lower_case=False)),
+                                             (300, dict(strip_accents="false"))])
+def test_records_equal_a_slow_reference_of_the_rule(corpus, configure, tmp_path, length, options):
+    config = configure(max_seq_length=length, seed=7, num_out_files=1, **options)
+    actual = records(tmp_path / "out", builder.build(config)["train"], length)
+    tokenizer = config.tokenizer()
+    expected = [record for name in ("a.txt", "b.txt", "c.txt")
+                for record in reference_records(corpus / name, tokenizer, config)]
+    assert len(expected) > 30 and any(sum(segments) for _, _, segments in expected)
+    assert actual == expected
 
 
 def test_draws_have_the_shares_of_the_paper():
-    draws = [builder.draw(builder.document_key(builder.file_key(1, "a"), offset), number, 128)
+    draws = [builder.draw(builder.random_bits(1, b"a", offset, number), 128)
              for offset in range(0, 400000, 40) for number in range(5)]
-    short = [draw.target for draw in draws if draw.target < 128]
+    targets, single, exceed = map(np.array, zip(*draws))
+    short = targets[targets < 128]
     # 50,000 draws: four standard errors are 0.0054 of 0.1, 0.0039 of 0.05 and 0.009 of 0.5.
-    assert abs(np.mean([draw.single_segment for draw in draws]) - 0.10) < 0.0054
+    assert abs(single.mean() - 0.10) < 0.0054
     assert abs(len(short) / len(draws) - 0.05 * 123 / 124) < 0.0039
-    assert abs(np.mean([draw.exceed for draw in draws]) - 0.5) < 0.009
-    assert min(short) == 5 and max(short) == 127
-    counts = np.bincount(short)[5:]
-    assert abs(np.mean(short) - 66) < 4 * 35.5 / len(short)**0.5 and counts.max() < 3 * counts.mean()
+    assert abs(exceed.mean() - 0.5) < 0.009
+    assert short.min() == 5 and short.max() == 127 and abs(short.mean() - 66) < 4 * 35.5 / len(short)**0.5
     # The three are independent: single-segment examples are short as often as others.
-    assert abs(np.mean([draw.target < 128 for draw in draws if draw.single_segment]) - 0.05) < 0.0125
+    assert abs((targets[single] < 128).mean() - 0.05) < 0.0125
 
 
-def test_number_of_processes_does_not_change_a_byte(corpus, vocab_file, tmp_path):
+def test_number_of_processes_does_not_change_a_byte_and_the_seed_does(configure, tmp_path):
     for processes in (1, 2, 3):
-        built(corpus, vocab_file, tmp_path / str(processes), num_processes=processes, eval_fraction=0.2)
-    assert content(tmp_path / "1") == content(tmp_path / "2") == content(tmp_path / "3")
-    assert "eval/eval-00000-of-00001.tfrecord" in content(tmp_path / "1")
-
-
-def test_another_seed_gives_other_records(corpus, vocab_file, tmp_path):
-    first = built(corpus, vocab_file, tmp_path / "1", seed=1)
-    second = built(corpus, vocab_file, tmp_path / "2", seed=2)
-    assert first["num_documents"] == second["num_documents"]
-    assert content(tmp_path / "1")["train-00000-of-00004.tfrecord"] != (
-        content(tmp_path / "2")["train-00000-of-00004.tfrecord"])
+        builder.build(configure(num_processes=processes, eval_fraction=0.2, output_dir=str(tmp_path / f"{processes}")))
+    first = content(tmp_path / "1")
+    assert first == content(tmp_path / "2") == content(tmp_path / "3") and "eval/eval-00000-of-00001.tfrecord" in first
+    builder.build(configure(seed=1))
+    name = "train-00000-of-00004.tfrecord"
+    assert content(tmp_path / "out")[name] != first[name]
 
 
 # --- Chunks ---
 
-def plan(folder, **options):
-    """Chunks of a folder, as lists of (name, bytes, document)."""
-    config = builder.BuildConfig(corpus_dir=str(folder), vocab_file="v", output_dir="o", **options)
-    files = builder.list_corpus(str(folder))
-    return [[(span.name, (folder / span.name).read_bytes()[span.begin:span.end], span.document) for span in chunk]
-            for chunk in builder.plan_chunks(files, config)]
+def plan(folder, **options) -> list[list[tuple]]:
+    """Shards of a folder, as lists of (name, first byte, bytes)."""
+    config = builder.BuildConfig(corpus_dir=str(folder), vocab_file="v", output_dir="o", num_processes=1, **options)
+    return [[(os.path.basename(path), begin, pathlib.Path(path).read_bytes()[begin:end]) for path, begin, end in shard]
+            for shard in builder.plan_shards(builder.list_corpus(str(folder)), config)]
 
 
-def test_chunks_cover_the_corpus_and_begin_where_documents_begin(corpus, monkeypatch):
-    monkeypatch.setattr(builder, "CHUNK_BYTES", 500)
-    for shards in (1, 3, 4, 16):
-        chunks = plan(corpus, num_out_files=shards)
-        assert len(chunks) >= max(shards, 40)
-        whole = {}
-        for chunk in chunks:
-            name, data, document = chunk[0]
-            assert document is None
-            before = whole.get(name, b"\n\n")
-            assert not before.split(b"\n")[-2].strip(), (before[-20:], data[:20])
-            for name, data, _ in chunk:
-                whole[name] = whole.get(name, b"") + data
-        assert whole["a.txt"] == (corpus / "a.txt").read_bytes()
-        assert whole["b.txt"] == (corpus / "b.txt").read_bytes()
-        assert whole["c.txt"] == (corpus / "c.txt").read_bytes()[3:]
-
-
-def test_shards_of_many_documents_are_balanced(tmp_path, monkeypatch):
-    (tmp_path / "large").write_text(make_text(1, 1500), encoding="utf-8")
-    for number in range(40):
-        (tmp_path / f"small{number}").write_text(make_text(number, 3), encoding="utf-8")
-    for chunk_bytes in (10000, 4 << 20):
-        monkeypatch.setattr(builder, "CHUNK_BYTES", chunk_bytes)
-        chunks = plan(tmp_path, num_out_files=16)
-        sizes = [sum(len(data) for chunk in chunks[shard::16] for _, data, _ in chunk) for shard in range(16)]
-        assert 0.8 * np.mean(sizes) < min(sizes) and max(sizes) < 1.2 * np.mean(sizes)
-
-
-def test_every_document_gets_a_shard_where_one_is_most_of_the_corpus(tmp_path):
-    (tmp_path / "text").write_text("a\n\nb\n\n" + "long line\n" * 5000 + "\nc\n\n\n \n\nd\n", encoding="utf-8")
-    chunks = plan(tmp_path, num_out_files=16)
-    assert [chunk[0][1].split()[0] for chunk in chunks] == [b"a", b"b", b"long", b"c", b"d"]
-    assert len(plan(tmp_path, num_out_files=3)) == 3
+def test_chunks_cover_the_corpus_begin_with_documents_and_balance(corpus):
+    (corpus / "large").write_text(make_text(4, 1500), encoding="utf-8")
+    for num_shards in (1, 3, 16):
+        shards = plan(corpus, num_out_files=num_shards)
+        chunks = sorted(chunk for shard in shards for chunk in shard)
+        for name in ("a.txt", "b.txt", "c.txt", "large"):
+            parts = [data for of, _, data in chunks if of == name]
+            assert b"".join(parts) == (corpus / name).read_bytes()
+            assert all(not part.split(b"\n")[-2].strip() for part in parts[:-1])
+        sizes = [sum(len(data) for _, _, data in shard) for shard in shards]
+        assert len(sizes) == num_shards and 0.8 * np.mean(sizes) < min(sizes) and max(sizes) < 1.2 * np.mean(sizes)
+        assert sum(name == "large" for name, _, _ in chunks) > 4 * num_shards  # processes share a large file
 
 
 @pytest.mark.parametrize("blanks", [True, False])
-def test_a_document_longer_than_the_bound_is_cut_at_a_line(tmp_path, monkeypatch, blanks):
-    monkeypatch.setattr(builder, "CHUNK_BYTES", 1000)
+def test_a_long_document_is_cut_at_a_line_and_a_long_line_refused(tmp_path, monkeypatch, refuses, blanks):
     monkeypatch.setattr(builder, "DOCUMENT_BOUND", 2000)
     text = "short one\n\n\n" + "a line of the long document\n" * 500 + "\nshort two\n"
     (tmp_path / "text").write_text(text, encoding="utf-8")
-    chunks = plan(tmp_path, num_out_files=2, blanks_separate_docs=blanks)
-    assert b"".join(chunk[0][1] for chunk in chunks) == text.encode()
-    cut = [chunk[0] for chunk in chunks if chunk[0][2] is not None]
-    assert len(cut) > 8 and all(data.startswith(b"a line") for _, data, _ in cut)
-    assert {document for _, _, document in cut} == {text.index("a line") if blanks else 0}
-    sizes = [len(chunk[0][1]) for chunk in chunks]
-    assert max(sizes[:-2]) < 1000 + 50 and max(sizes) < 1000 + 2000 + 50
-
-
-def test_parts_of_a_cut_document_count_and_are_held_out_as_one(vocab_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(builder, "CHUNK_BYTES", 1000)
-    monkeypatch.setattr(builder, "DOCUMENT_BOUND", 2000)
-    monkeypatch.setattr(builder, "IDENTITY_BYTES", 300)
-    corpus, folder = tmp_path / "corpus", tmp_path / "parts"
-    corpus.mkdir(), folder.mkdir()
-    (corpus / "text").write_text("river\n\n" + "stone lamp green walk\n" * 500 + "\ndoor\n", encoding="utf-8")
-    ElectraTokenizer(vocab_file).save(str(folder))
-    sides = set()
-    for seed in range(8):
-        config = builder.BuildConfig(corpus_dir=str(corpus), vocab_file=vocab_file, output_dir="o", num_out_files=1,
-                                     eval_fraction=0.5, seed=seed)
-        chunks = builder.plan_chunks(builder.list_corpus(str(corpus)), config)
-        assert len(chunks) > 5
-        counts = builder.ShardBuilder(config, str(folder)).build(0, chunks, lambda size: None)
-        assert counts.documents == 3
-        small, large = sorted((counts.train_records, counts.eval_records))
-        assert small <= 2 < large
-        sides.add(counts.eval_records > 2)
-    assert sides == {True, False}
-
-
-def test_a_line_beyond_the_bound_is_refused_where_a_chunk_must_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(builder, "DOCUMENT_BOUND", 100)
-    monkeypatch.setattr(builder, "LINE_BOUND", 1000)
-    (tmp_path / "text").write_text("river " * 1000, encoding="utf-8")
-    with pytest.raises(UserError, match="has a line of more than .* one sentence on a line"):
-        plan(tmp_path, num_out_files=4)
+    chunks = sorted(chunk for shard in plan(tmp_path, num_out_files=2, blanks_separate_docs=blanks) for chunk in shard)
+    assert b"".join(data for _, _, data in chunks) == text.encode() and len(chunks) > 8
+    assert all(data.startswith((b"a line", b"short two")) for _, _, data in chunks[1:])
+    assert max(len(data) for _, _, data in chunks) < 1024 + 2000 + 50
+    monkeypatch.setattr(builder, "LINE_BOUND", 10)
+    assert "one sentence on a line" in refuses(plan, tmp_path, num_out_files=2)
 
 
 # --- What is written ---
 
-def test_manifest_counts_what_is_there(corpus, vocab_file, tmp_path):
+def test_manifest_and_summary_say_what_is_there(corpus, configure, tmp_path, capsys):
     output = tmp_path / "out"
-    manifest = built(corpus, vocab_file, output, eval_fraction=0.2, num_processes=2, strip_accents="false")
-    assert manifest["format"] == "electra-pretraining-tfrecord" and manifest["version"] == 1
+    manifest = builder.build(configure(eval_fraction=0.2, num_processes=2, strip_accents="false"))
+    assert json.loads((output / "manifest.json").read_text(encoding="utf-8")) == manifest
     tokenizer = ElectraTokenizer.from_folder(str(output))
-    assert manifest["tokenizer_fingerprint"] == tokenizer.fingerprint
     assert (tokenizer.do_lower_case, tokenizer.strip_accents) == (True, False)
-    assert (manifest["do_lower_case"], manifest["strip_accents"]) == (True, False)
-    assert manifest["vocab_size"] == len(VOCABULARY) and manifest["max_seq_length"] == 32
-    assert [file["file"] for file in manifest["corpus"]] == ["a.txt", "b.txt", "c.txt", "empty.txt"]
-    assert all(file["bytes"] == (corpus / file["file"]).stat().st_size for file in manifest["corpus"])
-    assert manifest["num_documents"] == 180
-    assert [file["file"] for file in manifest["train"]] == [f"train-{i:05d}-of-00004.tfrecord" for i in range(4)]
-    num_tokens = 0
-    for file in manifest["train"] + manifest["eval"]:
-        assert file["bytes"] == (output / file["file"]).stat().st_size
-        found = records(output, [file])
-        assert file["records"] == len(found) > 0
-        num_tokens += sum(sum(mask) for _, mask, _ in found)
-    assert manifest["num_tokens"] == num_tokens
-    assert sorted(content(output)) == sorted(
-        ["manifest.json", "vocab.txt", "tokenizer_config.json",
-         *(file["file"] for file in manifest["train"] + manifest["eval"])])
-    assert str(tmp_path) not in (output / "manifest.json").read_text(encoding="utf-8")
+    names = [f"train-{number:05d}-of-00004.tfrecord" for number in range(4)] + ["eval/eval-00000-of-00001.tfrecord"]
+    found = [records(output, [{"file": name}]) for name in names]
+    files = [{"file": name, "bytes": (output / name).stat().st_size, "records": len(of_file)}
+             for name, of_file in zip(names, found)]
+    assert manifest.pop("num_cut_tokens") > 0
+    assert manifest == {
+        "format": "electra-pretraining-tfrecord", "version": 1, "max_seq_length": 32, "vocab_size": len(VOCABULARY),
+        "tokenizer_fingerprint": tokenizer.fingerprint, "do_lower_case": True, "strip_accents": False,
+        "blanks_separate_docs": True, "seed": 42, "eval_fraction": 0.2, "num_documents": 180,
+        "num_tokens": sum(sum(mask) for of_file in found for _, mask, _ in of_file),
+        "corpus": [{"file": name, "bytes": (corpus / name).stat().st_size}
+                   for name in ("a.txt", "b.txt", "c.txt", "empty.txt")],
+        "train": files[:4], "eval": files[4:]}
+    assert sorted(content(output)) == sorted(["manifest.json", "vocab.txt", "tokenizer_config.json", *names])
     assert sorted(os.listdir(tmp_path)) == ["corpus", "out"]
+    summary = capsys.readouterr().out
+    assert "180 documents" in summary and f"{len(found[-1])} held out" in summary and "padding" in summary
 
 
-def test_without_a_held_out_share_there_is_no_eval_folder(corpus, vocab_file, tmp_path):
-    assert built(corpus, vocab_file, tmp_path / "out")["eval"] == []
-    assert not (tmp_path / "out" / "eval").exists()
+def test_held_out_documents_are_disjoint_and_stay_when_text_is_added(tmp_path, configure):
+    def documents_of(files) -> set[str]:  # whose every word is an own token, so that a record names its document
+        names = [{VOCABULARY[id_] for id_ in ids} - {"[PAD]", "[CLS]", "[SEP]"}
+                 for ids, _, _ in records(tmp_path / "out", files)]
+        assert all(len(of_record) == 1 for of_record in names), "a record crosses documents"
+        return set().union(*names)
 
-
-def marked_corpus(folder, numbers):
-    """Documents whose every word is an own token of the vocabulary, so that a record names its document."""
+    folder, sides = tmp_path / "marked", []
     folder.mkdir()
-    documents = "\n".join(f"far{number} " * 12 + "\n" + f"far{number} " * 9 + "\n" for number in numbers)
-    (folder / "text").write_text(documents, encoding="utf-8")
-    return folder
+    for number, seed in ((400, 42), (600, 42), (400, 1)):
+        (folder / "text").write_text("".join((f"far{document} " * 12 + "\n") * 2 + "\n" for document in range(number)))
+        (folder / "more").write_text("far16000\n" * (number - 400))
+        manifest = builder.build(configure(corpus_dir=str(folder), eval_fraction=0.25, seed=seed, overwrite=True))
+        train, held_out = documents_of(manifest["train"]), documents_of(manifest["eval"])
+        assert not train & held_out and len(train | held_out) == number + (number > 400)
+        sides.append(held_out & {f"far{document}" for document in range(400)})
+    assert abs(len(sides[0]) - 100) < 35  # four standard errors of 400 at 0.25
+    assert sides[0] == sides[1] != sides[2]
 
 
-def documents_of(folder, files):
-    found = []
-    for ids, _, _ in records(folder, files):
-        names = {VOCABULARY[id_] for id_ in ids} - {"[PAD]", "[CLS]", "[SEP]"}
-        assert len(names) == 1, "a record crosses documents"
-        found += names
-    return set(found)
-
-
-def test_held_out_documents_are_disjoint_and_stay_when_the_corpus_grows(vocab_file, tmp_path):
-    small = marked_corpus(tmp_path / "small", range(400))
-    # The same documents in another order, each twice, with more of them.
-    large = marked_corpus(tmp_path / "large", [*range(399, -1, -1), *range(600)])
-    sides = {}
-    for name, folder in (("small", small), ("large", large)):
-        manifest = built(folder, vocab_file, tmp_path / f"out_{name}", eval_fraction=0.25)
-        sides[name] = [documents_of(tmp_path / f"out_{name}", manifest[split]) for split in ("train", "eval")]
-        assert not sides[name][0] & sides[name][1]
-    assert sum(map(len, sides["small"])) == 400 and sum(map(len, sides["large"])) == 600
-    assert abs(len(sides["small"][1]) - 100) < 35  # four standard errors of 400 at 0.25
-    assert sides["small"][1] == sides["large"][1] & {f"far{number}" for number in range(400)}
-    other = built(small, vocab_file, tmp_path / "other", eval_fraction=0.25, seed=1)
-    assert documents_of(tmp_path / "other", other["eval"]) != sides["small"][1]
-
-
-def test_fewer_documents_than_shards_make_fewer_shards(vocab_file, tmp_path):
-    corpus = marked_corpus(tmp_path / "corpus", range(3))
-    result = build(corpus, vocab_file, tmp_path / "out", num_out_files=16, num_processes=4)
-    assert result.returncode == 0, result.stderr
-    assert "3 training files instead of 16" in result.stdout
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+def test_fewer_documents_than_shards_make_fewer_shards(tmp_path, configure, capsys):
+    (tmp_path / "three").mkdir()
+    (tmp_path / "three" / "text").write_text(("\n" + "river\n" * 300) * 3 + "\n" * 3000)
+    manifest = builder.build(configure(corpus_dir=str(tmp_path / "three"), num_out_files=16, num_processes=4))
+    assert "3 training files instead of 16" in capsys.readouterr().out
     assert [file["file"] for file in manifest["train"]] == [f"train-{i:05d}-of-00003.tfrecord" for i in range(3)]
-
-
-def test_paragraph_lines_are_pointed_out(vocab_file, tmp_path):
-    (tmp_path / "corpus").mkdir()
-    (tmp_path / "corpus" / "text").write_text(("river stone " * 100 + "\n\n") * 20)
-    result = build(tmp_path / "corpus", vocab_file, tmp_path / "out")
-    assert "put one sentence on a line" in result.stdout and result.returncode == 0
 
 
 # --- An existing output folder ---
 
-def test_existing_dataset_is_replaced_only_with_overwrite(corpus, vocab_file, tmp_path):
+def test_existing_folder_is_replaced_only_with_overwrite_and_only_a_dataset(configure, tmp_path, refuses):
     output = tmp_path / "out"
-    built(corpus, vocab_file, output, seed=1, eval_fraction=0.2)
+    output.mkdir()  # empty: used
+    builder.build(configure(eval_fraction=0.2))
     before = content(output)
-    refused(build(corpus, vocab_file, output, seed=2), "--overwrite")
+    assert "--overwrite" in refuses(builder.build, configure(seed=2))
+    (output / "eval" / "notes.md").write_text("mine")
+    assert "eval/notes.md" in refuses(builder.build, configure(seed=2, overwrite=True))
+    (output / "eval" / "notes.md").unlink()
     assert content(output) == before
-    (output / "notes.md").write_text("mine")
-    refused(build(corpus, vocab_file, output, seed=2, overwrite=True), "notes.md")
-    (output / "notes.md").unlink()
-    assert content(output) == before
-    built(corpus, vocab_file, output, seed=2, overwrite=True)
-    after = content(output)
-    assert after["train-00000-of-00004.tfrecord"] != before["train-00000-of-00004.tfrecord"]
-    assert not any(name.startswith("eval") for name in after)
-    assert sorted(os.listdir(tmp_path)) == ["corpus", "out"]
-
-
-def test_foreign_folder_is_never_replaced_and_an_empty_one_is_used(corpus, vocab_file, tmp_path):
-    output = tmp_path / "out"
-    output.mkdir()
-    (output / "thesis.tex").write_text("mine")
-    refused(build(corpus, vocab_file, output, overwrite=True), "no dataset")
+    builder.build(configure(seed=2, overwrite=True))
+    assert not any(name.startswith("eval") for name in content(output))
     (output / "manifest.json").write_text('{"format": "something else"}')
-    refused(build(corpus, vocab_file, output, overwrite=True), "no dataset")
-    assert (output / "thesis.tex").read_text() == "mine"
+    assert "no part of a dataset" in refuses(builder.build, configure(overwrite=True))
     (tmp_path / "file").write_text("mine")
-    refused(build(corpus, vocab_file, tmp_path / "file", overwrite=True), "not a folder")
-    (tmp_path / "empty").mkdir()
-    built(corpus, vocab_file, tmp_path / "empty")
+    assert "not a folder" in refuses(builder.build, configure(output_dir=str(tmp_path / "file"), overwrite=True))
+    assert sorted(os.listdir(tmp_path)) == ["corpus", "file", "out"]
 
 
-def test_leftovers_of_a_killed_build_are_cleaned_up(corpus, vocab_file, tmp_path):
-    output = tmp_path / "out"
-    built(corpus, vocab_file, output)
+def test_leftovers_of_killed_builds_are_cleaned_up(configure, tmp_path, refuses):
+    output, dead = tmp_path / "out", subprocess.Popen(["true"])
+    dead.wait()
+    builder.build(configure())
     complete = content(output)
-    # Killed while building, and between the two renames of --overwrite.
-    shutil.copytree(output, tmp_path / "out.building")
-    (tmp_path / "out.building" / "train-00009.part").write_text("half")
-    output.rename(tmp_path / "out.replaced")
-    refused(build(corpus, vocab_file, output, seed=3), "--overwrite")
+    for pid in (dead.pid, os.getppid()):  # the second one is another build that runs
+        (tmp_path / f"out.building-{pid}" / "new").mkdir(parents=True)
+    output.rename(tmp_path / f"out.building-{dead.pid}" / "old")  # killed between the two renames of --overwrite
+    assert "--overwrite" in refuses(builder.build, configure(seed=3))
     assert content(output) == complete
-    assert sorted(os.listdir(tmp_path)) == ["corpus", "out"]
-    (tmp_path / "out.building").mkdir()
-    (tmp_path / "out.building" / "diary.txt").write_text("mine")
-    refused(build(corpus, vocab_file, output, overwrite=True), "diary.txt")
-    assert (tmp_path / "out.building" / "diary.txt").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["corpus", "out", f"out.building-{os.getppid()}"]
 
 
 # --- Ends other than the good one ---
 
-@pytest.fixture
-def long_corpus(tmp_path):
-    folder = tmp_path / "corpus"
-    folder.mkdir()
-    text = make_text(9, 1000)
-    (folder / "text").write_text(text * (60_000_000 // len(text.encode())), encoding="utf-8")
-    return folder
-
-
-def children(pid: int) -> list[int]:
-    """Worker processes of `pid`, without multiprocessing's own helper."""
-    return [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            if b"spawn_main" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
-def start(corpus, vocab_file, output) -> subprocess.Popen:
-    """Starts a build of two processes and waits until both have begun to write."""
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), f"--corpus_dir={corpus}", f"--vocab_file={vocab_file}", f"--output_dir={output}",
-         "--num_processes=2", "--num_out_files=4"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    building = pathlib.Path(f"{output}.building")
-    deadline = time.monotonic() + 30
-    while len(list(building.glob("train-*.part"))) < 2:
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="finds worker processes in /proc")
+@pytest.mark.parametrize("number, target, status, sentence", [
+    (signal.SIGKILL, "worker", 1, "a worker process was killed"),
+    (signal.SIGKILL, "parent", -9, ""),
+    (signal.SIGINT, "group", 130, "stopped by SIGINT"),  # as a terminal's Ctrl-C
+    (signal.SIGTERM, "group", 143, "stopped by SIGTERM"),  # a job scheduler's TERM may or may not reach the workers
+    (signal.SIGTERM, "parent", 143, "stopped by SIGTERM")])
+def test_killed_worker_or_signal_ends_the_build_at_once_and_leaves_nothing(
+        configure, corpus, tmp_path, number, target, status, sentence):
+    (corpus / "long").write_text(make_text(9, 1000) * 40, encoding="utf-8")
+    process = subprocess.Popen([*COMMAND, *arguments(configure(num_processes=2))], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("out.building-*/train-*.part"))) < 2:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.02)
-    return process
-
-
-@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="finds worker processes in /proc")
-def test_killed_worker_ends_the_build_at_once(long_corpus, vocab_file, tmp_path):
-    process = start(long_corpus, vocab_file, tmp_path / "out")
-    workers = children(process.pid)
+    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [pid for pid in children if b"spawn_main" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]
     assert len(workers) == 2
-    os.kill(workers[0], signal.SIGKILL)
-    kill_time = time.monotonic()
+    if target == "group":
+        os.killpg(process.pid, number)
+    else:
+        os.kill(int(workers[0]) if target == "worker" else process.pid, number)
+    deadline = time.monotonic() + 8
     _, errors = process.communicate(timeout=20)
-    assert time.monotonic() - kill_time < 5
-    assert process.returncode == 1
-    assert f"worker process {workers[0]} was ended by signal 9" in errors and errors.count("\n") == 1
-    assert os.listdir(tmp_path) == ["corpus"]
-    assert not os.path.exists(f"/proc/{workers[1]}")
+    assert process.returncode == status
+    while any(os.path.exists(f"/proc/{pid}/exe") for pid in workers):  # not so for what is dead and not yet waited for
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    if status > 0:
+        assert sentence in errors and errors.count("\n") == 1
+        assert os.listdir(tmp_path) == ["corpus"] and time.monotonic() < deadline
 
 
-@pytest.mark.parametrize("number, whole_group",
-                         [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)])
-def test_signal_stops_the_build_and_leaves_nothing(long_corpus, vocab_file, tmp_path, number, whole_group):
-    """A terminal's Ctrl-C reaches the workers as well; a job scheduler's TERM may or may not."""
-    process = start(long_corpus, vocab_file, tmp_path / "out")
-    (os.killpg if whole_group else os.kill)(process.pid, number)
-    _, errors = process.communicate(timeout=20)
-    assert process.returncode == 128 + number
-    assert f"stopped by {signal.Signals(number).name}" in errors and errors.count("\n") == 1
-    assert os.listdir(tmp_path) == ["corpus"]
-
-
-def test_second_build_of_the_same_folder_is_refused(long_corpus, vocab_file, tmp_path):
-    process = start(long_corpus, vocab_file, tmp_path / "out")
-    refused(build(long_corpus, vocab_file, tmp_path / "out"), "another build")
-    assert process.poll() is None and (tmp_path / "out.building").is_dir()
-    process.terminate()
-    process.communicate(timeout=20)
-
-
-def test_failing_worker_ends_the_build_with_a_sentence(corpus, vocab_file, tmp_path):
+def test_failing_worker_ends_the_build_with_a_sentence(configure, tmp_path, monkeypatch):
     """The failure is put into the worker by a module that the new interpreter imports before anything else."""
-    (tmp_path / "path").mkdir()
-    (tmp_path / "path" / "google_crc32c.py").write_text("def value(data):\n    raise ValueError('broken checksum')\n")
-    result = run(f"--corpus_dir={corpus}", f"--vocab_file={vocab_file}", f"--output_dir={tmp_path / 'out'}",
-                 "--num_processes=2", env={**os.environ, "PYTHONPATH": str(tmp_path / "path")})
-    assert result.returncode == 1
-    assert "a worker failed (ValueError in value, line 2: broken checksum)" in result.stderr
-    assert result.stderr.count("\n") == 1
+    (tmp_path / "google_crc32c.py").write_text("def value(data):\n    raise ValueError('broken checksum')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RunFailed, match=r"a worker failed \(ValueError: broken checksum\)"):
+        builder.build(configure(num_processes=2))
     assert not list(tmp_path.glob("out*"))
 
 
-def test_a_dataset_survives_a_build_that_fails(corpus, vocab_file, tmp_path):
-    built(corpus, vocab_file, tmp_path / "out")
-    before = content(tmp_path / "out")
-    (corpus / "z.txt").write_bytes(b"river\n\xff\n")
-    refused(build(corpus, vocab_file, tmp_path / "out", overwrite=True), "UTF-8")
-    assert content(tmp_path / "out") == before and sorted(os.listdir(tmp_path)) == ["corpus", "out"]
+def test_progress_is_lines_in_a_log_and_a_bar_on_a_terminal(configure, monkeypatch, capsys):
+    monkeypatch.setattr(builder, "LOG_SECONDS", 0)
+    builder.build(configure())
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    subprocess.run([*COMMAND, *arguments(configure(overwrite=True))], stdout=subprocess.DEVNULL, stderr=theirs,
+                   check=True)
+    for shown in (capsys.readouterr().out, os.read(ours, 10000).decode()):
+        assert "building: 100%" in shown and "B/s]" in shown and "<00:00" in shown
 
 
 # --- What is refused ---
 
-def test_text_that_is_not_utf8_is_refused_with_file_and_byte_or_dropped(corpus, vocab_file, tmp_path):
+def test_text_that_is_not_utf8_is_refused_with_file_and_byte_or_dropped(corpus, configure, tmp_path, refuses):
+    builder.build(configure())
+    before = content(tmp_path / "out")
     valid = b"river stone\n\nlamp\n\n" * 20
     (corpus / "d.txt").write_bytes(valid + b"gre\xe9en lamp\n")
-    refused(build(corpus, vocab_file, tmp_path / "out", num_processes=2), "d.txt", f"byte {len(valid) + 3})",
-            "--encoding_errors")
-    manifest = built(corpus, vocab_file, tmp_path / "out", encoding_errors="replace")
+    sentence = refuses(builder.build, configure(num_processes=2, overwrite=True))
+    assert "d.txt" in sentence and f"(byte {len(valid) + 3})" in sentence and "--encoding_errors" in sentence
+    assert content(tmp_path / "out") == before and sorted(os.listdir(tmp_path)) == ["corpus", "out"]
+    manifest = builder.build(configure(encoding_errors="replace", num_out_files=1, overwrite=True))
     last = records(tmp_path / "out", manifest["train"])[-1][0]
     assert [VOCABULARY[id_] for id_ in last[:5]] == ["[CLS]", "green", "lamp", "[SEP]", "[PAD]"]
 
 
-def test_bad_input_is_refused_in_one_sentence(corpus, vocab_file, tmp_path):
-    output = tmp_path / "out"
-    refused(run("--output_dir=x"), "--corpus_dir is missing")
-    refused(build(tmp_path / "nowhere", vocab_file, output), "nowhere", "No such file")
-    refused(build(corpus, tmp_path / "no_vocab.txt", output), "no_vocab.txt")
-    refused(build(corpus, vocab_file, output, max_seq_length=4), "--max_seq_length=4")
-    refused(build(corpus, vocab_file, output, num_out_files=2, num_processes=3), "--num_out_files=2")
-    refused(build(corpus, vocab_file, corpus / "out"), "lies in --corpus_dir")
-    refused(build(corpus, vocab_file, corpus / "a.txt" / "out"), "--output_dir")
-    refused(build(corpus, vocab_file, output, eval_fraction="nan"), "--eval_fraction")
-    for name, text, words in (("none", None, "no text file"), ("blank", "\n \n\t\n", "no document"),
-                              ("control", "\x01\n\x02\n", "no training record")):
-        folder = tmp_path / name
-        folder.mkdir()
-        if text:
-            (folder / "text").write_text(text)
-        refused(build(folder, vocab_file, output), words)
-    (corpus / "more.txt.gz").write_bytes(b"\x1f\x8b\x08\x00")
-    refused(build(corpus, vocab_file, output), "more.txt.gz", "compressed")
-    assert sorted(os.listdir(tmp_path)) == ["blank", "control", "corpus", "none"]
+def test_bad_input_is_refused_in_one_sentence(corpus, configure, tmp_path, monkeypatch, refuses):
+    def sentence(**options):
+        return refuses(lambda: builder.build(configure(**options)))
 
-
-def test_full_disk_is_refused_before_the_build(corpus, vocab_file, tmp_path, monkeypatch):
+    assert "nowhere" in sentence(corpus_dir=str(tmp_path / "nowhere"))
+    assert "no_vocab.txt" in sentence(vocab_file=str(tmp_path / "no_vocab.txt"))
+    assert "--max_seq_length=4" in sentence(max_seq_length=4)
+    assert "--num_out_files=2" in sentence(num_out_files=2, num_processes=3)
+    assert "lies in --corpus_dir" in sentence(output_dir=str(corpus / "out"))
+    assert "cannot be read or written (Not a directory)" in sentence(output_dir="/dev/null/out")
+    assert "--eval_fraction" in sentence(eval_fraction=float("nan"))
+    for name, text, words in (("none", "", "no text file"), ("blank", "\n \n\t\n\x01", "holds no document")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "text").write_text(text)
+        assert words in sentence(corpus_dir=str(tmp_path / name))
     monkeypatch.setattr(builder.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=100))
-    config = builder.BuildConfig(corpus_dir=str(corpus), vocab_file=vocab_file, output_dir=str(tmp_path / "out"))
-    with pytest.raises(UserError, match="make room"):
-        builder.build(config)
-    assert os.listdir(tmp_path) == ["corpus"]
+    assert "make room" in sentence()
+    assert sorted(os.listdir(tmp_path)) == ["blank", "corpus", "none"]
 
 
-def test_every_field_of_the_configuration_is_a_flag_with_help():
-    result = run("--help")
-    assert result.returncode == 0
-    for field in dataclasses.fields(builder.BuildConfig):
-        assert f"--{field.name}=" in result.stdout
+def test_command_line_has_every_field_and_a_mistake_is_one_sentence_and_status_2():
+    result = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True)
+    assert all(f"--{field.name}=" in result.stdout for field in dataclasses.fields(builder.BuildConfig))
+    result = subprocess.run([*COMMAND, "--output_dir=x"], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (
+        2, "build_pretraining_dataset.py: --corpus_dir is missing: give it (--help lists every option).\n")
 
 
 def test_tensorflow_is_not_imported():
-    code = "import sys, build_pretraining_dataset; print([n for n in sys.modules if n.startswith('tensorflow')])"
-    result = subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
-
-
-def test_encode_batch_fast_equals_encode(vocab_file):
-    tokenizer = ElectraTokenizer(vocab_file)
-    lines = make_text(4, 50).split("\n")
-    assert tokenizer.encode_batch(lines) == [tokenizer.encode(line).ids for line in lines]
-
-
-def test_configuration_defaults_never_ask_for_fewer_files_than_processes():
-    paths = dict(corpus_dir="c", vocab_file="v", output_dir="o")
-    assert builder.BuildConfig(**paths, num_processes=40).out_files == 40
-    assert builder.BuildConfig(**paths, num_processes=2).out_files == 16
-    assert builder.BuildConfig(**paths, num_out_files=1).processes == 1
-    with pytest.raises(UserError, match="num_processes=3"):
-        builder.BuildConfig(**paths, num_out_files=2, num_processes=3)
+    code = "import sys, build_pretraining_dataset; sys.exit('tensorflow' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=os.path.dirname(builder.__file__), check=True)

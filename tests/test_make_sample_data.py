@@ -1,0 +1,312 @@
+"""Sample data: reproducible, valid SQuAD, unseen names in dev, a corpus that neither a bigram nor an oracle masters."""
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SCRIPT = os.path.join(ROOT, "data", "make_sample_data.py")
+sys.path.insert(0, os.path.join(ROOT, "data"))
+
+import make_sample_data  # noqa: E402
+import sample_world  # noqa: E402
+
+from configuration import UserError  # noqa: E402
+from tokenization import SPECIAL_TOKENS, ElectraTokenizer  # noqa: E402
+
+SIZE = "0.3"
+
+
+def run(*arguments, hash_seed="0", cwd=None):
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, cwd=cwd,
+                          env=environment)
+
+
+def content(folder):
+    """{path: bytes} of every file under `folder`."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    """A small run of the command, made from another working directory, and what it printed."""
+    folder = tmp_path_factory.mktemp("sample")
+    result = run(f"--output_dir={folder / 'made'}", f"--size={SIZE}", "--seed=3", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "made", result.stdout
+
+
+@pytest.fixture(scope="module")
+def squad(sample):
+    return {name: json.loads((sample[0] / "squad" / name).read_text()) for name in make_sample_data.SQUAD_FILES}
+
+
+def questions(dataset):
+    """(context, question entry) pairs."""
+    return [(paragraph["context"], qa) for article in dataset["data"] for paragraph in article["paragraphs"]
+            for qa in paragraph["qas"]]
+
+
+def wording(question):
+    """The question without what it asks about: names and works."""
+    works = "|".join(sample_world.WORKS)
+    question = re.sub(rf"\b(?:{works}) of (?=[A-Z])", "", question)
+    return re.sub(r"(?<!^)\b[A-Z]\w+(?: [A-Z]\w+)?|^[A-Z]\w+ [A-Z]\w+", "X", question)
+
+
+def names(dataset):
+    """Capitalised words of titles, contexts and questions, except those that start a sentence."""
+    text = [article["title"] for article in dataset["data"]]
+    text += [part for context, qa in questions(dataset) for part in (context, qa["question"])]
+    return set(re.findall(r"(?<=[a-z,] )[A-Z]\w+", "\n".join(text))) - set(sample_world.WEEKDAYS)
+
+
+# --- The same and not the same ---
+
+def test_same_seed_gives_same_bytes_under_another_hash_seed(sample, tmp_path):
+    result = run(f"--output_dir={tmp_path / 'again'}", f"--size={SIZE}", "--seed=3", hash_seed="12345")
+    assert result.returncode == 0, result.stderr
+    assert content(tmp_path / "again") == content(sample[0])
+    assert result.stdout == sample[1]
+
+
+def test_another_seed_gives_another_world(sample, tmp_path):
+    config = make_sample_data.SampleDataConfig(str(tmp_path / "other"), SIZE, seed=4)
+    manifest = make_sample_data.make_sample_data(config)
+    assert manifest["seed"] == 4
+    first, other = content(sample[0]), content(tmp_path / "other")
+    assert first.keys() == other.keys()
+    assert all(first[name] != other[name] for name in first)
+
+
+def test_marking_draws_leaves_the_text_as_it_is():
+    plain, marked = (list(sample_world.Province(5, 0, False).documents(lambda marking=marking: marking))
+                     for marking in (False, True))
+    assert [make_sample_data.plain_document(document) for document in marked] == plain
+    assert not any(document.draws for document in plain) and all(document.draws for document in marked)
+
+
+# --- The corpus and its vocabulary ---
+
+def test_corpus_has_several_files_of_documents(sample):
+    files = sorted((sample[0] / "corpus").iterdir())
+    manifest = json.loads((sample[0] / "manifest.json").read_text())
+    text = "".join(path.read_text() for path in files)
+    documents = text.strip("\n").split("\n\n")
+    assert len(files) == manifest["corpus"]["files"] >= 4
+    assert len(text) == manifest["corpus"]["bytes"] and abs(len(text) - 300_000) < 5_000
+    assert len(documents) == manifest["corpus"]["documents"]
+    lines = [line for document in documents for line in document.split("\n")]
+    assert len(lines) == manifest["corpus"]["sentences"]
+    assert all(re.fullmatch(r"[A-Z0-9][A-Za-z0-9 ,.;:-]*[.?]", line) for line in lines)
+    assert not [line for line in lines if re.search(r"\ba [aeiou](?!ne-)|\ban [^aeiouAEIOUh]|\bthe the\b", line)]
+
+
+def test_vocabulary_covers_the_corpus(sample):
+    tokenizer = ElectraTokenizer(str(sample[0] / "vocab.txt"))
+    assert tuple(tokenizer.tokens[:5]) == SPECIAL_TOKENS
+    assert 2000 < tokenizer.vocab_size <= 4000
+    for path in (sample[0] / "corpus").iterdir():
+        for ids in tokenizer.encode_batch(path.read_text().split("\n")):
+            assert not set(ids) & set(tokenizer.special_ids)
+
+
+@pytest.mark.parametrize("size, expected", [("demo", 4000), ("4", 4000), ("20", 4000), ("100", 8000), ("900", 8000)])
+def test_vocabulary_grows_with_the_corpus(size, expected):
+    assert make_sample_data.SampleDataConfig("unused", size).vocab_size == expected
+
+
+# --- SQuAD ---
+
+def test_answers_stand_where_they_are_said_to_stand(squad):
+    for name, dataset in squad.items():
+        for context, qa in questions(dataset):
+            accepted = qa["answers"] or qa["plausible_answers"]
+            assert accepted and (len(accepted) == 1 or name.startswith("dev") and len(accepted) <= 3)
+            for answer in accepted:
+                assert answer["text"] and set(answer) == {"text", "answer_start"}
+                assert context[answer["answer_start"]:][:len(answer["text"])] == answer["text"]
+
+
+def test_files_have_the_official_format(squad):
+    for name, dataset in squad.items():
+        assert set(dataset) == {"version", "data"}
+        entries = [qa for _, qa in questions(dataset)]
+        assert len({qa["id"] for qa in entries}) == len(entries)
+        for article in dataset["data"]:
+            assert set(article) == {"title", "paragraphs"}
+            assert all(set(paragraph) == {"context", "qas"} for paragraph in article["paragraphs"])
+        for qa in entries:
+            assert qa["question"].endswith("?") and qa["question"][0].isupper()
+            if "v1.1" in name:
+                assert set(qa) == {"id", "question", "answers"} and qa["answers"]
+            else:
+                assert bool(qa["answers"]) != qa["is_impossible"]
+                assert ("plausible_answers" in qa) == qa["is_impossible"]
+
+
+def test_question_counts(squad, sample):
+    counts = {name: len(questions(dataset)) for name, dataset in squad.items()}
+    assert counts == json.loads((sample[0] / "manifest.json").read_text())["squad_questions"]
+    assert counts["train-v1.1.json"] == 45 and counts["dev-v1.1.json"] == 20
+    assert 58 <= counts["train-v2.0.json"] <= 60 and 24 <= counts["dev-v2.0.json"] <= 26
+    demo = make_sample_data.SampleDataConfig("unused", "demo").num_questions
+    assert demo == {"train": 300, "dev": 60}
+    assert make_sample_data.SampleDataConfig("unused", "10").num_questions == {"train": 1500, "dev": 150}
+
+
+def test_contexts_are_documents_of_the_corpus(squad, sample):
+    text = "".join(path.read_text() for path in sorted((sample[0] / "corpus").iterdir()))
+    documents = {document.replace("\n", " ") for document in text.strip("\n").split("\n\n")}
+    for dataset in squad.values():
+        assert {context for context, _ in questions(dataset)} <= documents
+
+
+def test_names_of_dev_do_not_occur_in_train(squad):
+    for version in ("v1.1", "v2.0"):
+        train, dev = names(squad[f"train-{version}.json"]), names(squad[f"dev-{version}.json"])
+        assert len(train) > 50 and len(dev) > 20
+        assert not train & dev
+
+
+def test_wordings_without_an_answer_have_one_elsewhere(squad):
+    for split in ("train", "dev"):
+        entries = [qa for _, qa in questions(squad[f"{split}-v2.0.json"])]
+        answerable = {wording(qa["question"]) for qa in entries if not qa["is_impossible"]}
+        impossible = {wording(qa["question"]) for qa in entries if qa["is_impossible"]}
+        assert impossible and impossible <= answerable
+
+
+def test_questions_without_an_answer_name_an_entity_of_the_context(squad):
+    for context, qa in questions(squad["train-v2.0.json"]):
+        named = re.findall(r"(?<!^)\b[A-Z]\w+", qa["question"])
+        assert named and all(name in context for name in named)
+
+
+def test_a_spouse_named_in_the_partners_row_is_not_called_unanswerable():
+    rows = [sample_world.Row("Ada Bo", "Ada Bo was a smith.", {"trade": "smith"}, ["spouse"]),
+            *(sample_world.Row(f"Cy {x}", f"Cy {x} married {spouse}.", {"spouse": spouse}, ["trade"])
+              for x, spouse in (("Du", "Ada Bo"), ("Em", "Fi Ga"), ("Hu", "Io Ka")))]
+    text = " ".join(row.text for row in rows)
+    context = make_sample_data.Context("t", text, sample_world.Passage("people", "", rows))
+    stated, unstated = make_sample_data.possible_questions(context)
+    assert [text[slice(*question.span)] for question in stated] == ["smith", "Ada Bo", "Fi Ga", "Io Ka"]
+    assert not unstated
+
+
+def test_accepted_spans_add_article_and_unit():
+    context = "Ada was a smith. It cost 40 crowns. Bo was an apothecary."
+    found = [[context[slice(*span)] for span in make_sample_data.accepted_spans(context, start, start + len(value))]
+             for value in ("smith", "40", "apothecary") for start in [context.index(value)]]
+    assert found == [["smith", "a smith"], ["40", "40 crowns"], ["apothecary", "an apothecary"]]
+
+
+def test_contexts_offer_several_values_of_the_right_type():
+    """Five to seven entities state the same three facts, a few left out: five others to confuse on average."""
+    rivals = []
+    for document in sample_world.Province(8, 0, True).documents():
+        for row in document.passage.rows if document.passage else ():
+            rivals += [sum(fact in other.stated for other in document.passage.rows) for fact in row.stated]
+    assert sum(rivals) / len(rivals) > 5
+
+
+# --- Guessers ---
+
+def test_oracle_beats_bigram_beats_unigram(sample):
+    guessers = json.loads((sample[0] / "manifest.json").read_text())["masked_piece_accuracy"]
+    assert guessers["scored_pieces"] > 5_000
+    assert guessers["unigram"] < 0.10 < guessers["bigram"] < 0.35 < guessers["oracle"] <= 0.75
+    assert all(f"{guessers[name]:.1%}" in sample[1] for name in ("unigram", "bigram", "oracle"))
+
+
+def test_oracle_knows_all_but_the_masked_draw(tmp_path):
+    tokens = [*SPECIAL_TOKENS, "a", "an", "red", "old", "cat", "green", "cats", "14", "##1", "##2", ".", "owl", "ox"]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    tokenizer = ElectraTokenizer(str(tmp_path / "vocab.txt"))
+
+    def chances(text, *draws):
+        marks = map(chr, range(sample_world.MARK, sample_world.MARK + 99))
+        marked = re.sub("@", lambda _: next(marks), text)
+        document = sample_world.Document([marked], [sample_world.Draw(*draw) for draw in draws], None)
+        return make_sample_data.oracle_chances(document, tokenizer)[1].tolist()
+
+    animals = ("cat", "owl", "ox")
+    assert chances("a @red cat.", ("red", ("red", "green"), False)) == [1, 0.5, 1, 1]
+    assert chances("an @old cat.", ("old", ("red", "green", "old"), False)) == [1, 1, 1, 1]   # the article tells
+    assert chances("red @cat.", ("cat", animals, True)) == [1, 1 / 3, 1]
+    assert chances("red @cat. green @cat.", ("cat", animals, True), ("cat", animals, True)) == [1] * 6  # shows again
+    assert chances("@141.", ("141", ("141", "142"), True)) == [1, 0.5, 1]                    # the first piece is shared
+
+
+# --- Refusals and interruptions ---
+
+@pytest.mark.parametrize("arguments, sentence", [
+    (["--size=big"], "--size=big is neither"), (["--size=0.1"], "--size=0.1 is neither"),
+    (["--size=nan"], "--size=nan is neither"), (["--seed=-1"], "--seed=-1 is too small")])
+def test_bad_options_are_refused(arguments, sentence, tmp_path):
+    result = run(f"--output_dir={tmp_path / 'made'}", *arguments)
+    assert result.returncode == 2 and sentence in result.stderr and result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_output_dir_is_refused():
+    with pytest.raises(UserError, match="--output_dir is missing"):
+        make_sample_data.SampleDataConfig()
+
+
+def test_existing_folder_is_refused_and_overwritten_only_when_ours(tmp_path):
+    folder = tmp_path / "made"
+    (folder / "corpus").mkdir(parents=True)
+    (folder / "corpus" / "part-0000.txt").write_text("old")
+    with pytest.raises(UserError, match="is not empty"):
+        make_sample_data.refuse_foreign_folder(str(folder), overwrite=False)
+    make_sample_data.refuse_foreign_folder(str(folder), overwrite=True)
+    (folder / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="holds thesis.txt, which this command does not make"):
+        make_sample_data.refuse_foreign_folder(str(folder), overwrite=True)
+    with pytest.raises(UserError, match="is not a folder"):
+        make_sample_data.refuse_foreign_folder(str(folder / "thesis.txt"), overwrite=True)
+
+
+def test_overwrite_replaces_an_earlier_run(tmp_path):
+    folder = tmp_path / "made"
+    (folder / "corpus").mkdir(parents=True)
+    (folder / "corpus" / "part-0099.txt").write_text("old")
+    make_sample_data.make_sample_data(make_sample_data.SampleDataConfig(str(folder), "0.2", overwrite=True))
+    assert not (folder / "corpus" / "part-0099.txt").exists() and (folder / "manifest.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_failure_leaves_the_old_folder_and_nothing_else(tmp_path, monkeypatch):
+    folder = tmp_path / "made"
+    (folder / "corpus").mkdir(parents=True)
+    (folder / "corpus" / "part-0000.txt").write_text("old")
+
+    def fail(*_):
+        raise RuntimeError("disk on fire")
+
+    monkeypatch.setattr(make_sample_data, "train_vocabulary", fail)
+    with pytest.raises(RuntimeError, match="disk on fire"):
+        make_sample_data.make_sample_data(make_sample_data.SampleDataConfig(str(folder), "0.2", overwrite=True))
+    assert content(tmp_path) == {os.path.join("made", "corpus", "part-0000.txt"): b"old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_sigterm_ends_with_one_sentence_and_leaves_nothing(tmp_path):
+    process = subprocess.Popen([sys.executable, SCRIPT, f"--output_dir={tmp_path / 'made'}", "--size=500"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 30
+    while not list(tmp_path.rglob("part-*.txt")) and time.time() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 75 and "nothing was kept" in stderr and "Traceback" not in stderr
+    assert not list(tmp_path.iterdir())
