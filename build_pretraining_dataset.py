@@ -172,8 +172,8 @@ def find_cut(file, planned: int, size: int, blanks_separate_docs: bool) -> int:
 def joining_tokenizer(config: BuildConfig) -> ElectraTokenizer:
     """The tokenizer, to which `LINE_END` is a word with the id that follows its vocabulary.
 
-    Lines are joined by that word: many short texts take a quarter more time than a long one. The ids are those of the
-    lines by themselves, because BERT's normalisation and WordPiece never look across white space.
+    Lines are joined by it: a long text takes a quarter less time. The ids are those of the lines by themselves, because
+    BERT's normalisation and WordPiece never look across white space.
     """
     tokenizer = config.tokenizer()
     backend = json.loads(tokenizer.backend.to_str())
@@ -242,7 +242,6 @@ def examples_of_document(begins: list[int], line: int, end_line: int, key, max_s
                          ) -> Iterator[tuple[int, int, int, int]]:
     """Applies the rule in the module's docstring to sentences `line` to `end_line` (see `read_documents`).
 
-    Args: key: of the document, for `random_bits`.
     Yields: where the two segments lie in `ids`: begin, number of tokens, begin, number of tokens (0 for no second one).
     """
     number = 0
@@ -295,10 +294,7 @@ def record_heads(ids_size: int, max_seq_length: int) -> tuple[bytes, bytes, byte
 
 
 def input_ids(ids: np.ndarray, examples: np.ndarray, max_seq_length: int, tokenizer: ElectraTokenizer) -> np.ndarray:
-    """[CLS] first [SEP] second [SEP] and padding, int32 [B, max_seq_length].
-
-    Args: ids: int32 [tokens]; examples: int64 [B, 4], rows of `examples_of_document`.
-    """
+    """[CLS] first [SEP] second [SEP] and padding: int32 [B, max_seq_length], from int32 [tokens] and int64 [B, 4]."""
     first_begin, first_length, second_begin, second_length = examples.T[:, :, None]
     position = np.arange(max_seq_length)[None, :]
     first_end = first_length + 1  # position of the first [SEP]
@@ -316,10 +312,9 @@ def input_ids(ids: np.ndarray, examples: np.ndarray, max_seq_length: int, tokeni
 
 def encode_records(ids: np.ndarray, examples: np.ndarray, max_seq_length: int, tokenizer: ElectraTokenizer
                    ) -> Iterator[bytes]:
-    """Framed TFRecords of `tf.train.Example`, in pieces. Arguments: see `input_ids`.
+    """Framed TFRecords of `tf.train.Example`, in pieces. examples: int64 [B, 4], rows of `examples_of_document`.
 
-    Only input_ids vary in size (varints of one to three bytes, for ids below 2**21), so what precedes the values is a
-    function of that size; input_mask and segment_ids are runs of the bytes 0 and 1.
+    Only input_ids vary in size (varints of one to three bytes, for ids below 2**21); the others are bytes 0 and 1.
     """
     values = input_ids(ids, examples, max_seq_length, tokenizer)
     used = np.stack([np.ones_like(values, bool), values > 0x7F, values > 0x3FFF], axis=-1)  # bytes of each varint
@@ -357,32 +352,24 @@ def start_worker(config: BuildConfig, folder: str, shards: list[list[Chunk]], by
 def write_shard(shard: int) -> collections.Counter:
     """Writes `train-<shard>.part` and `eval-<shard>.part`, and counts what they hold."""
     config, folder, shards, bytes_done, tokenizer = _worker
-    counts = collections.Counter()
+    length, counts = config.max_seq_length, collections.Counter()
+    batch = max(1, ROW_TOKENS // length)
     with open(f"{folder}/train-{shard}.part", "wb") as train, open(f"{folder}/eval-{shard}.part", "wb") as held_out:
         for chunk in shards[shard]:
-            counts.update(write_chunk(chunk, {"train": train, "eval": held_out}, config, tokenizer))
+            ids, begins, documents = read_documents(chunk, config, tokenizer)
+            name, examples = os.fsencode(os.path.basename(chunk.path)), {"train": [], "eval": []}
+            for offset, line, end_line in documents:
+                key = (config.seed, name, offset)
+                split = "eval" if random_bits(*key, -1) < config.eval_fraction * 2**64 else "train"
+                examples[split] += examples_of_document(begins, line, end_line, key, length)
+            for split, file in (("train", train), ("eval", held_out)):
+                rows = np.array(examples[split], np.int64).reshape(-1, 4)
+                for begin in range(0, len(rows), batch):
+                    file.writelines(encode_records(ids, rows[begin:begin + batch], length, tokenizer))
+                kept, special = int(rows[:, [1, 3]].sum()), 2 * len(rows) + int(np.count_nonzero(rows[:, 3]))
+                counts.update({split: len(rows), "tokens": kept + special, "cut_tokens": -kept})
+            counts.update(documents=len(documents), cut_tokens=len(ids))
             bytes_done[shard] += chunk.end - chunk.begin
-    return counts
-
-
-def write_chunk(chunk: Chunk, files: dict, config: BuildConfig, tokenizer: ElectraTokenizer) -> collections.Counter:
-    """Appends the records of a chunk to the files of both splits, and counts them."""
-    ids, begins, documents = read_documents(chunk, config, tokenizer)
-    examples = {"train": [], "eval": []}
-    name = os.fsencode(os.path.basename(chunk.path))
-    for offset, line, end_line in documents:
-        key = (config.seed, name, offset)
-        split = "eval" if random_bits(*key, -1) < config.eval_fraction * 2**64 else "train"
-        examples[split] += examples_of_document(begins, line, end_line, key, config.max_seq_length)
-    batch = max(1, ROW_TOKENS // config.max_seq_length)
-    counts = collections.Counter(documents=len(documents), cut_tokens=len(ids))
-    for split, file in files.items():
-        rows = np.array(examples[split], np.int64).reshape(-1, 4)
-        for begin in range(0, len(rows), batch):
-            file.writelines(encode_records(ids, rows[begin:begin + batch], config.max_seq_length, tokenizer))
-        text_tokens = int(rows[:, [1, 3]].sum())
-        special_tokens = 2 * len(rows) + int(np.count_nonzero(rows[:, 3]))
-        counts.update({split: len(rows), "tokens": text_tokens + special_tokens, "cut_tokens": -text_tokens})
     return counts
 
 
@@ -411,10 +398,10 @@ def write_shards(config: BuildConfig, folder: str, shards: list[list[Chunk]]) ->
     except (UserError, OSError, Interrupted):
         raise
     except concurrent.futures.BrokenExecutor as error:
-        raise RunFailed("a worker process was killed, often for want of memory (try fewer --num_processes); nothing "
-                        "was written.") from error
+        raise RunFailed("a worker process was killed (try fewer --num_processes if memory ran out), and nothing was "
+                        "written.") from error
     except Exception as error:
-        raise RunFailed(f"a worker failed ({type(error).__name__}: {error}); nothing was written.") from error
+        raise RunFailed(f"a worker failed ({type(error).__name__}: {error}), and nothing was written.") from error
     finally:
         bar.close()
         for process in multiprocessing.active_children():  # idle, or in the middle of what nobody wants any more
@@ -449,20 +436,17 @@ def blocked_signals():
 
 def check_output(output_dir: str, overwrite: bool):
     """Raises: UserError: `output_dir` exists and is not an empty folder, nor a dataset that may be replaced."""
-    if not os.path.lexists(output_dir):
-        return
-    if not os.path.isdir(output_dir) or os.path.ismount(output_dir):
+    if os.path.lexists(output_dir) and (not os.path.isdir(output_dir) or os.path.ismount(output_dir)):
         raise UserError(f"--output_dir={output_dir} is not a folder that can be replaced: choose another.")
     files = {path.relative_to(output_dir).as_posix() for path in pathlib.Path(output_dir).rglob("*")
              if path.is_symlink() or not path.is_dir()}
     manifest = configuration.read_json_object(f"{output_dir}/manifest.json") if "manifest.json" in files else {}
     foreign = set(files)
     if manifest.get("format") == DATASET_FORMAT:
-        shards = {entry["file"] for entry in manifest["train"] + manifest["eval"]}
-        foreign -= {"manifest.json", "vocab.txt", "tokenizer_config.json", *shards}
+        foreign -= {entry["file"] for entry in manifest["train"] + manifest["eval"]}
+        foreign -= {"manifest.json", "vocab.txt", "tokenizer_config.json"}
     if foreign:
-        raise UserError(f"--output_dir={output_dir} holds {min(foreign)}, which is no part of a dataset: choose "
-                        "another folder.")
+        raise UserError(f"--output_dir={output_dir} holds {min(foreign)}, no part of a dataset: choose another folder.")
     if files and not overwrite:
         raise UserError(f"--output_dir={output_dir} holds a dataset: choose another folder or replace it with "
                         "--overwrite.")
@@ -484,6 +468,7 @@ def building_folder(output_dir: str, overwrite: bool):
             if os.path.isdir(output_dir):
                 os.rename(output_dir, f"{building}/old")
             os.rename(f"{building}/new", output_dir)
+            remove_building(building, output_dir)
     finally:
         remove_building(building, output_dir)
 
@@ -539,8 +524,7 @@ def finish(config: BuildConfig, tokenizer: ElectraTokenizer, sizes: dict[str, in
     """Makes `new` of the parts in `folder`; the held-out ones are joined into one file. counts: of each shard."""
     train = [shard for shard, count in enumerate(counts) if count["train"]]
     if not train:
-        raise UserError("no training record came of the corpus: it holds no document, or --eval_fraction="
-                        f"{config.eval_fraction} holds out everything.")
+        raise UserError(f"--corpus_dir={config.corpus_dir} holds no document, or none that is not held out: add text.")
     if len(train) < config.out_files:
         print(f"the corpus is small: {len(train)} training files instead of {config.out_files}", flush=True)
     new, written = f"{folder}/new", {"train": [], "eval": []}

@@ -36,8 +36,8 @@ VOCABULARY = (["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", "é", *WO
 def make_text(seed: int, num_documents: int) -> str:
     """Documents of 1 to 12 sentences of 1 to 30 words, some of them not in the vocabulary, some not English."""
     draw = random.Random(seed)
-    words = [*WORDS, "rivers", "Stones", "walking", "zebra", "lampx", "Café", "石头", "\u0301a", "\u2028", "ΣΑΣ", "\x07",
-             "e\u0301\u00a0\u200d", "\ufeff\ufffd", "\u0130ß", "ꀀꀁ", "\U0001f600-", "\t\r"]
+    words = [*WORDS, "rivers", "Stones", "walking", "zebra", "lampx", "Café", "石头", "\u0301a", "\u2028", "ΣΑΣ",
+             "\x07", "e\u0301\u00a0\u200d", "\ufeff\ufffd", "\u0130ß", "ꀀꀁ", "\U0001f600-", "\t\r"]
     return "\n".join("".join(" ".join(draw.choices(words, k=draw.randint(1, 30))) + draw.choice(".,") + "\n"
                              for _ in range(draw.randint(1, 12))) for _ in range(num_documents))
 
@@ -213,12 +213,15 @@ def test_manifest_and_summary_say_what_is_there(corpus, configure, tmp_path, cap
     found = [records(output, [{"file": name}]) for name in names]
     files = [{"file": name, "bytes": (output / name).stat().st_size, "records": len(of_file)}
              for name, of_file in zip(names, found)]
-    assert manifest.pop("num_cut_tokens") > 0
+    num_tokens = sum(sum(mask) for of_file in found for _, mask, _ in of_file)
+    num_special = sum(ids.count(2) + ids.count(3) for of_file in found for ids, _, _ in of_file)  # [CLS], [SEP]
+    text = "".join((corpus / name).read_text(encoding="utf-8") for name in ("a.txt", "b.txt", "c.txt"))
+    num_text_tokens = len(tokenizer.encode(text).ids)
     assert manifest == {
         "format": "electra-pretraining-tfrecord", "version": 1, "max_seq_length": 32, "vocab_size": len(VOCABULARY),
         "tokenizer_fingerprint": tokenizer.fingerprint, "do_lower_case": True, "strip_accents": False,
         "blanks_separate_docs": True, "seed": 42, "eval_fraction": 0.2, "num_documents": 180,
-        "num_tokens": sum(sum(mask) for of_file in found for _, mask, _ in of_file),
+        "num_tokens": num_tokens, "num_cut_tokens": num_text_tokens - (num_tokens - num_special),
         "corpus": [{"file": name, "bytes": (corpus / name).stat().st_size}
                    for name in ("a.txt", "b.txt", "c.txt", "empty.txt")],
         "train": files[:4], "eval": files[4:]}
@@ -271,7 +274,7 @@ def test_existing_folder_is_replaced_only_with_overwrite_and_only_a_dataset(conf
     builder.build(configure(seed=2, overwrite=True))
     assert not any(name.startswith("eval") for name in content(output))
     (output / "manifest.json").write_text('{"format": "something else"}')
-    assert "no part of a dataset" in refuses(builder.build, configure(overwrite=True))
+    assert "manifest.json, no part of a dataset" in refuses(builder.build, configure(overwrite=True))
     (tmp_path / "file").write_text("mine")
     assert "not a folder" in refuses(builder.build, configure(output_dir=str(tmp_path / "file"), overwrite=True))
     assert sorted(os.listdir(tmp_path)) == ["corpus", "file", "out"]
@@ -293,29 +296,30 @@ def test_leftovers_of_killed_builds_are_cleaned_up(configure, tmp_path, refuses)
 # --- Ends other than the good one ---
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="finds worker processes in /proc")
-@pytest.mark.parametrize("number, target, status, sentence", [
-    (signal.SIGKILL, "worker", 1, "a worker process was killed"),
-    (signal.SIGKILL, "parent", -9, ""),
-    (signal.SIGINT, "group", 130, "stopped by SIGINT"),  # as a terminal's Ctrl-C
-    (signal.SIGTERM, "group", 143, "stopped by SIGTERM"),  # a job scheduler's TERM may or may not reach the workers
-    (signal.SIGTERM, "parent", 143, "stopped by SIGTERM")])
+@pytest.mark.parametrize("number, target, num_begun, status, sentence", [
+    (signal.SIGKILL, "worker", 2, 1, "a worker process was killed"),
+    (signal.SIGKILL, "parent", 2, -9, ""),
+    (signal.SIGINT, "group", 2, 130, "stopped by SIGINT"),  # as a terminal's Ctrl-C
+    (signal.SIGINT, "group", 0, 130, "stopped by SIGINT"),  # while the workers start
+    (signal.SIGTERM, "group", 2, 143, "stopped by SIGTERM"),  # a job scheduler's TERM may or may not reach the workers
+    (signal.SIGTERM, "parent", 2, 143, "stopped by SIGTERM")])
 def test_killed_worker_or_signal_ends_the_build_at_once_and_leaves_nothing(
-        configure, corpus, tmp_path, number, target, status, sentence):
-    (corpus / "long").write_text(make_text(9, 1000) * 40, encoding="utf-8")
-    process = subprocess.Popen([*COMMAND, *arguments(configure(num_processes=2))], stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("out.building-*/train-*.part"))) < 2:
+        configure, corpus, tmp_path, number, target, num_begun, status, sentence):
+    (corpus / "long").write_text(make_text(9, 1000) * 80, encoding="utf-8")
+    process = subprocess.Popen([*COMMAND, *arguments(configure(num_processes=2, num_out_files=2))],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    workers, deadline = [], time.monotonic() + 60
+    while len(workers) < 2 or len(list(tmp_path.glob("out.building-*/train-*.part"))) < num_begun:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        workers = [pid for pid in children if b"spawn_main" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]
         time.sleep(0.02)
-    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    workers = [pid for pid in children if b"spawn_main" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]
-    assert len(workers) == 2
+    time.sleep(0 if num_begun else 0.3)
     if target == "group":
         os.killpg(process.pid, number)
     else:
         os.kill(int(workers[0]) if target == "worker" else process.pid, number)
-    deadline = time.monotonic() + 8
+    deadline = time.monotonic() + 5
     _, errors = process.communicate(timeout=20)
     assert process.returncode == status
     while any(os.path.exists(f"/proc/{pid}/exe") for pid in workers):  # not so for what is dead and not yet waited for
