@@ -46,7 +46,7 @@ def seed_sequence(key: Sequence[int]) -> np.random.SeedSequence:
 
 
 def permutation(key: Sequence[int], size: int) -> np.ndarray:
-    """int [size], a pure function of `key`. Not Generator.permutation, whose values may change between numpy's releases."""
+    """int [size], a pure function of `key`; Generator.permutation's values may change between numpy's releases."""
     return np.argsort(np.random.Philox(seed_sequence(key)).random_raw(size), kind="stable")
 
 
@@ -400,8 +400,8 @@ class RecordFormat:
         self.spec = {name: tf.io.FixedLenFeature([max_seq_length], tf.int64) for name in FEATURES}
         masks = [name for name in STATIC_MASKS if name in features]
         if masks and len(masks) < len(STATIC_MASKS):
-            raise UserError(f"{path} has {masks[0]} but not all of {', '.join(STATIC_MASKS)}: its masked tokens cannot be "
-                            "restored, use records that hold all three or none.")
+            raise UserError(f"{path} has {masks[0]} but not all of {', '.join(STATIC_MASKS)}: its masked tokens cannot "
+                            "be restored, use records that hold all three or none.")
         self.has_static_masks = bool(masks)
         if self.has_static_masks:
             slots = len(features["masked_lm_positions"].int64_list.value)

@@ -185,7 +185,8 @@ def test_variable_names_are_unique_and_those_of_the_released_checkpoints():
     assert len(set(names)) == len(names)
     assert {"electra/embeddings/word_embeddings", "electra/embeddings/LayerNorm/gamma",
             "generator/embeddings_project/bias", "generator/encoder/layer_1/attention/output/LayerNorm/beta",
-            "electra/encoder/layer_0/output/dense/kernel", "generator_predictions/output_bias", "discriminator_predictions/dense_1/kernel"} <= set(names)
+            "electra/encoder/layer_0/output/dense/kernel", "generator_predictions/output_bias",
+            "discriminator_predictions/dense_1/kernel"} <= set(names)
 
 
 @pytest.mark.parametrize("padding_id", [0, 9, 49])
