@@ -298,9 +298,9 @@ def test_bfloat16_stays_near_float32_and_keeps_float32_variables():
     features, seeds = make_features(), make_seeds(exact)
     reference, actual = exact(features, seeds, training=False), rounded(features, seeds, training=False)
     assert actual.generator_logits.dtype == actual.discriminator_logits.dtype == tf.float32
-    difference = np.abs(actual.generator_logits - reference.generator_logits)[:, :50]
-    spread = np.abs(reference.generator_logits.numpy()[:, :50]).max()
-    assert 0 < difference.max() < 0.03 * spread  # spacing of bfloat16 is 2**-8 of the value; a few roundings add up
+    difference = np.abs(actual.generator_logits - reference.generator_logits)[:, :50].mean()
+    size = np.abs(reference.generator_logits.numpy()[:, :50]).mean()
+    assert 0 < difference < 0.03 * size  # bfloat16 keeps 8 bits, a product is off by 0.4%; seeds 0 to 5 give 0.6 to 1.7%
 
 
 # --- Objectives ---
