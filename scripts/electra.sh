@@ -59,7 +59,7 @@ by_name=(
   "max_seq_length_p2=512 phase 2: length of the records, tokens"
   "log_freq= updates between two logged lines (default: 1 up to 100 updates, else 10)"
   "eval_freq= updates between two evaluations on the held-out shards, where there are any"
-  "num_eval_steps= batches in one evaluation"
+  "num_eval_steps=20 batches of train_batch_size in one evaluation, at most"
   "keep_checkpoint_max= newest checkpoints kept of each phase (default: 5)"
   "dry_run=false print the commands and run nothing"
 )
@@ -188,9 +188,9 @@ phase_command() {  # sets `command` to that of phase $1
     command+=(--generator_hidden_size=0.3333333)
   fi
   if [[ $sample && ! -d ${data[$phase]} || -d ${data[$phase]}/eval ]]; then
-    command+=(--eval_tfrecords="${data[$phase]%/}/eval")
+    command+=(--eval_tfrecords="${data[$phase]%/}/eval" --num_eval_steps="$(option num_eval_steps)")
   fi
-  for name in model_name model_config generator_hidden_size vocab_file mask_prob log_freq eval_freq num_eval_steps \
+  for name in model_name model_config generator_hidden_size vocab_file mask_prob log_freq eval_freq \
     keep_checkpoint_max; do
     [[ -z $(option "$name") ]] || command+=("--$name=$(option "$name")")
   done
