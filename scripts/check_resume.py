@@ -61,7 +61,7 @@ def interrupted_run(results_dir: str, interruptions, generator: random.Random):
     for phase, command in enumerate(phase_commands(results_dir), start=1):
         for interruption in [*interruptions, None]:
             resume = [] if phase == 2 or not checkpoints.list(1) else ["--restore_checkpoint=latest"]
-            delay = generator.uniform(0, 2.5)
+            delay = generator.uniform(0, 6)
             status = run([*command, *resume], interruption, delay)
             expected = {None: (0,), signal.SIGKILL: (-signal.SIGKILL, 0)}.get(interruption, (75, 0))
             newest = checkpoints.list(phase)[-1:]
