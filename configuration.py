@@ -316,7 +316,7 @@ class PretrainingConfig:
             raise UserError(f"--load_weights and --weights_dir go together: {missing} is missing.")
         if self.load_weights and self.restore_checkpoint:
             raise UserError("--load_weights starts at step 0 and --restore_checkpoint resumes: give one of them.")
-        if self.overwrite and self.restore_checkpoint and not self.phase2:
+        if self.overwrite and self.restore_checkpoint:
             raise UserError("--overwrite deletes what --restore_checkpoint would resume: give one of them.")
         if self.eval_only and not (self.restore_checkpoint and self.eval_tfrecords):
             missing = "--eval_tfrecords" if self.restore_checkpoint else "--restore_checkpoint"

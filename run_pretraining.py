@@ -126,16 +126,13 @@ class Start(NamedTuple):
     record: int
 
 
-def prepare_folder(config: PretrainingConfig, checkpoints: training.Checkpoints):
-    """Refuses to mix two runs in one folder; with --overwrite empties it.
+def refuse_second_run(config: PretrainingConfig, checkpoints: training.Checkpoints):
+    """Refuses to mix two runs in one folder.
 
     A first phase without --restore_checkpoint is a new run; phase 2 belongs to the run it finds.
     """
-    checkpoints.clean()
-    if config.overwrite and not config.phase2:
-        checkpoints.clear()
     found = checkpoints.list(2 if config.phase2 else None)
-    if found and not config.restore_checkpoint:
+    if found and not config.restore_checkpoint and not config.overwrite:
         raise UserError(
             f"{config.checkpoint_dir} already holds {os.path.basename(found[-1].prefix)} of an earlier run: resume it "
             "with --restore_checkpoint=latest (scripts/electra.sh: --resume_training=true), choose another "
@@ -296,7 +293,7 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
     Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite.
     """
     checkpoints = training.Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max)
-    prepare_folder(config, checkpoints)
+    refuse_second_run(config, checkpoints)
     training.start_logging(config.logs, f"pretraining_phase{config.phase}_rank{device.rank}")
     logging.info("ELECTRA %s, phase %d, on %s, %s.", config.run_name, config.phase, device.description,
                  device.precision)
@@ -305,6 +302,9 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
     data = open_data(shards, config, tokenizer.vocab_size)
     model = make_model(config, tokenizer, device)
     evaluate = make_evaluator(model, config, tokenizer) if config.eval_tfrecords else None
+    checkpoints.clean()
+    if config.overwrite:  # only now that the data and the model are known to be good
+        checkpoints.clear(2 if config.phase2 else None)
     if not config.skip_checkpoint:
         checkpoints.check_disk(model)
     optimizer = make_optimizer(config, model.trainable_variables)

@@ -120,9 +120,9 @@ class Checkpoints:
                 logging.warning("checkpoint %s is damaged (%s); trying the one before it.", checkpoint.prefix, error)
         return None
 
-    def clear(self):
-        """Removes every checkpoint of both phases, and what an interrupted save left."""
-        for checkpoint in self.list():
+    def clear(self, phase: Optional[int] = None):
+        """Removes every checkpoint (of one phase), and what an interrupted save left."""
+        for checkpoint in self.list(phase):
             remove_checkpoint(checkpoint.prefix)
         self.clean()
 

@@ -9,8 +9,13 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import json
 import pathlib
+import signal
 
 import pytest
+
+# Started in the background, pytest has SIGINT ignored, and so would have the wrappers it starts: bash cannot trap a
+# signal that was ignored when it began.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 VOCABULARY = """[PAD] [UNK] [CLS] [SEP] [MASK] the a cat dog sat on mat ran to and un want ##want ##ed wa runn ##ing low
 ##est ##er cafe caf ##s ##e ##é é É e 中 国 , . ! ? ' -""".split()

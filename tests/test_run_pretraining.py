@@ -284,6 +284,9 @@ def test_a_second_run_is_refused_with_the_three_ways_on_and_overwrite_starts_ane
     ways_on = "--restore_checkpoint=latest.*--resume_training=true.*--model_name.*--overwrite"
     with pytest.raises(UserError, match=ways_on):
         train(config)
+    with pytest.raises(UserError, match="matches no file"):  # a mistake does not cost the old run
+        train(dataclasses.replace(config, overwrite=True, pretrain_tfrecords="/nowhere"))
+    assert len(training.Checkpoints(config.checkpoint_dir).list()) == 2
     train(dataclasses.replace(config, overwrite=True))
     assert [found.prefix[-6:] for found in training.Checkpoints(config.checkpoint_dir).list()] == ["ckpt-3"]
 
