@@ -296,21 +296,38 @@ def open_shard(path: str, records: Optional[int] = None):
     return _SequentialReader(path, records) if is_gzip(path) else _PlainReader(path)
 
 
-def count_shards(paths: Sequence[str], manifest: Optional[dict],
+def count_shards(paths: Sequence[str], manifest: Optional[dict], counts_file: Optional[str] = None,
                  progress: Callable = lambda paths: paths) -> List[Shard]:
-    """Every shard with its number of records, from the manifest where it knows the file at its size, else counted.
+    """Every shard with its number of records.
 
-    `progress` wraps the list of files to be counted (tqdm does).
+    The number comes from the manifest where it knows the file at its size; else from `counts_file`, which remembers
+    what earlier calls counted; else the file is counted.
 
+    Args:
+        counts_file: JSON, made when needed; entries of files that changed are counted anew.
+        progress: wraps the list of files to be counted (tqdm does).
     Raises: UserError: a damaged file, or no record at all.
     """
     known = {}
     for part in ("train", "eval"):
         for entry in (manifest or {}).get(part, []):
             known[os.path.basename(entry["file"]), entry["bytes"]] = entry["records"]
-    counts = {path: known.get((os.path.basename(path), os.path.getsize(path))) for path in paths}
-    for path in progress([path for path in paths if counts[path] is None]):
+    remembered = {}
+    if counts_file and os.path.exists(counts_file):
+        remembered = configuration.read_json_object(counts_file)
+
+    def key(path):
+        state = os.stat(path)
+        return f"{os.path.abspath(path)} {state.st_size} {state.st_mtime_ns}"
+
+    counts = {path: known.get((os.path.basename(path), os.path.getsize(path)), remembered.get(key(path)))
+              for path in paths}
+    uncounted = [path for path in paths if counts[path] is None]
+    for path in progress(uncounted):
         counts[path] = open_shard(path).records
+    if counts_file and uncounted:
+        os.makedirs(os.path.dirname(counts_file), exist_ok=True)
+        configuration.write_json(counts_file, {**remembered, **{key(path): counts[path] for path in uncounted}})
     shards = [Shard(path, counts[path]) for path in paths]
     if not sum(shard.records for shard in shards):
         raise UserError(f"{paths[0]} and the shards beside it hold no record: rebuild the dataset.")

@@ -90,9 +90,9 @@ def open_tokenizer(config: PretrainingConfig, shards) -> ElectraTokenizer:
 
 
 def open_data(paths, config: PretrainingConfig, vocab_size: int) -> Data:
-    """Checks every shard's first record and counts the records."""
+    """Checks every shard's first record and counts the records (once: the counts are kept in the run's folder)."""
     shards = pretrain_utils.count_shards(
-        paths, pretrain_utils.read_manifest(paths),
+        paths, pretrain_utils.read_manifest(paths), os.path.join(config.model_dir, "record_counts.json"),
         lambda uncounted: tqdm(uncounted, desc="counting records", unit="shard", disable=not sys.stderr.isatty()))
     filled = [shard for shard in shards if shard.records]
     formats = [pretrain_utils.RecordFormat(shard.path, config.max_seq_length, vocab_size) for shard in filled]
@@ -337,7 +337,8 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
             last = step == config.num_train_steps
             saves = not config.skip_checkpoint and (last or stop.signal_name or
                                                     step % config.save_checkpoints_steps == 0)
-            if step == start.step + 1 or step % config.updates_per_log == 0 or last or saves:
+            # The first update traces and compiles, the second gives the pace and with it the time left.
+            if step <= start.step + 2 or step % config.updates_per_log == 0 or last or saves:
                 report.training(step, train_step.read_metrics(), bar)
             bar.update()
             with report.speed.apart():

@@ -150,28 +150,36 @@ class UnreadableCheckpoint(Exception):
     """Missing, damaged or half there."""
 
 
-def read_back(prefix: str) -> Optional[bytes]:
-    """Reads every tensor, which checks its checksum. Returns the text of the state, None where it has none.
+STATE_KEY = "state/.ATTRIBUTES/VARIABLE_VALUE"
+_DAMAGE = (tf.errors.OpError, IndexError, RuntimeError, ValueError)  # what TensorFlow raises, by kind of damage
 
-    Raises: UnreadableCheckpoint.
-    """
-    state = "state/.ATTRIBUTES/VARIABLE_VALUE"
+
+def in_short(error: Exception) -> str:
+    return str(getattr(error, "message", error)).splitlines()[0]
+
+
+def unreadable(prefix: str, error: Exception) -> UserError:
+    return UserError(f"checkpoint {prefix} cannot be read ({in_short(error)}): give the prefix of a whole one, such as "
+                     ".../checkpoints/ckpt-1000.")
+
+
+def read_back(prefix: str):
+    """Reads every tensor, which checks its checksum. Raises: UnreadableCheckpoint."""
     try:
         reader = tf.train.load_checkpoint(prefix)
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
-        return reader.get_tensor(state) if reader.has_tensor(state) else None
-    except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as error:  # by kind of damage
-        raise UnreadableCheckpoint(str(getattr(error, "message", error)).splitlines()[0]) from error
+    except _DAMAGE as error:
+        raise UnreadableCheckpoint(in_short(error)) from error
 
 
 def read_state(prefix: str) -> dict:
     """The JSON state of a checkpoint. Raises: UserError: there is none at `prefix`, or it is not one of ours."""
     try:
-        text = read_back(prefix)
-    except UnreadableCheckpoint as error:
-        raise UserError(f"checkpoint {prefix} cannot be read ({error}): give the prefix of a whole one, such as "
-                        ".../checkpoints/ckpt-1000.") from error
+        reader = tf.train.load_checkpoint(prefix)
+        text = reader.get_tensor(STATE_KEY) if reader.has_tensor(STATE_KEY) else None
+    except _DAMAGE as error:
+        raise unreadable(prefix, error) from error
     if text is None:
         raise UserError(f"{prefix} is not a checkpoint of this project: give one of ours.")
     return json.loads(text)
@@ -181,15 +189,17 @@ def restore(prefix: str, model: tf.Module, optimizer: Optional[tf.Module] = None
     """Restores the model, and the optimizer where given, from a checkpoint; every variable must be found in it.
 
     Returns: the checkpoint's state.
-    Raises: UserError: a variable is missing or has another shape.
+    Raises: UserError: the checkpoint is damaged, or a variable is missing or has another shape.
     """
     state = read_state(prefix)
     parts = {"model": model} if optimizer is None else {"model": model, "optimizer": optimizer}
     try:
         status = tf.train.Checkpoint(**parts).read(prefix)
         status.assert_existing_objects_matched().expect_partial()  # what is left over is the optimizer and the state
+    except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError) as error:
+        raise unreadable(prefix, error) from error
     except (ValueError, AssertionError, tf.errors.InvalidArgumentError) as error:
-        raise UserError(f"checkpoint {prefix} does not fit this model ({str(error).splitlines()[0]}): give one of the "
+        raise UserError(f"checkpoint {prefix} does not fit this model ({in_short(error)}): give one of the "
                         "same size and settings.") from error
     return state
 

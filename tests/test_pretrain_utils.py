@@ -327,11 +327,27 @@ def test_records_are_counted_where_the_manifest_does_not_know_the_file(write, re
     manifest = {"train": [{"file": "a.tfrecord", "bytes": size, "records": 99}],  # believed: nobody reads the file
                 "eval": [{"file": "b.tfrecord", "bytes": 1, "records": 99}]}  # another size: not this file
     counted = []
-    shards = pretrain_utils.count_shards(paths, manifest, lambda paths: counted.extend(paths) or paths)
+    shards = pretrain_utils.count_shards(paths, manifest, progress=lambda paths: counted.extend(paths) or paths)
     assert shards == [Shard(paths[0], 99), Shard(paths[1], 5), Shard(paths[2], 7), Shard(paths[3], 0)]
     assert counted == paths[1:]
     assert [shard.records for shard in pretrain_utils.count_shards(paths, None)] == [3, 5, 7, 0]
     assert paths[3] in refuses(pretrain_utils.count_shards, paths[3:], None)
+
+
+def test_counts_are_remembered_until_a_file_changes(write, tmp_path):
+    paths = [write("a.tfrecord", [b"x"] * 3), write("b.tfrecord", [b"x"] * 5)]
+    counts_file = str(tmp_path / "run" / "counts.json")
+
+    def counted(paths):
+        seen = []
+        shards = pretrain_utils.count_shards(paths, None, counts_file, lambda paths: seen.extend(paths) or paths)
+        return [shard.records for shard in shards], seen
+
+    assert counted(paths[:1]) == ([3], paths[:1])
+    assert counted(paths) == ([3, 5], paths[1:])
+    assert counted(paths) == ([3, 5], [])
+    write("a.tfrecord", [b"x"] * 4)
+    assert counted(paths) == ([4, 5], paths[:1])
 
 
 # --- Reading shards ---

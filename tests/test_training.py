@@ -107,6 +107,14 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(checkpoints, 
     assert len(warnings) == 1 and "ckpt-2 is damaged" in warnings[0]
 
 
+@pytest.mark.parametrize("how", ["flipped", "truncated", "missing", "index"])
+def test_a_damaged_checkpoint_that_is_named_is_refused(checkpoints, how):
+    prefix = save(checkpoints, 1)
+    damage(prefix, how)
+    with pytest.raises(UserError, match=f"{prefix} cannot be read"):
+        training.restore(prefix, Model(0))
+
+
 def test_read_back_after_writing_catches_a_bad_disk(checkpoints, monkeypatch):
     write = tf.train.Checkpoint.write
 
