@@ -240,9 +240,11 @@ class PretrainingConfig:
         None, "generator width as a fraction of the discriminator's (default: by size; tiny 1/2, base 1/3, others 1/4)",
         minimum=0.001, maximum=1.0)
     load_weights: bool = option(
-        False, "start from the weights (not the optimizer or the step) of the checkpoint named by --weights_dir")
+        False, "start at step 0 from the weights named by --weights_dir")
     weights_dir: typing.Optional[str] = option(
-        None, "with --load_weights: one of our checkpoints (a prefix such as .../ckpt-1000, or a checkpoints folder)")
+        None, "with --load_weights: a checkpoint (ours or google-research's; a prefix or its folder), a model folder, "
+        "or a model of the Hugging Face hub; two with a comma are discriminator and generator, such as "
+        "google/electra-small-discriminator,google/electra-small-generator")
     # Data
     pretrain_tfrecords: typing.Optional[str] = option(
         None, "training shards: a folder, a glob, or a comma-separated list of either")
@@ -324,6 +326,12 @@ class PretrainingConfig:
         if not self.eval_only and not self.pretrain_tfrecords:
             raise UserError("--pretrain_tfrecords is missing: name a folder of shards "
                             "(build_pretraining_dataset.py makes one).")
+
+    @classmethod
+    def from_saved(cls, settings: dict) -> PretrainingConfig:
+        """The settings that a checkpoint holds; those that this version does not know are passed over."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in settings.items() if name in known})
 
     @property
     def run_name(self) -> str:

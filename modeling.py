@@ -14,14 +14,21 @@ V vocabulary (padded)
 """
 from __future__ import annotations
 
+import itertools
 from typing import Dict, Iterator, NamedTuple, Optional, Sequence
 
 import tensorflow as tf
 
 import pretrain_utils
-from configuration import ElectraConfig
+from configuration import ElectraConfig, PretrainingConfig
+from tokenization import ElectraTokenizer
 
 # --- Functions of tensors ---
+
+
+def sizes(x) -> list:
+    """Sizes of the axes of `x`: numbers where they are known (always, in training), else scalars of the graph."""
+    return [tf.shape(x)[axis] if size is None else size for axis, size in enumerate(x.shape)]
 
 
 def matmul(a, b, compute_dtype, **kwargs):
@@ -146,11 +153,12 @@ class Embeddings(tf.Module):
 
     def __call__(self, input_ids, segment_ids):
         """int32 [B, L] each -> float32 [T, E], before dropout."""
-        batch, length = input_ids.shape
+        batch, length = sizes(input_ids)
+        size = self.config.embedding_size
         words = rows_at(tf.convert_to_tensor(self.word_embeddings), tf.reshape(input_ids, [-1]))
         types = rows_at(tf.convert_to_tensor(self.token_type_embeddings), tf.reshape(segment_ids, [-1]))
-        summed_BLE = tf.reshape(words + types, [batch, length, -1]) + self.position_embeddings[:length]
-        return self.layer_norm(tf.reshape(summed_BLE, [batch * length, -1]))
+        summed_BLE = tf.reshape(words + types, [batch, length, size]) + self.position_embeddings[:length]
+        return self.layer_norm(tf.reshape(summed_BLE, [batch * length, size]))
 
 
 class EncoderLayer(tf.Module):
@@ -170,7 +178,7 @@ class EncoderLayer(tf.Module):
         self.output = Dense(inner, hidden, f"{scope}/output/dense", make, compute_dtype)
         self.output_norm = LayerNorm(hidden, epsilon, f"{scope}/output", make)
 
-    def __call__(self, x_TD, mask_bias, batch: int, seeds: Iterator):
+    def __call__(self, x_TD, mask_bias, batch, seeds: Iterator):
         heads, rate = self.config.num_attention_heads, self.config.hidden_dropout_prob
 
         def split_heads(y_TD):
@@ -179,7 +187,7 @@ class EncoderLayer(tf.Module):
         context_BHLK = attention(split_heads(self.query(x_TD)), split_heads(self.key(x_TD)),
                                  split_heads(self.value(x_TD)), mask_bias,
                                  self.config.attention_probs_dropout_prob, next(seeds), self.compute_dtype)
-        context_TD = tf.reshape(tf.transpose(context_BHLK, [0, 2, 1, 3]), x_TD.shape)
+        context_TD = tf.reshape(tf.transpose(context_BHLK, [0, 2, 1, 3]), [-1, x_TD.shape[-1]])
         x_TD = self.attention_norm(dropout(self.attention_output(context_TD), rate, next(seeds)) + x_TD)
         inner_TF = tf.nn.gelu(self.intermediate(x_TD))  # looked up at call time: habana-tensorflow replaces it
         return self.output_norm(dropout(self.output(inner_TF), rate, next(seeds)) + x_TD)
@@ -208,7 +216,7 @@ class Encoder(tf.Module):
 
         Returns: float32 [T, D].
         """
-        batch, length = input_mask.shape
+        batch, length = sizes(input_mask)
         mask_bias = (1 - tf.cast(tf.reshape(input_mask, [batch, 1, 1, length]), tf.float32)) * -1e9
         x = dropout(embedded_TE, self.config.hidden_dropout_prob, next(seeds))
         if self.embeddings_project is not None:
@@ -257,6 +265,31 @@ class DiscriminatorHead(tf.Module):
     def __call__(self, hidden):
         """float32 [T, D] -> float32 [T]."""
         return tf.reshape(self.dense_prediction(tf.nn.gelu(self.dense(hidden))), [-1])
+
+
+class Network(tf.Module):
+    """One network as it is used after pre-training: embeddings, encoder and one head, without dropout.
+
+    Args:
+        head: a DiscriminatorHead or a GeneratorHead, or None for the hidden vectors.
+    """
+
+    def __init__(self, embeddings: Embeddings, encoder: Encoder, head: Optional[tf.Module]):
+        super().__init__()
+        self.embeddings, self.encoder, self.head = embeddings, encoder, head
+
+    def __call__(self, input_ids, input_mask, segment_ids):
+        """int32 [B, L] each, of any B and L -> float32 logits: [B, L] of a discriminator, [B, L, vocab_size] of a
+        generator; without a head hidden vectors [B, L, D]."""
+        batch, length = sizes(input_ids)
+        hidden_TD = self.encoder(self.embeddings(input_ids, segment_ids), input_mask, itertools.repeat(None))
+        if self.head is None:
+            return tf.reshape(hidden_TD, [batch, length, hidden_TD.shape[-1]])
+        if isinstance(self.head, DiscriminatorHead):
+            return tf.reshape(self.head(hidden_TD), [batch, length])
+        logits_TV = self.head(hidden_TD, tf.convert_to_tensor(self.embeddings.word_embeddings))
+        vocab_size = self.encoder.config.vocab_size
+        return tf.reshape(logits_TV[:, :vocab_size], [batch, length, vocab_size])
 
 
 class Objective(NamedTuple):
@@ -317,6 +350,15 @@ class PretrainingModel(tf.Module):
             if not objective.share_embeddings:
                 self.generator_embeddings = Embeddings(self.generator.config, "generator/embeddings", make)
         self.generator_head = GeneratorHead(self.generator.config, make, compute_dtype) if self.generator else None
+
+    def networks(self) -> Dict[str, Network]:
+        """What is left when pre-training is over, by name: `discriminator`, `generator`, or both."""
+        found = {}
+        if self.discriminator_head:
+            found["discriminator"] = Network(self.embeddings, self.encoder, self.discriminator_head)
+        if self.generator:
+            found["generator"] = Network(self.generator_embeddings, self.generator, self.generator_head)
+        return found
 
     @property
     def num_seeds(self) -> int:
@@ -405,6 +447,14 @@ class PretrainingModel(tf.Module):
                         rightly_said_replaced=tf.reduce_sum(says_replaced * labels))
             loss += self.objective.disc_weight * sums["discriminator_loss"] / tf.maximum(sums["tokens"], 1.0)
         return loss, sums
+
+
+def pretraining_model(encoder: ElectraConfig, config: PretrainingConfig, tokenizer: ElectraTokenizer,
+                      compute_dtype=tf.float32) -> PretrainingModel:
+    """The model of a run: `encoder` is the discriminator's, the rest comes from the run's settings."""
+    settings = {name: getattr(config, name) for name in Objective._fields if hasattr(config, name)}
+    objective = Objective(special_ids=tokenizer.special_ids, mask_id=tokenizer.mask_id, **settings)
+    return PretrainingModel(encoder, objective, compute_dtype, config.seed)
 
 
 def ratios(sums: Dict[str, float]) -> Dict[str, float]:

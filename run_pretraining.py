@@ -30,6 +30,7 @@ import modeling
 import optimization
 import pretrain_utils
 import training
+import weights
 from configuration import Interrupted, PretrainingConfig, RunFailed, UserError
 from tokenization import ElectraTokenizer
 
@@ -99,13 +100,6 @@ def open_data(paths, config: PretrainingConfig, vocab_size: int) -> Data:
     return Data(pretrain_utils.RecordOrder(filled, config.seed), formats[0])
 
 
-def make_model(config: PretrainingConfig, tokenizer: ElectraTokenizer, device: devices.Device):
-    settings = {name: getattr(config, name) for name in modeling.Objective._fields if hasattr(config, name)}
-    objective = modeling.Objective(special_ids=tokenizer.special_ids, mask_id=tokenizer.mask_id, **settings)
-    return modeling.PretrainingModel(config.encoder_config(tokenizer.vocab_size), objective, device.compute_dtype,
-                                     config.seed)
-
-
 def make_optimizer(config: PretrainingConfig, variables) -> optimization.Optimizer:
     settings = dict(variables=variables, beta_1=config.opt_beta_1, beta_2=config.opt_beta_2,
                     weight_decay_rate=config.weight_decay_rate, schedule=optimization.Schedule(
@@ -163,9 +157,9 @@ def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, check
     """Sets the variables and says where they come from. See `find_checkpoint`; else --load_weights; else fresh."""
     prefix = find_checkpoint(config, checkpoints)
     if config.load_weights:
-        prefix = weights_prefix(config.weights_dir)
-        training.restore(prefix, model)
-        logging.info("weights of %s, a fresh optimizer, step 0.", prefix)
+        source = weights.merge([weights.read(name.strip()) for name in config.weights_dir.split(",")])
+        for line in weights.load(source, model.trainable_variables, tokenizer):
+            logging.info(line)
         return Start(0, 0)
     if prefix is None:
         return Start(0, 0)
@@ -196,17 +190,6 @@ def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, check
         logging.info("note: the training data differs from the checkpoint's: its first epoch starts anew.")
         return Start(state["step"], 0)
     return Start(state["step"], state["record"])
-
-
-def weights_prefix(path: str) -> str:
-    """A checkpoint prefix as it is; of a checkpoints folder the newest, phase 2 before phase 1."""
-    if os.path.isdir(path):
-        found = training.Checkpoints(path)
-        newest = found.newest(2) or found.newest(1)
-        if newest is None:
-            raise UserError(f"--weights_dir={path} holds no checkpoint: name a checkpoints folder or a prefix.")
-        return newest.prefix
-    return path.replace(".index", "")
 
 
 # --- Evaluation ---
@@ -300,7 +283,8 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
     shards = pretrain_utils.find_shards(config.pretrain_tfrecords, "pretrain_tfrecords")
     tokenizer = open_tokenizer(config, shards)
     data = open_data(shards, config, tokenizer.vocab_size)
-    model = make_model(config, tokenizer, device)
+    model = modeling.pretraining_model(config.encoder_config(tokenizer.vocab_size), config, tokenizer,
+                                       device.compute_dtype)
     evaluate = make_evaluator(model, config, tokenizer) if config.eval_tfrecords else None
     checkpoints.clean()
     if config.overwrite:  # only now that the data and the model are known to be good
@@ -329,23 +313,33 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
                  "device": device.kind}
         logging.info("saved %s.", checkpoints.save(config.phase, step, model, optimizer, state))
 
+    def log(step: int):
+        report.training(step, train_step.read_metrics(), bar)
+
+    step = logged = saved = start.step
     with training.progress_bar(config.num_train_steps, start.step, f"phase {config.phase}") as bar:
-        for step in range(start.step + 1, config.num_train_steps + 1):
-            if stop.signal_name:
-                raise Interrupted(resume_hint(stop.signal_name, step - 1, config, saved=step - 1 > start.step))
+        while step < config.num_train_steps and not stop.signal_name:
+            step += 1
             train_step(seeded(batches, config, step, model.num_seeds, device.rank))
             last = step == config.num_train_steps
-            saves = not config.skip_checkpoint and (last or stop.signal_name or
-                                                    step % config.save_checkpoints_steps == 0)
+            saves = not config.skip_checkpoint and (last or step % config.save_checkpoints_steps == 0)
             # The first update traces and compiles, the second gives the pace and with it the time left.
             if step <= start.step + 2 or step % config.updates_per_log == 0 or last or saves:
-                report.training(step, train_step.read_metrics(), bar)
+                log(step)
+                logged = step
             bar.update()
             with report.speed.apart():
                 if saves:
                     save(step)
+                    saved = step
                 if evaluate and not stop.signal_name and (last or step % config.updates_per_eval == 0):
                     report.evaluation(step, evaluate(lambda: stop.signal_name))
+        if step < config.num_train_steps:
+            if step > logged:
+                log(step)
+            if step > saved and not config.skip_checkpoint:
+                save(step)
+            raise Interrupted(resume_hint(stop.signal_name, step, config, anything_new=step > start.step))
     report.summary()
 
 
@@ -354,7 +348,8 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
     shards = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
     tokenizer = open_tokenizer(config, shards)
     prefix = find_checkpoint(config, training.Checkpoints(config.checkpoint_dir))
-    model = make_model(config, tokenizer, device)
+    model = modeling.pretraining_model(config.encoder_config(tokenizer.vocab_size), config, tokenizer,
+                                       device.compute_dtype)
     evaluate = make_evaluator(model, config, tokenizer)
     state = training.restore(prefix, model)
     metrics = evaluate()
@@ -447,8 +442,8 @@ class Report:
                      self.speed.summary(), self.plot_file)
 
 
-def resume_hint(signal_name: str, step: int, config: PretrainingConfig, saved: bool) -> str:
-    if config.skip_checkpoint or not saved:
+def resume_hint(signal_name: str, step: int, config: PretrainingConfig, anything_new: bool) -> str:
+    if config.skip_checkpoint or not anything_new:
         return f"stopped by {signal_name} at step {step} of phase {config.phase}; nothing new was there to save."
     return (f"stopped by {signal_name} at step {step} of phase {config.phase}, which is saved; resume with "
             "--restore_checkpoint=latest (scripts/electra.sh: --resume_training=true).")

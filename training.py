@@ -189,18 +189,22 @@ def restore(prefix: str, model: tf.Module, optimizer: Optional[tf.Module] = None
     """Restores the model, and the optimizer where given, from a checkpoint; every variable must be found in it.
 
     Returns: the checkpoint's state.
-    Raises: UserError: the checkpoint is damaged, or a variable is missing or has another shape.
+    Raises: UserError: the checkpoint is damaged, or a variable is missing, has another shape, or is left over.
     """
     state = read_state(prefix)
+    saved = [name for name in tf.train.load_checkpoint(prefix).get_variable_to_shape_map() if name.startswith("model/")]
     parts = {"model": model} if optimizer is None else {"model": model, "optimizer": optimizer}
     try:
-        status = tf.train.Checkpoint(**parts).read(prefix)
-        status.assert_existing_objects_matched().expect_partial()  # what is left over is the optimizer and the state
+        status = tf.train.Checkpoint(**parts).read(prefix).expect_partial()  # the state, and perhaps the optimizer
+        status.assert_existing_objects_matched()
     except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError) as error:
         raise unreadable(prefix, error) from error
     except (ValueError, AssertionError, tf.errors.InvalidArgumentError) as error:
         raise UserError(f"checkpoint {prefix} does not fit this model ({in_short(error)}): give one of the "
                         "same size and settings.") from error
+    if len(saved) != len(model.variables):
+        raise UserError(f"checkpoint {prefix} does not fit this model (it holds {len(saved)} variables, the model has "
+                        f"{len(model.variables)}): give one of the same size and settings.")
     return state
 
 

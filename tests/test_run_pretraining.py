@@ -18,6 +18,7 @@ from absl import flags
 
 import configuration
 import devices
+import postprocess_pretrained_ckpt
 import run_pretraining
 import training
 from configuration import Interrupted, PretrainingConfig, RunFailed, UserError
@@ -73,10 +74,10 @@ def phase_2(config, data, **changes):
 
 
 class StopAfter:
-    """Stands in for a signal that arrives during update `step`: the loop looks once before and once after it."""
+    """Stands in for a signal that arrives during update `step`: the loop looks once before every update."""
 
     def __init__(self, step, first=1):
-        self.looks_left = 2 * (step - first) + 1
+        self.looks_left = step - first + 1
 
     @property
     def signal_name(self):
@@ -363,6 +364,31 @@ def test_load_weights_takes_the_weights_and_starts_at_step_0(data, tmp_path, fin
     after = tensors(config, "ckpt-1")
     assert_same_bits(weights(tensors(finished[0], "ckpt-p2-6")), weights(after))
     assert after["optimizer/step/.ATTRIBUTES/VARIABLE_VALUE"] == 1
+
+
+@pytest.mark.parametrize("kinds", [("discriminator", "generator"), ("discriminator",)], ids=len)
+def test_load_weights_takes_model_folders(data, tmp_path, finished, kinds):
+    folder = str(tmp_path / "exported")
+    postprocess_pretrained_ckpt.export(postprocess_pretrained_ckpt.ExportConfig(
+        pretrained_checkpoint=finished[0].checkpoint_dir, output_dir=folder))
+    config = make_config(data, tmp_path, load_weights=True, num_train_steps=1, num_warmup_steps=0, learning_rate=0.0,
+                         weights_dir=", ".join(f"{folder}/{kind}" for kind in kinds))
+    train(config)
+    before, after = weights(tensors(finished[0], "ckpt-p2-6")), weights(tensors(config, "ckpt-1"))
+    for name in before:
+        size = 61 if "word_embeddings" in name or "output_bias" in name else None
+        same = np.array_equal(before[name][:size], after[name][:size])
+        assert same != ("generator" in name and len(kinds) == 1), name
+    assert f"tensors of {config.weights_dir.replace(' ', '')} loaded." in console(config)
+    assert ("keep fresh values: generator/" in console(config)) == (len(kinds) == 1)
+
+
+def test_load_weights_refuses_what_does_not_fit(data, tmp_path, finished):
+    config = make_config(data, tmp_path, load_weights=True, weights_dir=finished[0].checkpoint_dir)
+    with pytest.raises(UserError, match="does not fit this model.*generator_hidden_size"):
+        train(dataclasses.replace(config, generator_hidden_size=1.0, model_config='{"num_hidden_layers": 2}'))
+    with pytest.raises(UserError, match="nowhere/at/all does not exist"):
+        train(dataclasses.replace(config, weights_dir="nowhere/at/all"))
 
 
 def test_wrong_vocabulary_for_the_manifest_is_refused(data, tmp_path):

@@ -1,0 +1,85 @@
+"""Takes a pre-trained checkpoint apart: a discriminator and a generator that Hugging Face transformers load.
+
+    python postprocess_pretrained_ckpt.py --pretrained_checkpoint=results/models/base/checkpoints/ckpt-p2-933 \\
+        --output_dir=results/models/base/exported --savedmodel
+
+Written, in a folder that appears when complete: `discriminator/` and `generator/` (what of the two the objective has),
+each with config.json, model.safetensors, vocab.txt, tokenizer_config.json, and with --savedmodel a SavedModel in
+`saved_model/`. Size and settings are those that the checkpoint was saved with; a checkpoint that does not match them in
+every variable is refused.
+"""
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from typing import Optional
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow loads; its start-up notes would hide ours
+
+from absl import flags
+
+import configuration
+import weights
+from configuration import UserError, option
+
+KINDS = tuple(weights.ARCHITECTURES)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    pretrained_checkpoint: Optional[str] = option(
+        None, "checkpoint to take apart: a prefix such as .../checkpoints/ckpt-1000, or a checkpoints folder (its "
+        "newest)")
+    output_dir: Optional[str] = option(None, "folder to make")
+    savedmodel: bool = option(False, "write a TensorFlow SavedModel with a serving signature too")
+    vocab_file: Optional[str] = option(None, "vocabulary (default: the vocab.txt in the run's folder)")
+    overwrite: bool = option(False, "replace what an earlier call left in output_dir")
+
+    def __post_init__(self):
+        for name in ("pretrained_checkpoint", "output_dir"):
+            if not getattr(self, name):
+                raise UserError(f"--{name} is missing: give it (--help lists every option).")
+
+
+def export(config: ExportConfig):
+    """Writes the folders. Raises: UserError: no such checkpoint, another one, or a folder in the way."""
+    output_dir = config.output_dir.rstrip("/")
+    there = sorted(os.listdir(output_dir)) if os.path.isdir(output_dir) else []
+    foreign = [name for name in there if name not in KINDS]
+    if foreign or there and not config.overwrite or os.path.isfile(output_dir):
+        way_out = "" if foreign or os.path.isfile(output_dir) else ", or replace it with --overwrite"
+        raise UserError(f"--output_dir={config.output_dir} is there already: name another folder{way_out}.")
+    prefix = config.pretrained_checkpoint
+    prefix = prefix[:-len(".index")] if prefix.endswith(".index") else prefix
+    if os.path.isdir(prefix):
+        prefix = weights.find_weights(prefix)
+    run = weights.open_checkpoint(prefix, config.vocab_file)
+    building = f"{output_dir}.tmp{os.getpid()}"
+    try:
+        try:
+            os.makedirs(building)
+        except OSError as error:
+            raise UserError(f"--output_dir={config.output_dir} cannot be written ({error.strerror}): name another "
+                            "folder.") from error
+        for kind, network in run.model.networks().items():
+            weights.save_folder(network, kind, run.tokenizer, os.path.join(building, kind), config.savedmodel)
+        if there:
+            shutil.rmtree(output_dir)
+        os.replace(building, output_dir)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    for kind in run.model.networks():
+        print(f"{kind} of {prefix} (step {run.state['step']} of phase {run.state['phase']}): "
+              f"{os.path.join(output_dir, kind)}")
+
+
+def main(argv):
+    flag_values = flags.FlagValues()
+    configuration.define_flags(flag_values, ExportConfig)
+    configuration.parse_command_line(argv, flag_values, __doc__.split("\n\n    ")[0])
+    export(configuration.from_flags(ExportConfig, flag_values))
+
+
+if __name__ == "__main__":
+    configuration.run_command(main)

@@ -1,0 +1,137 @@
+"""postprocess_pretrained_ckpt: a checkpoint taken apart by command, and what is refused."""
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import modeling
+import postprocess_pretrained_ckpt
+import training
+import weights
+from configuration import PretrainingConfig
+from postprocess_pretrained_ckpt import ExportConfig
+from tokenization import ElectraTokenizer
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def make_run(folder, vocab_file, **changes):
+    """A run's folder with a checkpoint of each phase. Returns the phase 2 model."""
+    tokenizer = ElectraTokenizer(vocab_file)
+    settings = PretrainingConfig(pretrain_tfrecords="gone", num_train_steps=3, num_warmup_steps=1, model_size="tiny",
+                                 model_config='{"num_hidden_layers": 1, "max_position_embeddings": 128}', **changes)
+    encoder = settings.encoder_config(tokenizer.vocab_size)
+    tokenizer.save(str(folder))
+    for phase in (1, 2):
+        model = modeling.pretraining_model(encoder, settings, tokenizer)
+        for variable in model.trainable_variables:
+            variable.assign_add(tf.fill(variable.shape, 0.01 * phase))
+        state = {"config": vars(settings), "encoder": encoder.to_dict(), "tokenizer_fingerprint": tokenizer.fingerprint}
+        training.Checkpoints(str(folder / "checkpoints")).save(phase, 3, model, tf.Module(), state)
+    return model
+
+
+@pytest.fixture
+def run(tmp_path, vocab_file):
+    make_run(tmp_path / "run", vocab_file)
+    return tmp_path / "run"
+
+
+def export(run, target, **changes):
+    settings = {"pretrained_checkpoint": str(run / "checkpoints"), "output_dir": str(target), **changes}
+    postprocess_pretrained_ckpt.export(ExportConfig(**settings))
+
+
+def test_the_command_writes_both_networks_and_says_where(tmp_path, vocab_file):
+    model = make_run(tmp_path / "run", vocab_file)
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "postprocess_pretrained_ckpt.py"), "--savedmodel", "--output_dir=out",
+         "--pretrained_checkpoint=run/checkpoints/ckpt-p2-3"], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        f"{kind} of run/checkpoints/ckpt-p2-3 (step 3 of phase 2): out/{kind}"
+        for kind in ("discriminator", "generator")]
+    for kind in ("discriminator", "generator"):
+        assert sorted(os.listdir(tmp_path / "out" / kind)) == ["config.json", "model.safetensors", "saved_model",
+                                                               "tokenizer_config.json", "vocab.txt"]
+    found = weights.read(str(tmp_path / "out")).tensors
+    for variable in model.trainable_variables:
+        name = variable.name.split(":")[0]
+        rows = slice(0, 41) if name.endswith(weights.VOCABULARY_TENSORS) else slice(None)
+        np.testing.assert_array_equal(found[name], variable.numpy()[rows], err_msg=name)
+    assert not [name for name in os.listdir(tmp_path) if ".tmp" in name]
+
+
+def test_a_checkpoints_folder_means_its_newest(run, tmp_path, capsys):
+    export(run, tmp_path / "out")
+    assert "ckpt-p2-3 (step 3 of phase 2)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("changes, kinds", [({"objective": "mlm"}, ["generator"]),
+                                            ({"generator": "uniform"}, ["discriminator"]),
+                                            ({"share_embeddings": False}, ["discriminator", "generator"])], ids=str)
+def test_what_the_objective_has_is_written(changes, kinds, tmp_path, vocab_file):
+    make_run(tmp_path / "run", vocab_file, **changes)
+    export(tmp_path / "run", tmp_path / "out")
+    assert sorted(os.listdir(tmp_path / "out")) == kinds
+
+
+def test_a_checkpoint_that_does_not_match_its_settings_in_every_variable_is_refused(run, tmp_path, vocab_file, refuses):
+    prefix = str(run / "checkpoints" / "ckpt-3")
+    tokenizer = ElectraTokenizer(vocab_file)
+    state = training.read_state(prefix)
+    settings = PretrainingConfig.from_saved(state["config"])
+    encoder = settings.encoder_config(tokenizer.vocab_size)
+    for change in ({"generator": "uniform"}, {"generator_hidden_size": 1.0}):
+        changed = PretrainingConfig(**{**vars(settings), **change})
+        model = modeling.pretraining_model(encoder, changed, tokenizer)
+        training.Checkpoints(str(run / "checkpoints")).save(1, 4, model, tf.Module(), state)
+        assert "does not fit this model" in refuses(export, run, tmp_path / "out", pretrained_checkpoint=str(
+            run / "checkpoints" / "ckpt-4"))
+    more = PretrainingConfig(**{**vars(settings), "generator": "uniform"})  # the checkpoint has a generator too
+    state = {**state, "config": vars(more)}
+    training.Checkpoints(str(run / "checkpoints")).save(
+        1, 5, modeling.pretraining_model(encoder, settings, tokenizer), tf.Module(), state)
+    assert "variables, the model has" in refuses(export, run, tmp_path / "out", pretrained_checkpoint=str(
+        run / "checkpoints" / "ckpt-5"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_in_the_way_are_only_replaced_when_asked_and_never_foreign_ones(run, tmp_path, refuses):
+    export(run, tmp_path / "out")
+    assert "or replace it with --overwrite" in refuses(export, run, tmp_path / "out")
+    (tmp_path / "out" / "generator" / "config.json").unlink()
+    export(run, tmp_path / "out", overwrite=True)
+    assert json.loads((tmp_path / "out" / "generator" / "config.json").read_text())["vocab_size"] == 41
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    assert "name another folder." in refuses(export, run, tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "thesis.txt").exists()
+
+
+def test_a_checkpoint_without_its_vocabulary_needs_it_named(run, tmp_path, vocab_file, refuses):
+    moved = tmp_path / "moved" / "checkpoints"
+    shutil.copytree(run / "checkpoints", moved)
+    assert "--vocab_file" in refuses(export, run, tmp_path / "out", pretrained_checkpoint=str(moved))
+    export(run, tmp_path / "out", pretrained_checkpoint=str(moved), vocab_file=vocab_file)
+    (tmp_path / "other.txt").write_text("\n".join(reversed(pathlib.Path(vocab_file).read_text().split())))
+    assert "is not the vocabulary" in refuses(export, run, tmp_path / "out2", vocab_file=str(tmp_path / "other.txt"))
+
+
+@pytest.mark.parametrize("arguments, problem", [
+    ([], "--pretrained_checkpoint is missing"),
+    (["--pretrained_checkpoint=nowhere/ckpt-1"], "--output_dir is missing"),
+    (["--pretrained_checkpoint=nowhere/ckpt-1", "--output_dir=out"], "checkpoint nowhere/ckpt-1 cannot be read"),
+    (["--pretrained_checkpoint=nowhere/ckpt-1", "--outputdir=out"], "outputdir"),
+], ids=["nothing", "no output", "nowhere", "unknown"])
+def test_bad_calls_end_in_one_sentence(arguments, problem, tmp_path):
+    result = subprocess.run([sys.executable, str(ROOT / "postprocess_pretrained_ckpt.py"), *arguments], cwd=tmp_path,
+                            capture_output=True, text=True)
+    assert result.returncode == 2 and problem in result.stderr and len(result.stderr.splitlines()) == 1

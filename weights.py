@@ -1,0 +1,482 @@
+"""Released weights in, our weights out.
+
+In (`read`): Hugging Face folders or hub names (model.safetensors, tf_model.h5, or with torch pytorch_model.bin) of
+ELECTRA and, as an encoder, BERT; TF1 checkpoints of google-research/electra and bert; tf_model.h5 of NVIDIA's and
+Habana's recipes; our own checkpoints; our exported folders. Everything becomes arrays under the names of our variables,
+which are those of the released TF1 checkpoints; `MODULES` is the one table between them and Hugging Face's. A
+generator's folder has its encoder under `generator/` and its embeddings under `generator/embeddings/`, whether shared
+or not.
+
+`load` puts them into a model. Every tensor is accounted for: one of an encoder that is missing, left over or of
+another shape is refused; a head, or the whole generator, may be new, which is said. Rows of the vocabulary are matched
+by token.
+
+Out (`save_folder`): a folder that transformers 4 and 5 load without a missing or unexpected key, and a SavedModel.
+"""
+from __future__ import annotations
+
+import glob
+import os
+import re
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+import tensorflow as tf
+
+import configuration
+import hub
+import modeling
+import training
+from configuration import ElectraConfig, PretrainingConfig, UserError
+from tokenization import ElectraTokenizer, read_vocabulary
+
+# --- Names ---
+
+# Our module (below `electra/` for encoders), Hugging Face's, and what it holds; {} is a layer's number.
+MODULES = (
+    ("electra/embeddings/word_embeddings", "electra.embeddings.word_embeddings", "table"),
+    ("electra/embeddings/position_embeddings", "electra.embeddings.position_embeddings", "table"),
+    ("electra/embeddings/token_type_embeddings", "electra.embeddings.token_type_embeddings", "table"),
+    ("electra/embeddings/LayerNorm", "electra.embeddings.LayerNorm", "norm"),
+    ("electra/embeddings_project", "electra.embeddings_project", "dense"),
+    ("electra/encoder/layer_{}/attention/self/query", "electra.encoder.layer.{}.attention.self.query", "dense"),
+    ("electra/encoder/layer_{}/attention/self/key", "electra.encoder.layer.{}.attention.self.key", "dense"),
+    ("electra/encoder/layer_{}/attention/self/value", "electra.encoder.layer.{}.attention.self.value", "dense"),
+    ("electra/encoder/layer_{}/attention/output/dense", "electra.encoder.layer.{}.attention.output.dense", "dense"),
+    ("electra/encoder/layer_{}/attention/output/LayerNorm", "electra.encoder.layer.{}.attention.output.LayerNorm",
+     "norm"),
+    ("electra/encoder/layer_{}/intermediate/dense", "electra.encoder.layer.{}.intermediate.dense", "dense"),
+    ("electra/encoder/layer_{}/output/dense", "electra.encoder.layer.{}.output.dense", "dense"),
+    ("electra/encoder/layer_{}/output/LayerNorm", "electra.encoder.layer.{}.output.LayerNorm", "norm"),
+    ("discriminator_predictions/dense", "discriminator_predictions.dense", "dense"),
+    ("discriminator_predictions/dense_1", "discriminator_predictions.dense_prediction", "dense"),
+    ("generator_predictions/dense", "generator_predictions.dense", "dense"),
+    ("generator_predictions/LayerNorm", "generator_predictions.LayerNorm", "norm"),
+    ("generator_predictions", "generator_lm_head", "output bias"),
+)
+# What a module holds: our parameter, PyTorch's, Keras'. A kernel is transposed in PyTorch.
+PARAMETERS = {
+    "table": (("", ("weight",), ("weight", "embeddings")),),
+    "dense": (("kernel", ("weight",), ("kernel",)), ("bias", ("bias",), ("bias",))),
+    "norm": (("gamma", ("weight", "gamma"), ("gamma",)), ("beta", ("bias", "beta"), ("beta",))),
+    "output bias": (("output_bias", ("bias",), ("bias",)),),
+}
+ENCODERS = ("electra/", "generator/")  # how their names begin; everything else belongs to a head
+VOCABULARY_TENSORS = ("embeddings/word_embeddings", "generator_predictions/output_bias")  # how their names end
+_NO_WEIGHTS = re.compile(  # buffers, counters and optimizer slots: nothing a network is made of
+    r".*embeddings\.position_ids|global_step|.*/adam_[mv](_1)?|beta[12]_power|.*/Adam(_1)?|checkpoint_initialized.*")
+
+
+class Tensor(NamedTuple):
+    """One row of the table, written out for one layer."""
+
+    name: str  # ours
+    torch: Tuple[str, ...]  # Hugging Face's; the first is what is written, all are read
+    keras: Tuple[str, ...]
+    transposed: bool
+
+
+def table(num_layers: int) -> List[Tensor]:
+    """Every tensor of an encoder of `num_layers` and of the pre-training heads, in all spellings."""
+    rows = []
+    for ours, theirs, kind in MODULES:
+        for layer in range(num_layers) if "{}" in ours else (0,):
+            ours_i, theirs_i = ours.format(layer), theirs.format(layer)
+            keras_i = theirs.replace(".", "/").replace("layer/{}", f"layer_._{layer}")
+            for parameter, torch, keras in PARAMETERS[kind]:
+                rows.append(Tensor(f"{ours_i}/{parameter}".rstrip("/"), tuple(f"{theirs_i}.{part}" for part in torch),
+                                   tuple(f"{keras_i}/{part}" for part in keras), parameter == "kernel"))
+    return rows
+
+
+def as_generator(name: str) -> str:
+    """The name in a generator of what is called `name` in an encoder that stands alone."""
+    return re.sub("^electra/", "generator/", name)
+
+
+def as_encoder(name: str) -> str:
+    """The other way round."""
+    return re.sub("^generator/", "electra/", name)
+
+
+# --- In ---
+
+
+class Source(NamedTuple):
+    """Weights as they were found."""
+
+    name: str  # as the user called it
+    tensors: Dict[str, np.ndarray]  # float32, by our names; others than our own without vocabulary padding
+    unused: List[str]  # tensors that have no place in this project, by their own names
+    config: Optional[ElectraConfig]  # of the encoder; TF1 checkpoints may come without one
+    tokens: Optional[List[str]]  # the vocabulary, where a vocab.txt lies beside the weights
+    step: Optional[int] = None  # of our own checkpoints
+
+
+def read(name: str) -> Source:
+    """Reads weights of any known kind.
+
+    Args:
+        name: a checkpoint prefix (ours or TF1), a folder (checkpoints, Hugging Face's, our export, TF1), or a model on
+            the Hugging Face hub, such as google/electra-small-discriminator, which is downloaded once.
+    Raises: UserError: there is nothing of the kind, or it is damaged or incomplete.
+    """
+    path = name[:-len(".index")] if name.endswith(".index") else name
+    if not os.path.exists(path + ".index"):
+        path = find_weights(path)
+    try:
+        if os.path.isdir(path):
+            return _read_folder(name, path)
+        if not os.path.exists(path + ".index"):
+            raise UserError(f"{name} is neither a folder of weights nor the prefix of a checkpoint: name one, or a "
+                            "model of the Hugging Face hub.")
+        reader = tf.train.load_checkpoint(path)
+        if reader.has_tensor(training.STATE_KEY):
+            return _read_own(name, path)
+        return _read_tf1(name, path, reader)
+    except (tf.errors.OpError, RuntimeError) as error:
+        raise training.unreadable(path, error) from error
+
+
+def find_weights(name: str) -> str:
+    """The folder or checkpoint prefix that `name` stands for: the newest of a checkpoints folder, a download."""
+    if not os.path.exists(name):
+        if re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
+            return hub.download(name)
+        raise UserError(f"{name} does not exist: name a checkpoint, a model folder, or a model of the Hugging Face "
+                        "hub such as google/electra-small-discriminator.")
+    for folder in (name, os.path.join(name, "checkpoints")):
+        checkpoints = training.Checkpoints(folder)
+        if checkpoints.list():
+            newest = checkpoints.newest(2) or checkpoints.newest(1)
+            if newest is None:
+                raise UserError(f"{folder} holds no checkpoint that can be read: name another.")
+            return newest.prefix
+    if os.path.isdir(name) and not any(os.path.exists(os.path.join(name, file)) for file in hub.WEIGHT_FILES):
+        indices = glob.glob(os.path.join(glob.escape(name), "*.ckpt*.index"))  # a released TF1 archive, unpacked
+        if len(indices) == 1:
+            return indices[0][:-len(".index")]
+    return name
+
+
+def _read_own(name: str, prefix: str) -> Source:
+    run = open_checkpoint(prefix)
+    tensors = {variable.name.split(":")[0]: variable.numpy() for variable in run.model.trainable_variables}
+    return Source(name, tensors, [], run.model.config, run.tokenizer.tokens, run.state["step"])
+
+
+class Run(NamedTuple):
+    """A checkpoint of ours, opened."""
+
+    model: modeling.PretrainingModel
+    tokenizer: ElectraTokenizer
+    state: dict
+
+
+def open_checkpoint(prefix: str, vocab_file: Optional[str] = None) -> Run:
+    """The pre-training model of a checkpoint of ours, as its own saved settings build it, and its vocabulary.
+
+    Raises: UserError: no vocabulary or another one, a damaged checkpoint, or variables that do not match.
+    """
+    state = training.read_state(prefix)
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(prefix)))
+    if vocab_file:
+        casing = configuration.read_json_object(os.path.join(folder, "tokenizer_config.json")) if os.path.exists(
+            os.path.join(folder, "tokenizer_config.json")) else {}
+        tokenizer = ElectraTokenizer(vocab_file, **{key: casing[key] for key in ("do_lower_case", "strip_accents")
+                                                    if key in casing})
+    elif os.path.exists(os.path.join(folder, "vocab.txt")):
+        tokenizer = ElectraTokenizer.from_folder(folder)
+    else:
+        raise UserError(f"{folder} has no vocab.txt beside checkpoints/: keep the run's folder together, or give the "
+                        "vocabulary as --vocab_file.")
+    if tokenizer.fingerprint != state["tokenizer_fingerprint"]:
+        raise UserError(f"{tokenizer.vocab_file} is not the vocabulary that {prefix} was trained with: give that one.")
+    encoder = {key: value for key, value in state["encoder"].items() if key != "model_type"}
+    config = PretrainingConfig.from_saved(state["config"])
+    model = modeling.pretraining_model(ElectraConfig(**encoder), config, tokenizer)
+    training.restore(prefix, model)
+    return Run(model, tokenizer, state)
+
+
+def _read_tf1(name: str, prefix: str, reader) -> Source:
+    tensors, unused = {}, []
+    known = re.compile(r"(electra|generator)/(embeddings|encoder|embeddings_project)/|(discriminator|generator)"
+                       r"_predictions/")
+    for theirs in sorted(reader.get_variable_to_shape_map()):
+        ours = re.sub("^bert/", "electra/", theirs)
+        if known.match(ours) and not _NO_WEIGHTS.fullmatch(ours):
+            tensors[ours] = np.asarray(reader.get_tensor(theirs), np.float32)
+        elif not _NO_WEIGHTS.fullmatch(ours):
+            unused.append(theirs)
+    if not tensors:
+        raise UserError(f"checkpoint {prefix} holds no ELECTRA or BERT encoder: give another.")
+    return _beside(name, os.path.dirname(prefix), tensors, unused)
+
+
+def _read_folder(name: str, folder: str) -> Source:
+    parts = [os.path.join(folder, part) for part in ("discriminator", "generator")]
+    parts = [part for part in parts if os.path.isdir(part)]
+    if parts and not os.path.exists(os.path.join(folder, "config.json")):
+        return merge([_read_folder(part, part) for part in parts])._replace(name=name)
+    for file, load in (("model.safetensors", _load_safetensors), ("tf_model.h5", _load_keras),
+                       ("pytorch_model.bin", _load_torch)):
+        path = os.path.join(folder, file)
+        if os.path.exists(path):
+            found = dict(load(path))
+            break
+    else:
+        raise UserError(f"{folder} holds none of {', '.join(hub.WEIGHT_FILES)} and no checkpoint: name a model folder.")
+    num_layers = 1 + max((int(match[1]) for match in (re.search(r"encoder[./]layer[._/]+(\d+)[./]", theirs)
+                                                      for theirs in found) if match), default=-1)
+    tensors, keras = {}, file.endswith(".h5")
+    for row in table(num_layers):
+        for theirs in row.keras if keras else row.torch:
+            if theirs in found:
+                value = np.asarray(found.pop(theirs), np.float32)
+                tensors[row.name] = value.T if row.transposed and not keras else value
+    if num_layers == 0 or "electra/embeddings/word_embeddings" not in tensors:
+        raise UserError(f"{path} holds no ELECTRA or BERT encoder: name another model.")
+    tied = found.pop("generator_lm_head.weight", None)
+    if tied is not None and not np.array_equal(np.asarray(tied), tensors["electra/embeddings/word_embeddings"]):
+        raise UserError(f"{path}: generator_lm_head.weight differs from the word embeddings, and ELECTRA's generator "
+                        "has one matrix for both: name another model.")
+    if any(ours.startswith("generator_predictions/") for ours in tensors):
+        tensors = {as_generator(ours): value for ours, value in tensors.items()}
+    unused = sorted(theirs for theirs in found if not _NO_WEIGHTS.fullmatch(theirs))
+    return _beside(name, folder, tensors, unused)
+
+
+def _beside(name: str, folder: str, tensors, unused) -> Source:
+    """Adds what lies beside the weights: configuration and vocabulary."""
+    vocab_file, config_file = (os.path.join(folder, file) for file in ("vocab.txt", "config.json"))
+    config = read_config(config_file) if os.path.exists(config_file) else None
+    tokens = read_vocabulary(vocab_file) if os.path.exists(vocab_file) else None
+    if tokens or config:
+        tensors = _trimmed(tensors, len(tokens) if tokens else config.vocab_size)
+    return Source(name, tensors, unused, config, tokens)
+
+
+def read_config(path: str) -> ElectraConfig:
+    """The encoder of a `config.json`, ELECTRA's or BERT's. Raises: UserError."""
+    content = configuration.read_json_object(path)
+    if content.get("model_type") == "bert":
+        kept = {field: content[field] for field in ElectraConfig.__dataclass_fields__ if field in content}
+        return ElectraConfig(**{**kept, "embedding_size": content["hidden_size"]})
+    return ElectraConfig.from_json_file(path)
+
+
+def _trimmed(tensors: Dict[str, np.ndarray], vocab_size: int) -> Dict[str, np.ndarray]:
+    """Without the padding rows of the vocabulary."""
+    return {name: value[:vocab_size] if name.endswith(VOCABULARY_TENSORS) else value for name, value in tensors.items()}
+
+
+def _load_safetensors(path: str) -> Iterator[Tuple[str, np.ndarray]]:
+    import safetensors
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            for name in file.keys():
+                yield _with_electra_prefix(name), file.get_tensor(name)
+    except (safetensors.SafetensorError, TypeError) as error:  # the latter: a dtype that numpy has no name for
+        raise UserError(f"{path} cannot be read ({error}): download it again, or convert it to float32.") from error
+
+
+def _load_torch(path: str) -> Iterator[Tuple[str, np.ndarray]]:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(f"{path} is a PyTorch file and torch is not installed: pip install torch, or name a model that "
+                        "has model.safetensors or tf_model.h5.") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # UnpicklingError, RuntimeError, EOFError, by kind of damage
+        raise UserError(f"{path} cannot be read ({training.in_short(error)}): download it again.") from error
+    for name, value in content.items():
+        yield _with_electra_prefix(name), value.float().numpy()
+
+
+def _with_electra_prefix(name: str) -> str:
+    """BERT's encoder, and an encoder saved without a head, under ELECTRA's names."""
+    return re.sub(r"^(bert\.)?(?=(embeddings|encoder|embeddings_project)\.)", "electra.", name)
+
+
+def _load_keras(path: str) -> Iterator[Tuple[str, np.ndarray]]:
+    """Names without the group and the model's scope: `electra/tf_electra_model/electra/x:0` is `electra/x`.
+
+    Layers that use the embeddings list them once more; they must be the same.
+    """
+    import h5py
+    datasets = {}
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(lambda name, item: datasets.update({name: item[()]})
+                            if isinstance(item, h5py.Dataset) else None)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): download it again.") from error
+    found: Dict[str, np.ndarray] = {}
+    for name, value in datasets.items():
+        short = re.sub(r"^(?:.*/)?tf_(?:electra|bert)[^/]*/", "", name).split(":")[0]
+        short = re.sub("^bert/(?=embeddings|encoder)", "electra/", short)
+        if short in found and not np.array_equal(found[short], value):
+            raise UserError(f"{path} holds two different tensors for {short}: save the model again.")
+        found[short] = value
+    yield from found.items()
+
+
+def merge(sources: List[Source]) -> Source:
+    """A discriminator and a generator as one. Raises: UserError: two of a kind."""
+    tensors: Dict[str, np.ndarray] = {}
+    for source in sources:
+        twice = sorted(set(tensors) & set(source.tensors))
+        if twice:
+            raise UserError(f"{' and '.join(s.name for s in sources)} both hold {twice[0]}: name one discriminator and "
+                            "one generator.")
+        tensors.update(source.tensors)
+    tokens = [source.tokens for source in sources if source.tokens]
+    if any(other != tokens[0] for other in tokens):
+        raise UserError(f"{' and '.join(s.name for s in sources)} have different vocabularies: name two that belong "
+                        "together.")
+    return Source(",".join(source.name for source in sources), tensors, [n for s in sources for n in s.unused],
+                  sources[0].config, tokens[0] if tokens else None, sources[0].step)
+
+
+def load(source: Source, variables, tokenizer: ElectraTokenizer) -> List[str]:
+    """Assigns weights to variables by name.
+
+    Encoders and embeddings must be there in full and in the right shape. Heads, and a generator of which nothing is
+    there, keep their fresh values. Vocabulary rows are taken by token where the vocabularies differ; rows of tokens
+    that the source does not know, and padding rows, keep their fresh values.
+
+    Returns: what was done, as sentences for the log.
+    Raises: UserError: listing what is missing, left over or of another shape.
+    """
+    wanted = {variable.name.split(":")[0]: variable for variable in variables}
+    tensors = dict(source.tensors)
+    has_generator = any(name.startswith("generator/") for name in wanted)
+    lines = []
+    if not has_generator and not any(name.startswith("electra/") for name in tensors):
+        tensors = {as_encoder(name): value for name, value in tensors.items()}  # a generator that stands alone
+    lines += _settle_generator_embeddings(tensors, wanted)
+    rows, sentence = _vocabulary_rows(source, tensors, tokenizer)
+    lines += [sentence] if sentence else []
+
+    fresh = [name for name in wanted if name not in tensors]
+    part = "generator/" if not any(name.startswith("generator/encoder/") for name in tensors) else "\0"
+    missing = [name for name in fresh if name.startswith(ENCODERS) and not name.startswith(part)]
+    left_over = [name for name in tensors if name not in wanted
+                 and name.startswith(ENCODERS if has_generator else "electra/")]
+    values, misshaped = {}, []
+    for name, value in tensors.items():
+        if name not in wanted:
+            continue
+        shape = tuple(wanted[name].shape)
+        if name.endswith(VOCABULARY_TENSORS) and value.shape[1:] == shape[1:] and (value.shape != shape or sentence):
+            values[name] = np.array(wanted[name])
+            values[name][rows[0]] = value[rows[1]]
+        elif value.shape != shape:
+            misshaped.append(f"{name} is {_by(value.shape)} there and {_by(shape)} here")
+        else:
+            values[name] = value
+    problems = (misshaped + [f"{name} is missing" for name in missing] + [f"{name} is left over" for name in left_over])
+    if problems:
+        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(f"{source.name} does not fit this model ({'; '.join(problems[:3])}{more}): choose "
+                        "--model_size, --model_config and --generator_hidden_size to match it.")
+    for name, value in values.items():
+        wanted[name].assign(value)
+    unused = sorted([name for name in tensors if name not in wanted] + source.unused)
+    lines.insert(0, f"{len(values)} tensors of {source.name} loaded.")
+    for what, names in (("keep fresh values", fresh), ("have no place here and are not used", unused)):
+        if names:
+            lines.append(f"{len(names)} tensors {what}: {_short_list(names)}.")
+    return lines
+
+
+def _settle_generator_embeddings(tensors: Dict[str, np.ndarray], wanted) -> List[str]:
+    """Makes `tensors` have embeddings where `wanted` has them: shared ones once, own ones twice. Edits in place."""
+    own = [name for name in tensors if name.startswith("generator/embeddings/")]
+    differ = False
+    for name in own:
+        shared = as_encoder(name)
+        if name not in wanted:
+            value = tensors.pop(name)
+            differ |= not np.array_equal(tensors.setdefault(shared, value), value)
+    if any(name.startswith("generator/encoder/") for name in tensors):
+        for name in wanted:
+            if name.startswith("generator/embeddings/") and name not in tensors:
+                shared = as_encoder(name)
+                if shared in tensors:
+                    tensors[name] = tensors[shared]
+    return ["the generator's own embeddings differ from the discriminator's, which are used for both: "
+            "--noshare_embeddings keeps the two."] if differ else []
+
+
+def _vocabulary_rows(source: Source, tensors, tokenizer) -> Tuple[Tuple[np.ndarray, np.ndarray], str]:
+    """Rows of our vocabulary, the rows of the source that go there, and a sentence where not all are matched."""
+    count = next(value.shape[0] for name, value in tensors.items() if name.endswith("word_embeddings"))
+    if source.tokens is None or source.tokens == tokenizer.tokens:
+        if source.tokens is None and count not in (tokenizer.vocab_size, configuration.round_up(tokenizer.vocab_size,
+                                                                                                8)):
+            raise UserError(f"{source.name} has {count} vocabulary rows and no vocab.txt beside it, "
+                            f"{tokenizer.vocab_file} has {tokenizer.vocab_size} tokens: put its vocab.txt there, so "
+                            "that rows can be matched by token.")
+        everything = np.arange(tokenizer.vocab_size)
+        return (everything, everything), ""
+    theirs = {token: row for row, token in enumerate(source.tokens) if row < count}
+    pairs = np.array([(row, theirs[token]) for row, token in enumerate(tokenizer.tokens) if token in theirs])
+    return (pairs[:, 0], pairs[:, 1]), (f"{len(pairs)} of {tokenizer.vocab_size} vocabulary rows are those of the same "
+                                        "token there, the others are fresh.")
+
+
+def _by(shape) -> str:
+    return "x".join(map(str, shape)) or "a number"
+
+
+def _short_list(names: List[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+# --- Out ---
+
+ARCHITECTURES = {"discriminator": "ElectraForPreTraining", "generator": "ElectraForMaskedLM"}
+
+
+def huggingface_tensors(network: modeling.Network) -> Dict[str, np.ndarray]:
+    """The weights of one network under Hugging Face's names, kernels transposed, vocabulary padding cut off."""
+    rows = {row.name: row for row in table(network.encoder.config.num_hidden_layers)}
+    tensors = {as_encoder(variable.name.split(":")[0]): variable.numpy()
+               for variable in network.variables}
+    return {rows[name].torch[0]: np.ascontiguousarray(value.T if rows[name].transposed else value)
+            for name, value in _trimmed(tensors, network.encoder.config.vocab_size).items()}
+
+
+def save_folder(network: modeling.Network, kind: str, tokenizer: ElectraTokenizer, folder: str,
+                saved_model: bool = False):
+    """Writes a Hugging Face folder; with `saved_model` also `<folder>/saved_model` for TensorFlow Serving.
+
+    Args: kind: `discriminator` or `generator`.
+    """
+    import safetensors.numpy
+    os.makedirs(folder, exist_ok=True)
+    safetensors.numpy.save_file(huggingface_tensors(network), os.path.join(folder, "model.safetensors"),
+                                metadata={"format": "pt"})  # transformers 4 refuses a file that does not say so
+    configuration.write_json(os.path.join(folder, "config.json"), {
+        "architectures": [ARCHITECTURES[kind]], **network.encoder.config.to_dict(), "pad_token_id": tokenizer.pad_id})
+    tokenizer.save(folder)
+    if saved_model:
+        save_serving(network, os.path.join(folder, "saved_model"))
+
+
+def save_serving(network: modeling.Network, folder: str):
+    """A SavedModel whose `serving_default` takes input_ids, input_mask, segment_ids, int32 [B, L] of any B and L up to
+    the longest position, and returns `logits` as `modeling.Network` does."""
+    inputs = [tf.TensorSpec([None, None], tf.int32, name) for name in ("input_ids", "input_mask", "segment_ids")]
+
+    @tf.function(input_signature=inputs, autograph=False)
+    def serve(input_ids, input_mask, segment_ids):
+        return {"logits": network(input_ids, input_mask, segment_ids)}
+
+    module = tf.Module()
+    module.network, module.serve = network, serve
+    tf.saved_model.save(module, folder, signatures=serve,
+                        options=tf.saved_model.SaveOptions(experimental_custom_gradients=False))
