@@ -457,6 +457,187 @@ def pretraining_model(encoder: ElectraConfig, config: PretrainingConfig, tokeniz
     return PretrainingModel(encoder, objective, compute_dtype, config.seed)
 
 
+# --- Question answering ---
+
+
+MASKED = -1e30  # a logit where no answer may be; its exponential is 0
+
+
+class IndependentHead(tf.Module):
+    """Start and end each from a linear layer (BERT, Devlin et al. 2019, section 4.2; `qa_outputs` in Hugging Face).
+
+    Unanswerable questions point at [CLS] with both.
+    """
+
+    def __init__(self, config: ElectraConfig, make: VariableMaker, compute_dtype):
+        super().__init__()
+        self.dense = Dense(config.hidden_size, 2, "qa_outputs", make, tf.float32)
+
+    def __call__(self, hidden_BLD):
+        """Returns: start and end logits, float32 [B, L]."""
+        batch, length = sizes(hidden_BLD)[:2]
+        logits_TX = self.dense(tf.reshape(hidden_BLD, [-1, hidden_BLD.shape[-1]]))
+        return tuple(tf.reshape(logits_TX[:, side], [batch, length]) for side in (0, 1))
+
+
+class JointHead(tf.Module):
+    """Start, then the end seen from a start, and whether there is an answer (as in XLNet, Yang et al. 2019; the head of
+    NVIDIA's ELECTRA recipe).
+
+    The end's first layer works on the hidden vector joined to the start's; the product with each half is taken by
+    itself and the two are added, so that no [B, L, K, 2 D] tensor is made.
+
+    Args:
+        version_2: there are unanswerable questions.
+    """
+
+    def __init__(self, config: ElectraConfig, version_2: bool, make: VariableMaker, compute_dtype):
+        super().__init__()
+        size = config.hidden_size
+        self.compute_dtype = compute_dtype
+        self.start = Dense(size, 1, "start_logits/start_logit_pooler_dense", make, tf.float32)
+        self.end_joined = Dense(2 * size, size, "end_logits/end_logit_pooler_dense_0", make, compute_dtype)
+        self.end_norm = LayerNorm(size, config.layer_norm_eps, "end_logits/end_logit_pooler", make)
+        self.end = Dense(size, 1, "end_logits/end_logit_pooler_dense_1", make, tf.float32)
+        self.answer_joined = self.answer_kernel = None
+        if version_2:
+            self.answer_joined = Dense(2 * size, size, "answer_class/pooler_answer_class_dense_0", make, compute_dtype)
+            self.answer_kernel = make.normal("answer_class/pooler_answer_class_dense_1/kernel", [size, 1])
+
+    def start_logits(self, hidden_BLD, p_mask):
+        """float32 [B, L]; `p_mask` int32 [B, L], 1 where no answer may be."""
+        logits = self.start(tf.reshape(hidden_BLD, [-1, hidden_BLD.shape[-1]]))
+        return tf.where(p_mask > 0, MASKED, tf.reshape(logits, sizes(hidden_BLD)[:2]))
+
+    def end_logits(self, hidden_BLD, start_states_BKD, p_mask):
+        """Logits of the end for each of K starts, float32 [B, K, L]."""
+        batch, length, size = sizes(hidden_BLD)
+        starts = sizes(start_states_BKD)[1]
+        kernel = tf.convert_to_tensor(self.end_joined.kernel)
+        of_hidden = matmul(tf.reshape(hidden_BLD, [-1, size]), kernel[:size], self.compute_dtype)
+        of_start = matmul(tf.reshape(start_states_BKD, [-1, size]), kernel[size:], self.compute_dtype)
+        joined_BKLD = tf.tanh(tf.reshape(of_hidden, [batch, 1, length, size])
+                              + tf.reshape(of_start + self.end_joined.bias, [batch, starts, 1, size]))
+        logits = self.end(self.end_norm(tf.reshape(joined_BKLD, [-1, size])))
+        return tf.where(p_mask[:, None] > 0, MASKED, tf.reshape(logits, [batch, starts, length]))
+
+    def answerability_logits(self, start_state_BD, hidden_BLD):
+        """Above 0 says that there is no answer, float32 [B]."""
+        joined = tf.tanh(self.answer_joined(tf.concat([start_state_BD, hidden_BLD[:, 0]], axis=-1)))
+        return tf.reshape(matmul(joined, self.answer_kernel, tf.float32), [-1])
+
+
+class QuestionAnswering(tf.Module):
+    """An ELECTRA encoder with a question-answering head, its loss and its answers (SQuAD).
+
+    The loss is the mean of the start's and the end's cross-entropy over examples, plus, where questions may be
+    unanswerable and the head is joint, half the binary cross-entropy of answerability (google-research's weight).
+
+    In training the end sees the gold start. Answerability sees the start that the model expects (the mean of the
+    hidden vectors under its start probabilities), as it does at inference; the ancestor showed it the gold start, which
+    gives the answer away, since unanswerable questions start at [CLS]: `answerability_from_gold`.
+
+    Args:
+        joint_head: else the independent one.
+        beam_size: starts, and ends for each, that `answers` gives.
+    """
+
+    metric_names = ("examples", "start_right", "end_right", "answerability_right")
+
+    def __init__(self, config: ElectraConfig, joint_head: bool = True, version_2: bool = False, beam_size: int = 5,
+                 answerability_from_gold: bool = False, compute_dtype=tf.float32, seed: int = 0):
+        super().__init__()
+        make = VariableMaker(seed, config.initializer_range)
+        self.config, self.joint_head, self.version_2, self.beam_size = config, joint_head, version_2, beam_size
+        self.answerability_from_gold = answerability_from_gold
+        self.embeddings = Embeddings(config, "electra/embeddings", make)
+        self.encoder = Encoder(config, "electra", make, compute_dtype)
+        self.head = (JointHead(config, version_2, make, compute_dtype) if joint_head
+                     else IndependentHead(config, make, compute_dtype))
+
+    @property
+    def num_seeds(self) -> int:
+        return Encoder.num_seeds(self.config)
+
+    def hidden(self, features: Dict[str, tf.Tensor], seeds: Iterator):
+        """float32 [B, L, D]."""
+        batch, length = sizes(features["input_ids"])
+        embedded = self.embeddings(features["input_ids"], features["segment_ids"])
+        return tf.reshape(self.encoder(embedded, features["input_mask"], seeds), [batch, length, -1])
+
+    def loss(self, features: Dict[str, tf.Tensor], seeds):
+        """Training loss of a micro-batch, float32 [], and metric sums by `metric_names`.
+
+        Args:
+            features: `input_ids`, `input_mask`, `segment_ids`, `p_mask` int32 [B, L]; `start_positions`,
+                `end_positions`, `is_impossible` int32 [B]; `weights` float32 [B], 0 for an example that only fills up.
+            seeds: int32 [num_seeds, 2].
+        """
+        hidden_BLD = self.hidden(features, iter(tf.unstack(seeds, num=self.num_seeds)))
+        starts, ends, weights = features["start_positions"], features["end_positions"], features["weights"]
+        examples = tf.maximum(tf.reduce_sum(weights), 1.0)
+
+        def mean(values):
+            return tf.reduce_sum(values * weights) / examples
+
+        def cross_entropy(labels, logits):
+            return mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
+
+        answerability = None
+        if self.joint_head:
+            gold_BD = self._states_at(hidden_BLD, starts)
+            start_logits = self.head.start_logits(hidden_BLD, features["p_mask"])
+            end_logits = self.head.end_logits(hidden_BLD, gold_BD[:, None], features["p_mask"])[:, 0]
+            if self.version_2:
+                seen = gold_BD if self.answerability_from_gold else self._expected_start(start_logits, hidden_BLD)
+                answerability = self.head.answerability_logits(seen, hidden_BLD)
+        else:
+            start_logits, end_logits = self.head(hidden_BLD)
+        loss = (cross_entropy(starts, start_logits) + cross_entropy(ends, end_logits)) / 2
+        sums = {"examples": tf.reduce_sum(weights), "start_right": self._right(start_logits, starts, weights),
+                "end_right": self._right(end_logits, ends, weights), "answerability_right": tf.zeros([])}
+        if answerability is not None:
+            impossible = tf.cast(features["is_impossible"], tf.float32)
+            loss += 0.5 * mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=impossible, logits=answerability))
+            says_impossible = tf.cast(answerability > 0, tf.float32)
+            sums["answerability_right"] = tf.reduce_sum(
+                tf.cast(tf.equal(says_impossible, impossible), tf.float32) * weights)
+        return loss, sums
+
+    @staticmethod
+    def _right(logits, labels, weights):
+        guesses = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        return tf.reduce_sum(tf.cast(tf.equal(guesses, labels), tf.float32) * weights)
+
+    @staticmethod
+    def _states_at(hidden_BLD, positions):
+        """The hidden vectors at `positions` int32 [B] or [B, K]: float32 [B, D] or [B, K, D]."""
+        batch, length, size = sizes(hidden_BLD)
+        offsets = tf.reshape(tf.range(batch) * length, [-1] + [1] * (len(positions.shape) - 1))
+        rows = rows_at(tf.reshape(hidden_BLD, [-1, size]), tf.reshape(positions + offsets, [-1]))
+        return tf.reshape(rows, [*sizes(positions), size])
+
+    @staticmethod
+    def _expected_start(start_logits, hidden_BLD):
+        return tf.squeeze(tf.matmul(tf.nn.softmax(start_logits)[:, None], hidden_BLD), 1)
+
+    def answers(self, features: Dict[str, tf.Tensor]) -> Dict[str, tf.Tensor]:
+        """What the answer search needs, without dropout; squad_utils has the shapes."""
+        hidden_BLD = self.hidden(features, itertools.repeat(None))
+        if not self.joint_head:
+            return dict(zip(("start_logits", "end_logits"), self.head(hidden_BLD)))
+        start_logits = self.head.start_logits(hidden_BLD, features["p_mask"])
+        start_log_probs, start_index = tf.math.top_k(tf.nn.log_softmax(start_logits), self.beam_size)
+        end_logits = self.head.end_logits(hidden_BLD, self._states_at(hidden_BLD, start_index), features["p_mask"])
+        end_log_probs, end_index = tf.math.top_k(tf.nn.log_softmax(end_logits), self.beam_size)
+        found = {"start_log_probs": start_log_probs, "start_index": start_index, "end_log_probs": end_log_probs,
+                 "end_index": end_index}
+        if self.version_2:
+            found["answerability_logits"] = self.head.answerability_logits(
+                self._expected_start(start_logits, hidden_BLD), hidden_BLD)
+        return found
+
+
 def ratios(sums: Dict[str, float]) -> Dict[str, float]:
     """Means from the sums of `PretrainingModel.loss`: what is printed and logged. Shares are 0 to 1.
 

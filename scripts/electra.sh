@@ -44,7 +44,7 @@ positional=(
   "data_dir_p1=DATASET_P1 phase 1: shards, as a folder, a glob or a comma list"
   "data_dir_p2=DATASET_P2 phase 2: shards, as a folder, a glob or a comma list"
   "code_dir=. folder of run_pretraining.py, seen from the repository's root"
-  "init_checkpoint=None begin phase 1 at step 0 with these weights: a checkpoint, a model folder or hub name; or two, discriminator,generator"
+  "init_checkpoint=None begin phase 1 at step 0 with these weights: a checkpoint, folder or hub name"
 )
 by_name=(
   "phase=both both, 1 or 2 (2 needs a finished phase 1 of the same run)"

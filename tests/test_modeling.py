@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -53,13 +54,21 @@ def make_seeds(model, number=0):
 
 def released_name(variable):
     """Our variable's name as the recipe that made the golden file spells it."""
-    name = variable.name.split(":")[0].replace("layer_", "layer_._").replace("dense_1", "dense_prediction")
+    name = variable.name.split(":")[0].replace("/layer_", "/layer_._")
+    name = name.replace("discriminator_predictions/dense_1", "discriminator_predictions/dense_prediction")
+    name = name.replace("end_logit_pooler/LayerNorm", "end_logit_pooler_LayerNorm")
     for ours, theirs in (("word_embeddings", "word_embeddings/weight"),
                          ("position_embeddings", "position_embeddings/embeddings"),
                          ("token_type_embeddings", "token_type_embeddings/embeddings"),
                          ("generator_predictions/output_bias", "generator_lm_head/bias")):
         name = name.replace(ours, theirs)
     return name
+
+
+def golden_weights(which):
+    """By `released_name`: without the name of the model that they were saved from."""
+    return {re.sub("^tf_[^/]*/", "", key[len(f"w/{which}/"):]): GOLDEN[key] for key in GOLDEN.files
+            if key.startswith(f"w/{which}/")}
 
 
 @pytest.mark.parametrize("which", ["discriminator", "generator"])
@@ -69,7 +78,7 @@ def test_logits_equal_the_golden_ones(which):
     encoder = modeling.Encoder(GOLDEN_CONFIG, "electra", make, tf.float32)
     head_class = modeling.DiscriminatorHead if which == "discriminator" else modeling.GeneratorHead
     head = head_class(GOLDEN_CONFIG, make, tf.float32)
-    weights = {key[len(f"w/{which}/"):]: GOLDEN[key] for key in GOLDEN.files if key.startswith(f"w/{which}/")}
+    weights = golden_weights(which)
     for variable in (*embeddings.variables, *encoder.variables, *head.variables):
         variable.assign(weights.pop(released_name(variable)))
     assert not weights, "every golden weight has its place"
@@ -80,6 +89,109 @@ def test_logits_equal_the_golden_ones(which):
     logits = head(hidden) if which == "discriminator" else head(hidden, embeddings.word_embeddings)
     expected = GOLDEN[f"{which}/logits"]
     np.testing.assert_allclose(logits.numpy().reshape(expected.shape), expected, rtol=1e-5, atol=5e-6)
+
+
+# --- Question answering: golden ---
+
+
+def question_answering(which, **changes):
+    """The golden model of a head, and the golden arrays by short name."""
+    model = modeling.QuestionAnswering(GOLDEN_CONFIG, joint_head=which != "independent", beam_size=4,
+                                       version_2=which == "joint_v2", **changes)
+    weights = golden_weights(which)
+    for variable in model.trainable_variables:
+        variable.assign(weights.pop(released_name(variable)))
+    assert not weights, "every golden weight has its place"
+    features = {"input_ids": "input_ids", "input_mask": "attention_mask", "segment_ids": "token_type_ids",
+                "p_mask": "p_mask", "start_positions": "start_positions", "end_positions": "end_positions",
+                "is_impossible": "is_impossible"}
+    features = {ours: tf.constant(GOLDEN[f"in/{theirs}"], tf.int32) for ours, theirs in features.items()}
+    golden = {key[len(which) + 1:]: GOLDEN[key] for key in GOLDEN.files if key.startswith(f"{which}/")}
+    return model, {**features, "weights": tf.ones([3])}, golden
+
+
+QA_ROUNDING = dict(rtol=1e-5, atol=1e-5)
+
+
+def test_the_independent_head_equals_the_golden_one():
+    model, features, golden = question_answering("independent")
+    found = model.answers(features)
+    for name in ("start_logits", "end_logits"):
+        np.testing.assert_allclose(found[name], golden[name], **QA_ROUNDING)
+
+
+@pytest.mark.parametrize("which", ["joint_v1", "joint_v2"])
+def test_the_joint_head_equals_the_golden_one_at_inference(which):
+    model, features, golden = question_answering(which)
+    found = model.answers(features)
+    assert ("answerability_logits" in found) == (which == "joint_v2")
+    if which == "joint_v2":
+        np.testing.assert_allclose(found["answerability_logits"], golden["infer/cls_logits"], **QA_ROUNDING)
+    np.testing.assert_array_equal(found["start_index"], golden["infer/start_top_index"])
+    possible = golden["infer/end_top_log_probs"] > -1e29  # ties among impossible ends are in no order
+    for ours, theirs in (("start_log_probs", "start_top_log_probs"), ("end_log_probs", "end_top_log_probs")):
+        np.testing.assert_allclose(np.reshape(found[ours], golden[f"infer/{theirs}"].shape),
+                                   golden[f"infer/{theirs}"], **QA_ROUNDING)
+    np.testing.assert_array_equal(np.reshape(found["end_index"], possible.shape)[possible],
+                                  golden["infer/end_top_index"][possible])
+
+
+@pytest.mark.parametrize("which", ["joint_v1", "joint_v2"])
+def test_the_joint_heads_training_loss_is_that_of_the_golden_logits(which):
+    model, features, golden = question_answering(which, answerability_from_gold=True)
+    seeds = make_seeds(model)
+
+    def cross_entropy(logits, labels):
+        logits = np.where(logits < -1e29, -np.inf, logits.astype(np.float64))
+        return np.mean(np.log(np.exp(logits).sum(-1)) - logits[np.arange(3), labels])
+
+    starts, ends = golden["train/start_logits"], golden["train/end_logits"]
+    gold_starts, gold_ends = GOLDEN["in/start_positions"], GOLDEN["in/end_positions"]
+    expected = (cross_entropy(starts, gold_starts) + cross_entropy(ends, gold_ends)) / 2
+    if which == "joint_v2":
+        logits, impossible = golden["train/cls_logits"].astype(np.float64), GOLDEN["in/is_impossible"]
+        expected += 0.5 * np.mean(np.log1p(np.exp(logits)) - logits * impossible)
+    loss, sums = model.loss(features, seeds)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert float(sums["start_right"]) == (starts.argmax(-1) == gold_starts).sum()
+    assert float(sums["end_right"]) == (ends.argmax(-1) == gold_ends).sum()
+
+
+def test_answerability_in_training_does_not_see_the_gold_start():
+    model, features, _ = question_answering("joint_v2")
+    leaky, _, _ = question_answering("joint_v2", answerability_from_gold=True)
+    possible = [np.flatnonzero(row == 0) for row in GOLDEN["in/p_mask"]]
+    moved = {**features, "start_positions": tf.constant([row[-1] for row in possible], tf.int32)}
+
+    def answerability_loss(model, features):
+        """Half the loss with `is_impossible` and its opposite apart: start and end drop out."""
+        flipped = {**features, "is_impossible": 1 - features["is_impossible"]}
+        seeds = make_seeds(model)
+        return float(model.loss(features, seeds)[0] - model.loss(flipped, seeds)[0])
+
+    assert answerability_loss(model, features) == pytest.approx(answerability_loss(model, moved), abs=1e-6)
+    assert abs(answerability_loss(leaky, features) - answerability_loss(leaky, moved)) > 1e-3
+
+
+@pytest.mark.parametrize("which", ["joint_v2", "independent"])
+def test_examples_of_weight_0_and_padding_change_neither_loss_nor_gradient(which):
+    model, features, _ = question_answering(which)
+    two = {name: value[:2] for name, value in features.items()}
+    filled = {**features, "weights": tf.constant([1.0, 1.0, 0.0])}
+    longer = {name: tf.pad(value, [[0, 0], [0, 5]], constant_values=int(name == "p_mask")) if len(value.shape) == 2
+              else value for name, value in two.items()}
+    results = []
+    for batch in (two, filled, longer):
+        with tf.GradientTape() as tape:
+            loss, sums = model.loss(batch, make_seeds(model))
+        results.append((loss, tape.gradient(loss, model.trainable_variables), sums))
+    for loss, gradients, sums in results[1:]:
+        if which == "independent" and loss is results[2][0]:
+            continue  # its softmax is over all positions, padding too, as in Hugging Face
+        assert float(loss) == pytest.approx(float(results[0][0]), rel=1e-5)
+        assert float(sums["examples"]) == 2
+        for gradient, expected in zip(gradients, results[0][1]):
+            np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=2e-6)
 
 
 # --- Functions of tensors against numpy ---
