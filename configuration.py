@@ -385,6 +385,118 @@ class PretrainingConfig:
         return self.generator_hidden_size or GENERATOR_FRACTIONS[self.model_size]
 
 
+@dataclasses.dataclass(frozen=True)
+class SquadConfig:
+    """One fine-tuning, evaluation or prediction on SQuAD. Lengths are tokens; a step is one optimizer update.
+
+    The global batch of an update is train_batch_size x gradient_accumulation_steps x workers.
+    """
+
+    # What is done
+    do_train: bool = option(False, "fine-tune on --train_file")
+    do_predict: bool = option(False, "answer the questions of --predict_file")
+    do_eval: bool = option(False, "score the answers (implies --do_predict)")
+    # Model
+    electra_model: str = option(
+        "google/electra-base-discriminator", "weights to start from: a model of the Hugging Face hub, or its folder")
+    init_checkpoint: typing.Optional[str] = option(
+        None, "weights to start from, before --electra_model: one of our checkpoints (a prefix, or its folder), or any "
+        "other kind that run_pretraining.py --weights_dir takes; evaluation and prediction need one with a "
+        "question-answering head (default for these: what --output_dir holds)")
+    vocab_file: typing.Optional[str] = option(None, "WordPiece vocabulary (default: the one beside the weights)")
+    do_lower_case: typing.Optional[str] = option(
+        None, "lower-case the text (default: as the weights' tokenizer says)", choices=("true", "false"))
+    joint_head: bool = option(True, "start, end given the start, answerability; false: independent start and end")
+    beam_size: int = option(5, "joint head: starts, and ends for each, that are looked at", minimum=1)
+    answerability_from_gold: bool = option(
+        False, "joint head, 2.0: show answerability the gold start in training, as the ancestor does")
+    # Data
+    data_dir: typing.Optional[str] = option(None, "folder of the SQuAD files, where they are not named")
+    train_file: typing.Optional[str] = option(None, "default: <data_dir>/train-v1.1.json or train-v2.0.json")
+    predict_file: typing.Optional[str] = option(None, "default: <data_dir>/dev-v1.1.json or dev-v2.0.json")
+    version_2_with_negative: bool = option(False, "SQuAD 2.0: some questions have no answer")
+    max_seq_length: int = option(384, "question and context window together", minimum=8)
+    doc_stride: int = option(128, "tokens from one window of a long context to the next", minimum=1)
+    max_query_length: int = option(64, "longer questions are cut", minimum=1)
+    length_buckets: str = option(
+        "128,192,256,384", "batches are padded to the first of these lengths that holds their examples; those above "
+        "max_seq_length are left out and it is added. --length_buckets=384 pads everything to 384")
+    cache_dir: typing.Optional[str] = option(None, "folder of the feature cache (default: <output_dir>/cache)")
+    skip_cache: bool = option(False, "neither read nor write the feature cache")
+    # Optimization
+    train_batch_size: int = option(16, "examples per micro-batch and worker", minimum=1)
+    predict_batch_size: int = option(128, "examples per batch and worker", minimum=1)
+    gradient_accumulation_steps: int = option(1, "micro-batches averaged into one update", minimum=1)
+    num_train_epochs: float = option(2.0, "passes over the training data", minimum=0.001)
+    max_steps: int = option(-1, "updates, in place of num_train_epochs where above 0; shapes the schedule too")
+    train_iter_per_epoch: int = option(-1, "updates of an epoch, at most, where above 0")
+    learning_rate: float = option(4e-4, "peak learning rate, of the top of the model", minimum=0.0)
+    warmup_proportion: float = option(0.05, "share of the updates with rising learning rate", minimum=0.0, maximum=0.99)
+    weight_decay_rate: float = option(0.01, "decoupled weight decay, on all but biases and layer norms", minimum=0.0)
+    layerwise_lr_decay: float = option(0.8, "factor on the learning rate from one layer to the one below", minimum=0.0,
+                                       maximum=1.0)
+    seed: typing.Optional[int] = option(
+        None, "seed of the new head, data order and dropout (default: drawn, said, and kept for resuming)", minimum=0,
+        maximum=2**31 - 1)
+    # Answers
+    n_best_size: int = option(20, "answers kept for each question", minimum=1)
+    max_answer_length: int = option(30, "longest answer", minimum=1)
+    null_score_diff_threshold: float = option(
+        -5.6, "2.0: a question whose null odds exceed this is answered with nothing; tuned for the joint head of the "
+        "original recipe")
+    eval_script: typing.Optional[str] = option(None, "an official evaluation script, run too and compared")
+    # Where and how
+    device: str = option("cpu", "device", choices=("cpu", "gpu", "hpu"))
+    precision: str = option("fp32", "arithmetic: fp32, bf16 (hmp is the same), or tf32 on gpu",
+                            choices=("fp32", "bf16", "hmp", "tf32"))
+    xla: str = option("auto", "compile with XLA: auto means on gpu only; ignored on hpu",
+                      choices=("auto", "true", "false"))
+    output_dir: typing.Optional[str] = option(None, "folder of checkpoints, predictions and results")
+    overwrite: bool = option(False, "delete the checkpoints of another fine-tuning in output_dir, and start anew")
+    json_summary: typing.Optional[str] = option(
+        None, "file of one JSON line per logged step (default: <output_dir>/logs/squad.jsonl)")
+    log_freq: int = option(10, "updates between two logged lines", minimum=1)
+    evaluate_during_training: bool = option(False, "score the answers at the end of every epoch")
+    skip_checkpoint: bool = option(False, "write no checkpoint at all (for timing)")
+    keep_checkpoint_max: int = option(2, "newest checkpoints kept", minimum=1)
+    disable_progress_bar: bool = option(False, "draw no progress bar")
+
+    def __post_init__(self):
+        check_options(self)
+        if not (self.do_train or self.do_predict or self.do_eval):
+            raise UserError("nothing is asked for: give --do_train, --do_predict, --do_eval or several of them.")
+        if not self.output_dir:
+            raise UserError("--output_dir is missing: name the folder of checkpoints, predictions and results.")
+        wanted = {"train_file": self.do_train, "predict_file": self.predicts}
+        for name, needed in wanted.items():
+            if needed and not (getattr(self, name) or self.data_dir):
+                raise UserError(f"--{name} is missing: name it, or the folder of the SQuAD files as --data_dir.")
+        self.buckets  # noqa: B018  (refuses what cannot be read)
+
+    @property
+    def predicts(self) -> bool:
+        return self.do_predict or self.do_eval or self.evaluate_during_training
+
+    @property
+    def buckets(self) -> typing.List[int]:
+        """Lengths of batches, ascending; the last is max_seq_length."""
+        try:
+            lengths = {int(length) for length in self.length_buckets.split(",")}
+        except ValueError as error:
+            raise UserError(f"--length_buckets={self.length_buckets} is no comma-separated list of lengths: give one, "
+                            "such as 128,256,384.") from error
+        return sorted({length for length in lengths if 0 < length < self.max_seq_length} | {self.max_seq_length})
+
+    def data_file(self, split: str) -> str:
+        """The file of `train` or `dev`."""
+        named = self.train_file if split == "train" else self.predict_file
+        return named or os.path.join(self.data_dir, f"{split}-v{'2.0' if self.version_2_with_negative else '1.1'}.json")
+
+    @property
+    def checkpoint_dir(self) -> str:
+        return os.path.join(self.output_dir, "checkpoints")
+
+
 # --- Command lines ---
 
 def define_flags(flag_values: flags.FlagValues, config_class):

@@ -23,7 +23,7 @@ import configuration
 import weights
 from configuration import UserError, option
 
-KINDS = tuple(weights.ARCHITECTURES)
+KINDS = ("discriminator", "generator")
 
 
 @dataclasses.dataclass(frozen=True)

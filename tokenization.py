@@ -64,12 +64,13 @@ class ElectraTokenizer:
         return backend
 
     @classmethod
-    def from_folder(cls, folder: str, **overrides) -> ElectraTokenizer:
-        """Reads `vocab.txt` and, where there is one, `tokenizer_config.json`. Keyword arguments win over the file."""
+    def from_folder(cls, folder: str, vocab_file: Optional[str] = None, **overrides) -> ElectraTokenizer:
+        """Reads `vocab.txt` (or `vocab_file`) and, where there is one, `tokenizer_config.json`, over which keyword
+        arguments win."""
         config_file = os.path.join(folder, "tokenizer_config.json")
         settings = configuration.read_json_object(config_file) if os.path.exists(config_file) else {}
         kept = {key: settings[key] for key in ("do_lower_case", "strip_accents") if key in settings}
-        return cls(os.path.join(folder, "vocab.txt"), **{**kept, **overrides})
+        return cls(vocab_file or os.path.join(folder, "vocab.txt"), **{**kept, **overrides})
 
     def save(self, folder: str):
         """Writes `vocab.txt` and `tokenizer_config.json`, the files of a Hugging Face ELECTRA folder."""

@@ -219,14 +219,14 @@ class _ConsoleHandler(python_logging.Handler):
         sys.stdout.flush()
 
 
-def start_logging(log_dir: str, name: str):
-    """Sends `absl.logging` to the console and, with the time, to `<log_dir>/<name>.log`."""
+def start_logging(log_dir: str, name: str, suffix: str = "log"):
+    """Sends `absl.logging` to the console and, with the time, to `<log_dir>/<name>.<suffix>`."""
     try:
         os.makedirs(log_dir, exist_ok=True)
-        file = python_logging.FileHandler(os.path.join(log_dir, f"{name}.log"), encoding="utf-8")
+        file = python_logging.FileHandler(os.path.join(log_dir, f"{name}.{suffix}"), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{log_dir} cannot be written ({error.strerror}): "
-                        "give another --results_dir or --log_dir.") from error
+                        "give another folder.") from error
     console = _ConsoleHandler()
     console.setFormatter(python_logging.Formatter("%(message)s"))
     file.setFormatter(python_logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -327,14 +327,14 @@ def hours(seconds: float) -> str:
     return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
-def progress_bar(total: int, initial: int, description: str) -> tqdm:
+def progress_bar(total: int, initial: int, description: str, hidden: bool = False) -> tqdm:
     """A bar over updates, drawn on stderr where that is a terminal.
 
     ELECTRA_PROGRESS=1, from a wrapper whose pipe ends on a terminal, draws it all the same.
     """
     drawn = sys.stderr.isatty() or os.environ.get("ELECTRA_PROGRESS") == "1"
     return tqdm(total=total, initial=initial, desc=description, unit="update", dynamic_ncols=True, smoothing=0.1,
-                disable=not drawn)
+                disable=hidden or not drawn)
 
 
 def environment() -> dict:

@@ -28,7 +28,7 @@ import hub
 import modeling
 import training
 from configuration import ElectraConfig, PretrainingConfig, UserError
-from tokenization import ElectraTokenizer, read_vocabulary
+from tokenization import ElectraTokenizer
 
 # --- Names ---
 
@@ -53,6 +53,14 @@ MODULES = (
     ("generator_predictions/dense", "generator_predictions.dense", "dense"),
     ("generator_predictions/LayerNorm", "generator_predictions.LayerNorm", "norm"),
     ("generator_predictions", "generator_lm_head", "output bias"),
+    ("qa_outputs", "qa_outputs", "dense"),
+    # The joint head has no counterpart in Hugging Face; these are the ancestor's names.
+    ("start_logits/start_logit_pooler_dense", "start_logits.start_logit_pooler_dense", "dense"),
+    ("end_logits/end_logit_pooler_dense_0", "end_logits.end_logit_pooler_dense_0", "dense"),
+    ("end_logits/end_logit_pooler/LayerNorm", "end_logits.end_logit_pooler_LayerNorm", "norm"),
+    ("end_logits/end_logit_pooler_dense_1", "end_logits.end_logit_pooler_dense_1", "dense"),
+    ("answer_class/pooler_answer_class_dense_0", "answer_class.pooler_answer_class_dense_0", "dense"),
+    ("answer_class/pooler_answer_class_dense_1", "answer_class.pooler_answer_class_dense_1", "dense"),
 )
 # What a module holds: our parameter, PyTorch's, Keras'. A kernel is transposed in PyTorch.
 PARAMETERS = {
@@ -77,7 +85,7 @@ class Tensor(NamedTuple):
 
 
 def table(num_layers: int) -> List[Tensor]:
-    """Every tensor of an encoder of `num_layers` and of the pre-training heads, in all spellings."""
+    """Every tensor of an encoder of `num_layers` and of the heads, in all spellings."""
     rows = []
     for ours, theirs, kind in MODULES:
         for layer in range(num_layers) if "{}" in ours else (0,):
@@ -109,8 +117,9 @@ class Source(NamedTuple):
     tensors: Dict[str, np.ndarray]  # float32, by our names; others than our own without vocabulary padding
     unused: List[str]  # tensors that have no place in this project, by their own names
     config: Optional[ElectraConfig]  # of the encoder; TF1 checkpoints may come without one
-    tokens: Optional[List[str]]  # the vocabulary, where a vocab.txt lies beside the weights
-    step: Optional[int] = None  # of our own checkpoints
+    tokenizer: Optional[ElectraTokenizer]  # where a vocab.txt lies beside the weights
+    head: Optional[dict] = None  # settings of a question-answering head of ours: joint_head, version_2, beam_size
+    state: Optional[dict] = None  # of our own checkpoints
 
 
 def read(name: str) -> Source:
@@ -162,39 +171,36 @@ def find_weights(name: str) -> str:
 def _read_own(name: str, prefix: str) -> Source:
     run = open_checkpoint(prefix)
     tensors = {variable.name.split(":")[0]: variable.numpy() for variable in run.model.trainable_variables}
-    return Source(name, tensors, [], run.model.config, run.tokenizer.tokens, run.state["step"])
+    return Source(name, tensors, [], run.model.config, run.tokenizer,
+                  run.state.get("head"), run.state)
 
 
 class Run(NamedTuple):
-    """A checkpoint of ours, opened."""
+    """A checkpoint of ours, opened. `model` is a PretrainingModel or a QuestionAnswering."""
 
-    model: modeling.PretrainingModel
+    model: tf.Module
     tokenizer: ElectraTokenizer
     state: dict
 
 
 def open_checkpoint(prefix: str, vocab_file: Optional[str] = None) -> Run:
-    """The pre-training model of a checkpoint of ours, as its own saved settings build it, and its vocabulary.
+    """The model of a checkpoint of ours, as its own saved settings build it, and its vocabulary.
 
     Raises: UserError: no vocabulary or another one, a damaged checkpoint, or variables that do not match.
     """
     state = training.read_state(prefix)
     folder = os.path.dirname(os.path.dirname(os.path.abspath(prefix)))
-    if vocab_file:
-        casing = configuration.read_json_object(os.path.join(folder, "tokenizer_config.json")) if os.path.exists(
-            os.path.join(folder, "tokenizer_config.json")) else {}
-        tokenizer = ElectraTokenizer(vocab_file, **{key: casing[key] for key in ("do_lower_case", "strip_accents")
-                                                    if key in casing})
-    elif os.path.exists(os.path.join(folder, "vocab.txt")):
-        tokenizer = ElectraTokenizer.from_folder(folder)
-    else:
+    if not vocab_file and not os.path.exists(os.path.join(folder, "vocab.txt")):
         raise UserError(f"{folder} has no vocab.txt beside checkpoints/: keep the run's folder together, or give the "
                         "vocabulary as --vocab_file.")
+    tokenizer = ElectraTokenizer.from_folder(folder, vocab_file)
     if tokenizer.fingerprint != state["tokenizer_fingerprint"]:
         raise UserError(f"{tokenizer.vocab_file} is not the vocabulary that {prefix} was trained with: give that one.")
-    encoder = {key: value for key, value in state["encoder"].items() if key != "model_type"}
-    config = PretrainingConfig.from_saved(state["config"])
-    model = modeling.pretraining_model(ElectraConfig(**encoder), config, tokenizer)
+    encoder = ElectraConfig(**{key: value for key, value in state["encoder"].items() if key != "model_type"})
+    if state.get("task") == "squad":
+        model = modeling.QuestionAnswering(encoder, **state["head"])
+    else:
+        model = modeling.pretraining_model(encoder, PretrainingConfig.from_saved(state["config"]), tokenizer)
     training.restore(prefix, model)
     return Run(model, tokenizer, state)
 
@@ -249,12 +255,16 @@ def _read_folder(name: str, folder: str) -> Source:
 
 def _beside(name: str, folder: str, tensors, unused) -> Source:
     """Adds what lies beside the weights: configuration and vocabulary."""
-    vocab_file, config_file = (os.path.join(folder, file) for file in ("vocab.txt", "config.json"))
-    config = read_config(config_file) if os.path.exists(config_file) else None
-    tokens = read_vocabulary(vocab_file) if os.path.exists(vocab_file) else None
-    if tokens or config:
-        tensors = _trimmed(tensors, len(tokens) if tokens else config.vocab_size)
-    return Source(name, tensors, unused, config, tokens)
+    config_file = os.path.join(folder, "config.json")
+    config = head = None
+    if os.path.exists(config_file):
+        config = read_config(config_file)
+        head = configuration.read_json_object(config_file).get("question_answering")
+    has_vocabulary = os.path.exists(os.path.join(folder, "vocab.txt"))
+    tokenizer = ElectraTokenizer.from_folder(folder) if has_vocabulary else None
+    if tokenizer or config:
+        tensors = _trimmed(tensors, tokenizer.vocab_size if tokenizer else config.vocab_size)
+    return Source(name, tensors, unused, config, tokenizer, head)
 
 
 def read_config(path: str) -> ElectraConfig:
@@ -332,12 +342,12 @@ def merge(sources: List[Source]) -> Source:
             raise UserError(f"{' and '.join(s.name for s in sources)} both hold {twice[0]}: name one discriminator and "
                             "one generator.")
         tensors.update(source.tensors)
-    tokens = [source.tokens for source in sources if source.tokens]
-    if any(other != tokens[0] for other in tokens):
+    tokenizers = [source.tokenizer for source in sources if source.tokenizer]
+    if any(other.tokens != tokenizers[0].tokens for other in tokenizers):
         raise UserError(f"{' and '.join(s.name for s in sources)} have different vocabularies: name two that belong "
                         "together.")
     return Source(",".join(source.name for source in sources), tensors, [n for s in sources for n in s.unused],
-                  sources[0].config, tokens[0] if tokens else None, sources[0].step)
+                  sources[0].config, tokenizers[0] if tokenizers else None, sources[0].head, sources[0].state)
 
 
 def load(source: Source, variables, tokenizer: ElectraTokenizer) -> List[str]:
@@ -414,15 +424,15 @@ def _settle_generator_embeddings(tensors: Dict[str, np.ndarray], wanted) -> List
 def _vocabulary_rows(source: Source, tensors, tokenizer) -> Tuple[Tuple[np.ndarray, np.ndarray], str]:
     """Rows of our vocabulary, the rows of the source that go there, and a sentence where not all are matched."""
     count = next(value.shape[0] for name, value in tensors.items() if name.endswith("word_embeddings"))
-    if source.tokens is None or source.tokens == tokenizer.tokens:
-        if source.tokens is None and count not in (tokenizer.vocab_size, configuration.round_up(tokenizer.vocab_size,
-                                                                                                8)):
+    if source.tokenizer is None or source.tokenizer.tokens == tokenizer.tokens:
+        sizes = (tokenizer.vocab_size, configuration.round_up(tokenizer.vocab_size, 8))
+        if source.tokenizer is None and count not in sizes:
             raise UserError(f"{source.name} has {count} vocabulary rows and no vocab.txt beside it, "
                             f"{tokenizer.vocab_file} has {tokenizer.vocab_size} tokens: put its vocab.txt there, so "
                             "that rows can be matched by token.")
         everything = np.arange(tokenizer.vocab_size)
         return (everything, everything), ""
-    theirs = {token: row for row, token in enumerate(source.tokens) if row < count}
+    theirs = {token: row for row, token in enumerate(source.tokenizer.tokens) if row < count}
     pairs = np.array([(row, theirs[token]) for row, token in enumerate(tokenizer.tokens) if token in theirs])
     return (pairs[:, 0], pairs[:, 1]), (f"{len(pairs)} of {tokenizer.vocab_size} vocabulary rows are those of the same "
                                         "token there, the others are fresh.")
@@ -436,9 +446,33 @@ def _short_list(names: List[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
+def question_answering(source: Source, tokenizer: ElectraTokenizer, beam_size: Optional[int] = None,
+                       compute_dtype=tf.float32) -> modeling.QuestionAnswering:
+    """A trained question-answering model: ours, the ancestor's, or an ElectraForQuestionAnswering.
+
+    Args: beam_size: of the joint head; None for the one it was trained with.
+    Raises: UserError: there is no such head, or no configuration.
+    """
+    if source.config is None:
+        raise UserError(f"{source.name} has no config.json beside it: put the encoder's there.")
+    joint_head = "start_logits/start_logit_pooler_dense/kernel" in source.tensors
+    if not joint_head and "qa_outputs/kernel" not in source.tensors:
+        raise UserError(f"{source.name} has no question-answering head: fine-tune it first (run_tf_squad.py "
+                        "--do_train), or name a fine-tuned model.")
+    has_answerability = "answer_class/pooler_answer_class_dense_0/kernel" in source.tensors
+    head = {"joint_head": joint_head, "version_2": has_answerability, **(source.head or {})}
+    if beam_size:
+        head["beam_size"] = beam_size
+    model = modeling.QuestionAnswering(source.config, compute_dtype=compute_dtype, **head)
+    load(source, model.trainable_variables, tokenizer)
+    return model
+
+
 # --- Out ---
 
-ARCHITECTURES = {"discriminator": "ElectraForPreTraining", "generator": "ElectraForMaskedLM"}
+# The class of transformers by kind of network; it has none for the joint head.
+ARCHITECTURES = {"discriminator": "ElectraForPreTraining", "generator": "ElectraForMaskedLM",
+                 "question_answering": "ElectraForQuestionAnswering"}
 
 
 def huggingface_tensors(network: modeling.Network) -> Dict[str, np.ndarray]:
