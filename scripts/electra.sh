@@ -67,15 +67,6 @@ read_options "$@"
 
 # --- Values that this wrapper itself acts on; the others are checked by run_pretraining.py ---
 
-option() { printf '%s' "${value[$1]}"; }
-is() { [[ ${value[$1]} == "$2" ]]; }
-choose() {  # choose NAME WORD...: refuses another value
-  local name=$1 word
-  shift
-  for word; do ! is "$name" "$word" || return 0; done
-  die "$name=$(option "$name") is unknown: choose one of $*"
-}
-
 choose device cpu gpu hpu
 choose xla xla auto true false
 choose phase both 1 2
@@ -94,23 +85,6 @@ fi
 is dry_run true || require_device "$(option device)"
 
 # --- Paths: relative ones belong to the folder where the wrapper was started ---
-
-in_start_dir() {  # each path of a comma list that names something there, as an absolute path
-  local pieces piece result=''
-  IFS=, read -ra pieces <<<"$1"
-  for piece in "${pieces[@]}"; do
-    case $piece in
-      /*) ;;
-      '~'/*) piece=$HOME/${piece#*/} ;;
-      *) if [[ $PWD != "$start_dir" ]] && { matches "$start_dir/$piece" || [[ -e $start_dir/$piece.index ]]; }; then
-           piece=$start_dir/$piece
-         fi ;;
-    esac
-    result+=,$piece
-  done
-  printf '%s' "${result#,}"
-}
-matches() { compgen -G "$1" >/dev/null; }
 
 cd "$root"
 cd "$(option code_dir)" 2>/dev/null || die "code_dir=$(option code_dir) is no folder: leave it out, or name the one that \
@@ -216,13 +190,6 @@ make_sample_data() {  # each folder appears when it is complete
         --num_out_files=4 --eval_fraction=0.05
   done
   is dry_run true || release_lock
-}
-
-sample_step() {
-  running "$@"
-  ! is dry_run true || return 0
-  run "$@"
-  (( status == 0 )) || die "the sample data could not be made (status $status)" "$status"
 }
 
 if is dry_run true; then

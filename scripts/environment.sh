@@ -6,6 +6,8 @@
 #
 # What a wrapper finds here:
 #   read_options "$@"          command line -> value[name], given[name]
+#   option, is, choose         a value, a comparison, a refusal of other values
+#   in_start_dir PATHS         relative paths as absolute ones
 #   require_device DEVICE      ends the wrapper where there is no such device
 #   use_python DEVICE [tools]  sets `python`; `tools` adds what scripts/test.sh needs
 #   running COMMAND...         prints it, ready to be copied into a shell
@@ -94,6 +96,34 @@ print_help() {
 }
 
 meaning() { local words; read -r _ words <<<"$1"; printf '%s' "$words"; }
+
+option() { printf '%s' "${value[$1]}"; }
+is() { [[ ${value[$1]} == "$2" ]]; }
+choose() {  # choose NAME WORD...: refuses another value
+  local name=$1 word
+  shift
+  for word; do ! is "$name" "$word" || return 0; done
+  die "$name=$(option "$name") is unknown: choose one of $*"
+}
+
+# --- Paths: relative ones belong to the folder where the wrapper was started ---
+
+in_start_dir() {  # each path of a comma list that names something there, as an absolute path
+  local pieces piece result=''
+  IFS=, read -ra pieces <<<"$1"
+  for piece in "${pieces[@]}"; do
+    case $piece in
+      /*) ;;
+      '~'/*) piece=$HOME/${piece#*/} ;;
+      *) if [[ $PWD != "$start_dir" ]] && { matches "$start_dir/$piece" || [[ -e $start_dir/$piece.index ]]; }; then
+           piece=$start_dir/$piece
+         fi ;;
+    esac
+    result+=,$piece
+  done
+  printf '%s' "${result#,}"
+}
+matches() { compgen -G "$1" >/dev/null; }
 
 # --- Devices ---
 
@@ -197,6 +227,13 @@ run_logged() {
   for copier in "${copiers[@]}"; do await "$copier"; done
   rm -rf "$pipes"
   status=$ended
+}
+
+sample_step() {  # runs a command that makes sample data
+  running "$@"
+  ! is dry_run true || return 0
+  run "$@"
+  (( status == 0 )) || die "the sample data could not be made (status $status)" "$status"
 }
 
 # --- Python ---
