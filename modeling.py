@@ -542,7 +542,7 @@ class QuestionAnswering(tf.Module):
         beam_size: starts, and ends for each, that `answers` gives.
     """
 
-    metric_names = ("examples", "start_right", "end_right", "answerability_right")
+    metric_names = ("examples", "tokens", "start_right", "end_right", "answerability_right")
 
     def __init__(self, config: ElectraConfig, joint_head: bool = True, version_2: bool = False, beam_size: int = 5,
                  answerability_from_gold: bool = False, compute_dtype=tf.float32, seed: int = 0):
@@ -594,7 +594,9 @@ class QuestionAnswering(tf.Module):
         else:
             start_logits, end_logits = self.head(hidden_BLD)
         loss = (cross_entropy(starts, start_logits) + cross_entropy(ends, end_logits)) / 2
-        sums = {"examples": tf.reduce_sum(weights), "start_right": self._right(start_logits, starts, weights),
+        tokens = tf.reduce_sum(tf.cast(features["input_mask"], tf.float32) * weights[:, None])
+        sums = {"examples": tf.reduce_sum(weights), "tokens": tokens,
+                "start_right": self._right(start_logits, starts, weights),
                 "end_right": self._right(end_logits, ends, weights), "answerability_right": tf.zeros([])}
         if answerability is not None:
             impossible = tf.cast(features["is_impossible"], tf.float32)

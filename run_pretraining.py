@@ -429,7 +429,7 @@ class Report:
         if metrics:
             self.log.write(step, "eval", metrics)
             logging.info("held out at step %d: %s", step, in_words(metrics))
-            training.plot_curves(self.log.path, self.plot_file, self.title)
+            training.plot_curves(self.log.path, self.plot_file, self.title, training.PRETRAINING_PANELS)
 
     @property
     def title(self) -> str:
@@ -437,7 +437,7 @@ class Report:
 
     def summary(self):
         with self.speed.apart():
-            training.plot_curves(self.log.path, self.plot_file, self.title)
+            training.plot_curves(self.log.path, self.plot_file, self.title, training.PRETRAINING_PANELS)
         logging.info("phase %d is done: %d updates. %s Curves: %s", self.config.phase, self.config.num_train_steps,
                      self.speed.summary(), self.plot_file)
 

@@ -245,14 +245,16 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
     global_batch = config.train_batch_size * config.gradient_accumulation_steps * device.world_size
     logging.info("seed %d; %d updates of %d examples, %d an epoch; batches of lengths %s.", seed, plan.updates,
                  global_batch, plan.updates_per_epoch, ", ".join(map(str, config.buckets)))
-    configuration.write_json(os.path.join(config.output_dir, "logs", "configuration.json"), {
+    logs = os.path.join(config.output_dir, "logs")
+    os.makedirs(logs, exist_ok=True)
+    configuration.write_json(os.path.join(logs, "configuration.json"), {
         "config": {**dataclasses.asdict(config), "seed": seed}, "encoder": encoder.to_dict(),
         "device": device.description, "environment": training.environment()})
 
     step_function = optimization.TrainStep(model.loss, model.metric_names, optimizer,
                                            config.gradient_accumulation_steps, jit_compile=device.jit_compile)
-    log = training.MetricsLog(config.json_summary or os.path.join(config.output_dir, "logs", "squad.jsonl"),
-                              os.path.join(config.output_dir, "logs", "tensorboard"), done)
+    log = training.MetricsLog(config.json_summary or os.path.join(logs, "squad.jsonl"),
+                              os.path.join(logs, "tensorboard"), done)
     speed = training.Speed()
     state = {"task": "squad", "config": {**dataclasses.asdict(config), "seed": seed}, "head": head,
              "encoder": encoder.to_dict(), "tokenizer_fingerprint": tokenizer.fingerprint,
@@ -268,7 +270,7 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
                    **{name[:-len("_right")] + "_accuracy": sums[name] / sums["examples"]
                       for name in ("start_right", "end_right")},
                    "learning_rate": float(optimizer.schedule(tf.constant(step - 1)))}
-        timing = speed.after(step - logged, sums["examples"], 0)
+        timing = speed.after(step - logged, sums["examples"], sums["tokens"])
         log.write(step, "train", {**metrics, **timing})
         pace = (f"{timing['sequences_per_second']:.1f} sequences/s  "
                 f"{training.hours((plan.updates - step) / timing['updates_per_second'])} left"
@@ -314,7 +316,7 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
     if step > done:
         logging.info("fine-tuned: %s", speed.summary())
         summary["train_sequences_per_second"] = speed.after(0, 0, 0).get("sequences_per_second")
-    training.plot_curves(log.path, os.path.join(config.output_dir, "logs", "squad.png"), "ELECTRA on SQuAD")
+    training.plot_curves(log.path, os.path.join(logs, "squad.png"), "ELECTRA on SQuAD", training.SQUAD_PANELS)
     return model, summary
 
 

@@ -200,6 +200,7 @@ def restore(prefix: str, model: tf.Module, optimizer: Optional[tf.Module] = None
     except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError) as error:
         raise unreadable(prefix, error) from error
     except (ValueError, AssertionError, tf.errors.InvalidArgumentError) as error:
+        tf.get_logger().setLevel("ERROR")  # or each variable not restored gets a line after our sentence
         raise UserError(f"checkpoint {prefix} does not fit this model ({in_short(error)}): give one of the "
                         "same size and settings.") from error
     if len(saved) != len(model.variables):
@@ -348,18 +349,23 @@ def environment() -> dict:
             "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads()}
 
 
-def plot_curves(metrics_log: str, png: str, title: str):
-    """Draws the curves of a metrics log, training and held out, and the learning rate. Does nothing on an empty log."""
+PRETRAINING_PANELS = {
+    "generator_loss": "generator loss", "generator_accuracy": "generator accuracy",
+    "discriminator_loss": "discriminator loss", "discriminator_auc": "discriminator AUC",
+    "discriminator_recall": "discriminator recall", "learning_rate": "learning rate"}
+SQUAD_PANELS = {"loss": "loss", "start_accuracy": "start accuracy", "end_accuracy": "end accuracy", "f1": "F1",
+                "learning_rate": "learning rate"}
+
+
+def plot_curves(metrics_log: str, png: str, title: str, panels: Dict[str, str]):
+    """Draws the curves of a metrics log, training and held out: metrics with their labels, those that there are."""
     # Imported here: it takes most of a second, and refusals of bad input should not wait for it.
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     entries = read_metrics_log(metrics_log)
-    panels = [("generator_loss", "generator loss"), ("generator_accuracy", "generator accuracy"),
-              ("discriminator_loss", "discriminator loss"), ("discriminator_auc", "discriminator AUC"),
-              ("discriminator_recall", "discriminator recall"), ("learning_rate", "learning rate")]
-    panels = [(name, label) for name, label in panels if any(name in entry for entry in entries)]
+    panels = [(name, label) for name, label in panels.items() if any(name in entry for entry in entries)]
     if not panels:
         return
     figure, axes = plt.subplots(2, -(-len(panels) // 2), figsize=(4.2 * -(-len(panels) // 2), 6), squeeze=False)

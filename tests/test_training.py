@@ -215,13 +215,13 @@ def test_start_logging_names_a_folder_that_cannot_be_written(tmp_path):
 
 def test_curves_are_drawn_for_whatever_the_log_has(tmp_path):
     path, png = str(tmp_path / "metrics.jsonl"), tmp_path / "curves.png"
-    training.plot_curves(path, str(png), "empty")
+    training.plot_curves(path, str(png), "empty", training.PRETRAINING_PANELS)
     assert not png.exists()
     log = training.MetricsLog(path, str(tmp_path / "tb"))
     for step in range(1, 6):
         log.write(step, "train", {"generator_loss": 5 / step, "learning_rate": 1e-3 * step})
     log.write(5, "eval", {"generator_loss": 1.5})
-    training.plot_curves(path, str(png), "a run")
+    training.plot_curves(path, str(png), "a run", training.PRETRAINING_PANELS)
     assert png.read_bytes().startswith(b"\x89PNG") and not list(tmp_path.glob("*.tmp*"))
 
 

@@ -1,0 +1,494 @@
+"""SQuAD: files to features, model outputs to answers, answers to scores.
+
+Data: Rajpurkar et al. 2016 (1.1) and 2018 (2.0, with unanswerable questions). Windows, the maximum-context rule and the
+n-best list are BERT's (Devlin et al. 2019, run_squad.py); the null score of the joint head is ELECTRA's (Clark et al.
+2020): the answerability logit. Scores are those of the two official evaluation scripts, under their keys.
+
+Answers are character spans of the context from end to end: tokens carry the characters they were read from, and a
+predicted text is a slice of the context. So nothing is re-aligned, as BERT's get_final_text does.
+
+A Features array has a row for every window: N windows, L max_seq_length. K is the joint head's beam.
+"""
+from __future__ import annotations
+
+import collections
+import contextlib
+import hashlib
+import math
+import os
+import re
+import string
+import unicodedata
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+from absl import logging
+
+import configuration
+import tokenization
+from configuration import UserError
+
+# --- Files ---
+
+
+class Example(NamedTuple):
+    """A question. Answers are (text, first character in the context); the first one is trained on."""
+
+    id: str
+    question: str
+    context: str
+    answers: Tuple[Tuple[str, int], ...]
+    is_impossible: bool
+
+
+def read_squad(path: str, version_2: bool, needs_answers: bool = True) -> List[Example]:
+    """Reads a SQuAD file and checks it.
+
+    Args:
+        version_2: as --version_2_with_negative; must agree with the data.
+        needs_answers: False for questions to predict, whose `answers` and `is_impossible` may be left out.
+    Raises: UserError: unreadable, not of SQuAD's shape, of the other version, a repeated id, an answer that is not in
+        the context where it is said to be, or a question without an answer.
+    """
+    def field(holder, key, kind, where):
+        if not isinstance(holder, dict) or type(holder.get(key)) is not kind:
+            name = {list: "list", str: "text", int: "whole number", bool: "true or false"}[kind]
+            raise UserError(f"{path}: {where} has no {key!r} ({name}): give a file in SQuAD's format.")
+        return holder[key]
+
+    def refuse_version_2(why):
+        raise UserError(f"{path} holds SQuAD 2.0 data ({why}): give --version_2_with_negative, or a 1.1 file.")
+
+    content = configuration.read_json_object(path)
+    said_version_2 = str(content.get("version")).startswith("v2")
+    if said_version_2 and not version_2:
+        refuse_version_2(f"version {content['version']!r}")
+    examples, seen, marked = [], set(), False
+    for a, article in enumerate(field(content, "data", list, "the file")):
+        for p, paragraph in enumerate(field(article, "paragraphs", list, f"data[{a}]")):
+            where = f"data[{a}].paragraphs[{p}]"
+            context = field(paragraph, "context", str, where)
+            for q, entry in enumerate(field(paragraph, "qas", list, where)):
+                id_ = field(entry, "id", str, f"{where}.qas[{q}]")
+                where_q = f"question {id_!r}"
+                if id_ in seen:
+                    raise UserError(f"{path} has the id {id_!r} twice: give every question its own.")
+                seen.add(id_)
+                is_impossible = "is_impossible" in entry and field(entry, "is_impossible", bool, where_q)
+                marked = marked or "is_impossible" in entry
+                if is_impossible and not version_2:
+                    refuse_version_2(f"{where_q} is impossible")
+                answers = []
+                for answer in field(entry, "answers", list, where_q) if needs_answers or "answers" in entry else ():
+                    text = field(answer, "text", str, f"an answer of {where_q}")
+                    start = field(answer, "answer_start", int, f"an answer of {where_q}")
+                    if start < 0 or context[start:start + len(text)] != text:
+                        raise UserError(f"{path}: {where_q} has an answer {text[:60]!r} that is not in the context at "
+                                        f"answer_start={start}: mend it or leave the question out.")
+                    answers.append((text, start))
+                if needs_answers and not answers and not is_impossible:
+                    raise UserError(f"{path}: {where_q} has no answers: add one or leave the question out.")
+                question = field(entry, "question", str, where_q)
+                examples.append(Example(id_, question, context, tuple(answers), is_impossible))
+    if not examples:
+        raise UserError(f"{path} holds no question: give a SQuAD file with some.")
+    if version_2 and needs_answers and not marked and not said_version_2:
+        raise UserError(f"{path} holds SQuAD 1.1 data (no question has 'is_impossible'): leave out "
+                        "--version_2_with_negative, or give a 2.0 file.")
+    return examples
+
+
+# --- Features ---
+
+FEATURE_VERSION = 1  # raised where features change for a reason outside this file
+
+
+class Features(NamedTuple):
+    """[CLS] question [SEP] window of the context [SEP], padded, for every window of every example in order.
+
+    A window that does not hold all of the first answer, and every window of an unanswerable question, is trained to
+    point at [CLS]: positions 0 and 0, and `is_impossible` 1, in 1.1 as in 2.0. So is an answer of white space alone.
+    """
+
+    input_ids: np.ndarray  # int32 [N, L]
+    input_mask: np.ndarray  # int32 [N, L], 1 on tokens, 0 on padding
+    segment_ids: np.ndarray  # int32 [N, L], 1 on the window and the [SEP] behind it
+    p_mask: np.ndarray  # int32 [N, L], 1 where no answer may be: all but the window and [CLS]
+    lengths: np.ndarray  # int32 [N], tokens
+    example_index: np.ndarray  # int32 [N]
+    char_start: np.ndarray  # int32 [N, L], first character of a window's token in the context, elsewhere -1
+    char_end: np.ndarray  # int32 [N, L], the character behind its last one, elsewhere -1
+    is_max_context: np.ndarray  # bool [N, L], True in the one window that shows most around the token
+    start_positions: np.ndarray  # int32 [N], first token of the answer
+    end_positions: np.ndarray  # int32 [N], last token of the answer, itself included
+    is_impossible: np.ndarray  # int32 [N]
+
+
+_DERIVED = ("input_mask", "segment_ids", "p_mask")
+_PER_TOKEN = ("input_ids", "char_start", "char_end", "is_max_context")
+
+
+def build_features(examples: Sequence[Example], tokenizer: tokenization.ElectraTokenizer, max_seq_length: int = 384,
+                   doc_stride: int = 128, max_query_length: int = 64) -> Features:
+    """Tokenizes examples and cuts their contexts into windows.
+
+    Windows begin every `doc_stride` tokens until one reaches the end; a context without a token has one empty window.
+    Where an answer begins or ends inside a token, all of the token is taken.
+
+    Raises: UserError: lengths that leave no room for the context, or skip parts of it.
+    """
+    for name, value in (("doc_stride", doc_stride), ("max_query_length", max_query_length)):
+        if value < 1:
+            raise UserError(f"--{name}={value} is too small: it must be at least 1.")
+    questions = list(dict.fromkeys(example.question for example in examples))
+    query_of = {question: ids[:max_query_length] for question, ids in zip(questions, tokenizer.encode_batch(questions))}
+    longest = max(examples, key=lambda example: len(query_of[example.question]))
+    room = max_seq_length - len(query_of[longest.question]) - 3
+    if room < 1:
+        raise UserError(f"--max_seq_length={max_seq_length} leaves no room for a context beside question {longest.id!r}"
+                        f": raise it, or lower --max_query_length={max_query_length}.")
+    if doc_stride > room:
+        raise UserError(f"--doc_stride={doc_stride} skips tokens: beside question {longest.id!r} a window of "
+                        f"--max_seq_length={max_seq_length} holds {room}, give at most that.")
+    context_of = tokenize_contexts(list(dict.fromkeys(example.context for example in examples)), tokenizer)
+
+    rooms = np.array([max_seq_length - 3 - len(query_of[example.question]) for example in examples])
+    tokens = np.array([len(context_of[example.context][0]) for example in examples])
+    windows = 1 + -(-np.maximum(tokens - rooms, 0) // doc_stride)  # [examples]
+    count = int(windows.sum())
+    input_ids = np.full((count, max_seq_length), tokenizer.pad_id, np.int32)
+    char_start, char_end = (np.full((count, max_seq_length), -1, np.int32) for _ in range(2))
+    is_max_context = np.zeros((count, max_seq_length), bool)
+    lengths, starts, ends = (np.zeros(count, np.int32) for _ in range(3))
+    is_impossible = np.ones(count, np.int32)
+    row = 0
+    for example, room, num_windows in zip(examples, rooms.tolist(), windows.tolist()):
+        ids, first_chars, end_chars = context_of[example.context]
+        head = [tokenizer.cls_id, *query_of[example.question], tokenizer.sep_id]
+        base = len(head)
+        answer_start, answer_end = answer_tokens(example, first_chars, end_chars)
+        best = max_context_windows(len(ids), room, doc_stride, num_windows) if num_windows > 1 else None
+        for window in range(num_windows):
+            first = window * doc_stride
+            last = min(first + room, len(ids))
+            end = base + last - first
+            input_ids[row, :base] = head
+            input_ids[row, base:end] = ids[first:last]
+            input_ids[row, end] = tokenizer.sep_id
+            char_start[row, base:end] = first_chars[first:last]
+            char_end[row, base:end] = end_chars[first:last]
+            is_max_context[row, base:end] = True if best is None else best[first:last] == window
+            lengths[row] = end + 1
+            if first <= answer_start <= answer_end < last:
+                starts[row], ends[row] = base + answer_start - first, base + answer_end - first
+                is_impossible[row] = 0
+            row += 1
+    return _complete(dict(
+        input_ids=input_ids, lengths=lengths, char_start=char_start, char_end=char_end, is_max_context=is_max_context,
+        example_index=np.repeat(np.arange(len(examples), dtype=np.int32), windows), start_positions=starts,
+        end_positions=ends, is_impossible=is_impossible))
+
+
+def _complete(arrays: Dict[str, np.ndarray]) -> Features:
+    """Adds the masks, which follow from the other arrays."""
+    lengths, in_window = arrays["lengths"][:, np.newaxis], arrays["char_start"] >= 0
+    position = np.arange(in_window.shape[1])
+    p_mask = (~in_window).astype(np.int32)
+    p_mask[:, 0] = 0
+    return Features(input_mask=(position < lengths).astype(np.int32), p_mask=p_mask,
+                    segment_ids=(in_window | (position == lengths - 1)).astype(np.int32), **arrays)
+
+
+def tokenize_contexts(contexts: List[str], tokenizer: tokenization.ElectraTokenizer) -> Dict[str, Tuple]:
+    """Ids, first characters and end characters of the tokens of every context, int32 [tokens] each.
+
+    The normaliser drops accents that are characters of their own (category Mn), and its offsets leave out those behind
+    a token's last letter; here they belong to the token.
+    """
+    tokenized = {}
+    for first in range(0, len(contexts), 1000):  # an Encoding is large, an array is not
+        part = contexts[first:first + 1000]
+        whole = [tokenization._LONE_SURROGATE.sub("\ufffd", context) for context in part]
+        for context, encoding in zip(part, tokenizer.backend.encode_batch(whole, add_special_tokens=False)):
+            starts, ends = np.array(encoding.offsets, np.int32).reshape(-1, 2).T.copy()
+            if not context.isascii():
+                for position, character in enumerate(context):
+                    if unicodedata.category(character) == "Mn" and not (starts == position).any():
+                        ends[ends == position] = position + 1
+            tokenized[context] = np.array(encoding.ids, np.int32), starts, ends
+    return tokenized
+
+
+def answer_tokens(example: Example, first_chars: np.ndarray, end_chars: np.ndarray) -> Tuple[int, int]:
+    """First and last token of the context that touch the first answer; (-1, -1) where there is none."""
+    if example.is_impossible or not example.answers:
+        return -1, -1
+    text, start = example.answers[0]
+    first = int(np.searchsorted(end_chars, start, side="right"))
+    last = int(np.searchsorted(first_chars, start + len(text), side="left")) - 1
+    return (first, last) if first <= last else (-1, -1)
+
+
+def max_context_windows(tokens: int, room: int, doc_stride: int, windows: int) -> np.ndarray:
+    """For every token of a context, the window that shows most on the token's poorer side: int [tokens].
+
+    BERT's rule: the tokens on that side + 0.01 x the window's length, the earliest window where equal.
+    """
+    first = np.arange(windows)[:, np.newaxis] * doc_stride
+    last = np.minimum(first + room, tokens) - 1
+    poorer = np.minimum(np.arange(tokens) - first, last - np.arange(tokens))  # [windows, tokens], below 0 outside
+    return np.argmax(np.where(poorer < 0, -1, 100 * poorer + last - first + 1), axis=0)
+
+
+# --- Cache ---
+
+
+def cached_features(path: str, examples: Sequence[Example], tokenizer: tokenization.ElectraTokenizer, cache_dir: str,
+                    version_2: bool, **lengths: int) -> Features:
+    """`build_features`, remembered in `cache_dir` under a name made of everything that it depends on.
+
+    A file that cannot be read, or is another's, is built anew; one that cannot be written is done without.
+
+    Args:
+        path: the file that `examples` were read from.
+        lengths: `max_seq_length`, `doc_stride`, `max_query_length` of `build_features`.
+    """
+    key = hashlib.sha256()
+    for part in (path, __file__):
+        with open(part, "rb") as file:
+            key.update(hashlib.sha256(file.read()).digest())
+    ids = [example.id for example in examples]
+    key.update(repr((FEATURE_VERSION, tokenizer.fingerprint, version_2, sorted(lengths.items()), ids)).encode())
+    name = os.path.join(cache_dir, f"squad-{key.hexdigest()[:32]}.npz")
+    if os.path.exists(name):
+        try:
+            return _load_features(name, examples, tokenizer, **lengths)
+        except Exception as error:  # numpy, zipfile and zlib have many ways to dislike a damaged file
+            logging.warning("%s is damaged or foreign (%s): built anew.", name, error)
+    features = build_features(examples, tokenizer, **lengths)
+    temporary = f"{name}.tmp{os.getpid()}"
+    try:
+        os.makedirs(cache_dir, exist_ok=True)
+        with open(temporary, "wb") as file:
+            np.savez(file, **{field: array for field, array in features._asdict().items() if field not in _DERIVED})
+        os.replace(temporary, name)
+    except OSError as error:
+        logging.warning("%s cannot be written (%s): features will be built at every start.", name, error)
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+    return features
+
+
+def _load_features(name: str, examples, tokenizer, max_seq_length: int = 384, **_) -> Features:
+    with np.load(name, allow_pickle=False) as content:
+        arrays = dict(content)
+    rows = len(arrays["lengths"])
+    for field in Features._fields:
+        if field not in _DERIVED:
+            shape = (rows, max_seq_length) if field in _PER_TOKEN else (rows,)
+            kind = bool if field == "is_max_context" else np.int32
+            if arrays[field].shape != shape or arrays[field].dtype != kind:
+                raise ValueError(f"{field} is {arrays[field].dtype} {arrays[field].shape}")
+    if not np.array_equal(np.unique(arrays["example_index"]), np.arange(len(examples))):
+        raise ValueError("other examples")
+    if arrays["input_ids"].min() < 0 or arrays["input_ids"].max() >= tokenizer.vocab_size:
+        raise ValueError("ids beyond the vocabulary")
+    return _complete(arrays)
+
+
+# --- Answers ---
+
+
+class Answer(NamedTuple):
+    """A span of the context: characters [start, end). `score` is the model's, `probability` among the n best."""
+
+    text: str
+    start: int
+    end: int
+    score: float
+    probability: float
+
+
+def joint_answers(examples: Sequence[Example], features: Features, outputs: Dict[str, np.ndarray],
+                  n_best_size: int = 20, max_answer_length: int = 30,
+                  ) -> Tuple[Dict[str, List[Answer]], Dict[str, float]]:
+    """The best answers of every question by the joint head, and its null odds.
+
+    A span counts where both its ends are in the window, in order, at most `max_answer_length` tokens apart (ends
+    included), and the window is the one with most context around its start. A text found more than once counts once,
+    with its best score. A question without any span gets one empty answer.
+
+    Args:
+        outputs: `start_log_probs`, `start_index` [N, K]; `end_log_probs`, `end_index` [N, K, K], for start k the best
+            ends; in 2.0 also `answerability_logits` [N], above 0 where there is no answer.
+    Returns: answers by id, best first, and null odds by id: the least answerability logit of the question's windows;
+        without such logits, nothing.
+    """
+    ends, scores = outputs["end_index"], outputs["start_log_probs"][:, :, np.newaxis] + outputs["end_log_probs"]
+    starts = np.broadcast_to(outputs["start_index"][:, :, np.newaxis], ends.shape)
+    rows = np.broadcast_to(np.arange(len(ends))[:, np.newaxis, np.newaxis], ends.shape)
+    valid = (features.is_max_context[rows, starts] & (features.char_start[rows, ends] >= 0)
+             & (starts <= ends) & (ends - starts < max_answer_length))
+    answers = _n_best(examples, features, rows[valid], starts[valid], ends[valid], scores[valid], n_best_size)
+    if "answerability_logits" not in outputs:
+        return answers, {}
+    return answers, _least(examples, features, outputs["answerability_logits"])
+
+
+def independent_answers(examples: Sequence[Example], features: Features, outputs: Dict[str, np.ndarray],
+                        n_best_size: int = 20, max_answer_length: int = 30,
+                        ) -> Tuple[Dict[str, List[Answer]], Dict[str, float]]:
+    """As `joint_answers`, by the independent head: all spans are weighed, and each window's `n_best_size` best kept.
+
+    Args:
+        outputs: `start_logits`, `end_logits` [N, L].
+    Returns: answers by id, best first, and null odds by id: the least score of [CLS] as start and end among the
+        question's windows, minus the score of the best answer.
+    """
+    count, length = features.input_ids.shape
+    kept = min(n_best_size, length * max_answer_length)
+    found = []
+    for first in range(0, count, 64):  # so that the scores of all spans fit into the processor's cache
+        part = slice(first, first + 64)
+        start_scores = np.where(features.is_max_context[part], outputs["start_logits"][part], -np.inf)
+        end_scores = np.where(features.char_start[part] >= 0, outputs["end_logits"][part], -np.inf)
+        end_scores = np.pad(end_scores, ((0, 0), (0, max_answer_length - 1)), constant_values=-np.inf)
+        later_ends = np.lib.stride_tricks.sliding_window_view(end_scores, max_answer_length, axis=1)
+        scores = (start_scores[:, :, np.newaxis] + later_ends).reshape(len(start_scores), -1)
+        spans = np.sort(np.argpartition(scores, -kept, axis=1)[:, -kept:], axis=1)
+        best = np.take_along_axis(scores, spans, axis=1)
+        rows, columns = np.nonzero(best > -np.inf)
+        starts, reach = np.divmod(spans[rows, columns], max_answer_length)
+        found.append((rows + first, starts, starts + reach, best[rows, columns]))
+    answers = _n_best(examples, features, *(np.concatenate(parts) for parts in zip(*found)), n_best_size)
+    null_scores = _least(examples, features, outputs["start_logits"][:, 0] + outputs["end_logits"][:, 0])
+    return answers, {id_: score - answers[id_][0].score for id_, score in null_scores.items()}
+
+
+def _least(examples, features: Features, scores: np.ndarray) -> Dict[str, float]:
+    """The least of `scores` [N] among the windows of each question."""
+    least = np.full(len(examples), np.inf)
+    np.minimum.at(least, features.example_index, scores)
+    return {example.id: score for example, score in zip(examples, least.tolist())}
+
+
+def _n_best(examples, features: Features, rows, starts, ends, scores, n_best_size: int) -> Dict[str, List[Answer]]:
+    """The best of the spans [spans] of each question, equal scores in the order given."""
+    of_example = features.example_index[rows]
+    order = np.lexsort((-scores, of_example))
+    bounds = np.searchsorted(of_example[order], np.arange(len(examples) + 1)).tolist()
+    first_chars = features.char_start[rows, starts][order].tolist()
+    end_chars = features.char_end[rows, ends][order].tolist()
+    scores = scores[order].tolist()
+    answers = {}
+    for index, example in enumerate(examples):
+        best: Dict[str, Tuple[int, int, float]] = {}
+        for i in range(bounds[index], bounds[index + 1]):
+            best.setdefault(example.context[first_chars[i]:end_chars[i]], (first_chars[i], end_chars[i], scores[i]))
+            if len(best) == n_best_size:
+                break
+        best = best or {"": (0, 0, 0.0)}
+        top = next(iter(best.values()))[2]
+        weights = [math.exp(score - top) for _, _, score in best.values()]
+        answers[example.id] = [Answer(text, *span, weight / sum(weights))
+                               for (text, span), weight in zip(best.items(), weights)]
+    return answers
+
+
+def predictions(nbest: Dict[str, List[Answer]], null_odds: Dict[str, float],
+                threshold: Optional[float] = None) -> Dict[str, str]:
+    """The best text of every question, or "" where its null odds exceed `threshold` (None: never)."""
+    return {id_: "" if threshold is not None and null_odds[id_] > threshold else answers[0].text
+            for id_, answers in nbest.items()}
+
+
+# --- Scores ---
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, without ASCII punctuation, articles, and superfluous white space."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def f1_score(prediction: str, gold: str, version_2: bool) -> float:
+    """F1 of the bags of words of two normalised texts; two empty ones score 1 in 2.0, 0 in 1.1."""
+    predicted_words, gold_words = prediction.split(), gold.split()
+    if version_2 and not (predicted_words and gold_words):
+        return float(predicted_words == gold_words)
+    common = sum((collections.Counter(predicted_words) & collections.Counter(gold_words)).values())
+    if not common:
+        return 0.0
+    precision, recall = common / len(predicted_words), common / len(gold_words)
+    return 2 * precision * recall / (precision + recall)  # in this order: the official sums are exact to the last bit
+
+
+def evaluate(examples: Sequence[Example], predictions: Dict[str, str], version_2: bool,
+             na_probs: Optional[Dict[str, float]] = None, na_prob_thresh: float = 1.0) -> Dict[str, float]:
+    """The official scores under the official keys, in percent.
+
+    In 1.1 a question without a prediction scores 0.
+
+    Args:
+        predictions: text by id. With `na_probs`, those made without a threshold: it is applied here.
+        na_probs: 2.0: by id, the higher the likelier unanswerable, on any scale; adds `best_*`, the scores under the
+            best threshold.
+        na_prob_thresh: above it the answer counts as "". The official 1.0 is for probabilities.
+    Raises: UserError: 2.0, a question without a prediction.
+    """
+    missing = [example.id for example in examples if example.id not in predictions]
+    if missing and version_2:
+        raise UserError(f"the predictions lack question {missing[0]!r}: predict every question of the evaluation file.")
+    if missing:
+        logging.warning("%d of %d questions have no prediction and score 0.", len(missing), len(examples))
+    raw_exact, raw_f1 = {}, {}
+    for example in examples:
+        golds = [normalize_answer(text) for text, _ in example.answers]
+        if version_2:
+            golds = [gold for gold in golds if gold] or [""]
+        predicted = normalize_answer(predictions.get(example.id, ""))
+        found = example.id in predictions
+        raw_exact[example.id] = max(int(found and predicted == gold) for gold in golds)
+        raw_f1[example.id] = max(f1_score(predicted, gold, version_2) for gold in golds)
+
+    def percent(scores: Dict[str, float], ids: Sequence[str]) -> float:
+        total = 0.0
+        for id_ in ids:  # Python 3.12's sum() compensates rounding, which moves the last digit
+            total += scores[id_]
+        return 100.0 * total / len(ids)
+
+    if not version_2:
+        return {"exact_match": percent(raw_exact, list(raw_exact)), "f1": percent(raw_f1, list(raw_f1))}
+    answerable = {example.id: bool(example.answers) for example in examples}
+    exact, f1 = ({id_: float(not answerable[id_]) if na_probs and na_probs[id_] > na_prob_thresh else score
+                  for id_, score in raw.items()} for raw in (raw_exact, raw_f1))
+    results = {}
+    for prefix, ids in (("", list(answerable)), ("HasAns_", [id_ for id_ in answerable if answerable[id_]]),
+                        ("NoAns_", [id_ for id_ in answerable if not answerable[id_]])):
+        if ids:
+            results.update({f"{prefix}exact": percent(exact, ids), f"{prefix}f1": percent(f1, ids),
+                            f"{prefix}total": len(ids)})
+    for name, raw in (("exact", raw_exact), ("f1", raw_f1)) if na_probs else ():
+        best, threshold = _best_threshold(raw, predictions, answerable, na_probs)
+        results.update({f"best_{name}": best, f"best_{name}_thresh": threshold})
+    return results
+
+
+def _best_threshold(scores: Dict[str, float], predictions: Dict[str, str], answerable: Dict[str, bool],
+                    na_probs: Dict[str, float]) -> Tuple[float, float]:
+    """The best percentage that a threshold on `na_probs` reaches, and the lowest such threshold.
+
+    Begins with every answer "", and takes answers in by ascending `na_probs`; scores count one question after another,
+    also where `na_probs` are equal, as in the official script.
+    """
+    current = best = sum(not has_answer for has_answer in answerable.values())
+    threshold = 0.0
+    for id_ in sorted(na_probs, key=na_probs.__getitem__):
+        if id_ in scores:
+            current += scores[id_] if answerable[id_] else -bool(predictions[id_])
+            if current > best:
+                best, threshold = current, na_probs[id_]
+    return 100.0 * best / len(scores), threshold

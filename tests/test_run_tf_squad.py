@@ -1,0 +1,358 @@
+"""run_tf_squad: batches, fine-tuning and resuming to the bit, evaluation, prediction, refusals."""
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import modeling
+import run_tf_squad
+import training
+import weights
+from configuration import ElectraConfig, Interrupted, RunFailed, SquadConfig, UserError
+from tokenization import ElectraTokenizer
+
+ROOT = pathlib.Path(__file__).parent.parent
+WORDS = [f"{a}{b}" for a in "bcdfglmnprst" for b in ("an", "el", "ir", "om", "us")]
+CONFIG = ElectraConfig(vocab_size=5 + len(WORDS) + 5, embedding_size=16, hidden_size=32, num_hidden_layers=1,
+                       num_attention_heads=2, intermediate_size=64, max_position_embeddings=64)
+
+
+def squad_file(path, version, questions, seed):
+    """Contexts of 10 to 40 invented words; the answer is the word after the one in the question."""
+    rng = np.random.default_rng(seed)
+    paragraphs = []
+    for number in range(questions):
+        words = list(rng.permutation(WORDS)[:rng.integers(10, 41)])
+        place = int(rng.integers(len(words) - 1))
+        impossible = version == "2.0" and number % 3 == 0
+        asked = next(word for word in WORDS if word not in words) if impossible else words[place]
+        start = len(" ".join(words[:place + 1])) + 1
+        answers = [] if impossible else [{"text": words[place + 1], "answer_start": start}]
+        entry = {"id": f"q{number}", "question": f"who follows {asked} ?", "answers": answers}
+        if version == "2.0":
+            entry["is_impossible"] = impossible
+        paragraphs.append({"context": " ".join(words), "qas": [entry]})
+    path.write_text(json.dumps({"version": f"v{version}", "data": [{"title": "t", "paragraphs": paragraphs}]}))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with SQuAD files and, in `model`, an encoder's weights."""
+    folder = tmp_path_factory.mktemp("squad")
+    for version in ("1.1", "2.0"):
+        squad_file(folder / f"train-v{version}.json", version, 30, seed=1)
+        squad_file(folder / f"dev-v{version}.json", version, 14, seed=2)
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "who", "follows",
+                                                 "?", "a", "b"]))
+    make = modeling.VariableMaker(3, 0.05)
+    network = modeling.Network(modeling.Embeddings(CONFIG, "electra/embeddings", make),
+                               modeling.Encoder(CONFIG, "electra", make, tf.float32),
+                               modeling.DiscriminatorHead(CONFIG, make, tf.float32))
+    weights.save_folder(network, "discriminator", ElectraTokenizer(str(folder / "vocab.txt")), str(folder / "model"))
+    return folder
+
+
+def make_config(data, out, **changes):
+    settings = dict(do_train=True, do_predict=True, do_eval=True, data_dir=str(data), output_dir=str(out),
+                    init_checkpoint=str(data / "model"), max_seq_length=48, doc_stride=12, max_query_length=8,
+                    length_buckets="24,32", train_batch_size=4, predict_batch_size=8, num_train_epochs=2.0,
+                    learning_rate=1e-3, seed=5, log_freq=3)
+    return SquadConfig(**{**settings, **changes})
+
+
+class Never:
+    signal_name = None
+
+
+class StopAfter:
+    """Stands in for a signal that arrives during update `step`: the loop looks once before every update."""
+
+    def __init__(self, step):
+        self.looks_left = step
+
+    @property
+    def signal_name(self):
+        self.looks_left -= 1
+        return "SIGTERM" if self.looks_left < 0 else None
+
+
+def run(config, stop=None):
+    run_tf_squad.run(config, stop or Never())
+    return results(config)
+
+
+def results(config):
+    return json.loads(pathlib.Path(config.output_dir, "results.json").read_text())
+
+
+def written(config, name="predictions.json"):
+    return json.loads(pathlib.Path(config.output_dir, name).read_text())
+
+
+def tensors(config):
+    newest = training.Checkpoints(config.checkpoint_dir).newest(1)
+    reader = tf.train.load_checkpoint(newest.prefix)
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if not name.startswith("state")}
+
+
+# --- Batches ---
+
+
+@pytest.mark.parametrize("rows, size", [(37, 5), (40, 5), (3, 8), (1, 1)])
+def test_every_row_comes_once_in_batches_that_hold_it(rows, size):
+    rng = np.random.default_rng(rows)
+    lengths, buckets = rng.integers(5, 49, rows), [16, 32, 48]
+    order = rng.permutation(rows)
+    batches = run_tf_squad.plan_batches(lengths, buckets, size, order)
+    assert sorted(np.concatenate([batch.rows for batch in batches]).tolist()) == list(range(rows))
+    assert len(batches) == -(-rows // size)
+    assert sum(len(batch.rows) < size for batch in batches) == (rows % size > 0)
+    for batch in batches:
+        assert batch.length in buckets and lengths[batch.rows].max() <= batch.length
+    full = [batch for batch in batches if set(np.searchsorted(buckets, lengths[batch.rows])) ==
+            {buckets.index(batch.length)}]
+    assert len(full) >= len(batches) - len(buckets)  # only what is left over is padded to a longer bucket
+
+
+@pytest.mark.parametrize("accumulation, limit", [(1, -1), (3, -1), (2, 3)])
+def test_an_epoch_sees_every_example_once_and_resuming_goes_on_in_the_middle(data, tmp_path, accumulation, limit):
+    config = make_config(data, tmp_path, gradient_accumulation_steps=accumulation, train_iter_per_epoch=limit)
+    lengths = np.random.default_rng(0).integers(10, 49, 30)
+    plan = run_tf_squad.plan_training(config, lengths, seed=1, done=0)
+    per_epoch = limit * accumulation if limit > 0 else 8
+    epochs = [[next(plan.batches) for _ in range(per_epoch)] for _ in range(3)]
+    seen = [[row for batch in epoch for row in batch.rows.tolist()] for epoch in epochs]
+    assert all(len(set(epoch)) == len(epoch) == (per_epoch * 4 if limit > 0 else 30) for epoch in seen)
+    assert seen[0] != seen[1]
+    assert plan.updates == -(-2 * per_epoch // accumulation)
+    later = run_tf_squad.plan_training(config, lengths, seed=1, done=2)
+    flat = [batch.rows.tolist() for epoch in epochs for batch in epoch]
+    assert next(later.batches).rows.tolist() == flat[2 * accumulation]
+
+
+# --- Training ---
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    config = make_config(data, tmp_path_factory.mktemp("finished") / "out")
+    return config, run(config)
+
+
+def test_the_files_of_the_design_are_written(finished, data):
+    config, found = finished
+    assert set(os.listdir(config.output_dir)) == {
+        "cache", "checkpoints", "logs", "logfile.txt", "predictions.json", "nbest_predictions.json", "results.json",
+        "vocab.txt", "tokenizer_config.json"}
+    assert {"exact_match", "f1", "train_sequences_per_second", "inference_sequences_per_second", "latency_p50_ms",
+            "latency_p99_ms", "seed", "train_steps"} <= set(found)
+    predictions, nbest = written(config), written(config, "nbest_predictions.json")
+    dev = json.loads((data / "dev-v1.1.json").read_text())["data"][0]["paragraphs"]
+    assert list(predictions) == [paragraph["qas"][0]["id"] for paragraph in dev]
+    for paragraph in dev:
+        answers = nbest[paragraph["qas"][0]["id"]]
+        assert answers[0]["text"] == predictions[paragraph["qas"][0]["id"]]
+        assert sum(answer["probability"] for answer in answers) == pytest.approx(1)
+        for answer in answers:
+            assert answer["text"] == paragraph["context"][answer["start"]:answer["end"]]
+    assert [f.step for f in training.Checkpoints(config.checkpoint_dir).list()] == [8, 16]
+    log = [json.loads(line) for line in pathlib.Path(config.output_dir, "logs", "squad.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log] == [1, 2, 3, 6, 8, 9, 12, 15, 16]
+
+
+@pytest.mark.parametrize("step", [3, 8, 11])
+def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(data, tmp_path, finished, step):
+    config = make_config(data, tmp_path / "out")
+    with pytest.raises(Interrupted, match=f"at step {step} of 16; the same call goes on"):
+        run(config, StopAfter(step))
+    again = run(config)
+    expected, found = tensors(finished[0]), tensors(config)
+    assert expected.keys() == found.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    assert written(config) == written(finished[0]) and again["f1"] == finished[1]["f1"]
+
+
+def test_a_finished_run_is_only_evaluated_again(data, tmp_path, finished):
+    config = finished[0]
+    before = tensors(config)
+    found = run(config)
+    assert "train_sequences_per_second" not in found and found["f1"] == finished[1]["f1"]
+    for name, value in tensors(config).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_the_seed_is_drawn_kept_and_found_again_on_resuming(data, tmp_path):
+    config = make_config(data, tmp_path / "out", seed=None)
+    with pytest.raises(Interrupted):
+        run(config, StopAfter(2))
+    seed = int(re.search(r"seed (\d+);", pathlib.Path(config.output_dir, "logfile.txt").read_text())[1])
+    assert run(config)["seed"] == seed
+
+
+def test_learning_is_fast_where_the_answer_is_easy(data, tmp_path):
+    """The word after the asked one cannot be learnt by this model in seconds, but its training set can be memorised."""
+    config = make_config(data, tmp_path / "out", num_train_epochs=60.0, learning_rate=4e-3, layerwise_lr_decay=0.0,
+                         predict_file=str(data / "train-v1.1.json"), log_freq=1000)
+    assert run(config)["exact_match"] > 60
+
+
+@pytest.mark.parametrize("joint_head", [True, False])
+def test_version_2_has_null_odds_and_both_thresholds(data, tmp_path, joint_head):
+    config = make_config(data, tmp_path / "out", version_2_with_negative=True, joint_head=joint_head,
+                         num_train_epochs=1.0, gradient_accumulation_steps=2, evaluate_during_training=True)
+    found = run(config)
+    odds, predictions = written(config, "null_odds.json"), written(config)
+    assert {"exact", "f1", "best_exact", "best_f1", "best_f1_thresh", "HasAns_f1", "NoAns_f1"} <= set(found)
+    assert found["null_score_diff_threshold"] == -5.6 and found["best_f1"] >= found["f1"]
+    assert all((text == "") == (odds[id_] > -5.6) for id_, text in predictions.items())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
+    with pytest.raises(RunFailed, match="not finite at update"):
+        run(make_config(data, tmp_path / "out", learning_rate=1e30, warmup_proportion=0.0))
+
+
+def test_max_steps_shapes_the_schedule(data, tmp_path):
+    run(make_config(data, tmp_path / "out", max_steps=3, do_predict=False, do_eval=False, warmup_proportion=0.4))
+    log = [json.loads(line) for line in (tmp_path / "out" / "logs" / "squad.jsonl").read_text().splitlines()]
+    assert [entry["learning_rate"] for entry in log] == pytest.approx([0.0, 1e-3, 5e-4], rel=1e-5)
+
+
+# --- Prediction ---
+
+
+def test_predictions_do_not_depend_on_the_buckets_or_the_batch_size(data, finished, tmp_path):
+    config = finished[0]
+    nbest = []
+    for changes in (dict(length_buckets="48"), dict(length_buckets="20,25,30,35,40"), dict(predict_batch_size=3)):
+        other = dataclasses.replace(config, do_train=False, init_checkpoint=config.checkpoint_dir,
+                                    output_dir=str(tmp_path / str(len(nbest))), **changes)
+        run(other)
+        nbest.append(written(other, "nbest_predictions.json"))
+    for other in nbest:
+        for id_, answers in written(config, "nbest_predictions.json").items():
+            assert other[id_][0]["text"] == answers[0]["text"]
+            assert other[id_][0]["score"] == pytest.approx(answers[0]["score"], abs=1e-4)
+
+
+def test_questions_without_answers_are_answered_from_the_output_folder(data, finished, tmp_path):
+    content = json.loads((data / "dev-v1.1.json").read_text())
+    for paragraph in content["data"][0]["paragraphs"]:
+        del paragraph["qas"][0]["answers"]
+    (tmp_path / "questions.json").write_text(json.dumps(content))
+    config = dataclasses.replace(finished[0], do_train=False, do_eval=False, init_checkpoint=None,
+                                 predict_file=str(tmp_path / "questions.json"))
+    expected = written(config)
+    found = run(config)
+    assert written(config) == expected and "f1" not in found
+
+
+def test_an_official_script_is_run_and_a_disagreement_said(data, finished, tmp_path):
+    config = dataclasses.replace(finished[0], do_train=False, init_checkpoint=None)
+    scores = {name: finished[1][name] for name in ("exact_match", "f1")}
+    for printed, said in ((scores, "--eval_script agrees"), ({**scores, "f1": 12.5}, "disagrees: f1 is 12.5 there"),
+                          ("oops", "printed no JSON object")):
+        script = tmp_path / "evaluate.py"
+        text = printed if printed == "oops" else json.dumps(printed)
+        script.write_text(f"import sys; assert len(sys.argv) == 3; print({text!r})")
+        run(dataclasses.replace(config, eval_script=str(script)))
+        assert said in pathlib.Path(config.output_dir, "logfile.txt").read_text()
+
+
+# --- The command, signals, refusals ---
+
+
+def command(config):
+    flags = [f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
+             for name, value in dataclasses.asdict(config).items() if value is not None]
+    return [sys.executable, str(ROOT / "run_tf_squad.py"), *flags]
+
+
+def test_a_signal_saves_and_exits_75(data, tmp_path):
+    config = make_config(data, tmp_path / "out", num_train_epochs=10000.0, log_freq=1)
+    process = subprocess.Popen(command(config), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    for line in process.stdout:
+        if line.startswith("step 3/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75 and len(errors.strip().splitlines()) == 1, errors
+    step = int(re.search(r"at step (\d+)", errors)[1])
+    assert training.Checkpoints(config.checkpoint_dir).list()[-1].step == step >= 3
+
+
+def test_bad_input_is_refused_before_training(data, tmp_path, finished, refuses):
+    config = make_config(data, tmp_path / "out")
+    replace = dataclasses.replace
+    assert "does not exist" in refuses(run, replace(config, data_dir=str(tmp_path)))
+    (tmp_path / "train-v1.1.json").write_text("{")
+    assert "train-v1.1.json" in refuses(run, replace(config, train_file=str(tmp_path / "train-v1.1.json")))
+    assert "2.0" in refuses(run, replace(config, version_2_with_negative=True,
+                                         train_file=str(data / "train-v1.1.json")))
+    assert "version_2_with_negative" in refuses(run, replace(config, train_file=str(data / "train-v2.0.json")))
+    assert "doc_stride" in refuses(run, replace(config, doc_stride=47))
+    assert "positions" in refuses(run, replace(config, max_seq_length=65))
+    assert "does not exist" in refuses(run, replace(config, eval_script="nowhere.py"))
+    assert "does not exist" in refuses(run, replace(config, init_checkpoint="nowhere/at/all"))
+    assert "has no question-answering head" in refuses(run, replace(config, do_train=False))
+    assert "holds no checkpoint" in refuses(run, replace(config, do_train=False, init_checkpoint=None))
+    assert "was trained for SQuAD 1.1: leave out" in refuses(run, replace(
+        config, do_train=False, version_2_with_negative=True, init_checkpoint=finished[0].checkpoint_dir))
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "x"]))
+    bare = tmp_path / "bare"
+    os.makedirs(bare)
+    for name in ("config.json", "model.safetensors"):
+        os.link(data / "model" / name, bare / name)
+    assert "no vocab.txt beside it" in refuses(run, replace(config, init_checkpoint=str(bare)))
+    assert "vocabulary rows" in refuses(run, replace(config, init_checkpoint=str(bare),
+                                                     vocab_file=str(tmp_path / "vocab.txt")))
+    assert not os.path.exists(config.checkpoint_dir) or not os.listdir(config.checkpoint_dir)
+
+
+def test_the_checkpoints_of_another_fine_tuning_are_refused_or_deleted(data, tmp_path, refuses):
+    config = make_config(data, tmp_path / "out", num_train_epochs=1.0)
+    run(config)
+    changed = dataclasses.replace(config, learning_rate=5e-4)
+    said = refuses(run, changed)
+    assert "--learning_rate=0.001" in said and "--overwrite" in said
+    assert "--seed=5" in refuses(run, dataclasses.replace(config, seed=6))
+    assert run(dataclasses.replace(changed, overwrite=True))["train_steps"] == 8
+
+
+@pytest.mark.parametrize("changes, problem", [
+    (dict(do_train=False, do_predict=False, do_eval=False), "nothing is asked for"),
+    (dict(data_dir=None), "--train_file is missing"),
+    (dict(output_dir=None), "--output_dir is missing"),
+    (dict(length_buckets="128,x"), "--length_buckets=128,x"),
+    (dict(train_batch_size=0), "--train_batch_size=0 is too small"),
+])
+def test_settings_that_make_no_sense_are_refused(data, tmp_path, changes, problem):
+    with pytest.raises(UserError, match=problem):
+        make_config(data, **{"out": tmp_path, **changes})
+
+
+def test_buckets_end_at_the_longest_sequence():
+    config = SquadConfig(do_train=True, output_dir="o", data_dir="d", max_seq_length=300)
+    assert config.buckets == [128, 192, 256, 300]
+    assert dataclasses.replace(config, length_buckets="384").buckets == [300]
+
+
+def test_the_tokenizer_keeps_the_casing_of_the_weights_unless_told(data, tmp_path):
+    source = weights.read(str(data / "model"))
+    cased = source._replace(tokenizer=ElectraTokenizer(source.tokenizer.vocab_file, do_lower_case=False))
+    config = make_config(data, tmp_path)
+    assert run_tf_squad.open_tokenizer(config, cased).do_lower_case is False
+    assert run_tf_squad.open_tokenizer(dataclasses.replace(config, do_lower_case="true"), cased).do_lower_case
+    named = dataclasses.replace(config, vocab_file=str(data / "vocab.txt"))
+    assert run_tf_squad.open_tokenizer(named, cased).do_lower_case is False

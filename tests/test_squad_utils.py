@@ -1,0 +1,769 @@
+"""squad_utils.py against plain-Python windows, searches and scores, and the official evaluation's numbers."""
+import copy
+import json
+import pathlib
+import random
+import shutil
+import string
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import squad_utils
+import tokenization
+from squad_utils import Answer, Example, build_features, cached_features, evaluate, read_squad
+
+SHARED = pathlib.Path(__file__).resolve().parent.parent.parent / "shared"
+LETTERS = string.ascii_lowercase + string.digits + string.punctuation
+LENGTHS = dict(max_seq_length=24, doc_stride=5, max_query_length=8)
+
+
+def needs_shared(*parts):
+    path = SHARED.joinpath(*parts)
+    return pytest.mark.skipif(not path.exists(), reason=f"{path} is not here: it is kept outside the repository")
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory):
+    """Makes a tokenizer whose tokens are single characters, so that every word has many."""
+
+    def make(more="", **settings):
+        characters = list(dict.fromkeys(LETTERS + more))
+        path = tmp_path_factory.mktemp("letters") / "vocab.txt"
+        tokens = [*tokenization.SPECIAL_TOKENS, *characters, *(f"##{character}" for character in characters)]
+        path.write_text("".join(token + "\n" for token in tokens), encoding="utf-8")
+        return tokenization.ElectraTokenizer(str(path), **settings)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def tokenizer(letters):
+    return letters()
+
+
+def example(context="the cat sat", answer=None, question="who?", id_="q", occurrence=0, is_impossible=False):
+    """A question whose answer is the given occurrence of a text in the context."""
+    answers = ()
+    if answer is not None:
+        start = -1
+        for _ in range(occurrence + 1):
+            start = context.index(answer, start + 1)
+        answers = ((answer, start),)
+    return Example(id_, question, context, answers, is_impossible)
+
+
+def random_examples(count, seed, version_2=False):
+    """Contexts of 0 to about 60 letters, answers made of whole words, or of nothing in 2.0."""
+    rng = random.Random(seed)
+    examples = []
+    for number in range(count):
+        words = ["".join(rng.choices("abcde", k=rng.randint(1, 4))) for _ in range(rng.randint(0, 24))]
+        spaces = [rng.choice([" ", "  ", "\n", "\u00a0"]) for _ in words]
+        context = "".join(word + space for word, space in zip(words, spaces))
+        answers = ()
+        if words and not (version_2 and rng.random() < 0.4):
+            first = rng.randrange(len(words))
+            last = rng.randrange(first, min(len(words), first + 3))
+            start = sum(map(len, words[:first])) + sum(map(len, spaces[:first]))
+            end = sum(map(len, words[:last + 1])) + sum(map(len, spaces[:last]))
+            answers = ((context[start:end], start),)
+        question = "".join(rng.choices("xyz ", k=rng.randint(0, 12)))
+        examples.append(Example(f"q{number}", question, context, answers, not answers))
+    return examples
+
+
+# --- Files ---
+
+
+def entry(id_="q1", text="cat", start=4, **more):
+    return {"id": id_, "question": "who?", "answers": [{"text": text, "answer_start": start}], **more}
+
+
+def squad(*entries, context="the cat sat", version="1.1"):
+    return {"version": version, "data": [{"title": "t", "paragraphs": [{"context": context, "qas": list(entries)}]}]}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def run(content, name="data.json"):
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        return str(path)
+
+    return run
+
+
+def test_questions_are_read_in_order_with_all_their_answers(write):
+    two = entry("q2", "the cat", 0)
+    two["answers"] += [{"text": "sat", "answer_start": 8}]
+    assert read_squad(write(squad(entry(), two)), version_2=False) == [
+        Example("q1", "who?", "the cat sat", (("cat", 4),), False),
+        Example("q2", "who?", "the cat sat", (("the cat", 0), ("sat", 8)), False)]
+
+
+def test_unanswerable_questions_of_version_2_are_read(write):
+    path = write(squad({**entry(is_impossible=True), "answers": []}, entry("q2", is_impossible=False), version="v2.0"))
+    assert [(e.answers, e.is_impossible) for e in read_squad(path, version_2=True)] == [
+        ((), True), ((("cat", 4),), False)]
+
+
+def test_questions_to_predict_need_neither_answers_nor_a_version(write):
+    bare = {"id": "q1", "question": "who?"}
+    path = write({"data": squad(bare)["data"]})
+    for version_2 in (False, True):
+        assert read_squad(path, version_2, needs_answers=False) == [Example("q1", "who?", "the cat sat", (), False)]
+
+
+@pytest.mark.parametrize("content, parts", [
+    ("{", ["not valid JSON"]),
+    ("[]", ["no JSON object"]),
+    ({"version": "1.1"}, ["the file", "'data'"]),
+    ({"data": {}}, ["the file", "'data'", "list"]),
+    ({"data": ["text"]}, ["data[0]", "'paragraphs'"]),
+    ({"data": [{"paragraphs": [{"qas": []}]}]}, ["data[0].paragraphs[0]", "'context'"]),
+    ({"data": [{"paragraphs": [{"context": "c"}]}]}, ["data[0].paragraphs[0]", "'qas'"]),
+    (squad({"question": "who?"}), ["qas[0]", "'id'"]),
+    (squad({**entry(), "id": 7}), ["qas[0]", "'id'", "text"]),
+    (squad({"id": "q1", "answers": entry()["answers"]}), ["'q1'", "'question'"]),
+    (squad({"id": "q1", "question": "who?"}), ["'q1'", "'answers'"]),
+    (squad({**entry(), "answers": ["cat"]}), ["'q1'", "'text'"]),
+    (squad(entry(start="4")), ["'q1'", "'answer_start'", "whole number"]),
+    (squad(entry(start=True)), ["'q1'", "'answer_start'"]),
+    (squad(entry(), entry()), ["'q1'", "twice"]),
+    (squad(entry(start=5)), ["'q1'", "'cat'", "answer_start=5"]),
+    (squad(entry(text="sat", start=-3)), ["'q1'", "answer_start=-3"]),  # Python would count from the end
+    (squad(entry(text="sat\nx" * 50, start=8)), ["'q1'", "sat\\nx"]),
+    (squad({**entry(), "answers": []}), ["'q1'", "no answers"]),
+    (squad(), ["no question"]),
+    (squad(entry(is_impossible=True)), ["'q1'", "--version_2_with_negative"]),
+    (squad(entry(), version="v2.0"), ["2.0 data", "--version_2_with_negative"]),
+])
+def test_files_that_are_not_squad_1_1_are_refused(content, parts, write, refuses):
+    path = write(content)
+    text = refuses(read_squad, path, version_2=False)
+    assert all(part in text for part in [path, *parts]), text
+
+
+@pytest.mark.parametrize("content, parts", [
+    (squad(entry()), ["1.1 data", "--version_2_with_negative"]),
+    (squad({**entry(is_impossible=False), "answers": []}), ["'q1'", "no answers"]),
+    (squad({**entry(), "is_impossible": "yes"}), ["'q1'", "'is_impossible'", "true or false"]),
+])
+def test_files_that_are_not_squad_2_0_are_refused(content, parts, write, refuses):
+    path = write(content)
+    text = refuses(read_squad, path, version_2=True)
+    assert all(part in text for part in [path, *parts]), text
+
+
+def test_wrong_answers_are_refused_in_questions_to_predict_too(write, refuses):
+    assert "'q1'" in refuses(read_squad, write(squad(entry(start=5))), version_2=False, needs_answers=False)
+
+
+def test_a_missing_file_is_refused(tmp_path, refuses):
+    assert "none.json" in refuses(read_squad, str(tmp_path / "none.json"), version_2=False)
+
+
+# --- Features ---
+
+
+def windows_of(example, tokenizer, max_seq_length, doc_stride, max_query_length):
+    """Devlin et al.'s windows, token by token: a dict for each, its lists padded."""
+    query = tokenizer.encode(example.question).ids[:max_query_length]
+    ids, offsets = tokenizer.encode(example.context)
+    room = max_seq_length - len(query) - 3
+    windows, start = [], 0
+    while True:
+        length = min(room, len(ids) - start)
+        windows.append((start, length))
+        if start + length == len(ids):
+            break
+        start += doc_stride
+
+    def best_window(token):
+        scores = {}
+        for number, (start, length) in enumerate(windows):
+            if start <= token < start + length:
+                scores[number] = min(token - start, start + length - 1 - token) + 0.01 * length
+        return max(scores, key=lambda number: (round(scores[number], 6), -number))
+
+    rows = []
+    for number, (start, length) in enumerate(windows):
+        tokens = range(start, start + length)
+        row = dict(input_ids=[tokenizer.cls_id, *query, tokenizer.sep_id, *(ids[t] for t in tokens), tokenizer.sep_id],
+                   segment_ids=[0] * (len(query) + 2) + [1] * (length + 1),
+                   p_mask=[0] + [1] * (len(query) + 1) + [0] * length + [1],
+                   char_start=[-1] * (len(query) + 2) + [offsets[t][0] for t in tokens] + [-1],
+                   char_end=[-1] * (len(query) + 2) + [offsets[t][1] for t in tokens] + [-1],
+                   is_max_context=[False] * (len(query) + 2) + [best_window(t) == number for t in tokens] + [False])
+        row["input_mask"] = [1] * len(row["input_ids"])
+        row["lengths"] = len(row["input_ids"])
+        padding = dict(input_ids=tokenizer.pad_id, segment_ids=0, p_mask=1, char_start=-1, char_end=-1,
+                       is_max_context=False, input_mask=0)
+        for name, value in padding.items():
+            row[name] += [value] * (max_seq_length - row["lengths"])
+        row.update(start_positions=0, end_positions=0, is_impossible=1)
+        if example.answers and not example.is_impossible:
+            text, first = example.answers[0]
+            touched = [t for t, (a, b) in enumerate(offsets) if a < first + len(text) and b > first]
+            if touched and touched[0] in tokens and touched[-1] in tokens:
+                shift = len(query) + 2 - start
+                row.update(start_positions=touched[0] + shift, end_positions=touched[-1] + shift, is_impossible=0)
+        rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize("lengths", [
+    LENGTHS, dict(max_seq_length=24, doc_stride=13, max_query_length=8),
+    dict(max_seq_length=13, doc_stride=1, max_query_length=9),
+    dict(max_seq_length=128, doc_stride=5, max_query_length=3),
+])
+def test_features_are_those_of_a_slow_reference(lengths, tokenizer):
+    examples = random_examples(60, seed=1, version_2=True)
+    assert sum(not e.context.strip() for e in examples) > 1 and sum(not e.question.strip() for e in examples) > 1
+    features = build_features(examples, tokenizer, **lengths)
+    rows = [{**row, "example_index": index} for index, e in enumerate(examples)
+            for row in windows_of(e, tokenizer, **lengths)]
+    for name, array in features._asdict().items():
+        assert array.dtype == (bool if name == "is_max_context" else np.int32), name
+        np.testing.assert_array_equal(array, np.array([row[name] for row in rows]), err_msg=name)
+
+
+def test_padding_is_the_vocabularys_own(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("the\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n[PAD]\n", encoding="utf-8")
+    features = build_features([example("the", question="the")], tokenization.ElectraTokenizer(str(path)), 8, 1, 2)
+    assert features.input_ids.tolist() == [[2, 0, 3, 0, 3, 5, 5, 5]]
+
+
+def test_every_token_has_most_context_in_exactly_one_window(tokenizer):
+    examples = random_examples(40, seed=2)
+    features = build_features(examples, tokenizer, **LENGTHS)
+    for index, e in enumerate(examples):
+        mine = features.example_index == index
+        firsts = np.sort(features.char_start[mine][features.is_max_context[mine]])
+        assert firsts.tolist() == [start for start, _ in tokenizer.encode(e.context).offsets]
+
+
+def recovered(features, row, context):
+    """The text that a row is trained to give."""
+    return context[features.char_start[row, features.start_positions[row]]:
+                   features.char_end[row, features.end_positions[row]]]
+
+
+def test_answers_are_recovered_from_every_window_that_holds_them(tokenizer):
+    examples = random_examples(300, seed=3)
+    features = build_features(examples, tokenizer, **LENGTHS)
+    held = set()
+    for row in np.flatnonzero(features.is_impossible == 0):
+        e = examples[features.example_index[row]]
+        assert recovered(features, row, e.context) == e.answers[0][0]
+        held.add(e.id)
+    assert held == {e.id for e in examples if e.answers}
+
+
+@needs_shared("datasets", "squad", "train-v1.1.json")
+def test_answers_of_real_data_are_recovered(letters):
+    examples = read_squad(str(SHARED / "datasets/squad/train-v1.1.json"), version_2=False)
+    characters = "".join(sorted(set("".join(e.context for e in examples)).difference(string.whitespace)))
+    features = build_features(examples, letters(characters, do_lower_case=False, strip_accents=False), doc_stride=200)
+    rows = np.flatnonzero(features.is_impossible == 0)
+    assert len(set(features.example_index[rows])) == len(examples)
+    for row in rows:
+        e = examples[features.example_index[row]]
+        assert recovered(features, row, e.context) == e.answers[0][0].strip()
+
+
+@needs_shared("datasets", "squad", "train-v2.0.json")
+def test_real_unanswerable_questions_point_at_cls(tokenizer):
+    examples = read_squad(str(SHARED / "datasets/squad/train-v2.0.json"), version_2=True)
+    features = build_features(examples, tokenizer, max_seq_length=512)
+    impossible = np.array([e.is_impossible for e in examples])[features.example_index]
+    assert impossible.sum() > 400
+    assert features.is_impossible[impossible].all() and not features.start_positions[impossible].any()
+
+
+@pytest.mark.parametrize("context, answer", [
+    ("un cafe\u0301 noir", "cafe\u0301"),  # a decomposed accent behind the word's last letter
+    ("un cafe\u0301", "cafe\u0301"),  # and behind the text's
+    ("la\u0323\u0301 cafe\u0301s", "la\u0323\u0301"),  # two of them
+    ("cafe\u0301s", "cafe\u0301"),  # the word goes on in another token
+    ("un caf\u00e9 noir", "caf\u00e9"),
+    ("\u0928\u092e\u0938\u094d\u0924\u0947 \u092f", "\u0928\u092e\u0938\u094d\u0924\u0947"),  # of combining class 0
+    ("\u6211\u5728\u5317\u4eac\u3002", "\u5317\u4eac"),
+    ("go \U0001f600\U0001f680 now", "\U0001f600\U0001f680"),
+    ("go \U0001f600 now", "now"),
+    ("(1990)", "1990"),
+    ("a\u0000b \ufffd\u200b cat", "cat"),
+    ("x \ud800 cat", "cat"),  # half a UTF-16 pair
+    ("\uac00\ub098 \uac01\uc740", "\uac01\uc740"),
+])
+def test_unicode_answers_are_exact(context, answer, letters):
+    features = build_features([example(context, answer)], letters("\u6211\u5728\u5317\u4eac\u3002"))
+    assert recovered(features, 0, context) == answer
+
+
+def test_accents_that_are_tokens_of_their_own_belong_to_no_other(letters):
+    tokenizer = letters("\u0301", do_lower_case=False, strip_accents=False)
+    features = build_features([example("cafe\u0301s", "cafe")], tokenizer)
+    assert recovered(features, 0, "cafe\u0301s") == "cafe"
+    assert features.char_end[0, features.char_end[0] >= 0].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("answer, taken", [(" cat ", "cat"), ("  cat", "cat"), ("at sa", "cat sat"), ("  ", None)])
+def test_white_space_is_left_off_and_broken_tokens_are_taken_whole(answer, taken, vocab_file):
+    context = "the  cat sat  on"
+    features = build_features([example(context, answer)], tokenization.ElectraTokenizer(vocab_file))
+    assert features.is_impossible[0] == (taken is None)
+    if taken:
+        assert recovered(features, 0, context) == taken
+
+
+def test_random_unicode_keeps_characters_in_order(letters):
+    rng = random.Random(4)
+    alphabet = "ab \n\u0301\u0323\u00e9\u0130\u1e9e\ufb01\u200d\u4e2d\uac01\u094d\u0928\U0001f600\ud800\u0000."
+    contexts = ["".join(rng.choices(alphabet, k=rng.randint(0, 30))) for _ in range(500)]
+    for settings in ({}, {"do_lower_case": False}, {"strip_accents": False}):
+        tokenized = squad_utils.tokenize_contexts(contexts, letters("\u0301\u00e9\u4e2d", **settings))
+        for context, (ids, starts, ends) in tokenized.items():
+            assert len(ids) == len(starts) == len(ends) and (starts < ends).all()
+            assert (np.diff(starts) >= 0).all() and (np.diff(ends) >= 0).all() and (ends <= len(context)).all()
+
+
+def test_the_first_answer_is_trained_on(tokenizer):
+    both = Example("q", "?", "a cat, a dog", (("dog", 9), ("cat", 2)), False)
+    assert recovered(build_features([both], tokenizer), 0, both.context) == "dog"
+
+
+def test_windows_without_the_whole_answer_point_at_cls(tokenizer):
+    e = example("abcdefghij klmnopqrst", "j k", question="")
+    features = build_features([e], tokenizer, max_seq_length=13, doc_stride=10)  # windows of 10 tokens: a-j, k-t
+    assert features.is_impossible.tolist() == [1, 1]
+    assert features.start_positions.tolist() == features.end_positions.tolist() == [0, 0]
+
+
+def test_impossible_questions_with_answers_point_at_cls(tokenizer):
+    features = build_features([example(answer="cat", is_impossible=True)], tokenizer)
+    assert (features.is_impossible[0], features.start_positions[0], features.end_positions[0]) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("lengths, parts", [
+    (dict(max_seq_length=12, doc_stride=1, max_query_length=9), ["--max_seq_length=12", "'long'"]),
+    (dict(max_seq_length=24, doc_stride=15, max_query_length=7), ["--doc_stride=15", "'long'", "14"]),
+    (dict(doc_stride=0), ["--doc_stride=0"]),
+    (dict(max_query_length=0), ["--max_query_length=0"]),
+])
+def test_lengths_that_lose_tokens_are_refused(lengths, parts, tokenizer, refuses):
+    examples = [example(id_="short"), example(id_="long", question="whodunnit")]
+    text = refuses(build_features, examples, tokenizer, **lengths)
+    assert all(part in text for part in parts), text
+
+
+def test_lengths_that_just_fit_are_taken(tokenizer):
+    e = example("abcdefgh", "h", question="whodunnit")
+    features = build_features([e], tokenizer, max_seq_length=13, doc_stride=1, max_query_length=9)
+    assert features.lengths.tolist() == [13] * 8
+    assert features.is_impossible.tolist() == [1] * 7 + [0]
+
+
+def test_tensorflow_is_not_imported():
+    code = "import sys, squad_utils; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=pathlib.Path(squad_utils.__file__).parent).returncode == 0
+
+
+# --- Cache ---
+
+
+@pytest.fixture
+def cache(tmp_path, write, tokenizer, monkeypatch):
+    """Calls `cached_features` on one file, with whatever is changed, and says whether features were built."""
+    path = write(squad(entry(), entry("q2", "the cat", 0)))
+    built = []
+    monkeypatch.setattr(squad_utils, "build_features",
+                        lambda *args, **kwargs: built.append(1) or build_features(*args, **kwargs))
+
+    def run(path=path, tokenizer=tokenizer, version_2=False, examples=None, **lengths):
+        built.clear()
+        examples = examples or read_squad(path, False)
+        features = cached_features(path, examples, tokenizer, str(tmp_path / "cache"), version_2,
+                                   **{**LENGTHS, **lengths})
+        expected = build_features(examples, tokenizer, **{**LENGTHS, **lengths})
+        for name, array in features._asdict().items():
+            assert array.dtype == getattr(expected, name).dtype
+            np.testing.assert_array_equal(array, getattr(expected, name), err_msg=name)
+        return bool(built)
+
+    run.files = lambda: sorted((tmp_path / "cache").iterdir())
+    return run
+
+
+def test_features_are_built_once(cache):
+    assert cache() and not cache()
+    (file,) = cache.files()
+    assert file.suffix == ".npz"
+
+
+@pytest.mark.parametrize("change", [dict(max_seq_length=25), dict(doc_stride=4), dict(max_query_length=7),
+                                    dict(version_2=True)], ids=str)
+def test_another_setting_is_another_cache(change, cache):
+    assert cache() and cache(**change) and not cache(**change) and not cache()
+    assert len(cache.files()) == 2
+
+
+def test_another_vocabulary_or_casing_is_another_cache(cache, letters):
+    assert cache() and cache(tokenizer=letters("\u00e9")) and cache(tokenizer=letters(do_lower_case=False))
+    assert not cache(tokenizer=letters())  # the same tokens in another folder
+
+
+def test_another_content_of_the_data_file_is_another_cache(cache, write):
+    content = squad(entry(), entry("q2", "the cat", 0))
+    assert cache() and not cache(path=write(content, "same.json"))
+    content["data"][0]["paragraphs"][0]["context"] += " on"
+    assert cache(path=write(content))
+
+
+def test_a_part_of_the_data_is_another_cache(cache, write):
+    assert cache()
+    assert cache(examples=read_squad(write(squad(entry(), entry("q2", "the cat", 0))), False)[:1])
+
+
+def test_another_feature_version_is_another_cache(cache, monkeypatch):
+    assert cache()
+    monkeypatch.setattr(squad_utils, "FEATURE_VERSION", squad_utils.FEATURE_VERSION + 1)
+    assert cache()
+
+
+def test_another_source_is_another_cache(cache, monkeypatch, tmp_path):
+    assert cache()
+    edited = tmp_path / "edited.py"
+    shutil.copy(squad_utils.__file__, edited)
+    monkeypatch.setattr(squad_utils, "__file__", str(edited))
+    assert not cache()
+    edited.write_text(edited.read_text(encoding="utf-8") + "# edited\n", encoding="utf-8")
+    assert cache()
+
+
+def with_arrays(**changes):
+    """Rewrites a cache file with other arrays; None leaves one out."""
+
+    def run(file):
+        with np.load(file) as content:
+            arrays = {**content, **changes}
+        np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
+
+    return run
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda file: file.write_bytes(b""),
+    lambda file: file.write_bytes(b"no archive"),
+    lambda file: file.write_bytes(file.read_bytes()[:-40]),
+    lambda file: np.save(file.open("wb"), np.zeros(3)),
+    flip,
+    with_arrays(input_ids=None),
+    with_arrays(lengths=np.array([{}, {}], object)),  # pickled
+    with_arrays(lengths=np.zeros(3, np.int32)),
+    with_arrays(char_end=np.zeros((2, 7), np.int32)),
+    with_arrays(char_start=np.zeros((2, 24), np.int64)),
+    with_arrays(input_ids=np.full((2, 24), 99999, np.int32)),
+    with_arrays(example_index=np.array([0, 0], np.int32)),
+])
+def test_damaged_and_foreign_caches_are_rebuilt_with_a_warning(damage, cache, caplog):
+    assert cache()
+    (file,) = cache.files()
+    damage(file)
+    caplog.clear()
+    assert cache() and file.name in caplog.text
+    assert not cache() and cache.files() == [file]
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(cache, caplog, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    assert cache() and "No space left" in caplog.text
+    assert cache.files() == []
+
+
+def test_an_interrupted_write_leaves_nothing(cache, monkeypatch):
+    def interrupt(file, **arrays):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cache()
+    assert cache.files() == []
+
+
+# --- Answers ---
+
+
+def slow_n_best(e, spans, n_best_size):
+    """The n-best list of (score, start character, end character) spans, in plain Python."""
+    best = []
+    for score, start, end in sorted(spans, key=lambda span: -span[0]):
+        if e.context[start:end] not in [e.context[a:b] for _, a, b in best]:
+            best.append((score, start, end))
+    best = best[:n_best_size] or [(0.0, 0, 0)]
+    weights = np.exp(np.array([score for score, _, _ in best], np.float64) - best[0][0])
+    return [Answer(e.context[a:b], a, b, score, weight)
+            for (score, a, b), weight in zip(best, weights / weights.sum())]
+
+
+def allowed(features, row, start, end, max_answer_length):
+    return (features.is_max_context[row, start] and features.char_start[row, end] >= 0
+            and start <= end and end - start + 1 <= max_answer_length)
+
+
+def assert_same_answers(found, expected):
+    """Scores are float32 sums of two: rtol 1e-5."""
+    assert list(found) == list(expected)
+    for id_, answers in found.items():
+        assert [answer[:3] for answer in answers] == [answer[:3] for answer in expected[id_]], id_
+        for field in ("score", "probability"):
+            np.testing.assert_allclose([getattr(a, field) for a in answers],
+                                       [getattr(a, field) for a in expected[id_]], rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def searched(tokenizer):
+    """Examples of several windows each, one of them without a token in its context."""
+    examples = [*random_examples(12, seed=5), example(" \n", id_="empty"), *random_examples(1, seed=6)]
+    examples[-1] = examples[-1]._replace(id="last")
+    return examples, build_features(examples, tokenizer, **LENGTHS)
+
+
+@pytest.mark.parametrize("n_best_size, max_answer_length", [(20, 30), (3, 4), (1, 1), (500, 2)])
+def test_joint_answers_are_those_of_a_slow_search(n_best_size, max_answer_length, searched):
+    examples, features = searched
+    rng = np.random.default_rng(7)
+    count, length, beam = *features.input_ids.shape, 6
+    # Distinct starts and ends, as top-k gives them, on questions and padding too.
+    pick = np.argsort(rng.random((count, beam + 1, length)), axis=-1)[..., :beam]
+    outputs = dict(start_log_probs=rng.normal(size=(count, beam)).astype(np.float32), start_index=pick[:, 0],
+                   end_log_probs=rng.normal(size=(count, beam, beam)).astype(np.float32), end_index=pick[:, 1:],
+                   answerability_logits=rng.normal(size=count).astype(np.float32))
+    expected, expected_odds = {}, {}
+    for index, e in enumerate(examples):
+        rows = np.flatnonzero(features.example_index == index)
+        spans = [(float(outputs["start_log_probs"][row, k]) + float(outputs["end_log_probs"][row, k, j]),
+                  features.char_start[row, outputs["start_index"][row, k]],
+                  features.char_end[row, outputs["end_index"][row, k, j]])
+                 for row in rows for k in range(beam) for j in range(beam)
+                 if allowed(features, row, outputs["start_index"][row, k], outputs["end_index"][row, k, j],
+                            max_answer_length)]
+        expected[e.id] = slow_n_best(e, spans, n_best_size)
+        expected_odds[e.id] = min(float(outputs["answerability_logits"][row]) for row in rows)
+    answers, odds = squad_utils.joint_answers(examples, features, outputs, n_best_size, max_answer_length)
+    assert_same_answers(answers, expected)
+    assert odds == expected_odds
+    del outputs["answerability_logits"]
+    assert squad_utils.joint_answers(examples, features, outputs, n_best_size, max_answer_length) == (answers, {})
+
+
+@pytest.mark.parametrize("n_best_size, max_answer_length", [(20, 30), (3, 4), (1, 1), (500, 2)])
+def test_independent_answers_are_those_of_a_slow_search(n_best_size, max_answer_length, searched, monkeypatch):
+    examples, features = searched
+    rng = np.random.default_rng(8)
+    logits = {name: rng.normal(size=features.input_ids.shape).astype(np.float32)
+              for name in ("start_logits", "end_logits")}
+    expected, expected_odds = {}, {}
+    for index, e in enumerate(examples):
+        rows = np.flatnonzero(features.example_index == index)
+        spans = []
+        for row in rows:
+            own = [(float(logits["start_logits"][row, s]) + float(logits["end_logits"][row, t]),
+                    features.char_start[row, s], features.char_end[row, t])
+                   for s in range(24) for t in range(24) if allowed(features, row, s, t, max_answer_length)]
+            spans += sorted(own, key=lambda span: -span[0])[:n_best_size]
+        expected[e.id] = slow_n_best(e, spans, n_best_size)
+        null = min(float(logits["start_logits"][row, 0]) + float(logits["end_logits"][row, 0]) for row in rows)
+        expected_odds[e.id] = null - expected[e.id][0].score
+    answers, odds = squad_utils.independent_answers(examples, features, logits, n_best_size, max_answer_length)
+    assert_same_answers(answers, expected)
+    assert odds == pytest.approx(expected_odds, rel=1e-5, abs=1e-6)
+
+
+def test_many_windows_are_searched_in_parts_without_mixing_them(tokenizer):
+    examples = [example("the cat sat", "cat", id_=f"q{i}") for i in range(150)]  # more than two parts of 64
+    features = build_features(examples, tokenizer, **LENGTHS)
+    logits = np.zeros((150, 24), np.float32)
+    for row in range(150):
+        logits[row, 6 + row % 9] = 5
+    answers, _ = squad_utils.independent_answers(examples, features, dict(start_logits=logits, end_logits=logits))
+    assert [answers[f"q{row}"][0].text for row in range(150)] == ["thecatsat"[row % 9] for row in range(150)]
+
+
+def test_gold_spans_come_back_as_the_gold_text(tokenizer):
+    examples = random_examples(100, seed=9)
+    features = build_features(examples, tokenizer, **LENGTHS)
+    hit = features.is_impossible == 0
+    logits = {name: np.zeros(features.input_ids.shape, np.float32) for name in ("start_logits", "end_logits")}
+    logits["start_logits"][hit, features.start_positions[hit]] = 5
+    logits["end_logits"][hit, features.end_positions[hit]] = 5
+    answers, odds = squad_utils.independent_answers(examples, features, logits)
+    best = squad_utils.predictions(answers, odds)
+    # An answer can lie beyond the window in which its first token has most context: it is then not to be found.
+    reachable = {examples[features.example_index[row]].id for row in np.flatnonzero(hit)
+                 if features.is_max_context[row, features.start_positions[row]]}
+    assert len(reachable) > 60
+    for e in examples:
+        if e.id in reachable:
+            assert best[e.id] == e.answers[0][0]
+
+
+def test_equal_texts_are_merged_with_the_best_score(vocab_file):
+    e = example("cat dog cat", question="")
+    features = build_features([e], tokenization.ElectraTokenizer(vocab_file), 8, 1, 4)  # [CLS] [SEP] cat dog cat
+    start, end = np.zeros((1, 8), np.float32), np.zeros((1, 8), np.float32)
+    start[0, :] = [9, 9, 1, 0, 2, 9, 9, 9]
+    answers, odds = squad_utils.independent_answers([e], features, dict(start_logits=start, end_logits=end),
+                                                    max_answer_length=1)
+    assert [answer[:4] for answer in answers["q"]] == [("cat", 8, 11, 2.0), ("dog", 4, 7, 0.0)]
+    assert [answer.probability for answer in answers["q"]] == pytest.approx([1 / (1 + np.exp(-2)), 1 / (1 + np.exp(2))])
+    assert odds == {"q": 9.0 - 2.0}  # [CLS] [CLS] against the best span
+
+
+def test_a_question_without_a_span_gets_one_empty_answer(searched):
+    examples, features = searched
+    zeros = np.zeros(features.input_ids.shape, np.float32)
+    answers, odds = squad_utils.independent_answers(examples, features, dict(start_logits=zeros, end_logits=zeros))
+    assert answers["empty"] == [Answer("", 0, 0, 0.0, 1.0)] and odds["empty"] == 0.0
+    assert len(answers) == len(odds) == len(examples)
+
+
+def test_answers_go_into_json(searched):
+    examples, features = searched
+    zeros = np.zeros(features.input_ids.shape, np.float32)
+    json.dumps(squad_utils.independent_answers(examples, features, dict(start_logits=zeros, end_logits=zeros)))
+
+
+def test_predictions_are_empty_above_the_threshold_only():
+    nbest = {id_: [Answer(id_, 0, 1, 0.0, 0.9), Answer("other", 0, 1, 0.0, 0.1)] for id_ in "abc"}
+    odds = {"a": -6.0, "b": -5.6, "c": 3.0}
+    assert squad_utils.predictions(nbest, odds, -5.6) == {"a": "a", "b": "b", "c": ""}
+    assert squad_utils.predictions(nbest, odds) == squad_utils.predictions(nbest, {}) == {"a": "a", "b": "b", "c": "c"}
+    assert squad_utils.predictions(nbest, odds, 0.0) == {"a": "a", "b": "b", "c": ""}
+
+
+# --- Scores ---
+
+
+@needs_shared("golden", "squad_official_scores.json")
+@pytest.mark.parametrize("system", ["bert_ensemble", "match_lstm"])
+def test_scores_equal_the_official_ones_to_the_last_digit(system):
+    examples = read_squad(str(SHARED / "golden/squad_xquad_en.json"), version_2=False)
+    predicted = json.loads((SHARED / f"golden/squad_predictions_{system}.json").read_text(encoding="utf-8"))
+    scores = json.loads((SHARED / "golden/squad_official_scores.json").read_text(encoding="utf-8"))
+    assert evaluate(examples, predicted, version_2=False) == scores[system]
+
+
+@pytest.mark.parametrize("text, normalized", [
+    ("The  Cat!", "cat"), ("a.b", "ab"), ("an-other", "another"), ("A", ""), ("theme", "theme"),
+    ("cat\tthe\ndog", "cat dog"), ("U.S.", "us"), ("a\u2019s", "\u2019s"),  # the right quotation mark is not ASCII; it ends the word "a"
+    ("the_cat", "thecat"), ("\u00c9t\u00e9", "\u00e9t\u00e9"), ("", ""),
+])
+def test_answers_are_normalized_as_in_the_official_scripts(text, normalized):
+    assert squad_utils.normalize_answer(text) == normalized
+
+
+def gold(id_, *texts):
+    return Example(id_, "?", "", tuple((text, 0) for text in texts), not texts)
+
+
+def test_scores_of_1_1_by_hand():
+    examples = [gold("a", "The cat"), gold("b", "big red dog", "dog"), gold("c", "sat sat on"), gold("d", "mat"),
+                gold("e", "the")]
+    # Bags: "sat sat sat" and "sat sat on" share two; precision and recall 2/3. Two empty texts are equal, with F1 0.
+    results = evaluate(examples, {"a": "cat.", "b": "red dog", "c": "sat sat sat", "e": "a"}, version_2=False)
+    assert results == {"exact_match": 100 * 2 / 5, "f1": pytest.approx(100 * (1 + 0.8 + 2 / 3 + 0 + 0) / 5)}
+
+
+def test_missing_predictions_score_0_in_1_1_and_are_counted(caplog):
+    results = evaluate([gold("a", "the"), gold("b", "cat")], {"b": "cat"}, version_2=False)
+    assert results == {"exact_match": 50.0, "f1": 50.0}  # normalised, "the" is empty, and still no prediction is none
+    assert "1 of 2" in caplog.text
+
+
+def test_missing_predictions_are_refused_in_2_0(refuses):
+    text = refuses(evaluate, [gold("a", "cat"), gold("b", "cat"), gold("c")], {"a": "cat"}, version_2=True)
+    assert "'b'" in text
+
+
+V2_EXAMPLES = [gold("a", "the cat"), gold("b", "red dog", "the"), gold("c"), gold("d"), gold("e", "the", "an")]
+V2_PREDICTIONS = {"a": "cat", "b": "dog", "c": "", "d": "mat", "e": ""}
+
+
+def test_scores_of_2_0_by_hand():
+    # e's golds are empty when normalised, which leaves [""]: an empty prediction is right.
+    results = evaluate(V2_EXAMPLES, V2_PREDICTIONS, version_2=True)
+    f1 = 2 * (1 / 2) * 1 / (3 / 2)
+    assert results == {
+        "exact": 100 * 3 / 5, "f1": pytest.approx(100 * (3 + f1) / 5), "total": 5,
+        "HasAns_exact": pytest.approx(100 * 2 / 3), "HasAns_f1": pytest.approx(100 * (2 + f1) / 3), "HasAns_total": 3,
+        "NoAns_exact": 50.0, "NoAns_f1": 50.0, "NoAns_total": 2}
+
+
+def test_a_kind_of_question_that_is_not_there_has_no_score():
+    assert set(evaluate([gold("a", "cat")], {"a": "cat"}, version_2=True)) == {
+        "exact", "f1", "total", "HasAns_exact", "HasAns_f1", "HasAns_total"}
+    assert set(evaluate([gold("c")], {"c": ""}, version_2=True)) == {
+        "exact", "f1", "total", "NoAns_exact", "NoAns_f1", "NoAns_total"}
+
+
+def test_the_threshold_makes_answers_empty_in_2_0():
+    odds = {"a": 0.5, "b": 0.9, "c": 0.0, "d": 0.9, "e": 0.2}
+    results = evaluate(V2_EXAMPLES, V2_PREDICTIONS, True, odds, na_prob_thresh=0.5)
+    # a is kept (0.5 is not above 0.5), b becomes wrong and d right.
+    assert (results["exact"], results["f1"]) == (80.0, 80.0)
+    assert results["NoAns_exact"] == 100.0
+
+
+def test_best_thresholds_by_hand():
+    odds = {"d": 0.9, "a": 0.1, "e": 0.2, "c": 0.3, "b": 0.8}
+    results = evaluate(V2_EXAMPLES, V2_PREDICTIONS, True, odds)
+    # Exact: 2 unanswerable, a (0.1) 3, e (0.2) 4, c (0.3) 4, b (0.8) 4, d 3. F1: b adds 2/3.
+    assert {key: value for key, value in results.items() if "best" in key} == {
+        "best_exact": 80.0, "best_exact_thresh": 0.2, "best_f1": pytest.approx(100 * (4 + 2 / 3) / 5),
+        "best_f1_thresh": 0.8}
+
+
+def test_best_scores_are_those_of_trying_every_threshold():
+    rng = random.Random(10)
+    for _ in range(30):
+        examples = [gold(f"q{i}", *(["red dog"] if rng.random() < 0.6 else [])) for i in range(12)]
+        predicted = {e.id: rng.choice(["dog", "red dog", "", "mat"]) for e in examples}
+        odds = {e.id: rng.uniform(-8, 8) for e in rng.sample(examples, len(examples))}
+        results = evaluate(examples, predicted, True, odds, na_prob_thresh=0.0)
+        for name in ("exact", "f1"):
+            tried = {}
+            for threshold in [-9.0, *odds.values()]:
+                shown = {id_: "" if odds[id_] > threshold else text for id_, text in predicted.items()}
+                tried[threshold] = evaluate(examples, shown, True)[name]
+            threshold = results[f"best_{name}_thresh"]
+            assert results[f"best_{name}"] == pytest.approx(max(tried.values()))
+            # 0.0 stands for a threshold below all odds, where no answer is shown.
+            assert tried[threshold if threshold else -9.0] == pytest.approx(max(tried.values()))
+
+
+def test_scores_are_the_same_in_any_version_where_no_threshold_bites():
+    examples = [gold("a", "red dog"), gold("b", "cat", "mat")]
+    predicted = {"a": "dog", "b": "mat"}
+    one, two = evaluate(examples, predicted, False), evaluate(examples, predicted, True)
+    assert (one["exact_match"], one["f1"]) == (two["exact"], two["f1"])
+
+
+def test_arguments_are_not_changed():
+    examples, predicted, odds = copy.deepcopy((V2_EXAMPLES, V2_PREDICTIONS, dict.fromkeys("abcde", 0.5)))
+    evaluate(examples, predicted, True, odds)
+    assert (examples, predicted, odds) == (V2_EXAMPLES, V2_PREDICTIONS, dict.fromkeys("abcde", 0.5))
