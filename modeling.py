@@ -556,6 +556,12 @@ class QuestionAnswering(tf.Module):
                      else IndependentHead(config, make, compute_dtype))
 
     @property
+    def settings(self) -> dict:
+        """What, beside the encoder, makes this model again."""
+        return {name: getattr(self, name) for name in ("joint_head", "version_2", "beam_size",
+                                                       "answerability_from_gold")}
+
+    @property
     def num_seeds(self) -> int:
         return Encoder.num_seeds(self.config)
 
@@ -563,7 +569,8 @@ class QuestionAnswering(tf.Module):
         """float32 [B, L, D]."""
         batch, length = sizes(features["input_ids"])
         embedded = self.embeddings(features["input_ids"], features["segment_ids"])
-        return tf.reshape(self.encoder(embedded, features["input_mask"], seeds), [batch, length, -1])
+        hidden_TD = self.encoder(embedded, features["input_mask"], seeds)
+        return tf.reshape(hidden_TD, [batch, length, self.config.hidden_size])
 
     def loss(self, features: Dict[str, tf.Tensor], seeds):
         """Training loss of a micro-batch, float32 [], and metric sums by `metric_names`.

@@ -1,12 +1,13 @@
-"""Takes a pre-trained checkpoint apart: a discriminator and a generator that Hugging Face transformers load.
+"""Takes a checkpoint apart into folders that Hugging Face transformers load: a discriminator and a generator.
 
     python postprocess_pretrained_ckpt.py --pretrained_checkpoint=results/models/base/checkpoints/ckpt-p2-933 \\
         --output_dir=results/models/base/exported --savedmodel
 
 Written, in a folder that appears when complete: `discriminator/` and `generator/` (what of the two the objective has),
 each with config.json, model.safetensors, vocab.txt, tokenizer_config.json, and with --savedmodel a SavedModel in
-`saved_model/`. Size and settings are those that the checkpoint was saved with; a checkpoint that does not match them in
-every variable is refused.
+`saved_model/`. A checkpoint of run_tf_squad.py becomes `question_answering/`, which transformers load where the head is
+the independent one (--nojoint_head). Size and settings are those that the checkpoint was saved with; a checkpoint that
+does not match them in every variable is refused.
 """
 from __future__ import annotations
 
@@ -20,10 +21,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow loads
 from absl import flags
 
 import configuration
+import modeling
 import weights
 from configuration import UserError, option
 
-KINDS = ("discriminator", "generator")
+KINDS = tuple(weights.ARCHITECTURES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,8 @@ def export(config: ExportConfig):
     if os.path.isdir(prefix):
         prefix = weights.find_weights(prefix)
     run = weights.open_checkpoint(prefix, config.vocab_file)
+    is_squad = isinstance(run.model, modeling.QuestionAnswering)
+    networks = {"question_answering": run.model} if is_squad else run.model.networks()
     building = f"{output_dir}.tmp{os.getpid()}"
     try:
         try:
@@ -62,16 +66,16 @@ def export(config: ExportConfig):
         except OSError as error:
             raise UserError(f"--output_dir={config.output_dir} cannot be written ({error.strerror}): name another "
                             "folder.") from error
-        for kind, network in run.model.networks().items():
+        for kind, network in networks.items():
             weights.save_folder(network, kind, run.tokenizer, os.path.join(building, kind), config.savedmodel)
         if there:
             shutil.rmtree(output_dir)
         os.replace(building, output_dir)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    for kind in run.model.networks():
-        print(f"{kind} of {prefix} (step {run.state['step']} of phase {run.state['phase']}): "
-              f"{os.path.join(output_dir, kind)}")
+    step = f"step {run.state['step']}" + ("" if is_squad else f" of phase {run.state['phase']}")
+    for kind in networks:
+        print(f"{kind} of {prefix} ({step}): {os.path.join(output_dir, kind)}")
 
 
 def main(argv):

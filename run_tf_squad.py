@@ -226,10 +226,9 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
     checkpoints = training.Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max)
     found = find_own_run(config, checkpoints)
     seed = found["config"]["seed"] if found else config.seed if config.seed is not None else random.randrange(2**31)
-    head = {"joint_head": config.joint_head, "version_2": config.version_2_with_negative,
-            "beam_size": config.beam_size, "answerability_from_gold": config.answerability_from_gold}
     encoder = dataclasses.replace(source.config, vocab_size=tokenizer.vocab_size)
-    model = modeling.QuestionAnswering(encoder, compute_dtype=device.compute_dtype, seed=seed, **head)
+    model = modeling.QuestionAnswering(encoder, config.joint_head, config.version_2_with_negative, config.beam_size,
+                                       config.answerability_from_gold, device.compute_dtype, seed)
     done = found["step"] if found else 0
     plan = plan_training(config, split.features.lengths, seed, done)
     optimizer = make_optimizer(config, model, plan.updates)
@@ -256,7 +255,7 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
     log = training.MetricsLog(config.json_summary or os.path.join(logs, "squad.jsonl"),
                               os.path.join(logs, "tensorboard"), done)
     speed = training.Speed()
-    state = {"task": "squad", "config": {**dataclasses.asdict(config), "seed": seed}, "head": head,
+    state = {"task": "squad", "config": {**dataclasses.asdict(config), "seed": seed}, "head": model.settings,
              "encoder": encoder.to_dict(), "tokenizer_fingerprint": tokenizer.fingerprint,
              "environment": training.environment(), "device": device.kind, "updates": plan.updates}
     step = logged = saved = done

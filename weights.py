@@ -475,42 +475,54 @@ ARCHITECTURES = {"discriminator": "ElectraForPreTraining", "generator": "Electra
                  "question_answering": "ElectraForQuestionAnswering"}
 
 
-def huggingface_tensors(network: modeling.Network) -> Dict[str, np.ndarray]:
+def huggingface_tensors(network: tf.Module) -> Dict[str, np.ndarray]:
     """The weights of one network under Hugging Face's names, kernels transposed, vocabulary padding cut off."""
     rows = {row.name: row for row in table(network.encoder.config.num_hidden_layers)}
-    tensors = {as_encoder(variable.name.split(":")[0]): variable.numpy()
-               for variable in network.variables}
+    tensors = {as_encoder(variable.name.split(":")[0]): variable.numpy() for variable in network.variables}
     return {rows[name].torch[0]: np.ascontiguousarray(value.T if rows[name].transposed else value)
             for name, value in _trimmed(tensors, network.encoder.config.vocab_size).items()}
 
 
-def save_folder(network: modeling.Network, kind: str, tokenizer: ElectraTokenizer, folder: str,
-                saved_model: bool = False):
+def save_folder(network: tf.Module, kind: str, tokenizer: ElectraTokenizer, folder: str, saved_model: bool = False):
     """Writes a Hugging Face folder; with `saved_model` also `<folder>/saved_model` for TensorFlow Serving.
 
-    Args: kind: `discriminator` or `generator`.
+    The joint head has no class in transformers: its folder is for this project (`read`), and for serving.
+
+    Args:
+        network: a modeling.Network, or a modeling.QuestionAnswering.
+        kind: `discriminator`, `generator` or `question_answering`.
     """
     import safetensors.numpy
     os.makedirs(folder, exist_ok=True)
     safetensors.numpy.save_file(huggingface_tensors(network), os.path.join(folder, "model.safetensors"),
                                 metadata={"format": "pt"})  # transformers 4 refuses a file that does not say so
-    configuration.write_json(os.path.join(folder, "config.json"), {
-        "architectures": [ARCHITECTURES[kind]], **network.encoder.config.to_dict(), "pad_token_id": tokenizer.pad_id})
+    content = {**network.encoder.config.to_dict(), "pad_token_id": tokenizer.pad_id}
+    if kind != "question_answering":
+        content["architectures"] = [ARCHITECTURES[kind]]
+    else:
+        content["question_answering"] = network.settings
+        if not network.joint_head:
+            content["architectures"] = [ARCHITECTURES[kind]]
+    configuration.write_json(os.path.join(folder, "config.json"), content)
     tokenizer.save(folder)
     if saved_model:
         save_serving(network, os.path.join(folder, "saved_model"))
 
 
-def save_serving(network: modeling.Network, folder: str):
+def save_serving(network: tf.Module, folder: str):
     """A SavedModel whose `serving_default` takes input_ids, input_mask, segment_ids, int32 [B, L] of any B and L up to
-    the longest position, and returns `logits` as `modeling.Network` does."""
-    inputs = [tf.TensorSpec([None, None], tf.int32, name) for name in ("input_ids", "input_mask", "segment_ids")]
+    the longest position, and returns `logits` as `modeling.Network` does. A question-answering one takes `p_mask` too
+    and returns what `modeling.QuestionAnswering.answers` does."""
+    answers = isinstance(network, modeling.QuestionAnswering)
+    names = ("input_ids", "input_mask", "segment_ids", *(["p_mask"] if answers else []))
 
-    @tf.function(input_signature=inputs, autograph=False)
-    def serve(input_ids, input_mask, segment_ids):
-        return {"logits": network(input_ids, input_mask, segment_ids)}
+    def serve(*tensors):
+        features = dict(zip(names, tensors))
+        return network.answers(features) if answers else {"logits": network(**features)}
 
     module = tf.Module()
-    module.network, module.serve = network, serve
-    tf.saved_model.save(module, folder, signatures=serve,
+    module.network = network
+    module.serve = tf.function(serve, autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32, name)
+                                                                        for name in names])
+    tf.saved_model.save(module, folder, signatures=module.serve,
                         options=tf.saved_model.SaveOptions(experimental_custom_gradients=False))

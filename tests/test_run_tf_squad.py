@@ -102,7 +102,7 @@ def written(config, name="predictions.json"):
 def tensors(config):
     newest = training.Checkpoints(config.checkpoint_dir).newest(1)
     reader = tf.train.load_checkpoint(newest.prefix)
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if not name.startswith("state")}
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if name[:5] != "state"}
 
 
 # --- Batches ---

@@ -134,7 +134,7 @@ def test_questions_to_predict_need_neither_answers_nor_a_version(write):
     (squad(entry(start=True)), ["'q1'", "'answer_start'"]),
     (squad(entry(), entry()), ["'q1'", "twice"]),
     (squad(entry(start=5)), ["'q1'", "'cat'", "answer_start=5"]),
-    (squad(entry(text="sat", start=-3)), ["'q1'", "answer_start=-3"]),  # Python would count from the end
+    (squad(entry(text="ca", start=-7)), ["'q1'", "answer_start=-7"]),  # Python would count from the end
     (squad(entry(text="sat\nx" * 50, start=8)), ["'q1'", "sat\\nx"]),
     (squad({**entry(), "answers": []}), ["'q1'", "no answers"]),
     (squad(), ["no question"]),
@@ -215,6 +215,15 @@ def windows_of(example, tokenizer, max_seq_length, doc_stride, max_query_length)
     return rows
 
 
+def assert_features_of_reference(examples, tokenizer, lengths):
+    features = build_features(examples, tokenizer, **lengths)
+    rows = [{**row, "example_index": index} for index, e in enumerate(examples)
+            for row in windows_of(e, tokenizer, **lengths)]
+    for name, array in features._asdict().items():
+        assert array.dtype == (bool if name == "is_max_context" else np.int32), name
+        np.testing.assert_array_equal(array, np.array([row[name] for row in rows]), err_msg=name)
+
+
 @pytest.mark.parametrize("lengths", [
     LENGTHS, dict(max_seq_length=24, doc_stride=13, max_query_length=8),
     dict(max_seq_length=13, doc_stride=1, max_query_length=9),
@@ -222,13 +231,15 @@ def windows_of(example, tokenizer, max_seq_length, doc_stride, max_query_length)
 ])
 def test_features_are_those_of_a_slow_reference(lengths, tokenizer):
     examples = random_examples(60, seed=1, version_2=True)
+    assert_features_of_reference(examples, tokenizer, lengths)
     assert sum(not e.context.strip() for e in examples) > 1 and sum(not e.question.strip() for e in examples) > 1
-    features = build_features(examples, tokenizer, **lengths)
-    rows = [{**row, "example_index": index} for index, e in enumerate(examples)
-            for row in windows_of(e, tokenizer, **lengths)]
-    for name, array in features._asdict().items():
-        assert array.dtype == (bool if name == "is_max_context" else np.int32), name
-        np.testing.assert_array_equal(array, np.array([row[name] for row in rows]), err_msg=name)
+
+
+@pytest.mark.parametrize("letters_of_context", [382, 383, 500, 570, 571, 600, 1000])
+def test_long_windows_are_those_of_a_slow_reference(letters_of_context, tokenizer):
+    # The last window can be more than 100 tokens shorter, where its length outweighs a token on the poorer side.
+    assert_features_of_reference([example(letters_of_context * "a ", "a", question="")], tokenizer,
+                                 dict(max_seq_length=384, doc_stride=190, max_query_length=64))
 
 
 def test_padding_is_the_vocabularys_own(tmp_path):
@@ -350,7 +361,7 @@ def test_impossible_questions_with_answers_point_at_cls(tokenizer):
 
 
 @pytest.mark.parametrize("lengths, parts", [
-    (dict(max_seq_length=12, doc_stride=1, max_query_length=9), ["--max_seq_length=12", "'long'"]),
+    (dict(max_seq_length=12, doc_stride=1, max_query_length=9), ["--max_seq_length=12", "no room", "'long'"]),
     (dict(max_seq_length=24, doc_stride=15, max_query_length=7), ["--doc_stride=15", "'long'", "14"]),
     (dict(doc_stride=0), ["--doc_stride=0"]),
     (dict(max_query_length=0), ["--max_query_length=0"]),
@@ -424,9 +435,9 @@ def test_another_content_of_the_data_file_is_another_cache(cache, write):
     assert cache(path=write(content))
 
 
-def test_a_part_of_the_data_is_another_cache(cache, write):
-    assert cache()
-    assert cache(examples=read_squad(write(squad(entry(), entry("q2", "the cat", 0))), False)[:1])
+def test_other_examples_of_the_same_file_are_another_cache(cache, write):
+    examples = read_squad(write(squad(entry(), entry("q2", "the cat", 0))), False)
+    assert cache() and cache(examples=examples[:1]) and cache(examples=examples[::-1]) and not cache(examples=examples)
 
 
 def test_another_feature_version_is_another_cache(cache, monkeypatch):
@@ -454,6 +465,22 @@ def with_arrays(**changes):
         np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
 
     return run
+
+
+class Mischief:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.write_text, (self.path, "unpickled")
+
+
+def test_nothing_in_a_cache_is_unpickled(cache, tmp_path):
+    assert cache()
+    with_arrays(lengths=np.array([Mischief(tmp_path / "mischief")], object))(cache.files()[0])
+    assert cache() and not (tmp_path / "mischief").exists()
 
 
 def flip(file):
@@ -634,6 +661,15 @@ def test_equal_texts_are_merged_with_the_best_score(vocab_file):
     assert odds == {"q": 9.0 - 2.0}  # [CLS] [CLS] against the best span
 
 
+def test_probabilities_are_finite_for_any_scores(searched):
+    examples, features = searched
+    for shift in (-1e4, 1e4):
+        logits = np.full(features.input_ids.shape, shift, np.float32)
+        answers, _ = squad_utils.independent_answers(examples, features, dict(start_logits=logits, end_logits=logits))
+        for best in answers.values():
+            assert [answer.probability for answer in best] == pytest.approx([1 / len(best)] * len(best))
+
+
 def test_a_question_without_a_span_gets_one_empty_answer(searched):
     examples, features = searched
     zeros = np.zeros(features.input_ids.shape, np.float32)
@@ -670,7 +706,8 @@ def test_scores_equal_the_official_ones_to_the_last_digit(system):
 
 @pytest.mark.parametrize("text, normalized", [
     ("The  Cat!", "cat"), ("a.b", "ab"), ("an-other", "another"), ("A", ""), ("theme", "theme"),
-    ("cat\tthe\ndog", "cat dog"), ("U.S.", "us"), ("a\u2019s", "\u2019s"),  # the right quotation mark is not ASCII; it ends the word "a"
+    ("cat\tthe\ndog", "cat dog"), ("U.S.", "us"), ("panda", "panda"),
+    ("a\u2019s", "\u2019s"),  # the right quotation mark is not ASCII; it ends the word "a"
     ("the_cat", "thecat"), ("\u00c9t\u00e9", "\u00e9t\u00e9"), ("", ""),
 ])
 def test_answers_are_normalized_as_in_the_official_scripts(text, normalized):
@@ -712,6 +749,21 @@ def test_scores_of_2_0_by_hand():
         "exact": 100 * 3 / 5, "f1": pytest.approx(100 * (3 + f1) / 5), "total": 5,
         "HasAns_exact": pytest.approx(100 * 2 / 3), "HasAns_f1": pytest.approx(100 * (2 + f1) / 3), "HasAns_total": 3,
         "NoAns_exact": 50.0, "NoAns_f1": 50.0, "NoAns_total": 2}
+
+
+def test_gold_answers_without_a_word_are_dropped_in_2_0():
+    examples, predicted = [gold("a", "the", "cat")], {"a": ""}
+    assert evaluate(examples, predicted, version_2=True)["exact"] == 0.0
+    assert evaluate(examples, predicted, version_2=False) == {"exact_match": 100.0, "f1": 0.0}
+
+
+def test_f1_rounds_as_precision_and_recall_do():
+    for predicted in range(1, 12):
+        for common in range(1, predicted + 1):
+            precision, recall = common / predicted, common / 11
+            found = squad_utils.f1_score("x " * common + "y " * (predicted - common), "x " * common
+                                         + "z " * (11 - common), version_2=False)
+            assert found == 2 * precision * recall / (precision + recall)
 
 
 def test_a_kind_of_question_that_is_not_there_has_no_score():
