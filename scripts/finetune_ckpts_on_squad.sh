@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Fine-tunes every pre-trained checkpoint of a run on SQuAD: how good was it, after how many updates?
+#
+#   checkpoints=./results/models/base/checkpoints bash scripts/finetune_ckpts_on_squad.sh
+#   checkpoints=... bash scripts/finetune_ckpts_on_squad.sh --squad_dir=SQUAD --batch_size=32 --learning_rate=2e-4
+#
+# Every option of scripts/electra_squad.sh passes through by name. Finished fine-tunings are skipped when the sweep is
+# started again. Exit status: 0; 1 when one failed (the others were done); 2 after a mistake in the call; 75 after an
+# interruption (the same call goes on).
+
+# shellcheck source=scripts/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+usage="usage: checkpoints=FOLDER[,FOLDER...] bash scripts/finetune_ckpts_on_squad.sh [--option=value ...]
+Exports and fine-tunes each checkpoint in its own folder under out_dir, in the order of training, and writes a table
+(sweep.txt, sweep.csv) and a plot (sweep.png). The options below the first five are those of scripts/electra_squad.sh."
+# shellcheck source=scripts/squad_options.sh
+source "$root/scripts/squad_options.sh"
+own=(
+  "checkpoints= folders of checkpoints, separated by commas or blanks (also from the environment)"
+  "seeds= seeds, separated by commas: median and spread of each checkpoint (default: 1)"
+  "device= cpu, gpu or hpu (default: the one that the checkpoint was trained on)"
+  "out_dir=results/squad_sweep folder of the sweep"
+  "dry_run=false print the command and run nothing"
+)
+passed=()
+for row in "${positional[@]}" "${by_name[@]}"; do
+  case ${row%%=*} in device | out_dir | init_checkpoint | electra_model | mode | seed | dry_run | overwrite) ;;
+    *) passed+=("$row") ;; esac
+done
+positional=() by_name=("${own[@]}" "${passed[@]}")
+read_options "$@"
+
+if [[ -z $(option checkpoints) ]]; then value[checkpoints]=${checkpoints:-}; fi
+[[ -n $(option checkpoints) ]] || die "checkpoints is not set: name the folder, as in checkpoints=results/models/base/\
+checkpoints bash scripts/$wrapper"
+if [[ -z $(option seeds) ]]; then value[seeds]=1; fi
+[[ $(option seeds) =~ ^[0-9]+(,[0-9]+)*$ ]] || die "seeds=$(option seeds) must be whole numbers separated by commas"
+[[ -z $(option device) ]] || known_device "$(option device)"
+folders=$(option checkpoints)
+cd "$root"
+folders=$(in_start_dir "${folders// /,}")
+case $(option out_dir) in
+  /*) ;;
+  *) [[ -z ${given[out_dir]:-} || $PWD == "$start_dir" ]] || value[out_dir]=$start_dir/$(option out_dir) ;;
+esac
+for name in squad_dir cache_dir vocab_file eval_script; do
+  [[ -z ${given[$name]:-} ]] || value[$name]=$(in_start_dir "$(option "$name")")
+done
+planned_python
+command=("$python" scripts/sweep_squad.py --checkpoints="$folders" --seeds="$(option seeds)"
+  --out_dir="$(option out_dir)")
+[[ -z $(option device) ]] || command+=(--device="$(option device)")
+command+=(--)
+for row in "${passed[@]}"; do
+  name=${row%%=*}
+  [[ -z ${given[$name]:-} ]] || command+=("--$name=$(option "$name")")
+done
+running "${command[@]}"
+! is dry_run true || exit 0
+device=$(option device)
+use_python "${device:-cpu}"
+run "${command[@]}"
+exit "$status"
