@@ -2,6 +2,7 @@
 
     python tests/transformers_peer.py make FOLDER      random models and their outputs, as transformers saves them
     python tests/transformers_peer.py check FOLDER     loads what this project exported there and writes its outputs
+    python tests/transformers_peer.py squad FOLDER     trains on FOLDER/batches.npz, for scripts/check_squad.py
 
 FOLDER/<size>/<discriminator|generator>/ holds one model each; FOLDER/inputs.npz the inputs of all. Run by
 scripts/check_weights.py, which also regenerates tests/data/transformers_tiny with it; never by the tests.
@@ -64,5 +65,50 @@ def encode(folder):
     np.save(os.path.join(folder, "hidden.npy"), logits_of(model, inputs))
 
 
+def squad(folder):
+    """Fine-tunes with the independent head on given batches, and writes every loss and the dev set's logits."""
+    torch.set_num_threads(os.cpu_count())
+    with open(os.path.join(folder, "settings.json"), encoding="utf-8") as file:
+        settings = json.load(file)
+    batches, dev = (dict(np.load(os.path.join(folder, name))) for name in ("batches.npz", "dev.npz"))
+    model = transformers.AutoModelForQuestionAnswering.from_pretrained(
+        settings["encoder"], hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    with torch.no_grad():
+        model.qa_outputs.weight.copy_(torch.tensor(batches["head_kernel"].T))
+        model.qa_outputs.bias.copy_(torch.tensor(batches["head_bias"]))
+    named = [(name, value) for name, value in model.named_parameters() if "pooler" not in name]
+    plain = [value for name, value in named if name.endswith("bias") or "LayerNorm" in name]
+    decayed = [value for name, value in named if not (name.endswith("bias") or "LayerNorm" in name)]
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": settings["weight_decay_rate"]},
+                                   {"params": plain, "weight_decay": 0.0}], lr=settings["learning_rate"], eps=1e-6)
+    count = len(batches["real"])
+    schedule = transformers.get_linear_schedule_with_warmup(optimizer, settings["num_warmup_steps"], count)
+    names = {"input_ids": "input_ids", "input_mask": "attention_mask", "segment_ids": "token_type_ids",
+             "start_positions": "start_positions", "end_positions": "end_positions"}
+
+    def batch_of(arrays, index):
+        return {theirs: torch.tensor(arrays[ours][index]).long() for ours, theirs in names.items() if ours in arrays}
+
+    losses = []
+    model.train()
+    for step, real in enumerate(batches["real"]):
+        loss = model(**{name: value[:real] for name, value in batch_of(batches, step).items()}).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([value for _, value in named], 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        print(f"PyTorch step {step + 1}/{count}  loss {losses[-1]:.4f}", file=sys.stderr)
+    model.eval()
+    found = []
+    with torch.no_grad():
+        for first in range(0, len(dev["input_ids"]), 16):
+            output = model(**batch_of(dev, slice(first, first + 16)))
+            found.append((output.start_logits.numpy(), output.end_logits.numpy()))
+    np.savez(os.path.join(folder, "peer.npz"), losses=losses, start_logits=np.concatenate([pair[0] for pair in found]),
+             end_logits=np.concatenate([pair[1] for pair in found]))
+
+
 if __name__ == "__main__":
-    {"make": make, "check": check, "encode": encode}[sys.argv[1]](sys.argv[2])
+    {"make": make, "check": check, "encode": encode, "squad": squad}[sys.argv[1]](sys.argv[2])

@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""Fine-tunes on SQuAD 1.1 beside Hugging Face transformers and PyTorch: a long check beside the tests.
+
+    python scripts/check_squad.py --work_dir=/tmp/squad --encoder=FOLDER --data_dir=SQUAD
+
+The same encoder (a folder of BERT or ELECTRA), the same new independent head, the same batches in the same order, no
+dropout, AdamW with the same settings, float32: the first 30 losses must agree within 1e-3 relative, and after one epoch
+the F1 of the development set must differ by less than 1, else the status is 1. Makes the environment for transformers
+under --work_dir where it is not there (see check_weights.py).
+"""
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from typing import Optional
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.dirname(HERE), HERE]
+
+import check_weights  # noqa: E402  (found through the line above, like the rest)
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from absl import flags  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+import configuration  # noqa: E402
+import modeling  # noqa: E402
+import optimization  # noqa: E402
+import pretrain_utils  # noqa: E402
+import run_tf_squad  # noqa: E402
+import squad_utils  # noqa: E402
+import weights  # noqa: E402
+from configuration import UserError, option  # noqa: E402
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckConfig:
+    work_dir: Optional[str] = option(None, "folder for the environment and the outputs")
+    encoder: Optional[str] = option(None, "folder of the encoder")
+    data_dir: Optional[str] = option(None, "folder of train-v1.1.json and dev-v1.1.json")
+    batch_size: int = option(16, "examples per update", minimum=1)
+    max_seq_length: int = option(384, "tokens", minimum=32)
+    learning_rate: float = option(1e-4, "peak learning rate, linear warm-up over a tenth, linear decay")
+    weight_decay_rate: float = option(0.01, "decoupled weight decay")
+
+    def __post_init__(self):
+        for name in ("work_dir", "encoder", "data_dir"):
+            if not getattr(self, name):
+                raise UserError(f"--{name} is missing: give it (--help lists every option).")
+
+
+def score(examples, features, logits) -> dict:
+    nbest, odds = squad_utils.independent_answers(examples, features, logits)
+    return squad_utils.evaluate(examples, squad_utils.predictions(nbest, odds), version_2=False)
+
+
+def main(argv) -> int:
+    flag_values = flags.FlagValues()
+    configuration.define_flags(flag_values, CheckConfig)
+    configuration.parse_command_line(argv, flag_values, __doc__.split("\n\n    ")[0])
+    config = configuration.from_flags(CheckConfig, flag_values)
+    folder = os.path.join(config.work_dir, "squad")
+    os.makedirs(folder, exist_ok=True)
+    source = weights.read(config.encoder)
+    encoder = dataclasses.replace(source.config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    examples, features = {}, {}
+    for split in ("train", "dev"):
+        examples[split] = squad_utils.read_squad(os.path.join(config.data_dir, f"{split}-v1.1.json"), False)
+        features[split] = squad_utils.build_features(examples[split], source.tokenizer, config.max_seq_length)
+    train = features["train"]
+    model = modeling.QuestionAnswering(encoder, joint_head=False, seed=1)
+    weights.load(source, model.trainable_variables, source.tokenizer)
+    batches = run_tf_squad.plan_batches(train.lengths, [config.max_seq_length], config.batch_size,
+                                        pretrain_utils.permutation([1], len(train.lengths)))
+    feeds = [run_tf_squad.feed(train, batch, config.batch_size, labels=True) for batch in batches]
+    warmup = len(batches) // 10
+    arrays = {name: np.stack([feed[name].numpy() for feed in feeds]) for name in feeds[0]}
+    np.savez(os.path.join(folder, "batches.npz"), real=[len(batch.rows) for batch in batches],
+             head_kernel=model.head.dense.kernel.numpy(), head_bias=model.head.dense.bias.numpy(), **arrays)
+    dev = features["dev"]
+    np.savez(os.path.join(folder, "dev.npz"), **{name: getattr(dev, name) for name in ("input_ids", "input_mask",
+                                                                                      "segment_ids")})
+    configuration.write_json(os.path.join(folder, "settings.json"), {
+        "encoder": os.path.abspath(config.encoder), "learning_rate": config.learning_rate,
+        "weight_decay_rate": config.weight_decay_rate, "num_warmup_steps": warmup})
+
+    optimizer = optimization.AdamW(
+        model.trainable_variables, optimization.Schedule(config.learning_rate, len(batches), warmup, 1.0, 0.0),
+        weight_decay_rate=config.weight_decay_rate)
+    step = optimization.TrainStep(model.loss, model.metric_names, optimizer)
+    seeds = tf.constant(pretrain_utils.fold_seeds([1], model.num_seeds))
+    losses = []
+    for feed in tqdm(feeds, desc="fine-tuning", unit="update"):
+        step([(feed, seeds)])
+        losses.append(step.read_metrics()["loss"])
+    answers = tf.function(model.answers, autograph=False)
+    found = [answers(run_tf_squad.feed(dev, run_tf_squad.Batch(config.max_seq_length, rows), 16)) for rows in
+             np.array_split(np.arange(len(dev.lengths)), -(-len(dev.lengths) // 16))]
+    sizes = [len(rows) for rows in np.array_split(np.arange(len(dev.lengths)), len(found))]
+    ours = {name: np.concatenate([piece[name][:size].numpy() for piece, size in zip(found, sizes)])
+            for name in found[0]}
+
+    check_weights.peer(check_weights.peer_python("4", config.work_dir), "squad", folder)
+    theirs = dict(np.load(os.path.join(folder, "peer.npz")))
+    gaps = np.abs(np.array(losses) - theirs["losses"]) / theirs["losses"]
+    scores = score(examples["dev"], dev, ours), score(examples["dev"], dev, theirs)
+    print(f"{len(losses)} updates; losses {losses[0]:.4f} to {losses[-1]:.4f} here, {theirs['losses'][0]:.4f} to "
+          f"{theirs['losses'][-1]:.4f} there; largest relative difference {gaps[:30].max():.1e} in the first 30, "
+          f"{gaps.max():.1e} in all")
+    print("dev F1 {:.2f} here, {:.2f} there (EM {:.2f}, {:.2f})".format(
+        scores[0]["f1"], scores[1]["f1"], scores[0]["exact_match"], scores[1]["exact_match"]))
+    return 0 if gaps[:30].max() < 1e-3 and abs(scores[0]["f1"] - scores[1]["f1"]) < 1 else 1
+
+
+if __name__ == "__main__":
+    configuration.run_command(main)
