@@ -76,6 +76,7 @@ class Reader:
 
     def __init__(self, config: InferenceConfig):
         self.config = config
+        device = devices.open_device(config.device, config.precision, "false")
         source = weights.read(config.init_checkpoint)
         if config.vocab_file:
             self.tokenizer = ElectraTokenizer(config.vocab_file)
@@ -83,7 +84,6 @@ class Reader:
             self.tokenizer = source.tokenizer
         else:
             raise UserError(f"{source.name} has no vocab.txt beside it: give the vocabulary as --vocab_file.")
-        device = devices.open_device(config.device, config.precision, "false")
         self.model = weights.question_answering(source, self.tokenizer, compute_dtype=device.compute_dtype)
         self.length = min(config.max_seq_length, self.model.config.max_position_embeddings)
         self._answers = tf.function(self.model.answers, autograph=False)
@@ -93,7 +93,7 @@ class Reader:
         config = self.config
         examples = [squad_utils.Example("0", question, context, (), False)]
         features = squad_utils.build_features(examples, self.tokenizer, self.length,
-                                              min(config.doc_stride, self.length // 2), min(64, self.length // 4))
+                                              min(config.doc_stride, self.length // 2 - 1), min(64, self.length // 4))
         pieces = []
         for first in range(0, len(features.lengths), WINDOWS):
             found = self._answers({name: tf.constant(getattr(features, name)[first:first + WINDOWS])
@@ -144,6 +144,8 @@ def main(argv):
             question = input(prompt).strip()
         except (EOFError, KeyboardInterrupt):
             return
+        except UnicodeDecodeError as error:
+            raise UserError(f"a question on standard input is not UTF-8 ({error.reason}): convert it.") from error
         if question:
             print(reader.report(question, context), flush=True)
 

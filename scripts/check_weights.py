@@ -6,9 +6,10 @@
     python scripts/check_weights.py --work_dir=/tmp/weights --regenerate      only writes tests/data/transformers_tiny
 
 Makes one virtual environment per release under --work_dir (PyTorch, about 1 GB each; later calls use them again). For
-tiny, small, base and a size with projected embeddings: a random ElectraForPreTraining and ElectraForMaskedLM saved by
-transformers are read here, and what this project writes from them is loaded there, without a missing or unexpected key,
-tokenizer included. Prints the largest difference of any logit; above 1e-5 the status is 1.
+tiny, small, base and a size with projected embeddings: a random ElectraForPreTraining, ElectraForMaskedLM and
+ElectraForQuestionAnswering saved by transformers are read here, and what this project writes from them is loaded there,
+without a missing or unexpected key, tokenizer included. Prints the largest difference of any logit; above 1e-5 the
+status is 1.
 """
 from __future__ import annotations
 
@@ -38,6 +39,7 @@ from configuration import ElectraConfig, UserError, option  # noqa: E402
 PEERS = {"4": ["transformers==4.57.6", "huggingface_hub<1"], "5": ["transformers==5.23.0"]}
 TORCH = "torch==2.13.0"
 TOLERANCE = 1e-5
+KINDS = ("discriminator", "generator")
 SENTENCES = ["The cat sat on the mat.", "Unwanted, running café!", "lower [MASK] est"]
 WORDS = [*tokenization.SPECIAL_TOKENS,
          *"the cat sat on mat un ##want ##ed run ##ning cafe low ##er est . , ! a".split()]
@@ -74,8 +76,8 @@ def all_sizes(vocab_size: int) -> dict:
     discriminators["projected"] = ElectraConfig(vocab_size=vocab_size, embedding_size=48, hidden_size=96,
                                                 num_hidden_layers=3, num_attention_heads=3, intermediate_size=200)
     fractions = {**configuration.GENERATOR_FRACTIONS, "projected": 2 / 3}
-    return {size: {"discriminator": encoder.to_dict(), "generator": encoder.generator(fractions[size]).to_dict()}
-            for size, encoder in discriminators.items()}
+    return {size: {"discriminator": encoder.to_dict(), "generator": encoder.generator(fractions[size]).to_dict(),
+                   "question_answering": encoder.to_dict()} for size, encoder in discriminators.items()}
 
 
 def write_inputs(folder: str, vocab_size: int, batch: int, length: int):
@@ -85,8 +87,10 @@ def write_inputs(folder: str, vocab_size: int, batch: int, length: int):
              attention_mask=mask, token_type_ids=(np.arange(length) > length // 2) * mask)
 
 
-def network_of(source: weights.Source, kind: Optional[str], tokenizer) -> modeling.Network:
+def network_of(source: weights.Source, kind: Optional[str], tokenizer) -> tf.Module:
     """A network with the weights of one folder."""
+    if kind == "question_answering":
+        return weights.question_answering(source, tokenizer)
     make = modeling.VariableMaker(0, 0.02)
     embeddings = modeling.Embeddings(source.config, "electra/embeddings", make)
     encoder = modeling.Encoder(source.config, "electra", make, tf.float32)
@@ -97,10 +101,13 @@ def network_of(source: weights.Source, kind: Optional[str], tokenizer) -> modeli
     return network
 
 
-def outputs(network: modeling.Network, folder: str) -> np.ndarray:
+def outputs(network: tf.Module, folder: str) -> np.ndarray:
     inputs = np.load(os.path.join(folder, "inputs.npz"))
-    return network(*(tf.constant(inputs[name], tf.int32)
-                     for name in ("input_ids", "attention_mask", "token_type_ids"))).numpy()
+    tensors = [tf.constant(inputs[name], tf.int32) for name in ("input_ids", "attention_mask", "token_type_ids")]
+    if isinstance(network, modeling.QuestionAnswering):
+        found = network.answers(dict(zip(("input_ids", "input_mask", "segment_ids"), tensors)))
+        return np.stack([found["start_logits"], found["end_logits"]])
+    return network(*tensors).numpy()
 
 
 def difference(ours: np.ndarray, folder: str, theirs: str, mask=None) -> float:
@@ -133,7 +140,7 @@ def compare(release: str, work_dir: str, tokenizer) -> bool:
         with open(os.path.join(ours, size, kind, "peer_ids.json"), encoding="utf-8") as file:
             same_ids = json.load(file)[:2] == expected_ids[:2]  # theirs keeps the third one's [MASK] whole
         good &= max(loaded, exported) <= TOLERANCE and same_ids
-        print(f"transformers {release}  {size:10} {kind:14} in {loaded:.1e}  out {exported:.1e}  "
+        print(f"transformers {release}  {size:10} {kind:18} in {loaded:.1e}  out {exported:.1e}  "
               f"{'same token ids' if same_ids else 'OTHER TOKEN IDS'}", flush=True)
     return good
 
@@ -158,15 +165,14 @@ def regenerate(work_dir: str, tokenizer):
     os.makedirs(folder)
     encoder = ElectraConfig(vocab_size=tokenizer.vocab_size, embedding_size=8, hidden_size=16, num_hidden_layers=2,
                             num_attention_heads=2, intermediate_size=24, max_position_embeddings=16).to_dict()
-    configuration.write_json(os.path.join(folder, "sizes.json"), {"tiny": {kind: encoder for kind in
-                                                                           weights.ARCHITECTURES}})
+    configuration.write_json(os.path.join(folder, "sizes.json"), {"tiny": dict.fromkeys(KINDS, encoder)})
     write_inputs(folder, tokenizer.vocab_size, batch=3, length=11)
     peer(peer_python("4", work_dir), "make", folder)
     target = os.path.join(ROOT, "tests", "data", "transformers_tiny")
     shutil.rmtree(target, ignore_errors=True)
     shutil.move(os.path.join(folder, "tiny"), target)
     shutil.copy(os.path.join(folder, "inputs.npz"), target)
-    for kind in weights.ARCHITECTURES:
+    for kind in KINDS:
         shutil.copy(tokenizer.vocab_file, os.path.join(target, kind))
     print(f"written: {target}")
 

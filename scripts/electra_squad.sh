@@ -115,8 +115,9 @@ running "${command[@]}"
 run_logged "$(option out_dir)/console.log" "${command[@]}"
 if (( status == 75 )); then
   die "interrupted; the same call goes on from the last checkpoint" 75
-elif (( status == 2 )) && [[ -z $(option init_checkpoint) ]]; then
-  newest=$(find results/models/*/checkpoints -name 'ckpt-*.index' -printf '%T@ %p\n' 2>/dev/null | sort -n | tail -n 1)
+elif (( status == 2 )) && [[ -z $(option init_checkpoint) && $(option mode) == train* ]]; then
+  newest=$(find results/models/*/checkpoints -name 'ckpt-*.index' -printf '%T@ %p\n' 2>/dev/null | sort -n |
+    tail -n 1) || true  # there may be no such folder
   newest=${newest#* } own="CHECKPOINT, which scripts/electra.sh makes"
   if [[ -n $newest ]]; then own="${newest%.index}, the newest pre-trained one here"; fi
   die "ended with status 2; where released weights cannot be had, name your own with --init_checkpoint=$own" 2

@@ -17,8 +17,8 @@ Exports and fine-tunes each checkpoint in its own folder under out_dir, in the o
 # shellcheck source=scripts/squad_options.sh
 source "$root/scripts/squad_options.sh"
 own=(
-  "checkpoints= folders of checkpoints, separated by commas or blanks (also from the environment)"
-  "seeds= seeds, separated by commas: median and spread of each checkpoint (default: 1)"
+  "checkpoints= folders of checkpoints, by commas or blanks (also from the environment)"
+  "seeds= seeds, by commas: median and spread of each checkpoint (default: 1)"
   "device= cpu, gpu or hpu (default: the one that the checkpoint was trained on)"
   "out_dir=results/squad_sweep folder of the sweep"
   "dry_run=false print the command and run nothing"
@@ -32,30 +32,35 @@ positional=() by_name=("${own[@]}" "${passed[@]}")
 read_options "$@"
 
 if [[ -z $(option checkpoints) ]]; then value[checkpoints]=${checkpoints:-}; fi
-[[ -n $(option checkpoints) ]] || die "checkpoints is not set: name the folder, as in checkpoints=results/models/base/\
+IFS=$', \t\n' read -rd '' -a folders <<<"$(option checkpoints)" || true  # it ends with the text
+[[ -n ${folders+set} ]] || die "checkpoints is not set: name the folder, as in checkpoints=results/models/base/\
 checkpoints bash scripts/$wrapper"
 if [[ -z $(option seeds) ]]; then value[seeds]=1; fi
 [[ $(option seeds) =~ ^[0-9]+(,[0-9]+)*$ ]] || die "seeds=$(option seeds) must be whole numbers separated by commas"
 [[ -z $(option device) ]] || known_device "$(option device)"
-folders=$(option checkpoints)
+if [[ -z ${given[squad_dir]:-} && -n ${squad_dir:-} ]]; then value[squad_dir]=$squad_dir given[squad_dir]=yes; fi
 cd "$root"
-folders=$(in_start_dir "${folders// /,}")
+folders=$(in_start_dir "$(IFS=,; printf '%s' "${folders[*]}")")
 case $(option out_dir) in
   /*) ;;
+  '~'/*) value[out_dir]=$HOME/$(option out_dir | cut -c3-) ;;
   *) [[ -z ${given[out_dir]:-} || $PWD == "$start_dir" ]] || value[out_dir]=$start_dir/$(option out_dir) ;;
 esac
 for name in squad_dir cache_dir vocab_file eval_script; do
   [[ -z ${given[$name]:-} ]] || value[$name]=$(in_start_dir "$(option "$name")")
 done
 planned_python
+arguments=()
+for row in "${passed[@]}"; do
+  name=${row%%=*}
+  [[ -z ${given[$name]:-} ]] || arguments+=("--$name=$(option "$name")")
+done
+# What electra_squad.sh refuses is refused once and now, not after the export of every checkpoint.
+bash scripts/electra_squad.sh --dry_run=true ${arguments+"${arguments[@]}"} >/dev/null || exit
 command=("$python" scripts/sweep_squad.py --checkpoints="$folders" --seeds="$(option seeds)"
   --out_dir="$(option out_dir)")
 [[ -z $(option device) ]] || command+=(--device="$(option device)")
-command+=(--)
-for row in "${passed[@]}"; do
-  name=${row%%=*}
-  [[ -z ${given[$name]:-} ]] || command+=("--$name=$(option "$name")")
-done
+command+=(-- ${arguments+"${arguments[@]}"})
 running "${command[@]}"
 ! is dry_run true || exit 0
 device=$(option device)

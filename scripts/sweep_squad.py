@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import glob
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -55,6 +58,9 @@ class Job(NamedTuple):
 
 def plan(config: SweepConfig) -> List[Job]:
     """Every checkpoint, folder by folder, phase 1 before phase 2, by step. Raises: UserError: a folder without one."""
+    seeds = config.seeds.split(",")
+    if not all(re.fullmatch("[0-9]+", seed) for seed in seeds):
+        raise UserError(f"--seeds={config.seeds} must be whole numbers separated by commas: give some, such as 1,2,3.")
     jobs = []
     for folder in filter(None, config.checkpoints.split(",")):
         found = training.Checkpoints(folder).list()
@@ -63,7 +69,7 @@ def plan(config: SweepConfig) -> List[Job]:
                             "results/models/base/checkpoints.")
         run = os.path.basename(os.path.dirname(os.path.abspath(folder)))
         for checkpoint in found:
-            for seed in config.seeds.split(","):
+            for seed in seeds:
                 target = os.path.join(config.out_dir, f"{run}-{os.path.basename(checkpoint.prefix)}", f"seed-{seed}")
                 jobs.append(Job(run, checkpoint, int(seed), target))
     if len({job.folder for job in jobs}) < len(jobs):
@@ -88,7 +94,7 @@ class Stop:
     def run(self, command: List[str], environment: Optional[dict] = None) -> int:
         if self.asked:
             return 75
-        self.child = subprocess.Popen(command, cwd=ROOT, env=environment)
+        self.child = subprocess.Popen(command, env=environment)
         if self.asked:  # the signal came while the process started
             self.child.terminate()
         status = self.child.wait()
@@ -99,14 +105,25 @@ class Stop:
 def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop) -> int:
     """Exports the checkpoint and fine-tunes it. Returns: 0, or the status of what failed."""
     exported = os.path.join(os.path.dirname(job.folder), "exported")
+    try:
+        state = training.read_state(job.checkpoint.prefix)
+    except UserError as error:
+        print(error, file=sys.stderr, flush=True)
+        return error.exit_status
+    if state.get("task") == "squad":
+        print(f"{job.checkpoint.prefix} is fine-tuned already: name folders of pre-training checkpoints.",
+              file=sys.stderr, flush=True)
+        return UserError.exit_status
     if not os.path.isdir(exported):
+        for unfinished in glob.glob(glob.escape(exported) + ".tmp*"):  # of an export that was stopped
+            shutil.rmtree(unfinished)
         status = stop.run([sys.executable, os.path.join(ROOT, "postprocess_pretrained_ckpt.py"),
                            f"--pretrained_checkpoint={job.checkpoint.prefix}", f"--output_dir={exported}"])
         if status:
             return status
     weights = next((os.path.join(exported, kind) for kind in ("discriminator", "generator")
                     if os.path.isdir(os.path.join(exported, kind))), None)
-    device = config.device or training.read_state(job.checkpoint.prefix)["device"]
+    device = config.device or state["device"]
     started = time.monotonic()
     status = stop.run(["bash", os.path.join(ROOT, "scripts", "electra_squad.sh"), f"--device={device}",
                        f"--seed={job.seed}", f"--init_checkpoint={weights}", f"--out_dir={job.folder}", *arguments],

@@ -15,12 +15,15 @@ import numpy as np
 import torch
 import transformers
 
-CLASSES = {"discriminator": transformers.ElectraForPreTraining, "generator": transformers.ElectraForMaskedLM}
+CLASSES = {"discriminator": transformers.ElectraForPreTraining, "generator": transformers.ElectraForMaskedLM,
+           "question_answering": transformers.ElectraForQuestionAnswering}
 
 
 def logits_of(model, inputs) -> np.ndarray:
     with torch.no_grad():
         output = model.eval()(**{name: torch.tensor(value) for name, value in inputs.items()})
+    if hasattr(output, "start_logits"):
+        return torch.stack([output.start_logits, output.end_logits]).numpy()
     return getattr(output, "logits", getattr(output, "last_hidden_state", None)).float().numpy()
 
 
@@ -34,7 +37,7 @@ def make(folder):
             model = CLASSES[kind](transformers.ElectraConfig(**settings))
             with torch.no_grad():  # biases and layer norms too: at their initial 0 and 1 they could be mixed up unseen
                 for parameter in model.parameters():
-                    parameter.add_(torch.randn_like(parameter) * 0.05)
+                    parameter.add_(torch.randn_like(parameter) * 0.02)
             model.save_pretrained(os.path.join(folder, size, kind))
             np.save(os.path.join(folder, size, kind, "logits.npy"), logits_of(model, inputs))
 
