@@ -32,8 +32,9 @@ positional=() by_name=("${own[@]}" "${passed[@]}")
 read_options "$@"
 
 if [[ -z $(option checkpoints) ]]; then value[checkpoints]=${checkpoints:-}; fi
-IFS=$', \t\n' read -rd '' -a folders <<<"$(option checkpoints)" || true  # it ends with the text
-[[ -n ${folders+set} ]] || die "checkpoints is not set: name the folder, as in checkpoints=results/models/base/\
+folders=$(option checkpoints)
+read -rd '' -a folders <<<"${folders//,/ }" || true  # its status says that the text has ended
+(( ${#folders[@]} )) || die "checkpoints is not set: name the folder, as in checkpoints=results/models/base/\
 checkpoints bash scripts/$wrapper"
 if [[ -z $(option seeds) ]]; then value[seeds]=1; fi
 [[ $(option seeds) =~ ^[0-9]+(,[0-9]+)*$ ]] || die "seeds=$(option seeds) must be whole numbers separated by commas"

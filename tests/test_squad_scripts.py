@@ -1,0 +1,543 @@
+"""electra_squad.sh and finetune_ckpts_on_squad.sh, run as a user runs them, in a copy of the repository.
+
+Where nothing has to be trained, PYTHON is a stand-in that records how it was called and ends as the test wants.
+"""
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tensorflow as tf
+from test_run_tf_squad import WORDS, squad_file
+from test_scripts import ROOT, UNTIL_TERM, Clone, assert_refused, commands, make_folder, wait_for, write_executable
+
+import modeling
+import training
+from configuration import PretrainingConfig
+from scripts import sweep_squad
+from tokenization import ElectraTokenizer
+
+SQUAD, SWEEP = "electra_squad.sh", "finetune_ckpts_on_squad.sh"
+
+# The order and defaults of Habana's electra_squad.sh, which people have in their fingers.
+POSITIONS = """device=cpu precision=fp32 electra_model=google/electra-base-discriminator epochs=2 batch_size=16
+infer_batch_size=128 learning_rate=4e-4 num_workers=0 seed=RANDOM squad_version=1.1 squad_dir=squad_dir out_dir=results/
+init_checkpoint=None mode=train_eval env=interactive cache_dir=squad_dir max_steps=-1 train_iter_per_epoch=-1""".split()
+
+# Stands in for the interpreter: checks and locks (-c) succeed, sample data and exports are made as empty folders, and a
+# fine-tuning writes results.json after it has done what FAKE_RUN says, in bash. The sweep is the real one, which starts
+# the others with this file.
+FAKE_PYTHON = r"""#!/usr/bin/env bash
+[[ $1 != -c ]] || exit 0
+for word; do case $word in --output_dir=*) out=${word#*=} ;; esac; done
+case "$*" in
+  *sweep_squad.py*) exec REAL -c 'import runpy, sys
+sys.executable, sys.argv = sys.argv[1], sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")' "$0" "$@" ;;
+esac
+echo "$*" >>"$CALLS"
+case "$*" in
+  *make_sample_data*) mkdir -p data/sample/demo/squad ;;
+  *postprocess_pretrained_ckpt*) mkdir -p "$out/discriminator" ;;
+  *run_tf_squad*)
+    eval "${FAKE_RUN:-true}"
+    if [[ $out ]]; then mkdir -p "$out"; echo '{"exact_match": 25.0, "f1": 50.0}' >"$out/results.json"; fi ;;
+esac
+"""
+
+
+class Copy(Clone):
+    """A copy of the repository, where wrappers can be called."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        for file in ROOT.glob("*.py"):
+            shutil.copy(file, folder)
+        shutil.copytree(ROOT / "data", folder / "data", ignore=shutil.ignore_patterns("sample", "__pycache__"))
+        for name in ("squad_dir", "checkpoints"):
+            self.environment.pop(name, None)
+
+    def call(self, *arguments, wrapper=SQUAD, cwd=None, timeout=240, **environment):
+        return subprocess.run(self.command(*arguments, wrapper=wrapper), cwd=cwd or self.folder, text=True,
+                              capture_output=True, timeout=timeout, env={**self.environment, **environment})
+
+    def start(self, *arguments, wrapper=SQUAD, **environment):
+        return subprocess.Popen(self.command(*arguments, wrapper=wrapper), cwd=self.folder, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+                                env={**self.environment, **environment})
+
+    def fine_tunings(self):
+        return [call for call in self.recorded() if call.startswith("run_tf_squad.py")]
+
+
+@pytest.fixture
+def clone(tmp_path):
+    return Copy(make_folder(tmp_path / "clone"))
+
+
+@pytest.fixture
+def fake(clone, tmp_path):
+    """A copy whose PYTHON is the stand-in."""
+    text = FAKE_PYTHON.replace("REAL", shlex.quote(sys.executable))
+    clone.environment["PYTHON"] = write_executable(tmp_path / "fake" / "python", text)
+    return clone
+
+
+@pytest.fixture
+def squad_dir(tmp_path):
+    return make_folder(tmp_path / "squad")
+
+
+def fine_tuning(result):
+    """The one command of a dry run, as a list of words."""
+    return next(command for command in commands(result) if "run_tf_squad.py" in command)
+
+
+# --- electra_squad.sh: options ---
+
+
+def test_help_lists_the_positions_with_their_order_and_defaults(clone):
+    result = clone.call("--help")
+    assert result.returncode == 0
+    printed = re.findall(r"^ *(\d+)  --(\S+) +\S", result.stdout, flags=re.MULTILINE)
+    assert printed == [(str(number), option) for number, option in enumerate(POSITIONS, 1)]
+    sweep = clone.call("--help", wrapper=SWEEP).stdout
+    assert max(map(len, (result.stdout + sweep).splitlines())) <= 120
+    assert re.findall(r"^ +--(\w+)=", sweep, flags=re.MULTILINE)[:5] == ["checkpoints", "seeds", "device", "out_dir",
+                                                                         "dry_run"]
+    assert not re.search(r"^ +\d+  --", sweep, flags=re.MULTILINE)
+
+
+def test_positions_and_names_print_the_same_command(clone, squad_dir):
+    values = (f"cpu bf16 my/model 3 8 64 1e-4 1 7 2.0 {squad_dir} /out /ckpt-5 train cluster /cache 50 20").split()
+    names = [position.partition("=")[0] for position in POSITIONS]
+    assert len(values) == len(names) == 18
+    pairs = list(zip(names, values))
+    by_position = clone.call(*values, "--dry_run")
+    by_name = clone.call("--dry_run", *[f"--{name}={value}" for name, value in reversed(pairs)])
+    by_word = clone.call(*[word for name, value in pairs for word in ("--" + name.replace("_", "-"), value)],
+                         "--dry-run")
+    assert by_position.stdout == by_name.stdout == by_word.stdout
+    assert {"--device=cpu", "--precision=bf16", "--electra_model=my/model", "--num_train_epochs=3",
+            "--train_batch_size=8", "--predict_batch_size=64", "--learning_rate=1e-4", "--seed=7",
+            "--version_2_with_negative", f"--data_dir={squad_dir}", "--output_dir=/out", "--init_checkpoint=/ckpt-5",
+            "--do_train", "--cache_dir=/cache", "--max_steps=50", "--train_iter_per_epoch=20"} < set(
+                fine_tuning(by_position))
+
+
+def test_each_position_is_the_option_of_its_name(clone, squad_dir):
+    """An empty argument keeps the default, so that one value can be given at its place."""
+    others = ("gpu", "bf16", "m/m", "9", "99", "77", "1e-5", "1", "3", "2.0", str(squad_dir), "/o", "/i", "eval",
+              "cluster", "/c", "5", "6")
+    default = fine_tuning(clone.call("--dry_run"))
+    for before, (position, other) in enumerate(zip(POSITIONS, others)):
+        name = position.partition("=")[0]
+        placed = clone.call(*[""] * before, other, "--dry_run")
+        assert placed.stdout == clone.call(f"--{name}={other}", "--dry_run").stdout
+        assert (fine_tuning(placed) == default) == (name in ("num_workers", "env"))  # which have no effect yet
+
+
+def test_defaults_are_those_of_the_recipe(clone, squad_dir):
+    command = fine_tuning(clone.call("--dry_run", f"--squad_dir={squad_dir}"))
+    assert command[:2] == [".venv/bin/python", "run_tf_squad.py"]
+    assert set(command[2:]) == {
+        "--device=cpu", "--precision=fp32", "--electra_model=google/electra-base-discriminator",
+        f"--data_dir={squad_dir}", "--output_dir=results/", "--num_train_epochs=2", "--train_batch_size=16",
+        "--predict_batch_size=128", "--max_steps=-1", "--learning_rate=4e-4", "--train_iter_per_epoch=-1",
+        "--gradient_accumulation_steps=1", "--warmup_proportion=0.05", "--weight_decay_rate=0.01",
+        "--layerwise_lr_decay=0.8", "--max_seq_length=384", "--doc_stride=128", "--length_buckets=128,192,256,384",
+        "--beam_size=5", "--joint_head=true", "--null_score_diff_threshold=-5.6", "--log_freq=10", "--xla=auto",
+        f"--cache_dir={squad_dir}", "--do_train", "--do_predict", "--do_eval"}
+
+
+def test_options_that_change_only_what_was_asked(clone):
+    default = set(fine_tuning(clone.call("--dry_run")))
+
+    def changes(*arguments):
+        found = set(fine_tuning(clone.call("--dry_run", *arguments)))
+        return sorted(default - found), sorted(found - default)
+
+    assert changes("--mode=train") == (["--do_eval", "--do_predict"], [])
+    assert changes("--mode=eval") == (["--do_train"], [])
+    assert changes("--mode=prediction") == (["--do_eval", "--do_train"], [])
+    assert changes("--mode=train_eval", "--seed=RANDOM", "--env=cluster", "--num_workers=1") == ([], [])
+    assert changes("--seed=5") == ([], ["--seed=5"])
+    assert changes("--squad_version=2.0") == ([], ["--version_2_with_negative"])
+    assert changes("--joint_head=false") == (["--joint_head=true"], ["--joint_head=false"])
+    assert changes("--answerability_from_gold", "--evaluate_during_training", "--skip_checkpoint", "--overwrite") == (
+        [], ["--answerability_from_gold", "--evaluate_during_training", "--overwrite", "--skip_checkpoint"])
+    assert changes("--null_score_diff_threshold", "-3.5") == (["--null_score_diff_threshold=-5.6"],
+                                                              ["--null_score_diff_threshold=-3.5"])
+    assert changes("hpu") == (["--device=cpu", "--xla=auto"], ["--device=hpu"])
+    assert changes("--eval_script=e.py", "--vocab_file=v.txt") == ([], ["--eval_script=e.py", "--vocab_file=v.txt"])
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--learning_rat=1"], "unknown option --learning_rat"),
+    (["--phase=1"], "unknown option --phase"),
+    (["-x"], "unknown option -x"),
+    ([""] * 19, "too many arguments"),
+    (["tpu"], "device=tpu is unknown: choose one of cpu gpu hpu"),
+    (["--squad_version=2"], "squad_version=2 is unknown: choose one of 1.1 2.0"),
+    (["--mode=predict"], "mode=predict is unknown"),
+    (["--env=cloud"], "env=cloud is unknown"),
+    (["--xla=yes"], "xla=yes is unknown"),
+    (["--overwrite=maybe"], "overwrite=maybe must be true or false"),
+    (["--seed"], "--seed needs a value"),
+    (["--num_workers=8"], "several workers are not supported yet"),
+    (["--num_workers=two"], "must be a whole number"),
+    (["--batch_size=0"], "batch_size=0 must be a whole number above 0"),
+    (["--gradient_accumulation_steps=1.5"], "gradient_accumulation_steps=1.5 must be"),
+    (["--squad_dir=nowhere"], "squad_dir=nowhere is no folder"),
+])
+def test_a_mistake_is_one_sentence_and_status_2(fake, arguments, words):
+    assert_refused(fake.call(*arguments), words)
+    assert_refused(fake.call(*arguments, "--dry_run"), words)
+    assert fake.recorded() == []
+
+
+def test_a_missing_device_is_refused_with_the_way_out(fake):
+    for device, name, files in (("hpu", "Gaudi card", ("/sys/class/accel/accel0", "/dev/accel/accel0", "/dev/hl0")),
+                                ("gpu", "NVIDIA GPU", ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg"))):
+        if not any(os.path.exists(file) for file in files):  # else this machine has one
+            assert_refused(fake.call(device), name, "bash scripts/electra_squad.sh cpu")
+
+
+@pytest.mark.parametrize("arguments, noted", [
+    ([], True),
+    (["--gradient_accumulation_steps=7"], True),
+    (["--gradient_accumulation_steps=8"], False),
+    (["--batch_size=128"], False),
+    (["--learning_rate=1e-4"], False),
+    (["--mode=train"], True),
+    (["--mode=eval"], False),
+    (["--mode=prediction"], False),
+])
+def test_the_learning_rate_is_noted_for_a_smaller_global_batch_alone(clone, squad_dir, arguments, noted):
+    result = clone.call(f"--squad_dir={squad_dir}", "--dry_run", *arguments)
+    assert result.returncode == 0
+    assert ("learning_rate=4e-4 belongs to a global batch of 128" in result.stdout) == noted
+    assert len(result.stdout.splitlines()) == 1 + noted
+
+
+# --- electra_squad.sh: data and paths ---
+
+
+def test_the_environment_names_data_and_weights_and_the_command_line_wins(clone, squad_dir, tmp_path):
+    other = make_folder(tmp_path / "other")
+    environment = dict(squad_dir=str(squad_dir), init_checkpoint="/e/ckpt-5")
+    result = clone.call("--dry_run", **environment)
+    assert "sample" not in result.stdout
+    assert {f"--data_dir={squad_dir}", f"--cache_dir={squad_dir}", "--init_checkpoint=/e/ckpt-5"} < set(
+        fine_tuning(result))
+    given = fine_tuning(clone.call("--dry_run", f"--squad_dir={other}", "--init_checkpoint=/c/ckpt-9", **environment))
+    assert {f"--data_dir={other}", "--init_checkpoint=/c/ckpt-9"} < set(given)
+    assert not [word for word in fine_tuning(clone.call("--dry_run", init_checkpoint="None")) if "init_ch" in word]
+
+
+def test_without_data_the_sample_is_made_once_and_the_first_line_says_so(fake):
+    printed = fake.call("--dry_run")
+    assert fake.recorded() == []
+    assert [command[1] for command in commands(printed)] == ["data/make_sample_data.py", "run_tf_squad.py"]
+    result = fake.call()
+    assert result.returncode == 0
+    assert result.stdout.splitlines()[0].startswith(f"{SQUAD}: no squad_dir is named: the bundled sample questions")
+    assert [call.split()[0] for call in fake.recorded()] == ["data/make_sample_data.py", "run_tf_squad.py"]
+    assert [" ".join(command[1:]) for command in commands(printed)] == fake.recorded()
+    assert "--data_dir=data/sample/demo/squad" in fake.recorded()[1]
+    fake.call()
+    assert len(fake.recorded()) == 3
+
+
+def test_paths_belong_to_the_folder_of_the_call(fake, tmp_path):
+    here = make_folder(tmp_path / "my data")
+    for name in ("ckpt-3.index", "vocab.txt", "evaluate.py"):
+        (here / name).touch()
+    for name in ("squad", "model", "cache"):
+        make_folder(here / name)
+    arguments = ["--vocab_file=vocab.txt", "--init_checkpoint=ckpt-3", "--out_dir=out", "--eval_script=evaluate.py",
+                 "--electra_model=model", "--cache_dir=cache"]
+    expected = {f"--data_dir={here}/squad", f"--vocab_file={here}/vocab.txt", f"--init_checkpoint={here}/ckpt-3",
+                f"--output_dir={here}/out", f"--eval_script={here}/evaluate.py", f"--electra_model={here}/model",
+                f"--cache_dir={here}/cache"}
+    assert expected < set(fine_tuning(fake.call("--squad_dir=squad", *arguments, "--dry_run", cwd=here, CDPATH="/")))
+    assert expected < set(fine_tuning(fake.call(*arguments, "--dry_run", cwd=here, squad_dir="squad")))
+    assert fake.call("--squad_dir=squad", *arguments, cwd=here).returncode == 0
+    assert (here / "out" / "console.log").exists()
+    home = fine_tuning(fake.call("--out_dir=~/out", "--squad_dir=~/squad", "--dry_run", HOME=str(here)))
+    assert {f"--output_dir={here}/out", f"--data_dir={here}/squad"} < set(home)
+    assert fake.call(cwd=here).returncode == 0
+    assert (fake.folder / "results" / "console.log").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_not_the_cache(clone, squad_dir):
+    squad_dir.chmod(0o555)
+    command = fine_tuning(clone.call(f"--squad_dir={squad_dir}", "--dry_run"))
+    assert [word for word in command if "cache_dir" in word] == (
+        [f"--cache_dir={squad_dir}"] if os.access(squad_dir, os.W_OK) else [])  # root may write everywhere
+
+
+# --- electra_squad.sh: running ---
+
+
+def test_python_is_the_named_interpreter_also_by_a_relative_path(fake, squad_dir, tmp_path):
+    shutil.copy(fake.environment["PYTHON"], tmp_path / "interpreter")
+    result = fake.call(f"--squad_dir={squad_dir}", cwd=tmp_path, PYTHON="./interpreter")
+    assert result.returncode == 0, result.stderr
+    assert f"running: {tmp_path}/./interpreter run_tf_squad.py" in result.stdout
+    assert len(fake.fine_tunings()) == 1
+    assert_refused(fake.call(f"--squad_dir={squad_dir}", "--mode=eval", PYTHON=str(tmp_path)), "does not run")
+
+
+@pytest.mark.parametrize("status, words", [
+    (0, None), (1, "ended with status 1; its output is in"), (75, "the same call goes on from the last checkpoint"),
+    (2, "ended with status 2; its output is in"), (137, "status 137")])
+def test_exit_statuses_pass_through_and_the_log_keeps_the_output(fake, squad_dir, tmp_path, status, words):
+    out = tmp_path / "out"
+    result = fake.call(f"--squad_dir={squad_dir}", f"--out_dir={out}", "--init_checkpoint=/ckpt-1",
+                       FAKE_RUN=f"echo answer; echo problem >&2; (( {status} == 0 )) || exit {status}")
+    assert result.returncode == status
+    log = (out / "console.log").read_text().splitlines()
+    assert log[0].startswith("running: ") and sorted(log[1:]) == ["answer", "problem"]
+    assert "answer" in result.stdout.splitlines()
+    errors = result.stderr.splitlines()
+    assert errors[0] == "problem" and len(errors) == 1 + bool(words)
+    if words:
+        assert words in errors[1]
+    else:
+        assert result.stdout.splitlines()[-1] == f"{SQUAD}: finished; results are in {out}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_reaches_the_fine_tuning_and_ends_in_75(fake, squad_dir, number):
+    process = fake.start(f"--squad_dir={squad_dir}", FAKE_RUN=UNTIL_TERM)
+    log = fake.folder / "results" / "console.log"
+    wait_for(lambda: log.exists() and "ready" in log.read_text())
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert log.read_text().splitlines()[-1] == "saved"
+    assert len(errors.splitlines()) == 1 and "the same call goes on" in errors
+
+
+def test_status_2_names_the_newest_pretrained_checkpoint_where_none_was_named(fake, squad_dir):
+    arguments = [f"--squad_dir={squad_dir}"]
+    bare = fake.call(*arguments, FAKE_RUN="exit 2")
+    assert bare.returncode == 2
+    assert "--init_checkpoint=CHECKPOINT" in bare.stderr
+    for age, name in ((50, "base/checkpoints/ckpt-9"), (10, "small/checkpoints/ckpt-p2-3"),
+                      (30, "base/checkpoints/ckpt-10")):
+        path = fake.folder / "results/models" / f"{name}.index"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (time.time() - age,) * 2)
+    result = fake.call(*arguments, FAKE_RUN="exit 2")
+    assert result.returncode == 2
+    assert "--init_checkpoint=results/models/small/checkpoints/ckpt-p2-3, the newest" in result.stderr
+    for more in ("--init_checkpoint=/ckpt-1", "--mode=eval"):  # evaluation needs a fine-tuned one
+        assert "small" not in fake.call(*arguments, more, FAKE_RUN="exit 2").stderr
+
+
+# --- finetune_ckpts_on_squad.sh: the call ---
+
+
+def sweeping(result):
+    """What a dry run of the sweep passes to sweep_squad.py, and behind -- to electra_squad.sh."""
+    assert result.returncode == 0, result.stderr
+    words = next(command for command in commands(result) if "scripts/sweep_squad.py" in command)
+    split = words.index("--")
+    return words[2:split], words[split + 1:]
+
+
+def test_checkpoints_must_be_named_and_the_command_line_wins(fake, squad_dir):
+    for arguments, environment in (([], {}), (["--checkpoints="], {}), ([], {"checkpoints": " , ,"})):
+        assert_refused(fake.call(*arguments, wrapper=SWEEP, **environment), "checkpoints is not set",
+                       "checkpoints=results/models/base/checkpoints bash scripts/finetune_ckpts_on_squad.sh")
+    assert "--checkpoints=/e" in sweeping(fake.call("--dry_run", wrapper=SWEEP, checkpoints="/e"))[0]
+    given = sweeping(fake.call("--dry_run", "--checkpoints=/c", wrapper=SWEEP, checkpoints="/e"))[0]
+    assert given == ["--checkpoints=/c", "--seeds=1", "--out_dir=results/squad_sweep"]
+    assert fake.recorded() == []
+
+
+@pytest.mark.parametrize("between", [",", " ", ", ", ",,", "\n"], ids=repr)
+def test_folders_are_separated_by_commas_or_blanks_and_belong_to_the_folder_of_the_call(fake, tmp_path, between):
+    for name in ("a", "b"):
+        make_folder(tmp_path / name)
+    own, _ = sweeping(fake.call("--dry_run", "--out_dir=out", wrapper=SWEEP, cwd=tmp_path,
+                                checkpoints=between.join(["a", "b", "/gone"]) + between))
+    assert f"--checkpoints={tmp_path}/a,{tmp_path}/b,/gone" in own
+    assert f"--out_dir={tmp_path}/out" in own
+
+
+def test_options_pass_through_and_data_of_the_environment_is_one(fake, squad_dir):
+    arguments = ["--checkpoints=/c", "--dry_run"]
+    own, passed = sweeping(fake.call(*arguments, "--seeds=1,2", "--device=hpu", "--batch_size=32", "--joint-head=false",
+                                     "--squad_dir", str(squad_dir), "--max_steps", "-1", wrapper=SWEEP))
+    assert own == ["--checkpoints=/c", "--seeds=1,2", "--out_dir=results/squad_sweep", "--device=hpu"]
+    assert passed == ["--batch_size=32", f"--squad_dir={squad_dir}", "--max_steps=-1", "--joint_head=false"]
+    assert sweeping(fake.call(*arguments, wrapper=SWEEP))[1] == []
+    assert sweeping(fake.call(*arguments, wrapper=SWEEP, cwd=squad_dir.parent, squad_dir="squad"))[1] == [
+        f"--squad_dir={squad_dir}"]
+    home = sweeping(fake.call(*arguments, "--out_dir=~/sweep", wrapper=SWEEP, HOME="/h"))[0]
+    assert "--out_dir=/h/sweep" in home
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--mode=eval"], "unknown option --mode"),
+    (["--seed=3"], "unknown option --seed"),
+    (["--init_checkpoint=x"], "unknown option --init_checkpoint"),
+    (["cpu"], "too many arguments"),
+    (["--device=tpu"], "device=tpu is unknown"),
+    (["--seeds=1,x"], "seeds=1,x must be whole numbers"),
+    (["--batch_size=0"], "batch_size=0 must be a whole number above 0"),
+    (["--squad_version=3"], "squad_version=3 is unknown"),
+    (["--squad_dir=nowhere"], "squad_dir=nowhere is no folder"),
+])
+def test_mistakes_are_met_before_the_sweep_begins(fake, arguments, words):
+    assert_refused(fake.call("--checkpoints=/c", *arguments, wrapper=SWEEP), words)
+    assert fake.recorded() == []
+
+
+def empty_checkpoints(folder, steps, device="cpu"):
+    """Checkpoints that hold a state and nothing else."""
+    for phase, step in steps:
+        training.Checkpoints(str(folder), keep=99).save(phase, step, tf.Module(), tf.Module(), {"device": device})
+    return folder
+
+
+def test_a_signal_stops_the_sweep_and_the_same_call_finishes_the_table(fake, squad_dir, tmp_path):
+    checkpoints = empty_checkpoints(tmp_path / "run" / "checkpoints", [(1, 2), (1, 10), (2, 1)])
+    names = ["ckpt-2", "ckpt-10", "ckpt-p2-1"]
+    arguments = [f"--checkpoints={checkpoints}", f"--squad_dir={squad_dir}", "--out_dir=out"]
+    table = fake.folder / "out" / "sweep.txt"
+
+    def interrupted(at, interrupt, done):
+        """Stops the sweep while checkpoint `at` is fine-tuned."""
+        (fake.folder / "ready").unlink(missing_ok=True)
+        until_term = "trap 'exit 75' TERM; touch ready; for i in {1..600}; do sleep 0.05; done"
+        process = fake.start(*arguments, wrapper=SWEEP, FAKE_RUN=f"[[ $out != */run-{at}/* ]] || {{ {until_term}; }}")
+        wait_for((fake.folder / "ready").exists, seconds=90)
+        interrupt(process)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 75, errors
+        assert f"stopped at run {at} (seed 1), {done} of 3 are done; the same call goes on" in errors
+        assert "Traceback" not in errors
+        started = [re.search(r"run-(ckpt[^/]*)/seed-1 ", call)[1] for call in fake.fine_tunings()]
+        assert started[-1] == at
+        return started
+
+    assert interrupted("ckpt-10", lambda process: os.killpg(process.pid, signal.SIGINT), 1) == names[:2]
+    assert len(table.read_text().splitlines()) == 2
+    assert interrupted("ckpt-p2-1", lambda process: process.send_signal(signal.SIGTERM), 2) == [*names[:2], *names[1:]]
+    result = fake.call(*arguments, wrapper=SWEEP)
+    assert result.returncode == 0, result.stderr
+    assert [line.split()[1] for line in table.read_text().splitlines()[1:]] == names
+    assert result.stdout.count("done before") == 2
+    assert len(fake.fine_tunings()) == 5
+
+
+# --- The real thing ---
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A folder with SQuAD files in `squad` and, in `tiny/checkpoints`, a pre-training's checkpoints."""
+    folder = tmp_path_factory.mktemp("tiny")
+    for name, questions, seed in (("train", 12, 1), ("dev", 6, 2)):
+        (folder / "squad").mkdir(exist_ok=True)
+        squad_file(folder / "squad" / f"{name}-v1.1.json", "1.1", questions, seed)
+    run = make_folder(folder / "tiny")
+    (run / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "who", "follows",
+                                              "?"]))
+    tokenizer = ElectraTokenizer(str(run / "vocab.txt"))
+    tokenizer.save(str(run))
+    settings = PretrainingConfig(pretrain_tfrecords="gone", num_train_steps=9, num_warmup_steps=1, model_size="tiny",
+                                 model_config='{"num_hidden_layers": 1, "max_position_embeddings": 128}')
+    encoder = settings.encoder_config(tokenizer.vocab_size)
+    model = modeling.pretraining_model(encoder, settings, tokenizer)
+    state = {"config": vars(settings), "encoder": encoder.to_dict(), "tokenizer_fingerprint": tokenizer.fingerprint,
+             "device": "cpu"}
+    for phase, step in ((2, 3), (1, 9)):
+        training.Checkpoints(str(run / "checkpoints")).save(phase, step, model, tf.Module(), state)
+    return folder
+
+
+SHORT = ["--max_steps=2", "--max_seq_length=48", "--doc_stride=12", "--length_buckets=48", "--batch_size=4",
+         "--infer_batch_size=8", "--learning_rate=1e-4"]
+
+
+def test_a_fine_tuning_writes_its_log_predictions_and_results(clone, tiny):
+    result = clone.call("--squad_dir=squad", "--init_checkpoint=tiny/checkpoints", "--seed=3", "--out_dir=out", *SHORT,
+                        cwd=tiny, PYTHON=sys.executable)
+    assert result.returncode == 0, result.stderr
+    out = tiny / "out"
+    assert result.stdout.splitlines()[-1] == f"{SQUAD}: finished; results are in {out}"
+    assert len(json.loads((out / "predictions.json").read_text())) == 6
+    results = json.loads((out / "results.json").read_text())
+    assert results["seed"] == 3 and results["train_steps"] == 2 and 0 <= results["exact_match"] <= results["f1"] <= 100
+    log = (out / "console.log").read_text()
+    assert log.startswith("running: ") and f"EM {results['exact_match']:.2f}" in log
+    assert [path for path in (tiny / "squad").iterdir() if path.suffix == ".npz"]  # the cache is beside the data
+
+
+def test_without_the_network_the_way_out_is_named(clone, tiny, tmp_path):
+    own = clone.folder / "results/models/base/checkpoints"
+    own.mkdir(parents=True)
+    (own / "ckpt-7.index").touch()
+    result = clone.call(f"--squad_dir={tiny / 'squad'}", "--learning_rate=1e-4", PYTHON=sys.executable,
+                        HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "empty"), HF_HUB_CACHE=str(tmp_path / "empty/hub"))
+    assert result.returncode == 2
+    python, wrapper = result.stderr.splitlines()
+    assert "google/electra-base-discriminator is no folder here, and it cannot be had" in python
+    assert "--init_checkpoint=results/models/base/checkpoints/ckpt-7, the newest pre-trained one here" in wrapper
+
+
+def test_a_sweep_fine_tunes_every_checkpoint_in_its_order(clone, tiny, tmp_path, capfd, monkeypatch):
+    damaged = empty_checkpoints(tmp_path / "broken" / "checkpoints", [(1, 5)])
+    (damaged / "ckpt-5.index").write_bytes(b"no checkpoint")
+    out = tmp_path / "sweep"
+    result = clone.call("--squad_dir=squad", f"--out_dir={out}", *SHORT, wrapper=SWEEP, cwd=tiny,
+                        PYTHON=sys.executable, checkpoints=f"{damaged} tiny/checkpoints")
+    assert result.returncode == 1, result.stderr  # for the damaged one; the others were done
+    assert re.findall(r"^\[\d/3\] .*", result.stdout, flags=re.MULTILINE) == [
+        "[1/3] broken ckpt-5, seed 1", "[2/3] tiny ckpt-9, seed 1", "[3/3] tiny ckpt-p2-3, seed 1"]
+    assert "ckpt-5 cannot be read" in result.stderr
+    assert "failed: broken ckpt-5 (seed 1, status 2); the sweep goes on." in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("sweep_squad.py: 1 of 3 fine-tunings failed")
+    with open(out / "sweep.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["run"], row["checkpoint"], row["phase"], row["step"]) for row in rows] == [
+        ("tiny", "ckpt-9", "1", "9"), ("tiny", "ckpt-p2-3", "2", "3")]
+    for row in rows:
+        folder = out / f"tiny-{row['checkpoint']}"
+        assert sorted(os.listdir(folder / "exported")) == ["discriminator", "generator"]
+        results = json.loads((folder / "seed-1" / "results.json").read_text())
+        assert (float(row["EM"]), float(row["F1"])) == (results["exact_match"], results["f1"])
+        assert results["seed"] == 1 and results["train_steps"] == 2
+        assert f"--init_checkpoint={folder}/exported/discriminator" in (folder / "seed-1/console.log").read_text()
+    table = (out / "sweep.txt").read_text()
+    assert table in result.stdout
+    assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+    # Started again, here without the damaged one and with an interpreter that would fail.
+    command = next(shlex.split(line)[2:] for line in result.stdout.splitlines() if line.startswith("running: "))
+    again = [word.replace(f"{damaged},", "") for word in command[1:]]
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        sweep_squad.main(["sweep_squad.py", *again])
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    printed = capfd.readouterr().out
+    assert printed.count("done before") == 2
+    assert (out / "sweep.txt").read_text() == table
