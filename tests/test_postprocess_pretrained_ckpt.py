@@ -125,6 +125,22 @@ def test_a_checkpoint_without_its_vocabulary_needs_it_named(run, tmp_path, vocab
     assert "is not the vocabulary" in refuses(export, run, tmp_path / "out2", vocab_file=str(tmp_path / "other.txt"))
 
 
+def test_a_fine_tuned_checkpoint_becomes_one_folder(tmp_path, vocab_file, capsys):
+    tokenizer = ElectraTokenizer(vocab_file)
+    encoder = PretrainingConfig(pretrain_tfrecords="x", model_size="tiny", model_config='{"num_hidden_layers": 1}'
+                                ).encoder_config(tokenizer.vocab_size)
+    model = modeling.QuestionAnswering(encoder, joint_head=False, version_2=True)
+    tokenizer.save(str(tmp_path / "squad"))
+    training.Checkpoints(str(tmp_path / "squad" / "checkpoints")).save(1, 7, model, tf.Module(), {
+        "task": "squad", "head": model.settings, "encoder": encoder.to_dict(), "config": {},
+        "tokenizer_fingerprint": tokenizer.fingerprint})
+    export(tmp_path / "squad", tmp_path / "out")
+    assert "question_answering of" in capsys.readouterr().out and os.listdir(tmp_path / "out") == ["question_answering"]
+    again = weights.question_answering(weights.read(str(tmp_path / "out" / "question_answering")), tokenizer)
+    assert again.settings == model.settings
+    np.testing.assert_array_equal(again.head.dense.kernel, model.head.dense.kernel)
+
+
 @pytest.mark.parametrize("arguments, problem", [
     ([], "--pretrained_checkpoint is missing"),
     (["--pretrained_checkpoint=nowhere/ckpt-1"], "--output_dir is missing"),

@@ -168,6 +168,48 @@ assert not {"modeling", "weights", "configuration"} & set(sys.modules)
         np.testing.assert_allclose(np.load(tmp_path / f"{kind}.npy"), part(ids, mask, mask * 0), **ROUNDING)
 
 
+# --- Question answering ---
+
+
+def answer_features(tokens=24):
+    file = np.load(DATA / "tiny_electra.npz")
+    names = {"input_ids": "input_ids", "input_mask": "attention_mask", "segment_ids": "token_type_ids",
+             "p_mask": "p_mask"}
+    return {ours: tf.constant(file[f"in/{theirs}"][:, :tokens], tf.int32) for ours, theirs in names.items()}
+
+
+def test_the_ancestors_joint_head_gives_its_answers(tmp_path):
+    source = weights.read(str(DATA / "ancestor_joint_v2"))
+    assert not source.unused
+    model = weights.question_answering(source, some_vocabulary(tmp_path, 120), beam_size=4)
+    assert model.joint_head and model.version_2
+    found, golden = model.answers(answer_features()), np.load(DATA / "tiny_electra.npz")
+    np.testing.assert_allclose(found["answerability_logits"], golden["joint_v2/infer/cls_logits"], **ROUNDING)
+    np.testing.assert_array_equal(found["start_index"], golden["joint_v2/infer/start_top_index"])
+
+
+@pytest.mark.parametrize("settings", [
+    dict(joint_head=True, version_2=True, beam_size=3, answerability_from_gold=False),
+    dict(joint_head=False, version_2=True, beam_size=5, answerability_from_gold=False)], ids=["joint", "independent"])
+def test_a_fine_tuned_model_is_written_read_and_served(settings, tokenizer, tmp_path):
+    config = dataclasses.replace(CONFIG, vocab_size=120, max_position_embeddings=24)
+    own = some_vocabulary(tmp_path, 120)
+    model = modeling.QuestionAnswering(config, seed=6, **settings)
+    weights.save_folder(model, "question_answering", own, str(tmp_path / "model"), saved_model=True)
+    content = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert content.get("architectures") == (None if settings["joint_head"] else ["ElectraForQuestionAnswering"])
+    again = weights.question_answering(weights.read(str(tmp_path / "model")), own)
+    assert again.settings == settings
+    features = answer_features()
+    expected, found = model.answers(features), again.answers(features)
+    served = tf.saved_model.load(str(tmp_path / "model" / "saved_model")).signatures["serving_default"]
+    answers = served(**{name: value for name, value in features.items()
+                        if name in served.structured_input_signature[1]})
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
+        np.testing.assert_allclose(answers[name], value, **ROUNDING)
+
+
 # --- Other spellings ---
 
 
