@@ -109,6 +109,7 @@ def main(argv) -> int:
     print(f"{len(losses)} updates; losses {losses[0]:.4f} to {losses[-1]:.4f} here, {theirs['losses'][0]:.4f} to "
           f"{theirs['losses'][-1]:.4f} there; largest relative difference {gaps[:30].max():.1e} in the first 30, "
           f"{gaps.max():.1e} in all")
+    print("by update: " + " ".join(f"{gap:.0e}" for gap in gaps))
     print("dev F1 {:.2f} here, {:.2f} there (EM {:.2f}, {:.2f})".format(
         scores[0]["f1"], scores[1]["f1"], scores[0]["exact_match"], scores[1]["exact_match"]))
     return 0 if gaps[:30].max() < 1e-3 and abs(scores[0]["f1"] - scores[1]["f1"]) < 1 else 1

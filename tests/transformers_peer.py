@@ -98,6 +98,10 @@ def squad(folder):
         loss = model(**{name: value[:real] for name, value in batch_of(batches, step).items()}).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_([value for _, value in named], 1.0)
+        # This project's AdamW, like the recipe's, adds epsilon before the second moment's bias correction, PyTorch's
+        # after it; with this value the two are the same formula.
+        for group in optimizer.param_groups:
+            group["eps"] = 1e-6 / (1 - 0.999 ** (step + 1)) ** 0.5
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
