@@ -407,7 +407,9 @@ class SquadConfig:
     do_lower_case: typing.Optional[str] = option(
         None, "lower-case the text (default: as the weights' tokenizer says)", choices=("true", "false"))
     joint_head: bool = option(True, "start, end given the start, answerability; false: independent start and end")
-    beam_size: int = option(5, "joint head: starts, and ends for each, that are looked at", minimum=1)
+    beam_size: typing.Optional[int] = option(
+        None, "joint head: starts, and ends for each, that are looked at (default: 5, or as the model was trained)",
+        minimum=1)
     answerability_from_gold: bool = option(
         False, "joint head, 2.0: show answerability the gold start in training, as the ancestor does")
     # Data
@@ -471,7 +473,9 @@ class SquadConfig:
         for name, needed in wanted.items():
             if needed and not (getattr(self, name) or self.data_dir):
                 raise UserError(f"--{name} is missing: name it, or the folder of the SQuAD files as --data_dir.")
-        self.buckets  # noqa: B018  (refuses what cannot be read)
+        if (self.beam_size or 1) > self.buckets[0]:
+            raise UserError(f"--beam_size={self.beam_size} is wider than batches of length {self.buckets[0]}: choose a "
+                            "narrower beam, or longer --length_buckets.")
 
     @property
     def predicts(self) -> bool:

@@ -27,7 +27,19 @@ def download(repository: str) -> str:
     Raises: UserError: no such model, no network and nothing cached, or a damaged file, which is deleted.
     """
     import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+    from huggingface_hub.utils import validate_repo_id
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise UserError(f"{repository} does not exist and is no name of a hub model either: name a checkpoint, a model "
+                        "folder, or a model of the Hugging Face hub such as google/electra-small-discriminator.") \
+            from error
 
     def fetch(file: str) -> Optional[str]:
         """The file's path, or None where the repository has no such file (or, offline, the cache)."""

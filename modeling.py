@@ -460,6 +460,7 @@ def pretraining_model(encoder: ElectraConfig, config: PretrainingConfig, tokeniz
 # --- Question answering ---
 
 
+BEAM_SIZE = 5  # of the joint head, where nothing else is asked for
 MASKED = -1e30  # a logit where no answer may be; its exponential is 0
 
 
@@ -544,8 +545,9 @@ class QuestionAnswering(tf.Module):
 
     metric_names = ("examples", "tokens", "start_right", "end_right", "answerability_right")
 
-    def __init__(self, config: ElectraConfig, joint_head: bool = True, version_2: bool = False, beam_size: int = 5,
-                 answerability_from_gold: bool = False, compute_dtype=tf.float32, seed: int = 0):
+    def __init__(self, config: ElectraConfig, joint_head: bool = True, version_2: bool = False,
+                 beam_size: int = BEAM_SIZE, answerability_from_gold: bool = False, compute_dtype=tf.float32,
+                 seed: int = 0):
         super().__init__()
         make = VariableMaker(seed, config.initializer_range)
         self.config, self.joint_head, self.version_2, self.beam_size = config, joint_head, version_2, beam_size

@@ -49,6 +49,8 @@ def export(config: ExportConfig):
     output_dir = config.output_dir.rstrip("/")
     there = sorted(os.listdir(output_dir)) if os.path.isdir(output_dir) else []
     foreign = [name for name in there if name not in KINDS]
+    here = os.path.isdir(output_dir) and os.path.samefile(output_dir, ".")
+    foreign = foreign or here  # the folder that one stands in cannot be replaced
     if foreign or there and not config.overwrite or os.path.isfile(output_dir):
         way_out = "" if foreign or os.path.isfile(output_dir) else ", or replace it with --overwrite"
         raise UserError(f"--output_dir={config.output_dir} is there already: name another folder{way_out}.")

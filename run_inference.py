@@ -25,7 +25,6 @@ import devices
 import squad_utils
 import weights
 from configuration import UserError, option
-from tokenization import ElectraTokenizer
 
 WINDOWS = 32  # that go through the network at once
 
@@ -78,14 +77,12 @@ class Reader:
         self.config = config
         device = devices.open_device(config.device, config.precision, "false")
         source = weights.read(config.init_checkpoint)
-        if config.vocab_file:
-            self.tokenizer = ElectraTokenizer(config.vocab_file)
-        elif source.tokenizer:
-            self.tokenizer = source.tokenizer
-        else:
-            raise UserError(f"{source.name} has no vocab.txt beside it: give the vocabulary as --vocab_file.")
+        self.tokenizer = weights.open_tokenizer(source, config.vocab_file)
         self.model = weights.question_answering(source, self.tokenizer, compute_dtype=device.compute_dtype)
         self.length = min(config.max_seq_length, self.model.config.max_position_embeddings)
+        if self.model.joint_head and self.model.beam_size > self.length:
+            raise UserError(f"--max_seq_length={config.max_seq_length} is shorter than the model's beam of "
+                            f"{self.model.beam_size}: choose a longer one.")
         self._answers = tf.function(self.model.answers, autograph=False)
 
     def answer(self, question: str, context: str):

@@ -316,6 +316,7 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
     def log(step: int):
         report.training(step, train_step.read_metrics(), bar)
 
+    stop.begin()
     step = logged = saved = start.step
     with training.progress_bar(config.num_train_steps, start.step, f"phase {config.phase}") as bar:
         while step < config.num_train_steps and not stop.signal_name:

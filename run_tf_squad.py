@@ -13,6 +13,7 @@ embeddings and i + 1 for layer i, so that the top layer has 0.8 squared, as goog
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -95,20 +96,6 @@ def feed(features: squad_utils.Features, batch: Batch, batch_size: int, labels: 
 # --- Setting up ---
 
 
-def open_tokenizer(config: SquadConfig, source: weights.Source) -> ElectraTokenizer:
-    """--vocab_file, else the vocabulary beside the weights, with the casing that belongs to it."""
-    casing = {} if config.do_lower_case is None else {"do_lower_case": config.do_lower_case == "true"}
-    if config.vocab_file:
-        if source.tokenizer:
-            casing = {"do_lower_case": source.tokenizer.do_lower_case,
-                      "strip_accents": source.tokenizer.strip_accents, **casing}
-        return ElectraTokenizer(config.vocab_file, **casing)
-    if source.tokenizer is None:
-        raise UserError(f"{source.name} has no vocab.txt beside it: give the vocabulary as --vocab_file.")
-    return ElectraTokenizer(source.tokenizer.vocab_file, **{
-        "do_lower_case": source.tokenizer.do_lower_case, "strip_accents": source.tokenizer.strip_accents, **casing})
-
-
 def read_source(config: SquadConfig) -> weights.Source:
     """The weights to start from. Without training they need a head: --init_checkpoint, else what output_dir holds."""
     if config.init_checkpoint:
@@ -145,29 +132,53 @@ def read_split(config: SquadConfig, name: str, tokenizer: ElectraTokenizer, need
     return Split(path, examples, features)
 
 
-# What decides the weights that training ends with: a run is only resumed where all of it is the same.
-RESUMABLE = ("init_checkpoint", "electra_model", "train_file", "data_dir", "version_2_with_negative", "joint_head",
-             "answerability_from_gold", "max_seq_length", "doc_stride", "max_query_length", "length_buckets",
-             "train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps", "train_iter_per_epoch",
-             "learning_rate", "warmup_proportion", "weight_decay_rate", "layerwise_lr_decay")
+# What decides the weights that training ends with, beside the content of files (`identity`): a run is only resumed
+# where all of it is the same.
+RESUMABLE = ("version_2_with_negative", "joint_head", "answerability_from_gold", "max_seq_length", "doc_stride",
+             "max_query_length", "length_buckets", "train_batch_size", "gradient_accumulation_steps",
+             "num_train_epochs", "max_steps", "train_iter_per_epoch", "learning_rate", "warmup_proportion",
+             "weight_decay_rate", "layerwise_lr_decay", "precision")
 
 
-def find_own_run(config: SquadConfig, checkpoints: training.Checkpoints) -> Optional[dict]:
-    """State of the newest checkpoint in output_dir, with its `prefix`. Raises: UserError: of another fine-tuning."""
-    if config.overwrite:
-        checkpoints.clear()
+def identity(config: SquadConfig, source: weights.Source, tokenizer: ElectraTokenizer) -> Dict[str, str]:
+    """Fingerprints of what is read, by the option that names it."""
+    with open(config.data_file("train"), "rb") as file:
+        data = hashlib.sha256(file.read()).hexdigest()
+    return {"init_checkpoint": weights.fingerprint(source), "train_file": data, "vocab_file": tokenizer.fingerprint}
+
+
+def find_own_run(config: SquadConfig, checkpoints: training.Checkpoints, read: Dict[str, str]) -> Optional[dict]:
+    """State of the newest checkpoint in output_dir, with its `prefix`; None where training starts anew.
+
+    Raises: UserError: checkpoints of another fine-tuning without --overwrite, or any of pre-training.
+    """
+    for checkpoint in checkpoints.list():
+        if training.read_state(checkpoint.prefix).get("task") != "squad":
+            raise UserError(f"{config.checkpoint_dir} holds pre-training checkpoints: name another --output_dir.")
     newest = checkpoints.newest(1)
     if newest is None:
         return None
     state = training.read_state(newest.prefix)
     theirs = state["config"]
-    changed = [name for name in RESUMABLE if theirs.get(name) != getattr(config, name)]
+    changed = [f"--{name}={theirs.get(name)}" for name in RESUMABLE if theirs.get(name) != getattr(config, name)]
+    changed += [f"another --{name}" for name, value in read.items() if state["identity"].get(name) != value]
     if config.seed is not None and theirs["seed"] != config.seed:
-        changed.append("seed")
-    if changed:
-        raise UserError(f"{config.checkpoint_dir} holds checkpoints of a fine-tuning with --{changed[0]}="
-                        f"{theirs.get(changed[0])}: name another --output_dir, or delete them with --overwrite.")
-    return {**state, "prefix": newest.prefix}
+        changed.append(f"--seed={theirs['seed']}")
+    if not changed:
+        return {**state, "prefix": newest.prefix}
+    if config.overwrite:
+        return None
+    raise UserError(f"{config.checkpoint_dir} holds checkpoints of a fine-tuning with {changed[0]}: name another "
+                    "--output_dir, or delete them with --overwrite.")
+
+
+def check_model(config: SquadConfig, source: weights.Source):
+    """Refuses, before anything expensive, weights that do not go with what is asked for."""
+    if source.config is None:
+        raise UserError(f"{source.name} has no config.json beside it: put the encoder's there.")
+    if config.max_seq_length > source.config.max_position_embeddings:
+        raise UserError(f"--max_seq_length={config.max_seq_length} exceeds the {source.config.max_position_embeddings} "
+                        f"positions of {source.name}: choose a shorter one.")
 
 
 # --- Training ---
@@ -213,22 +224,18 @@ def make_optimizer(config: SquadConfig, model: modeling.QuestionAnswering, updat
 
 
 def train(config: SquadConfig, device: devices.Device, stop: training.StopRequest, source: weights.Source,
-          tokenizer: ElectraTokenizer, split: Split, dev: Optional[Split]) -> Tuple[modeling.QuestionAnswering, dict]:
-    """Fine-tunes, or goes on with it. Returns: the model and what results.json says of training.
+          tokenizer: ElectraTokenizer, found: Optional[dict], read: Dict[str, str], split: Split,
+          dev: Optional[Split]) -> Tuple[modeling.QuestionAnswering, dict]:
+    """Fine-tunes, or goes on with what `found` says. Returns: the model and what results.json says of training.
 
     Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite.
     """
-    if source.config is None:
-        raise UserError(f"{source.name} has no config.json beside it: put the encoder's there.")
-    if config.max_seq_length > source.config.max_position_embeddings:
-        raise UserError(f"--max_seq_length={config.max_seq_length} exceeds the {source.config.max_position_embeddings} "
-                        f"positions of {source.name}: choose a shorter one.")
     checkpoints = training.Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max)
-    found = find_own_run(config, checkpoints)
     seed = found["config"]["seed"] if found else config.seed if config.seed is not None else random.randrange(2**31)
     encoder = dataclasses.replace(source.config, vocab_size=tokenizer.vocab_size)
-    model = modeling.QuestionAnswering(encoder, config.joint_head, config.version_2_with_negative, config.beam_size,
-                                       config.answerability_from_gold, device.compute_dtype, seed)
+    model = modeling.QuestionAnswering(encoder, config.joint_head, config.version_2_with_negative,
+                                       config.beam_size or modeling.BEAM_SIZE, config.answerability_from_gold,
+                                       device.compute_dtype, seed)
     done = found["step"] if found else 0
     plan = plan_training(config, split.features.lengths, seed, done)
     optimizer = make_optimizer(config, model, plan.updates)
@@ -237,9 +244,13 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
     if found:
         training.restore(found["prefix"], model, optimizer)
         logging.info("going on from %s at step %d of %d.", found["prefix"], done, plan.updates)
+        if found["environment"] != training.environment():
+            logging.info("note: this machine or TensorFlow differs from the checkpoint's: results agree only to "
+                         "rounding.")
     else:
-        for line in weights.load(source, model.trainable_variables, tokenizer):
+        for line in weights.load(source, model.trainable_variables, tokenizer, weights.SQUAD_WAY_OUT):
             logging.info(line)
+        checkpoints.clear()  # only now that the new training is known to be possible; empty without --overwrite
     tokenizer.save(config.output_dir)
     global_batch = config.train_batch_size * config.gradient_accumulation_steps * device.world_size
     logging.info("seed %d; %d updates of %d examples, %d an epoch; batches of lengths %s.", seed, plan.updates,
@@ -256,8 +267,10 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
                               os.path.join(logs, "tensorboard"), done)
     speed = training.Speed()
     state = {"task": "squad", "config": {**dataclasses.asdict(config), "seed": seed}, "head": model.settings,
+             "identity": read,
              "encoder": encoder.to_dict(), "tokenizer_fingerprint": tokenizer.fingerprint,
              "environment": training.environment(), "device": device.kind, "updates": plan.updates}
+    stop.begin()
     step = logged = saved = done
 
     def report():
@@ -308,9 +321,9 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
                 report()
             if step > saved and not config.skip_checkpoint:
                 save()
-            raise Interrupted(f"stopped by {stop.signal_name} at step {step} of {plan.updates}; the same call goes on "
-                              "from there." if step > done or found else
-                              f"stopped by {stop.signal_name} before the first update; the same call starts again.")
+            ahead = ("no checkpoint was asked for, so the same call starts again" if config.skip_checkpoint
+                     else "the same call goes on from there")
+            raise Interrupted(f"stopped by {stop.signal_name} at step {step} of {plan.updates}; {ahead}.")
     summary = {"train_steps": plan.updates, "seed": seed}
     if step > done:
         logging.info("fine-tuned: %s", speed.summary())
@@ -383,8 +396,8 @@ def predict(config: SquadConfig, model: modeling.QuestionAnswering, dev: Split,
             id_: [answer._asdict() for answer in answers] for id_, answers in nbest.items()}}
         if version_2:
             written["null_odds.json"] = null_odds
-        for name, content in written.items():
-            configuration.write_json(os.path.join(config.output_dir, name), content)
+        for name, content in written.items():  # in ASCII: half a surrogate pair of the data has no other spelling
+            configuration.write_text(os.path.join(config.output_dir, name), json.dumps(content, indent=1) + "\n")
     scores = None
     if config.do_eval or config.evaluate_during_training:
         scores = squad_utils.evaluate(dev.examples, final, version_2)
@@ -412,8 +425,8 @@ def run_eval_script(config: SquadConfig, dev: Split, scores: Dict[str, float]):
     command = [sys.executable, config.eval_script, dev.path, os.path.join(config.output_dir, "predictions.json")]
     result = subprocess.run(command, capture_output=True, text=True)
     try:
-        theirs = json.loads(result.stdout)
-    except ValueError:
+        theirs = configuration.parse_json_object(result.stdout, config.eval_script)
+    except UserError:
         logging.warning("--eval_script=%s printed no JSON object (status %d): %s", config.eval_script,
                         result.returncode, (result.stderr.strip().splitlines() or ["nothing"])[-1])
         return
@@ -442,7 +455,17 @@ def run(config: SquadConfig, stop: training.StopRequest):
             raise UserError(f"{config.data_file(split)} does not exist: name the SQuAD files with --data_dir, "
                             "--train_file and --predict_file.")
     source = read_source(config)
-    tokenizer = open_tokenizer(config, source)
+    casing = {} if config.do_lower_case is None else {"do_lower_case": config.do_lower_case == "true"}
+    tokenizer = weights.open_tokenizer(source, config.vocab_file, **casing)
+    check_model(config, source)
+    if config.do_train:
+        read = identity(config, source, tokenizer)
+        found = find_own_run(config, training.Checkpoints(config.checkpoint_dir), read)
+    else:
+        model = weights.question_answering(source, tokenizer, config.beam_size, device.compute_dtype)
+        if model.joint_head and model.version_2 != config.version_2_with_negative:
+            raise UserError(f"{source.name} was trained for SQuAD {'2.0' if model.version_2 else '1.1'}: "
+                            f"{'add' if model.version_2 else 'leave out'} --version_2_with_negative.")
     splits = {}
     if config.do_train:
         splits["train"] = read_split(config, "train", tokenizer, needs_answers=True)
@@ -450,14 +473,12 @@ def run(config: SquadConfig, stop: training.StopRequest):
         needs_answers = config.do_eval or config.evaluate_during_training
         splits["dev"] = read_split(config, "dev", tokenizer, needs_answers)
     results = {"version_2": config.version_2_with_negative, "model": source.name}
+    results_file = os.path.join(config.output_dir, "results.json")
+    if os.path.exists(results_file) and (found if config.do_train else not config.init_checkpoint):
+        results = {**configuration.read_json_object(results_file), **results}  # of the same model: what stays true
     if config.do_train:
-        model, summary = train(config, device, stop, source, tokenizer, splits["train"], splits.get("dev"))
+        model, summary = train(config, device, stop, source, tokenizer, found, read, splits["train"], splits.get("dev"))
         results.update(summary)
-    else:
-        model = weights.question_answering(source, tokenizer, config.beam_size, device.compute_dtype)
-        if model.joint_head and model.version_2 != config.version_2_with_negative:
-            raise UserError(f"{source.name} was trained for SQuAD {'2.0' if model.version_2 else '1.1'}: "
-                            f"{'add' if model.version_2 else 'leave out'} --version_2_with_negative.")
     if config.do_predict or config.do_eval:
         timing, scores = predict(config, model, splits["dev"], stop, write=True)
         if timing is None:
@@ -472,8 +493,8 @@ def run(config: SquadConfig, stop: training.StopRequest):
         logging.info("%.1f sequences/s; a batch of %d takes %.0f ms (p50), %.0f ms (p99).",
                      timing["inference_sequences_per_second"], config.predict_batch_size, timing["latency_p50_ms"],
                      timing["latency_p99_ms"])
-    configuration.write_json(os.path.join(config.output_dir, "results.json"), results)
-    logging.info("results are in %s.", os.path.join(config.output_dir, "results.json"))
+    configuration.write_json(results_file, results)
+    logging.info("results are in %s.", results_file)
 
 
 def main(argv):

@@ -23,7 +23,7 @@ from absl import logging
 from tqdm import tqdm
 
 import configuration
-from configuration import UserError
+from configuration import Interrupted, UserError
 
 # --- Stopping on request ---
 
@@ -31,11 +31,13 @@ from configuration import UserError
 class StopRequest:
     """Turns SIGINT and SIGTERM into a request that the loop meets between two updates. Used as a context manager.
 
-    Repeated signals are one request: a Ctrl-C reaches a process both from the terminal and from the wrapper.
+    Until `begin` nothing has been done that could be lost, and a signal ends the command at once. Repeated signals are
+    one request: a Ctrl-C reaches a process both from the terminal and from the wrapper.
     """
 
     def __init__(self):
         self.signal_name: Optional[str] = None
+        self._begun = False
 
     def __enter__(self):
         self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -45,9 +47,15 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def begin(self):
+        """From here on a signal is a request."""
+        self._begun = True
+
     def _note(self, number, frame):
         if self.signal_name is None:
             self.signal_name = signal.Signals(number).name
+            if not self._begun:
+                raise Interrupted(f"stopped by {self.signal_name} before the first update; the same call starts again.")
 
 
 # --- Checkpoints ---

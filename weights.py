@@ -16,6 +16,7 @@ Out (`save_folder`): a folder that transformers 4 and 5 load without a missing o
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import re
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
@@ -263,7 +264,15 @@ def _beside(name: str, folder: str, tensors, unused) -> Source:
     has_vocabulary = os.path.exists(os.path.join(folder, "vocab.txt"))
     tokenizer = ElectraTokenizer.from_folder(folder) if has_vocabulary else None
     if tokenizer or config:
-        tensors = _trimmed(tensors, tokenizer.vocab_size if tokenizer else config.vocab_size)
+        size = tokenizer.vocab_size if tokenizer else config.vocab_size
+        rows = _vocabulary_size(tensors)
+        if rows < size:
+            file = "vocab.txt" if tokenizer else "config.json"
+            raise UserError(f"{name} has {rows} vocabulary rows and the {file} beside it says {size}: put the file "
+                            "there that belongs to the weights.")
+        if rows > configuration.round_up(size, 8):
+            unused = [*unused, f"{rows - size} rows beyond the vocabulary"]
+        tensors = _trimmed(tensors, size)
     return Source(name, tensors, unused, config, tokenizer, head)
 
 
@@ -274,6 +283,10 @@ def read_config(path: str) -> ElectraConfig:
         kept = {field: content[field] for field in ElectraConfig.__dataclass_fields__ if field in content}
         return ElectraConfig(**{**kept, "embedding_size": content["hidden_size"]})
     return ElectraConfig.from_json_file(path)
+
+
+def _vocabulary_size(tensors: Dict[str, np.ndarray]) -> int:
+    return next(value.shape[0] for name, value in tensors.items() if name.endswith("word_embeddings"))
 
 
 def _trimmed(tensors: Dict[str, np.ndarray], vocab_size: int) -> Dict[str, np.ndarray]:
@@ -333,6 +346,14 @@ def _load_keras(path: str) -> Iterator[Tuple[str, np.ndarray]]:
     yield from found.items()
 
 
+def fingerprint(source: Source) -> str:
+    """SHA-256 over the encoder's settings and all tensors: the same where a training that starts here is the same."""
+    digest = hashlib.sha256(repr(source.config).encode())
+    for name in sorted(source.tensors):
+        digest.update(name.encode() + np.ascontiguousarray(source.tensors[name]).tobytes())
+    return digest.hexdigest()
+
+
 def merge(sources: List[Source]) -> Source:
     """A discriminator and a generator as one. Raises: UserError: two of a kind."""
     tensors: Dict[str, np.ndarray] = {}
@@ -350,7 +371,10 @@ def merge(sources: List[Source]) -> Source:
                   sources[0].config, tokenizers[0] if tokenizers else None, sources[0].head, sources[0].state)
 
 
-def load(source: Source, variables, tokenizer: ElectraTokenizer) -> List[str]:
+PRETRAINING_WAY_OUT = "choose --model_size, --model_config and --generator_hidden_size to match it"
+
+
+def load(source: Source, variables, tokenizer: ElectraTokenizer, way_out: str = PRETRAINING_WAY_OUT) -> List[str]:
     """Assigns weights to variables by name.
 
     Encoders and embeddings must be there in full and in the right shape. Heads, and a generator of which nothing is
@@ -390,8 +414,8 @@ def load(source: Source, variables, tokenizer: ElectraTokenizer) -> List[str]:
     problems = (misshaped + [f"{name} is missing" for name in missing] + [f"{name} is left over" for name in left_over])
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(f"{source.name} does not fit this model ({'; '.join(problems[:3])}{more}): choose "
-                        "--model_size, --model_config and --generator_hidden_size to match it.")
+        raise UserError(f"{source.name} does not fit this model ({'; '.join(problems[:3])}{more}): "
+                        f"{way_out}.")
     for name, value in values.items():
         wanted[name].assign(value)
     unused = sorted([name for name in tensors if name not in wanted] + source.unused)
@@ -423,7 +447,7 @@ def _settle_generator_embeddings(tensors: Dict[str, np.ndarray], wanted) -> List
 
 def _vocabulary_rows(source: Source, tensors, tokenizer) -> Tuple[Tuple[np.ndarray, np.ndarray], str]:
     """Rows of our vocabulary, the rows of the source that go there, and a sentence where not all are matched."""
-    count = next(value.shape[0] for name, value in tensors.items() if name.endswith("word_embeddings"))
+    count = _vocabulary_size(tensors)
     if source.tokenizer is None or source.tokenizer.tokens == tokenizer.tokens:
         sizes = (tokenizer.vocab_size, configuration.round_up(tokenizer.vocab_size, 8))
         if source.tokenizer is None and count not in sizes:
@@ -446,6 +470,19 @@ def _short_list(names: List[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
+def open_tokenizer(source: Source, vocab_file: Optional[str] = None, **casing) -> ElectraTokenizer:
+    """`vocab_file`, else the vocabulary beside the weights, with the casing of the weights' own where not given."""
+    if source.tokenizer:
+        own = {"do_lower_case": source.tokenizer.do_lower_case, "strip_accents": source.tokenizer.strip_accents}
+        return ElectraTokenizer(vocab_file or source.tokenizer.vocab_file, **{**own, **casing})
+    if not vocab_file:
+        raise UserError(f"{source.name} has no vocab.txt beside it: give the vocabulary as --vocab_file.")
+    return ElectraTokenizer(vocab_file, **casing)
+
+
+SQUAD_WAY_OUT = "its config.json describes another model, put its own there"
+
+
 def question_answering(source: Source, tokenizer: ElectraTokenizer, beam_size: Optional[int] = None,
                        compute_dtype=tf.float32) -> modeling.QuestionAnswering:
     """A trained question-answering model: ours, the ancestor's, or an ElectraForQuestionAnswering.
@@ -460,11 +497,20 @@ def question_answering(source: Source, tokenizer: ElectraTokenizer, beam_size: O
         raise UserError(f"{source.name} has no question-answering head: fine-tune it first (run_tf_squad.py "
                         "--do_train), or name a fine-tuned model.")
     has_answerability = "answer_class/pooler_answer_class_dense_0/kernel" in source.tensors
-    head = {"joint_head": joint_head, "version_2": has_answerability, **(source.head or {})}
+    if source.tokenizer and source.tokenizer.tokens != tokenizer.tokens:
+        raise UserError(f"{tokenizer.vocab_file} is not the vocabulary that {source.name} was trained with: leave "
+                        "--vocab_file out.")
+    head = {"joint_head": joint_head, "version_2": has_answerability}
+    saved = source.head or {}
+    head.update({name: saved[name] for name in ("version_2", "beam_size", "answerability_from_gold") if name in saved})
     if beam_size:
         head["beam_size"] = beam_size
     model = modeling.QuestionAnswering(source.config, compute_dtype=compute_dtype, **head)
-    load(source, model.trainable_variables, tokenizer)
+    lacking = [variable.name.split(":")[0] for variable in model.trainable_variables
+               if variable.name.split(":")[0] not in source.tensors]
+    if lacking:
+        raise UserError(f"{source.name} lacks {lacking[0]} of its question-answering head: name a whole model.")
+    load(source, model.trainable_variables, tokenizer, SQUAD_WAY_OUT)
     return model
 
 

@@ -73,6 +73,9 @@ def fine_tune(folder, name, joint_head):
     class Never:
         signal_name = None
 
+        def begin(self):
+            pass
+
     squad_file(folder / f"{name}.json", version_2=joint_head)
     run_tf_squad.run(SquadConfig(
         do_train=True, train_file=str(folder / f"{name}.json"), output_dir=str(folder / name), skip_cache=True,

@@ -79,6 +79,9 @@ class StopAfter:
     def __init__(self, step, first=1):
         self.looks_left = step - first + 1
 
+    def begin(self):
+        pass
+
     @property
     def signal_name(self):
         self.looks_left -= 1
