@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import tensorflow as tf
 from absl import logging
 
 import training
-from configuration import UserError
+from configuration import Interrupted, UserError
 
 
 class Model(tf.Module):
@@ -168,6 +169,7 @@ def test_clear_removes_checkpoints_of_both_phases_and_nothing_else(checkpoints):
 def test_a_signal_becomes_a_request_and_the_old_handler_comes_back(number):
     before = signal.getsignal(number)
     with training.StopRequest() as stop:
+        stop.begin()
         assert stop.signal_name is None
         os.kill(os.getpid(), number)
         assert stop.signal_name == signal.Signals(number).name
@@ -176,9 +178,19 @@ def test_a_signal_becomes_a_request_and_the_old_handler_comes_back(number):
 
 def test_repeated_signals_are_one_request():
     with training.StopRequest() as stop:
+        stop.begin()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
             os.kill(os.getpid(), number)
         assert stop.signal_name == "SIGTERM"
+
+
+def test_a_signal_before_the_first_update_ends_the_command_at_once():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="SIGTERM before the first update; the same call starts again"):
+        with training.StopRequest():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 # --- Logs ---
@@ -209,7 +221,7 @@ def test_a_fresh_metrics_log_drops_an_earlier_runs_lines(tmp_path):
 def test_start_logging_names_a_folder_that_cannot_be_written(tmp_path):
     blocker = tmp_path / "file"
     blocker.write_text("")
-    with pytest.raises(UserError, match="give another --results_dir"):
+    with pytest.raises(UserError, match="cannot be written .*give another folder"):
         training.start_logging(str(blocker / "logs"), "rank0")
 
 
