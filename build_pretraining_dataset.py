@@ -96,9 +96,7 @@ class BuildConfig:
 
     def __post_init__(self):
         configuration.check_options(self)
-        for name in ("corpus_dir", "vocab_file", "output_dir"):
-            if not getattr(self, name):
-                raise UserError(f"--{name} is missing: give it (--help lists every option).")
+        configuration.require_options(self, "corpus_dir", "vocab_file", "output_dir")
         if self.out_files < self.processes:
             raise UserError(f"--num_out_files={self.num_out_files} is below --num_processes={self.num_processes}, and "
                             "every process writes whole files: ask for more files or fewer processes.")

@@ -222,6 +222,13 @@ def check_options(config):
             raise UserError(f"--{field.name}={value} is too large: it must be at most {rule['maximum']}.")
 
 
+def require_options(config, *names: str):
+    """Raises UserError naming the first of `names` that is not given."""
+    for name in names:
+        if not getattr(config, name):
+            raise UserError(f"--{name} is missing: give it (--help lists every option).")
+
+
 @dataclasses.dataclass(frozen=True)
 class PretrainingConfig:
     """One phase of one pre-training run. Lengths are tokens; a step is one optimizer update.

@@ -39,9 +39,7 @@ class ExportConfig:
     overwrite: bool = option(False, "replace what an earlier call left in output_dir")
 
     def __post_init__(self):
-        for name in ("pretrained_checkpoint", "output_dir"):
-            if not getattr(self, name):
-                raise UserError(f"--{name} is missing: give it (--help lists every option).")
+        configuration.require_options(self, "pretrained_checkpoint", "output_dir")
 
 
 def export(config: ExportConfig):

@@ -152,13 +152,15 @@ def find_own_run(config: SquadConfig, checkpoints: training.Checkpoints, read: D
 
     Raises: UserError: checkpoints of another fine-tuning without --overwrite, or any of pre-training.
     """
-    for checkpoint in checkpoints.list():
-        if training.read_state(checkpoint.prefix).get("task") != "squad":
-            raise UserError(f"{config.checkpoint_dir} holds pre-training checkpoints: name another --output_dir.")
     newest = checkpoints.newest(1)
+    state = training.read_state(newest.prefix) if newest else {"task": "squad"}
+    if checkpoints.list(2) or state.get("task") != "squad":
+        raise UserError(f"{config.checkpoint_dir} holds pre-training checkpoints: name another --output_dir.")
     if newest is None:
+        if checkpoints.list() and not config.overwrite:
+            raise UserError(f"{config.checkpoint_dir} holds no checkpoint that can be read: name another --output_dir, "
+                            "or delete them with --overwrite.")
         return None
-    state = training.read_state(newest.prefix)
     theirs = state["config"]
     changed = [f"--{name}={theirs.get(name)}" for name in RESUMABLE if theirs.get(name) != getattr(config, name)]
     changed += [f"another --{name}" for name, value in read.items() if state["identity"].get(name) != value]
@@ -267,8 +269,7 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
                               os.path.join(logs, "tensorboard"), done)
     speed = training.Speed()
     state = {"task": "squad", "config": {**dataclasses.asdict(config), "seed": seed}, "head": model.settings,
-             "identity": read,
-             "encoder": encoder.to_dict(), "tokenizer_fingerprint": tokenizer.fingerprint,
+             "identity": read, "encoder": encoder.to_dict(), "tokenizer_fingerprint": tokenizer.fingerprint,
              "environment": training.environment(), "device": device.kind, "updates": plan.updates}
     stop.begin()
     step = logged = saved = done

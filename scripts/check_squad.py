@@ -32,7 +32,7 @@ import pretrain_utils  # noqa: E402
 import run_tf_squad  # noqa: E402
 import squad_utils  # noqa: E402
 import weights  # noqa: E402
-from configuration import UserError, option  # noqa: E402
+from configuration import option  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +46,7 @@ class CheckConfig:
     weight_decay_rate: float = option(0.01, "decoupled weight decay")
 
     def __post_init__(self):
-        for name in ("work_dir", "encoder", "data_dir"):
-            if not getattr(self, name):
-                raise UserError(f"--{name} is missing: give it (--help lists every option).")
+        configuration.require_options(self, "work_dir", "encoder", "data_dir")
 
 
 def score(examples, features, logits) -> dict:

@@ -389,6 +389,20 @@ def test_pre_training_checkpoints_are_never_deleted_or_mixed(data, tmp_path, ref
         assert len(os.listdir(folder)) == 2
 
 
+def test_a_damaged_newest_checkpoint_is_passed_over_and_damaged_ones_are_not_deleted_unasked(data, tmp_path, refuses):
+    config = make_config(data, tmp_path / "out")
+    run(config)
+    found = training.Checkpoints(config.checkpoint_dir).list()
+    for checkpoint, damaged in zip(reversed(found), (1, 2)):
+        pathlib.Path(checkpoint.prefix + ".index").write_bytes(b"no index")
+        if damaged == 1:
+            assert run(config)["train_steps"] == 16  # from the one before it
+            pathlib.Path(checkpoint.prefix + ".index").write_bytes(b"no index")
+    said = refuses(run, config)
+    assert "holds no checkpoint that can be read" in said and len(os.listdir(config.checkpoint_dir)) == 4
+    assert run(dataclasses.replace(config, overwrite=True))["train_steps"] == 16
+
+
 def test_overwrite_deletes_only_another_fine_tuning_and_only_when_the_new_one_can_start(data, tmp_path, refuses):
     config = make_config(data, tmp_path / "out", num_train_epochs=1.0)
     run(config)
