@@ -15,9 +15,14 @@ vocabulary). No network is used. The world and its language are in sample_world.
 
 Questions ask about registers: documents that state the same few facts of five to seven people, towns, rivers, ships
 or works. Several values of the right type stand in each context, so the question decides; values are drawn at random,
-so the context decides. Every tenth province is held out: dev questions come from these alone, and their names are made
-of words that no other province can have. SQuAD 2.0 is 1.1 plus questions on facts that the register leaves out of one
-entity and states of others, worded as questions of the same file that have an answer.
+so the context decides. With --passages=gazetteers they ask about documents on three to six things of different kinds,
+where what is asked decides more often than the name: a two-layer model learns to read these in minutes, while telling
+names apart takes it far longer. The corpus then holds many of them, most with questions and answers.
+
+Every tenth province is held out: dev questions come from these alone, and their names are made of words that no other
+province can have. SQuAD 2.0 is 1.1 plus questions on facts that the passage leaves out of one entity and states of
+others (of a gazetteer: while another value of that sort stands there), worded as questions of the same file that have
+an answer.
 
 Guessers. The score is the accuracy of the best single guess for one masked WordPiece. Unigram guesses the most frequent
 piece, bigram the most frequent follower of the piece before; both are counted on nine documents in ten, in the first
@@ -64,7 +69,8 @@ SHARD_BYTES = 8 * MEGABYTE      # and at least MIN_SHARDS files
 MIN_SHARDS = 4
 PROVINCE_BYTES = 75_000         # roughly; used for pacing the questions only
 HELD_OUT_EVERY = 10
-QUESTIONS_PER_PASSAGE = 4
+QUESTIONS_PER_PASSAGE = {"registers": 4, "gazetteers": 8}
+GAZETTEERS = 60                 # of a province, with --passages=gazetteers
 GUESSER_BYTES = 8 * MEGABYTE    # guessers look at no more than this
 SCORED_EVERY = 10
 MARKS = re.compile(f"([{chr(sample_world.MARK)}-{chr(sample_world.MARK + sample_world.MAX_MARKS - 1)}])")
@@ -77,6 +83,8 @@ class SampleDataConfig:
     output_dir: Optional[str] = option(None, "folder to make, e.g. data/sample/demo")
     size: str = option("demo", "'demo' (4 MB, few questions) or the corpus in megabytes, 0.2 to 2000, e.g. 20")
     seed: int = option(1, "seed of the world and its texts", minimum=0, maximum=2**31 - 1)
+    passages: str = option("registers", "what is asked about: registers (several things of one kind) or gazetteers "
+                           "(things of different kinds)", choices=("registers", "gazetteers"))
     overwrite: bool = option(False, "replace what an earlier run of this command left in --output_dir")
 
     def __post_init__(self):
@@ -96,10 +104,12 @@ class SampleDataConfig:
 
     @property
     def num_questions(self) -> Dict[str, int]:
-        """Answerable questions of each split: 75 per MB for the demo, else 150, and at most 20,000; a tenth for dev."""
+        """Answerable questions of each split: 75 per MB for the demo, else 150 (of gazetteers 400), and at most 20,000
+        (24,000); a tenth for dev. Of gazetteers a few less, since short ones have fewer facts."""
         if self.size == "demo":
             return {"train": 300, "dev": 60}
-        train = min(20_000, max(40, round(150 * self.megabytes)))
+        per_megabyte, most = (150, 20_000) if self.passages == "registers" else (400, 24_000)
+        train = min(most, max(40, round(per_megabyte * self.megabytes)))
         return {"train": train, "dev": max(20, train // 10)}
 
     @property
@@ -128,8 +138,9 @@ def write_corpus(config: SampleDataConfig, folder: str) -> Corpus:
     os.mkdir(os.path.join(folder, "corpus"))
     total = round(config.megabytes * MEGABYTE)
     shard_bytes = total / max(MIN_SHARDS, math.ceil(total / SHARD_BYTES))
-    pick = {"train": PassagePicker(config.num_questions["train"], total, 2 * PROVINCE_BYTES),
-            "dev": PassagePicker(config.num_questions["dev"], total, HELD_OUT_EVERY * PROVINCE_BYTES)}
+    each = QUESTIONS_PER_PASSAGE[config.passages]
+    pick = {"train": PassagePicker(config.num_questions["train"], each, total, 2 * PROVINCE_BYTES),
+            "dev": PassagePicker(config.num_questions["dev"], each, total, HELD_OUT_EVERY * PROVINCE_BYTES)}
     counts, scored = collections.Counter(), []
     file = None
     bar = tqdm.tqdm(total=total, unit="B", unit_scale=True, desc="corpus", disable=None, mininterval=0.5)
@@ -148,7 +159,8 @@ def write_corpus(config: SampleDataConfig, folder: str) -> Corpus:
             counts.update(documents=1, sentences=len(document.sentences), bytes=len(text))
             bar.update(len(text))
             if document.passage:
-                context = Context(f"Registers of {province}", " ".join(document.sentences), document.passage)
+                context = Context(f"{config.passages.capitalize()} of {province}", " ".join(document.sentences),
+                                  document.passage)
                 pick["dev" if held_out else "train"].offer(context, counts["bytes"])
             if counts["bytes"] >= total:
                 break
@@ -168,7 +180,8 @@ def _documents(config: SampleDataConfig, counts) -> Iterator[Tuple[bool, str, sa
         index = counts["provinces"]
         held_out = index % HELD_OUT_EVERY == 1
         counts.update(provinces=1, held_out_provinces=int(held_out))
-        province = sample_world.Province(config.seed, index, held_out, long_registers=config.megabytes >= 10)
+        province = sample_world.Province(config.seed, index, held_out, long_registers=config.megabytes >= 10,
+                                         gazetteers=GAZETTEERS if config.passages == "gazetteers" else 0)
         for document in province.documents(marked):
             yield held_out, province.name, document
 
@@ -176,13 +189,14 @@ def _documents(config: SampleDataConfig, counts) -> Iterator[Tuple[bool, str, sa
 class PassagePicker:
     """Takes passages at an even pace, so that questions come from the whole corpus."""
 
-    def __init__(self, num_questions: int, total_bytes: int, ahead_bytes: int):
-        self.num_questions, self.total_bytes, self.ahead_bytes = num_questions, total_bytes, ahead_bytes
+    def __init__(self, num_questions: int, each: int, total_bytes: int, ahead_bytes: int):
+        self.num_questions, self.each = num_questions, each
+        self.total_bytes, self.ahead_bytes = total_bytes, ahead_bytes
         self.contexts: List[Context] = []
 
     def offer(self, context: Context, written_bytes: int):
         due = self.num_questions * min(1.0, (written_bytes + self.ahead_bytes) / self.total_bytes)
-        if QUESTIONS_PER_PASSAGE * len(self.contexts) < due:
+        if self.each * len(self.contexts) < due:
             self.contexts.append(context)
 
 
@@ -201,29 +215,33 @@ class Question(NamedTuple):
     """`span` is the answer's place in the context, of a question without answer a plausible one's."""
 
     context: Context
+    kind: str  # of REGISTERS
     fact: str
     entity: str
     span: Tuple[int, int]
 
 
-def ask(contexts: List[Context], num_answerable: int, rng: random.Random) -> Tuple[List[dict], List[dict]]:
-    """Articles of SQuAD 1.1 and of 2.0 on `contexts`; 2.0 adds a third of `num_answerable` without an answer."""
+def ask(contexts: List[Context], num_answerable: int, each: int, rng: random.Random) -> Tuple[List[dict], List[dict]]:
+    """Articles of SQuAD 1.1 and of 2.0 on `contexts`, up to `each` questions on one.
+
+    2.0 adds a third of `num_answerable` without an answer.
+    """
     answerable, impossible = [], []
     for context in contexts:
         stated, unstated = possible_questions(context)
-        answerable += rng.sample(stated, min(QUESTIONS_PER_PASSAGE, len(stated)))
+        answerable += rng.sample(stated, min(each, len(stated)))
         impossible += unstated
     del answerable[num_answerable:]
     entries = [(question, *_entry(question, rng.choice(_wordings(question)))) for question in answerable]
     used = collections.defaultdict(list)
     for question, wording, _ in entries:
-        used[question.context.passage.kind, question.fact].append(wording)
+        used[question.kind, question.fact].append(wording)
     # As many of each fact as its share of the answerable ones, so that a fact's name says nothing.
     rng.shuffle(impossible)
     wanted = {key: math.ceil(len(wordings) / 3) + 1 for key, wordings in used.items()}
     chosen = []
     for question in impossible:
-        key = question.context.passage.kind, question.fact
+        key = question.kind, question.fact
         if wanted.get(key):
             wanted[key] -= 1
             chosen.append((question, *_entry(question, rng.choice(used[key]), impossible=True)))
@@ -232,28 +250,38 @@ def ask(contexts: List[Context], num_answerable: int, rng: random.Random) -> Tup
 
 
 def possible_questions(context: Context) -> Tuple[List[Question], List[Question]]:
-    """Every stated fact of a context with the place of its value, and every fact left out that others have."""
+    """Every stated fact of a context with the place of its value, and every fact left out that others have.
+
+    Of a register three others must have it; of a gazetteer one value of its sort must stand there.
+    """
     stated, unstated, start = [], [], len(context.passage.opening) + 1 if context.passage.opening else 0
     for row in context.passage.rows:
         for fact, value in row.stated.items():
             found = [match.start() for match in re.finditer(rf"\b{re.escape(value)}\b", row.text)]
             if len(found) == 1:
-                stated.append(Question(context, fact, row.entity, (start + found[0], start + found[0] + len(value))))
+                span = start + found[0], start + found[0] + len(value)
+                stated.append(Question(context, row.kind, fact, row.entity, span))
         start += len(row.text) + 1
-    by_fact = collections.defaultdict(list)
+    mixed = len({row.kind for row in context.passage.rows}) > 1
+    rivals = collections.defaultdict(list)
+
+    def sort(fact):
+        return sample_world.SLOT_POOLS.get(fact, fact) if mixed else fact
+
     for question in stated:
-        by_fact[question.fact].append(question.span)
+        rivals[sort(question.fact)].append(question.span)
     for position, row in enumerate(context.passage.rows):
         for fact in row.unstated:
             # "Ada married Bo" in Ada's row also answers whom Bo married.
             named = any(row.entity == other.stated.get("spouse") for other in context.passage.rows)
-            if len(by_fact[fact]) >= 3 and not (fact == "spouse" and named):
-                unstated.append(Question(context, fact, row.entity, by_fact[fact][position % len(by_fact[fact])]))
+            others = rivals[sort(fact)]
+            if len(others) >= (1 if mixed else 3) and not (fact == "spouse" and named):
+                unstated.append(Question(context, row.kind, fact, row.entity, others[position % len(others)]))
     return stated, unstated
 
 
 def _wordings(question: Question) -> Tuple[str, ...]:
-    return sample_world.REGISTERS[question.context.passage.kind].facts[question.fact].questions
+    return sample_world.REGISTERS[question.kind].facts[question.fact].questions
 
 
 def _entry(question: Question, wording: str, impossible: bool = False) -> Tuple[str, dict]:
@@ -299,7 +327,8 @@ def write_squad(config: SampleDataConfig, contexts: Dict[str, List[Context]], fo
     counts = {}
     for split in ("train", "dev"):
         rng = random.Random(f"{config.seed}/questions/{split}")
-        for version, articles in zip(("1.1", "2.0"), ask(contexts[split], config.num_questions[split], rng)):
+        for version, articles in zip(("1.1", "2.0"), ask(
+                contexts[split], config.num_questions[split], QUESTIONS_PER_PASSAGE[config.passages], rng)):
             questions = [qa for article in articles for paragraph in article["paragraphs"] for qa in paragraph["qas"]]
             if split == "train":
                 for qa in questions:
@@ -454,7 +483,8 @@ def _build(config: SampleDataConfig, folder: str) -> dict:
     guessers = score_guessers(corpus_dir, corpus.scored, ElectraTokenizer(vocab_file))
     _rivals.cache_clear()
     _pieces.cache_clear()
-    manifest = dict(made_by="data/make_sample_data.py", size=config.size, seed=config.seed, corpus=dict(corpus.counts),
+    manifest = dict(made_by="data/make_sample_data.py", size=config.size, seed=config.seed, passages=config.passages,
+                    corpus=dict(corpus.counts),
                     vocab_size=len(tokens), tokenizers_version=tokenizers.__version__, squad_questions=questions,
                     masked_piece_accuracy=guessers)
     configuration.write_json(os.path.join(folder, "manifest.json"), manifest)

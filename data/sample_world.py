@@ -910,8 +910,9 @@ class Document(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One entity of a register: its name in sentences, its text, the facts stated and those left out."""
+    """One entity of a passage: its name in sentences, its text, the facts stated and those left out."""
 
+    kind: str  # of REGISTERS
     entity: str
     text: str
     stated: Dict[str, str]
@@ -919,7 +920,8 @@ class Row(NamedTuple):
 
 
 class Passage(NamedTuple):
-    kind: str  # of REGISTERS
+    """What questions can be asked about: a register (things of one kind) or a gazetteer (of several)."""
+
     opening: str
     rows: List[Row]
 
@@ -931,10 +933,11 @@ class Province:
         seed, index: the province is a function of these alone.
         held_out: True draws names from words that provinces with False never use.
         long_registers: True lets a few registers name 14 to 16 people.
+        gazetteers: how many of its documents are; where there are any, they are its passages in place of registers.
     """
 
-    def __init__(self, seed: int, index: int, held_out: bool, long_registers: bool = False):
-        self.held_out, self.long_registers = held_out, long_registers
+    def __init__(self, seed: int, index: int, held_out: bool, long_registers: bool = False, gazetteers: int = 0):
+        self.held_out, self.long_registers, self.gazetteers = held_out, long_registers, gazetteers
         self.rng = Random(f"{seed}/{index}")
         self.random = self.rng.random
         self.land = self._pick(LANDS)
@@ -1066,6 +1069,7 @@ class Province:
                      *[(self._ledger, town)] * 3, *[(self._journey, town)] * 3]
         jobs += [(self._about_river, river) for river in self.rivers]
         jobs += [(self._register, kind) for kind in REGISTERS for _ in range(3)]
+        jobs += [(self._gazetteer, sorted(REGISTERS))] * self.gazetteers
         self.rng.shuffle(jobs)
         for write, subject in jobs:
             yield write(subject, marked())
@@ -1138,8 +1142,7 @@ class Province:
 
     def _register(self, kind: str, marking: bool) -> Document:
         """Five to seven entities with the same three facts of each; now and then a fact is left out."""
-        entities = {"people": self.people, "towns": self.towns, "rivers": self.rivers, "ships": self.ships,
-                    "works": self.towns}[kind]
+        entities = self._entities(kind)
         columns = self.rng.sample(sorted(REGISTERS[kind].facts), 3)
         count = self._pick((5, 6, 6, 6, 7, 7))
         if kind == "people" and self.long_registers and self.random() < 0.1:
@@ -1148,10 +1151,35 @@ class Province:
         opening = writer.sentence(writer.pick(_OPENINGS[kind]))
         rows = [self._row(writer, kind, entity, columns) for entity in self._distinct(entities, columns, count)]
         sentences = [opening] * bool(opening) + [sentence for row in rows for sentence in row.text.split("\n")]
-        passage = Passage(kind, opening, [row._replace(text=row.text.replace("\n", " ")) for row in rows])
+        passage = Passage(opening, [row._replace(text=row.text.replace("\n", " ")) for row in rows])
         if not self.held_out and self.random() < 0.5:
             return self._lesson(writer, sentences, passage)
+        return Document(sentences, writer.draws, None if self.gazetteers else passage)
+
+    def _gazetteer(self, kinds: Sequence[str], marking: bool) -> Document:
+        """Three to six entities of as many of the five kinds as there are, with up to three facts of each."""
+        kinds = self.rng.sample(kinds, len(kinds))
+        kinds = (kinds + [self._pick(kinds)])[:3 + int(self.random() * 4)]
+        writer = Writer(self.random, dict(province=self.name), self.pools, marking)
+        rows, named = [], set()
+        for kind in kinds:
+            columns = self.rng.sample(sorted(REGISTERS[kind].facts), 3)
+            for entity in self._distinct(self._entities(kind), columns, 2):
+                row = self._row(writer, kind, entity, columns)
+                if row.entity not in named:
+                    named.add(row.entity)
+                    rows.append(row._replace(unstated=[fact for fact in REGISTERS[kind].facts
+                                                       if fact not in row.stated]))
+                    break
+        sentences = [sentence for row in rows for sentence in row.text.split("\n")]
+        passage = Passage("", [row._replace(text=row.text.replace("\n", " ")) for row in rows])
+        if not self.held_out and self.random() < 0.75:
+            return self._lesson(writer, sentences, passage)
         return Document(sentences, writer.draws, passage)
+
+    def _entities(self, kind: str) -> List[dict]:
+        return {"people": self.people, "towns": self.towns, "rivers": self.rivers, "ships": self.ships,
+                "works": self.towns}[kind]
 
     def _distinct(self, entities, columns, count: int) -> List[dict]:
         """`count` entities in random order, preferably without a value twice in a column."""
@@ -1189,16 +1217,16 @@ class Province:
         if rest:
             texts.append(writer.sentence((pronoun + " ", *claim(rest[0]), ".")))
         name = REGISTERS[kind].entity.format(**entity)
-        return Row(name, "\n".join(texts), {column: str(entity[column]) for column in stated},
+        return Row(kind, name, "\n".join(texts), {column: str(entity[column]) for column in stated},
                    [column for column in columns if column not in stated])
 
     def _lesson(self, writer: Writer, sentences: List[str], passage: Passage) -> Document:
-        """A register with a question before it, or some after it, and their answers."""
+        """A passage with a question before it, or some after it, and their answers."""
         def ask():
             row = writer.pick(passage.rows)
             fact = writer.pick(list(row.stated))
-            question = writer.pick(REGISTERS[passage.kind].facts[fact].questions).format(it=row.entity)
-            claim = writer.pick(REGISTERS[passage.kind].facts[fact].claims).format(v=row.stated[fact])
+            question = writer.pick(REGISTERS[row.kind].facts[fact].questions).format(it=row.entity)
+            claim = writer.pick(REGISTERS[row.kind].facts[fact].claims).format(v=row.stated[fact])
             answer = writer.pick(LESSON_ANSWERS).format(v=row.stated[fact], it=row.entity, claim=claim)
             return [question[0].upper() + question[1:], answer[0].upper() + answer[1:]]
 

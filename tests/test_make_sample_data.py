@@ -192,11 +192,11 @@ def test_questions_without_an_answer_name_an_entity_of_the_context(squad):
 
 
 def test_a_spouse_named_in_the_partners_row_is_not_called_unanswerable():
-    rows = [sample_world.Row("Ada Bo", "Ada Bo was a smith.", {"trade": "smith"}, ["spouse"]),
-            *(sample_world.Row(f"Cy {x}", f"Cy {x} married {spouse}.", {"spouse": spouse}, ["trade"])
+    rows = [sample_world.Row("people", "Ada Bo", "Ada Bo was a smith.", {"trade": "smith"}, ["spouse"]),
+            *(sample_world.Row("people", f"Cy {x}", f"Cy {x} married {spouse}.", {"spouse": spouse}, ["trade"])
               for x, spouse in (("Du", "Ada Bo"), ("Em", "Fi Ga"), ("Hu", "Io Ka")))]
     text = " ".join(row.text for row in rows)
-    context = make_sample_data.Context("t", text, sample_world.Passage("people", "", rows))
+    context = make_sample_data.Context("t", text, sample_world.Passage("", rows))
     stated, unstated = make_sample_data.possible_questions(context)
     assert [text[slice(*question.span)] for question in stated] == ["smith", "Ada Bo", "Fi Ga", "Io Ka"]
     assert not unstated
@@ -216,6 +216,55 @@ def test_contexts_offer_several_values_of_the_right_type():
         for row in document.passage.rows if document.passage else ():
             rivals += [sum(fact in other.stated for other in document.passage.rows) for fact in row.stated]
     assert sum(rivals) / len(rivals) > 5
+
+
+# --- Gazetteers ---
+
+@pytest.fixture(scope="module")
+def gazetteers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gazetteers") / "made"
+    make_sample_data.make_sample_data(make_sample_data.SampleDataConfig(str(folder), "0.4", passages="gazetteers"))
+    return {name: json.loads((folder / "squad" / name).read_text()) for name in make_sample_data.SQUAD_FILES}
+
+
+def test_gazetteers_tell_of_things_of_different_kinds():
+    documents = list(sample_world.Province(8, 0, True, gazetteers=10).documents())
+    passages = [document.passage for document in documents if document.passage]
+    assert len(passages) == 10  # a held-out province has no lessons
+    assert all(3 <= len(passage.rows) <= 6 and not passage.opening for passage in passages)
+    assert all(len({row.kind for row in passage.rows}) >= min(5, len(passage.rows)) for passage in passages)
+    for passage in passages:
+        assert len({row.entity for row in passage.rows}) == len(passage.rows)
+        for row in passage.rows:
+            assert set(row.stated) | set(row.unstated) == set(sample_world.REGISTERS[row.kind].facts)
+            assert not set(row.stated) & set(row.unstated)
+
+
+def test_questions_on_gazetteers_are_sound(gazetteers):
+    assert 150 < len(questions(gazetteers["train-v1.1.json"])) <= 160  # a short one has fewer facts than questions
+    assert not names(gazetteers["train-v2.0.json"]) & names(gazetteers["dev-v2.0.json"])
+    for name, dataset in gazetteers.items():
+        assert all(article["title"].startswith("Gazetteers of ") for article in dataset["data"])
+        entries = questions(dataset)
+        assert len({qa["id"] for _, qa in entries}) == len(entries)
+        for context, qa in entries:
+            for answer in qa["answers"] or qa["plausible_answers"]:
+                assert context[answer["answer_start"]:][:len(answer["text"])] == answer["text"]
+        if "v2.0" in name:
+            answerable = {wording(qa["question"]) for _, qa in entries if not qa["is_impossible"]}
+            impossible = [wording(qa["question"]) for _, qa in entries if qa["is_impossible"]]
+            assert len(impossible) > len(entries) / 6 and set(impossible) <= answerable
+
+
+def test_a_value_of_the_same_sort_makes_a_question_without_answer_plausible():
+    rows = [sample_world.Row("people", "Ada Bo", "Ada Bo was born in 1300.", {"born": "1300"}, ["home", "spouse"]),
+            sample_world.Row("towns", "Du", "Du dates from 1200.", {"founded": "1200"}, ["founder"]),
+            sample_world.Row("ships", "Em", "The Em carried salt.", {"cargo": "salt"}, ["launched", "captain"])]
+    text = " ".join(row.text for row in rows)
+    context = make_sample_data.Context("t", text, sample_world.Passage("", rows))
+    _, unstated = make_sample_data.possible_questions(context)
+    assert [(question.kind, question.fact, text[slice(*question.span)]) for question in unstated] == [
+        ("ships", "launched", "1300")]
 
 
 # --- Guessers ---
