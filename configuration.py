@@ -19,6 +19,7 @@ import math
 import os
 import sys
 import textwrap
+import time
 import typing
 
 from absl import flags
@@ -230,7 +231,25 @@ def require_options(config, *names: str):
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainingConfig:
+class DeviceOptions:
+    """Where and how a training command computes."""
+
+    device: str = option("cpu", "device", choices=("cpu", "gpu", "hpu"))
+    precision: str = option("fp32", "arithmetic: fp32, bf16 (hmp is the same), or tf32 on gpu",
+                            choices=("fp32", "bf16", "hmp", "tf32"))
+    xla: str = option("auto", "compile with XLA: auto means on gpu only; ignored on hpu",
+                      choices=("auto", "true", "false"))
+    bf16_config_path: typing.Optional[str] = option(
+        None, "hpu with bf16: JSON file with the lists of operations to convert (default: the recommended ones)")
+    num_workers: int = option(
+        0, "workers that the launcher must have started, one device each (0: as many as it did)", minimum=0)
+    gradient_compression: str = option(
+        "none", "type in which gradients travel between workers; bf16 where this Horovod has it",
+        choices=("none", "fp16", "bf16"))
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingConfig(DeviceOptions):
     """One phase of one pre-training run. Lengths are tokens; a step is one optimizer update.
 
     The global batch of an update is train_batch_size x gradient_accumulation_steps x workers.
@@ -291,12 +310,6 @@ class PretrainingConfig:
     disallow_correct: bool = option(False, "the generator never samples the original token")
     temperature: float = option(1.0, "temperature of the generator's samples", minimum=0.01)
     phase2: bool = option(False, "second phase: start from the phase-1 checkpoint of the same run")
-    # Where and how
-    device: str = option("cpu", "device to train on", choices=("cpu", "gpu", "hpu"))
-    precision: str = option("fp32", "arithmetic: fp32, bf16 (hmp is the same), or tf32 on gpu",
-                            choices=("fp32", "bf16", "hmp", "tf32"))
-    xla: str = option("auto", "compile with XLA: auto means on gpu only; ignored on hpu",
-                      choices=("auto", "true", "false"))
     seed: int = option(42, "seed of weights, data order, masks, samples and dropout", minimum=0, maximum=2**31 - 1)
     # Output
     results_dir: str = option("results", "folder of all results")
@@ -393,7 +406,7 @@ class PretrainingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SquadConfig:
+class SquadConfig(DeviceOptions):
     """One fine-tuning, evaluation or prediction on SQuAD. Lengths are tokens; a step is one optimizer update.
 
     The global batch of an update is train_batch_size x gradient_accumulation_steps x workers.
@@ -454,12 +467,7 @@ class SquadConfig:
         -5.6, "2.0: a question whose null odds exceed this is answered with nothing; tuned for the joint head of the "
         "original recipe")
     eval_script: typing.Optional[str] = option(None, "an official evaluation script, run too and compared")
-    # Where and how
-    device: str = option("cpu", "device", choices=("cpu", "gpu", "hpu"))
-    precision: str = option("fp32", "arithmetic: fp32, bf16 (hmp is the same), or tf32 on gpu",
-                            choices=("fp32", "bf16", "hmp", "tf32"))
-    xla: str = option("auto", "compile with XLA: auto means on gpu only; ignored on hpu",
-                      choices=("auto", "true", "false"))
+    # Output
     output_dir: typing.Optional[str] = option(None, "folder of checkpoints, predictions and results")
     overwrite: bool = option(False, "delete the checkpoints of another fine-tuning in output_dir, and start anew")
     json_summary: typing.Optional[str] = option(
@@ -509,6 +517,9 @@ class SquadConfig:
 
 
 # --- Command lines ---
+
+REPORT_SECONDS = 3  # that a worker other than rank 0 waits before it says why it ends
+
 
 def define_flags(flag_values: flags.FlagValues, config_class):
     """Defines one flag per field of `config_class`, with the field's default, choices and meaning.
@@ -570,19 +581,37 @@ def help_text(program: str, flag_values: flags.FlagValues, description: str) -> 
     return "\n".join([*lines, "", "A switch is set by --name or --name=true, and cleared by --noname or --name=false."])
 
 
+def launched(word: str) -> typing.Optional[int]:
+    """What the launcher says; `word` is RANK, SIZE, LOCAL_RANK or LOCAL_SIZE. None without a launcher."""
+    for name in (f"OMPI_COMM_WORLD_{word}", f"HOROVOD_{word}"):
+        if os.environ.get(name):
+            return int(os.environ[name])
+    return None
+
+
 def from_flags(config_class, flag_values: flags.FlagValues):
     """Makes `config_class` from flags defined by `define_flags`."""
     return config_class(**{field.name: flag_values[field.name].value for field in dataclasses.fields(config_class)})
 
 
 def run_command(main):
-    """Runs `main(argv)` as a command: a mistake ends in one sentence and status 2, an interruption in 75."""
+    """Runs `main(argv)` as a command: a mistake ends in one sentence and status 2, an interruption in 75.
+
+    One of several workers says who it is and writes its status to $ELECTRA_STATUS_FILE.<rank> where that is set, since
+    launchers make a status of their own of the workers'.
+    """
+    rank = launched("RANK") or 0
     try:
         status = main(sys.argv)
     except (UserError, RunFailed, Interrupted) as stop:
-        print(f"{os.path.basename(sys.argv[0])}: {stop}", file=sys.stderr, flush=True)
+        if rank:  # what all workers find is told by rank 0, whose end ends the others
+            time.sleep(REPORT_SECONDS)
+        who = os.path.basename(sys.argv[0]) + (f" (worker {rank})" if rank else "")
+        print(f"{who}: {stop}", file=sys.stderr, flush=True)
         status = stop.exit_status
     except BrokenPipeError:  # the reader of our output (head, less) went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
+    if os.environ.get("ELECTRA_STATUS_FILE"):
+        write_text(f"{os.environ['ELECTRA_STATUS_FILE']}.{rank}", f"{status or 0}\n")
     sys.exit(status)

@@ -6,7 +6,8 @@ own width where the widths differ. The generator projects to the vocabulary at t
 
 Everything is `tf.Module`, `tf.Variable` and functions of tensors; shapes are static. Variables carry the names of the
 released google-research checkpoints. Matrix products run in `compute_dtype`; everything else (softmax, layer norm,
-losses, noise) is float32 in every precision. Randomness comes in as rows of one int32 seed tensor
+losses, noise) is float32 in every precision; on Gaudi, whose bridge chooses by itself what to compute in bfloat16,
+`in_float32` sees to it. Randomness comes in as rows of one int32 seed tensor
 (pretrain_utils.fold_seeds).
 
 B batch  L sequence  T = B * L  D hidden_size  E embedding_size  H heads  K head size  F feed-forward  N masked slots
@@ -14,11 +15,13 @@ V vocabulary (padded)
 """
 from __future__ import annotations
 
+import contextlib
 import itertools
 from typing import Dict, Iterator, NamedTuple, Optional, Sequence
 
 import tensorflow as tf
 
+import gaudi
 import pretrain_utils
 from configuration import ElectraConfig, PretrainingConfig
 from tokenization import ElectraTokenizer
@@ -31,16 +34,31 @@ def sizes(x) -> list:
     return [tf.shape(x)[axis] if size is None else size for axis, size in enumerate(x.shape)]
 
 
+@contextlib.contextmanager
+def in_float32():
+    """Context or decorator: what is traced within, and its gradient, Gaudi's conversion pass leaves in float32.
+
+    Elsewhere it does nothing. Our lists of operations and the bridge's own (TF_BF16_CONVERSION=1) spare this name. The
+    gradient that TensorFlow derives carries it too, one that is written out (tf.custom_gradient) does not.
+    """
+    with tf.name_scope("KEEP_FP32_PRECISION"):
+        yield
+
+
 def matmul(a, b, compute_dtype, **kwargs):
     """Product in `compute_dtype`, returned as float32 (the product itself is rounded to `compute_dtype`)."""
     return tf.cast(tf.matmul(tf.cast(a, compute_dtype), tf.cast(b, compute_dtype), **kwargs), tf.float32)
 
 
+@in_float32()
 def layer_norm(x, gamma, beta, epsilon: float):
     """Layer normalisation over the last axis (Ba et al. 2016). x float32 [T, D]; gamma, beta float32 [D].
 
-    The gradient is written out: it takes a third of the passes over memory that differentiating the formula takes.
+    On Gaudi the bridge's fused kernel. Elsewhere the gradient is written out: it takes a third of the passes over
+    memory that differentiating the formula takes.
     """
+    if "layer_norm" in gaudi.FUSED:
+        return gaudi.FUSED["layer_norm"](x, gamma, beta, epsilon)
 
     @tf.custom_gradient
     def normalise(x, gamma, beta):
@@ -48,6 +66,7 @@ def layer_norm(x, gamma, beta, epsilon: float):
         inverse_std = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True) + epsilon)
         normal = centred * inverse_std
 
+        @in_float32()
         def gradient(upstream):
             scaled = upstream * gamma
             projection = tf.reduce_mean(scaled * normal, axis=-1, keepdims=True)
@@ -60,7 +79,12 @@ def layer_norm(x, gamma, beta, epsilon: float):
 
 
 def dropout(x, rate: float, seed):
-    """Inverted dropout (Srivastava et al. 2014). `seed` int32 [2], or None for no dropout."""
+    """Inverted dropout (Srivastava et al. 2014). `seed` int32 [2], or None for no dropout.
+
+    The same on Gaudi: the seeds of its fused kernel (habana_dropout) are constants of the graph, so that every step and
+    worker would drop the same units, and could not follow the rule that randomness is a function of (seed, step,
+    micro-batch, rank, purpose). The bridge's graph passes know this pattern.
+    """
     if seed is None or rate == 0:
         return x
     keep = tf.cast(pretrain_utils.uniform(x.shape, seed) >= rate, tf.float32)
@@ -90,7 +114,9 @@ def attention(query, key, value, mask_bias, dropout_rate, dropout_seed, compute_
     Returns: float32 [B, H, L, K].
     """
     scores_BHLL = matmul(query * (query.shape[-1] ** -0.5), key, compute_dtype, transpose_b=True) + mask_bias
-    probs_BHLL = dropout(tf.nn.softmax(scores_BHLL), dropout_rate, dropout_seed)
+    with in_float32():
+        probs_BHLL = tf.nn.softmax(scores_BHLL)
+    probs_BHLL = dropout(probs_BHLL, dropout_rate, dropout_seed)
     return matmul(probs_BHLL, value, compute_dtype)
 
 
@@ -244,8 +270,9 @@ class GeneratorHead(tf.Module):
     def __call__(self, hidden, word_embeddings):
         """hidden float32 [T, D], word_embeddings float32 [V, E] -> float32 [T, V]; rows of padding have logit -1e9."""
         x = self.layer_norm(tf.nn.gelu(self.dense(hidden)))
-        return (matmul(x, word_embeddings, self.compute_dtype, transpose_b=True)
-                + (self.output_bias + vocabulary_padding(self.config)))
+        logits = matmul(x, word_embeddings, self.compute_dtype, transpose_b=True)
+        with in_float32():
+            return logits + (self.output_bias + vocabulary_padding(self.config))
 
 
 def vocabulary_padding(config: ElectraConfig):
@@ -264,7 +291,9 @@ class DiscriminatorHead(tf.Module):
 
     def __call__(self, hidden):
         """float32 [T, D] -> float32 [T]."""
-        return tf.reshape(self.dense_prediction(tf.nn.gelu(self.dense(hidden))), [-1])
+        inner = tf.nn.gelu(self.dense(hidden))
+        with in_float32():
+            return tf.reshape(self.dense_prediction(inner), [-1])
 
 
 class Network(tf.Module):
@@ -388,8 +417,9 @@ class PretrainingModel(tf.Module):
         hidden_TD = self.encoder(self.embeddings(corrupted_ids, features["segment_ids"]), features["input_mask"],
                                  seed_rows)
         discriminator_logits = tf.reshape(self.discriminator_head(hidden_TD), labels.shape)
-        discriminator_losses = tf.nn.sigmoid_cross_entropy_with_logits(
-            labels=tf.cast(labels, tf.float32), logits=discriminator_logits)
+        with in_float32():
+            discriminator_losses = tf.nn.sigmoid_cross_entropy_with_logits(
+                labels=tf.cast(labels, tf.float32), logits=discriminator_logits)
         return PretrainingOutput(masked, logits, losses, corrupted_ids, labels, discriminator_logits,
                                  discriminator_losses)
 
@@ -399,10 +429,12 @@ class PretrainingModel(tf.Module):
                                    features["input_mask"], seed_rows)
         at_masked = rows_at(hidden_TD, pretrain_utils.flat_positions(masked.positions, masked.input_ids.shape[1]))
         logits = self.generator_head(at_masked, tf.convert_to_tensor(self.generator_embeddings.word_embeddings))
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.reshape(masked.original_ids, [-1]),
-                                                                logits=logits)
+        with in_float32():
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.reshape(masked.original_ids, [-1]),
+                                                                    logits=logits)
         return logits, tf.reshape(losses, masked.weights.shape)
 
+    @in_float32()
     def _corrupt(self, masked: pretrain_utils.MaskedBatch, logits, input_ids, sample_seed):
         """The discriminator's input: `input_ids` with a sample at every masked position, int32 [B, L]."""
         if logits is None:
@@ -423,6 +455,7 @@ class PretrainingModel(tf.Module):
         """Training loss of a micro-batch, float32 [], and its metrics, a dict of float32 [] by `metric_names`."""
         return self.loss_of(self(features, seeds, training=True), features["input_mask"])
 
+    @in_float32()
     def loss_of(self, output: PretrainingOutput, input_mask):
         """Loss and metrics of one pass.
 
@@ -477,7 +510,8 @@ class IndependentHead(tf.Module):
     def __call__(self, hidden_BLD):
         """Returns: start and end logits, float32 [B, L]."""
         batch, length = sizes(hidden_BLD)[:2]
-        logits_TX = self.dense(tf.reshape(hidden_BLD, [-1, hidden_BLD.shape[-1]]))
+        with in_float32():
+            logits_TX = self.dense(tf.reshape(hidden_BLD, [-1, hidden_BLD.shape[-1]]))
         return tuple(tf.reshape(logits_TX[:, side], [batch, length]) for side in (0, 1))
 
 
@@ -507,7 +541,8 @@ class JointHead(tf.Module):
 
     def start_logits(self, hidden_BLD, p_mask):
         """float32 [B, L]; `p_mask` int32 [B, L], 1 where no answer may be."""
-        logits = self.start(tf.reshape(hidden_BLD, [-1, hidden_BLD.shape[-1]]))
+        with in_float32():
+            logits = self.start(tf.reshape(hidden_BLD, [-1, hidden_BLD.shape[-1]]))
         return tf.where(p_mask > 0, MASKED, tf.reshape(logits, sizes(hidden_BLD)[:2]))
 
     def end_logits(self, hidden_BLD, start_states_BKD, p_mask):
@@ -519,13 +554,15 @@ class JointHead(tf.Module):
         of_start = matmul(tf.reshape(start_states_BKD, [-1, size]), kernel[size:], self.compute_dtype)
         joined_BKLD = tf.tanh(tf.reshape(of_hidden, [batch, 1, length, size])
                               + tf.reshape(of_start + self.end_joined.bias, [batch, starts, 1, size]))
-        logits = self.end(self.end_norm(tf.reshape(joined_BKLD, [-1, size])))
+        with in_float32():
+            logits = self.end(self.end_norm(tf.reshape(joined_BKLD, [-1, size])))
         return tf.where(p_mask[:, None] > 0, MASKED, tf.reshape(logits, [batch, starts, length]))
 
     def answerability_logits(self, start_state_BD, hidden_BLD):
         """Above 0 says that there is no answer, float32 [B]."""
         joined = tf.tanh(self.answer_joined(tf.concat([start_state_BD, hidden_BLD[:, 0]], axis=-1)))
-        return tf.reshape(matmul(joined, self.answer_kernel, tf.float32), [-1])
+        with in_float32():
+            return tf.reshape(matmul(joined, self.answer_kernel, tf.float32), [-1])
 
 
 class QuestionAnswering(tf.Module):
@@ -589,6 +626,7 @@ class QuestionAnswering(tf.Module):
         def mean(values):
             return tf.reduce_sum(values * weights) / examples
 
+        @in_float32()
         def cross_entropy(labels, logits):
             return mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
 
@@ -609,7 +647,8 @@ class QuestionAnswering(tf.Module):
                 "end_right": self._right(end_logits, ends, weights), "answerability_right": tf.zeros([])}
         if answerability is not None:
             impossible = tf.cast(features["is_impossible"], tf.float32)
-            loss += 0.5 * mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=impossible, logits=answerability))
+            with in_float32():
+                loss += 0.5 * mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=impossible, logits=answerability))
             says_impossible = tf.cast(answerability > 0, tf.float32)
             sums["answerability_right"] = tf.reduce_sum(
                 tf.cast(tf.equal(says_impossible, impossible), tf.float32) * weights)
@@ -629,6 +668,7 @@ class QuestionAnswering(tf.Module):
         return tf.reshape(rows, [*sizes(positions), size])
 
     @staticmethod
+    @in_float32()
     def _expected_start(start_logits, hidden_BLD):
         return tf.squeeze(tf.matmul(tf.nn.softmax(start_logits)[:, None], hidden_BLD), 1)
 
@@ -638,9 +678,11 @@ class QuestionAnswering(tf.Module):
         if not self.joint_head:
             return dict(zip(("start_logits", "end_logits"), self.head(hidden_BLD)))
         start_logits = self.head.start_logits(hidden_BLD, features["p_mask"])
-        start_log_probs, start_index = tf.math.top_k(tf.nn.log_softmax(start_logits), self.beam_size)
+        with in_float32():
+            start_log_probs, start_index = tf.math.top_k(tf.nn.log_softmax(start_logits), self.beam_size)
         end_logits = self.head.end_logits(hidden_BLD, self._states_at(hidden_BLD, start_index), features["p_mask"])
-        end_log_probs, end_index = tf.math.top_k(tf.nn.log_softmax(end_logits), self.beam_size)
+        with in_float32():
+            end_log_probs, end_index = tf.math.top_k(tf.nn.log_softmax(end_logits), self.beam_size)
         found = {"start_log_probs": start_log_probs, "start_index": start_index, "end_log_probs": end_log_probs,
                  "end_index": end_index}
         if self.version_2:

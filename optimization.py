@@ -18,7 +18,10 @@ import re
 import types
 from typing import List, Optional, Sequence
 
+import numpy as np
 import tensorflow as tf
+
+from workers import ALONE, Workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +155,9 @@ class LAMB(Optimizer):
 class TrainStep(tf.Module):
     """Micro-batches to updates: gradients averaged, clipped at a global norm, applied, counted; metrics summed.
 
-    A micro-batch's loss is a mean over its own tokens; an update uses the mean of its micro-batches' gradients. Metric
-    sums stay on the device until `read_metrics`, the only transfer to the host.
+    A micro-batch's loss is a mean over its own tokens; an update uses the mean of its micro-batches' gradients at all
+    workers, who exchange theirs once an update. Metric sums stay on the device until `read_metrics`, the only transfer
+    to the host.
 
     Args:
         loss_fn: (features, seeds) -> (loss float32 [], dict of float32 [] sums).
@@ -162,11 +166,13 @@ class TrainStep(tf.Module):
         accumulation_steps: micro-batches per update.
         clip_norm: largest global norm of an update's gradient.
         jit_compile: compile with XLA.
+        workers: each has its own micro-batches, and all the same variables.
     """
 
     def __init__(self, loss_fn, metric_names: Sequence[str], optimizer: Optimizer, accumulation_steps: int = 1,
-                 clip_norm: float = 1.0, jit_compile: bool = False):
+                 clip_norm: float = 1.0, jit_compile: bool = False, workers: Workers = ALONE):
         super().__init__()
+        self.workers = workers
         self.loss_fn = loss_fn
         self.metric_names = [*metric_names, "loss", "micro_batches", "gradient_norm"]
         self.optimizer = optimizer
@@ -179,10 +185,15 @@ class TrainStep(tf.Module):
         self.bad_step = tf.Variable(0, dtype=tf.int32, name="bad_step", trainable=False)
         self.metric_sums = tf.Variable(tf.zeros([len(self.metric_names)]), trainable=False, name="metric_sums")
         compiled = dict(autograph=False, jit_compile=jit_compile or None)
+        whole = compiled
+        if jit_compile and workers.size > 1:  # an exchange cannot be compiled, what stands before and after it can
+            whole = dict(autograph=False)
+            self._gradients = tf.function(self._gradients, **compiled)
+            self._apply = tf.function(self._apply, **compiled)
         # Traced once each: every micro-batch has the shapes of the first.
         self._accumulate = tf.function(self._accumulate, **compiled)
-        self._update_from = tf.function(self._update_from, **compiled)
-        self._update = tf.function(self._update, **compiled)
+        self._update_from = tf.function(self._update_from, **whole)
+        self._update = tf.function(self._update, **whole)
 
     def __call__(self, micro_batches):
         """Runs one update over `accumulation_steps` pairs (features, seeds) of tensors."""
@@ -210,18 +221,23 @@ class TrainStep(tf.Module):
             accumulator.assign_add(gradient)
 
     def _update_from(self, features, seeds):
-        self._apply(self._gradients(features, seeds))
+        self._apply(*self._exchanged(self._gradients(features, seeds)))
 
     def _update(self):
-        self._apply([tf.convert_to_tensor(accumulator) for accumulator in self.accumulators])
+        self._apply(*self._exchanged([tf.convert_to_tensor(accumulator) for accumulator in self.accumulators]))
         for accumulator in self.accumulators:
             accumulator.assign(tf.zeros_like(accumulator))
 
-    def _apply(self, gradients):
+    def _exchanged(self, gradients):
+        """The workers' mean gradients, and a float32 [], 0 where the losses of all of them are finite, else NaN."""
+        loss_sum = self.metric_sums[self.metric_names.index("loss")]
+        *gradients, verdict = self.workers.mean([*gradients, tf.where(tf.math.is_finite(loss_sum), 0.0, np.nan)])
+        return gradients, verdict
+
+    def _apply(self, gradients, verdict):
         """Averages, clips and applies summed gradients; once something was not finite nothing is applied any more."""
         norm = tf.linalg.global_norm(gradients) / self.accumulation_steps
-        loss_sum = self.metric_sums[self.metric_names.index("loss")]
-        finite = tf.math.is_finite(norm) & tf.math.is_finite(loss_sum) & tf.equal(self.bad_step, 0)
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(verdict) & tf.equal(self.bad_step, 0)
         self.bad_step.assign(tf.where(finite | (self.bad_step > 0), self.bad_step, self.optimizer.step + 1))
         scale = self.clip_norm / (tf.maximum(norm, self.clip_norm) * self.accumulation_steps)
         self.optimizer.apply(gradients, tf.where(finite, scale, 0.0), finite)
@@ -232,13 +248,16 @@ class TrainStep(tf.Module):
         self.metric_sums.assign_add(tf.stack([sums.get(name, 0.0) for name in self.metric_names]))
 
     def read_metrics(self):
-        """Sums since the last call as a dict of floats, then set to 0. This waits for the device.
+        """Sums over all workers since the last call as a dict of floats, then set to 0. This waits for the device.
 
         Beside the loss function's own: `loss` (summed over `micro_batches`), `gradient_norm` (summed over updates,
-        before clipping), and `bad_step`.
+        before clipping; the same at every worker), and `bad_step`. Every worker has to call it.
         """
-        values = self.metric_sums.numpy()
+        own = self.metric_sums.numpy()
         self.metric_sums.assign(tf.zeros_like(self.metric_sums))
+        values = np.sum(self.workers.gather(own), axis=0)
+        norm = self.metric_names.index("gradient_norm")
+        values[norm] = own[norm]
         return {**dict(zip(self.metric_names, values.tolist())), "bad_step": int(self.bad_step.numpy())}
 
 

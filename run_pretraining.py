@@ -15,7 +15,7 @@ import json
 import math
 import os
 import sys
-from typing import Dict, Iterator, NamedTuple, Optional
+from typing import Dict, Iterator, List, NamedTuple, Optional
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow loads; its start-up notes would hide ours
 
@@ -33,25 +33,24 @@ import training
 import weights
 from configuration import Interrupted, PretrainingConfig, RunFailed, UserError
 from tokenization import ElectraTokenizer
+from workers import Workers, lost_workers_told, open_workers
 
 
 def define_flags(flag_values: flags.FlagValues):
     configuration.define_flags(flag_values, PretrainingConfig)
     for name, meaning in (("use_hpu", "old name of --device=hpu"), ("hmp", "old name of --precision=bf16"),
                           ("bfloat16", "old name of --precision=bf16"),
-                          ("fp16_compression", "accepted for old command lines; has no effect with one worker")):
+                          ("fp16_compression", "old name of --gradient_compression=fp16")):
         flags.DEFINE_bool(name, False, meaning, flag_values=flag_values)
 
 
 def config_from_flags(flag_values: flags.FlagValues) -> PretrainingConfig:
     """The configuration, with the ancestor's switches mapped to ours and each mapping said."""
     for old, new, value in (("use_hpu", "device", "hpu"), ("hmp", "precision", "bf16"),
-                            ("bfloat16", "precision", "bf16")):
+                            ("bfloat16", "precision", "bf16"), ("fp16_compression", "gradient_compression", "fp16")):
         if flag_values[old].value:
             flag_values[new].value = value
             print(f"note: --{old} means --{new}={value}.")
-    if flag_values["fp16_compression"].value:
-        print("note: --fp16_compression has no effect: one worker exchanges no gradients.")
     return configuration.from_flags(PretrainingConfig, flag_values)
 
 
@@ -153,7 +152,7 @@ def find_checkpoint(config: PretrainingConfig, checkpoints: training.Checkpoints
     return newest.prefix if newest else None
 
 
-def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, checkpoints) -> Start:
+def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, checkpoints, workers: Workers) -> Start:
     """Sets the variables and says where they come from. See `find_checkpoint`; else --load_weights; else fresh."""
     prefix = find_checkpoint(config, checkpoints)
     if config.load_weights:
@@ -182,8 +181,12 @@ def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, check
     logging.info("resuming from %s at step %d.", prefix, state["step"])
     if state["environment"] != training.environment():
         logging.info("note: this machine or TensorFlow differs from the checkpoint's: results agree only to rounding.")
+    if state["world_size"] != workers.size:
+        logging.info("note: %d workers wrote the checkpoint, %d go on: an update is %d sequences now; every record of "
+                     "the epoch is still seen once.", state["world_size"], workers.size,
+                     config.train_batch_size * config.gradient_accumulation_steps * workers.size)
     for name, value in dataclasses.asdict(config).items():
-        if name not in ("restore_checkpoint", "overwrite") and state["config"].get(name) != value:
+        if name not in ("restore_checkpoint", "overwrite", "num_workers") and state["config"].get(name, value) != value:
             logging.info("note: --%s was %s when the checkpoint was written and is %s now.", name,
                          state["config"].get(name), value)
     if state["data"] != data.fingerprint:
@@ -195,11 +198,22 @@ def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, check
 # --- Evaluation ---
 
 
-def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, tokenizer: ElectraTokenizer):
+class Scored(NamedTuple):
+    """What one held-out batch gives: metric sums, and the discriminator's logit and label at every real token."""
+
+    number: int
+    sums: Dict[str, float]
+    scores: np.ndarray
+    labels: np.ndarray
+
+
+def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, tokenizer: ElectraTokenizer,
+                   workers: Workers):
     """A function that measures the model on the held-out records and returns a dict of floats.
 
     Records, masks and samples are the same at every call: they depend on --seed alone. The function takes a callable
-    that says whether to give up early, and then returns None.
+    that says whether to give up early, and then returns None. Every worker calls it and takes its share of the batches;
+    the result does not depend on how many there are.
     """
     data = open_data(pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords"), config, tokenizer.vocab_size)
     batches = min(config.num_eval_steps, data.order.records // config.train_batch_size)
@@ -212,28 +226,35 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
         output = model(features, seeds, training=False)
         return model.loss_of(output, features["input_mask"])[1], output.discriminator_logits, output.labels
 
-    def evaluate(should_stop=lambda: False) -> Optional[Dict[str, float]]:
-        sums = dict.fromkeys(model.metric_names, 0.0)
-        scores, labels = [], []
-        stream = pretrain_utils.micro_batches(data.order, data.record_format, config.train_batch_size)
-        for number in tqdm(range(batches), desc="evaluating", leave=False, disable=not sys.stderr.isatty()):
+    def own_batches(should_stop) -> Optional[List[Scored]]:
+        scored = []
+        stream = pretrain_utils.micro_batches(data.order, data.record_format, config.train_batch_size, 0, workers.rank,
+                                              workers.size)
+        for number in tqdm(range(workers.rank, batches, workers.size), desc="evaluating", leave=False,
+                           disable=not (workers.is_chief and sys.stderr.isatty())):
             if should_stop():
                 return None
             features = next(stream)
             seeds = pretrain_utils.fold_seeds([config.seed, EVALUATION, number], model.num_seeds)
-            batch_sums, logits, batch_labels = evaluate_batch(*as_tensors(features, seeds))
-            for name, value in batch_sums.items():
-                sums[name] += float(value)
-            if model.has_discriminator:
-                real = features["input_mask"] > 0
-                scores.append(logits.numpy()[real])
-                labels.append(batch_labels.numpy()[real])
+            sums, logits, labels = evaluate_batch(*as_tensors(features, seeds))
+            real = features["input_mask"] > 0
+            told = (logits.numpy()[real], labels.numpy()[real]) if model.has_discriminator else ([], [])
+            scored.append(Scored(number, {name: float(value) for name, value in sums.items()}, *told))
         stream.close()
-        metrics = modeling.ratios(sums)
+        return scored
+
+    def evaluate(should_stop=lambda: False) -> Optional[Dict[str, float]]:
+        shares = workers.gather(own_batches(should_stop))
+        if None in shares:
+            return None
+        # In the order of the data, so that the sums are the same to the bit for any number of workers.
+        scored = sorted((batch for share in shares for batch in share), key=lambda batch: batch.number)
+        metrics = modeling.ratios({name: sum(batch.sums[name] for batch in scored) for name in model.metric_names})
         if model.generator:
             metrics["generator_perplexity"] = math.exp(min(metrics["generator_loss"], 700.0))
         if model.has_discriminator:
-            metrics["discriminator_auc"] = area_under_curve(np.concatenate(scores), np.concatenate(labels))
+            metrics["discriminator_auc"] = area_under_curve(np.concatenate([batch.scores for batch in scored]),
+                                                            np.concatenate([batch.labels for batch in scored]))
         return metrics
 
     return evaluate
@@ -275,41 +296,52 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
 
     Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite.
     """
+    workers = device.workers
     checkpoints = training.Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max)
     refuse_second_run(config, checkpoints)
-    training.start_logging(config.logs, f"pretraining_phase{config.phase}_rank{device.rank}")
+    training.start_logging(config.logs, f"pretraining_phase{config.phase}_rank{workers.rank}",
+                           on_console=workers.is_chief)
     logging.info("ELECTRA %s, phase %d, on %s, %s.", config.run_name, config.phase, device.description,
                  device.precision)
+    if device.note:
+        logging.info("note: %s", device.note)
     shards = pretrain_utils.find_shards(config.pretrain_tfrecords, "pretrain_tfrecords")
     tokenizer = open_tokenizer(config, shards)
-    data = open_data(shards, config, tokenizer.vocab_size)
-    model = modeling.pretraining_model(config.encoder_config(tokenizer.vocab_size), config, tokenizer,
-                                       device.compute_dtype)
-    evaluate = make_evaluator(model, config, tokenizer) if config.eval_tfrecords else None
-    checkpoints.clean()
-    if config.overwrite:  # only now that the data and the model are known to be good
-        checkpoints.clear(2 if config.phase2 else None)
-    if not config.skip_checkpoint:
-        checkpoints.check_disk(model)
+    with workers.chief_first():  # who counts the records
+        data = open_data(shards, config, tokenizer.vocab_size)
+        model = modeling.pretraining_model(config.encoder_config(tokenizer.vocab_size), config, tokenizer,
+                                           device.compute_dtype)
+        evaluate = make_evaluator(model, config, tokenizer, workers) if config.eval_tfrecords else None
     optimizer = make_optimizer(config, model.trainable_variables)
-    start = restore_or_initialise(config, model, optimizer, data, tokenizer, checkpoints)
-    global_batch = config.train_batch_size * config.gradient_accumulation_steps * device.world_size
-    describe_run(config, device, model, data, start, global_batch)
-    tokenizer.save(config.model_dir)
+    global_batch = config.train_batch_size * config.gradient_accumulation_steps * workers.size
+    start = None
+    if workers.is_chief:
+        checkpoints.clean()
+        if config.overwrite:  # only now that the data and the model are known to be good
+            checkpoints.clear(2 if config.phase2 else None)
+        if not config.skip_checkpoint:
+            checkpoints.check_disk(model)
+        start = restore_or_initialise(config, model, optimizer, data, tokenizer, checkpoints, workers)
+        describe_run(config, device, model, data, start, global_batch)
+        tokenizer.save(config.model_dir)
+    start = workers.from_chief(start)
+    workers.broadcast([*model.variables, *optimizer.variables])
     if start.step >= config.num_train_steps:
         logging.info("phase %d has done its %d updates already: nothing to do.", config.phase, start.step)
         return
 
     train_step = optimization.TrainStep(model.loss, model.metric_names, optimizer, config.gradient_accumulation_steps,
-                                        jit_compile=device.jit_compile)
+                                        jit_compile=device.jit_compile, workers=workers)
     batches = pretrain_utils.micro_batches(data.order, data.record_format, config.train_batch_size, start.record,
-                                           device.rank, device.world_size)
-    report = Report(config, start, optimizer.schedule, checkpoints, global_batch)
+                                           workers.rank, workers.size)
+    report = Report(config, start, optimizer.schedule, checkpoints, global_batch, workers)
 
     def save(step: int):
+        if not workers.is_chief:
+            return
         state = {"record": start.record + (step - start.step) * global_batch, "config": dataclasses.asdict(config),
                  "encoder": model.config.to_dict(), "tokenizer_fingerprint": tokenizer.fingerprint,
-                 "data": data.fingerprint, "world_size": device.world_size, "environment": training.environment(),
+                 "data": data.fingerprint, "world_size": workers.size, "environment": training.environment(),
                  "device": device.kind}
         logging.info("saved %s.", checkpoints.save(config.phase, step, model, optimizer, state))
 
@@ -318,10 +350,11 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
 
     stop.begin()
     step = logged = saved = start.step
-    with training.progress_bar(config.num_train_steps, start.step, f"phase {config.phase}") as bar:
-        while step < config.num_train_steps and not stop.signal_name:
+    with training.progress_bar(config.num_train_steps, start.step, f"phase {config.phase}",
+                               hidden=not workers.is_chief) as bar:
+        while step < config.num_train_steps and not workers.any(bool(stop.signal_name)):
             step += 1
-            train_step(seeded(batches, config, step, model.num_seeds, device.rank))
+            train_step(seeded(batches, config, step, model.num_seeds, workers.rank))
             last = step == config.num_train_steps
             saves = not config.skip_checkpoint and (last or step % config.save_checkpoints_steps == 0)
             # The first update traces and compiles, the second gives the pace and with it the time left.
@@ -333,14 +366,14 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
                 if saves:
                     save(step)
                     saved = step
-                if evaluate and not stop.signal_name and (last or step % config.updates_per_eval == 0):
+                if evaluate and (last or step % config.updates_per_eval == 0):
                     report.evaluation(step, evaluate(lambda: stop.signal_name))
         if step < config.num_train_steps:
             if step > logged:
                 log(step)
             if step > saved and not config.skip_checkpoint:
                 save(step)
-            raise Interrupted(resume_hint(stop.signal_name, step, config, anything_new=step > start.step))
+            raise Interrupted(resume_hint(training.stopped_by(stop), step, config, anything_new=step > start.step))
     report.summary()
 
 
@@ -351,9 +384,11 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
     prefix = find_checkpoint(config, training.Checkpoints(config.checkpoint_dir))
     model = modeling.pretraining_model(config.encoder_config(tokenizer.vocab_size), config, tokenizer,
                                        device.compute_dtype)
-    evaluate = make_evaluator(model, config, tokenizer)
+    evaluate = make_evaluator(model, config, tokenizer, device.workers)
     state = training.restore(prefix, model)
     metrics = evaluate()
+    if not device.is_chief:
+        return
     print(f"{prefix}, step {state['step']} of phase {state['phase']}, held out: {in_words(metrics)}")
     print(json.dumps({"checkpoint": prefix, "step": state["step"], "phase": state["phase"], **metrics}))
 
@@ -377,8 +412,7 @@ def describe_run(config, device, model, data: Data, start: Start, global_batch: 
     configuration.write_json(os.path.join(config.logs, f"configuration_phase{config.phase}.json"), {
         "config": dataclasses.asdict(config), "discriminator": model.config.to_dict(),
         "generator": model.generator.config.to_dict() if model.generator else None, "data": data.fingerprint,
-        "device": device.description,
-        "world_size": device.world_size, "environment": training.environment()})
+        "device": device.description, "world_size": device.world_size, "environment": training.environment()})
 
 
 def in_words(metrics: Dict[str, float]) -> str:
@@ -395,12 +429,14 @@ class Report:
     """Turns metric sums into the console's line, the bar, JSON lines, TensorBoard and the plot of the curves."""
 
     def __init__(self, config: PretrainingConfig, start: Start, schedule: optimization.Schedule,
-                 checkpoints: training.Checkpoints, global_batch: int):
+                 checkpoints: training.Checkpoints, global_batch: int, workers: Workers):
         self.config, self.schedule, self.checkpoints, self.global_batch = config, schedule, checkpoints, global_batch
+        self.workers = workers
         name = f"pretraining_phase{config.phase}"
         self.plot_file = os.path.join(config.logs, f"{name}.png")
-        self.log = training.MetricsLog(config.json_summary or os.path.join(config.logs, f"{name}.jsonl"),
-                                       os.path.join(config.logs, "tensorboard", f"phase{config.phase}"), start.step)
+        if workers.is_chief:
+            self.log = training.MetricsLog(config.json_summary or os.path.join(config.logs, f"{name}.jsonl"),
+                                           os.path.join(config.logs, "tensorboard", f"phase{config.phase}"), start.step)
         self.speed = training.Speed()
 
     def training(self, step: int, sums: Dict[str, float], bar: tqdm):
@@ -412,7 +448,9 @@ class Report:
                 f"the loss or its gradient is not finite at update {sums['bad_step']} (batch seed "
                 f"{[self.config.seed, TRAINING, self.config.phase, sums['bad_step']]}), which was not applied; {good}: "
                 "resume with a lower --learning_rate or a longer warm-up.")
-        updates = round(sums["micro_batches"] / self.config.gradient_accumulation_steps)
+        if not self.workers.is_chief:
+            return
+        updates = round(sums["micro_batches"] / (self.config.gradient_accumulation_steps * self.workers.size))
         metrics = {"loss": sums["loss"] / sums["micro_batches"], **modeling.ratios(sums),
                    "learning_rate": float(self.schedule(tf.constant(step - 1))),
                    "gradient_norm": sums["gradient_norm"] / updates}
@@ -427,7 +465,7 @@ class Report:
         logging.info("step %d/%d  %s  %s", step, self.config.num_train_steps, in_words(metrics), pace)
 
     def evaluation(self, step: int, metrics: Optional[Dict[str, float]]):
-        if metrics:
+        if metrics and self.workers.is_chief:
             self.log.write(step, "eval", metrics)
             logging.info("held out at step %d: %s", step, in_words(metrics))
             training.plot_curves(self.log.path, self.plot_file, self.title, training.PRETRAINING_PANELS)
@@ -437,6 +475,8 @@ class Report:
         return f"ELECTRA {self.config.run_name}, phase {self.config.phase}"
 
     def summary(self):
+        if not self.workers.is_chief:
+            return
         with self.speed.apart():
             training.plot_curves(self.log.path, self.plot_file, self.title, training.PRETRAINING_PANELS)
         logging.info("phase %d is done: %d updates. %s Curves: %s", self.config.phase, self.config.num_train_steps,
@@ -455,10 +495,12 @@ def main(argv):
     define_flags(flag_values)
     configuration.parse_command_line(argv, flag_values, __doc__.split("\n\n    ")[0])
     config = config_from_flags(flag_values)
-    device = devices.open_device(config.device, config.precision, config.xla)
-    if config.eval_only:
-        evaluate_only(config, device)
-    else:
+    workers = open_workers(config.num_workers, config.gradient_compression, own_cores=config.device == "cpu")
+    device = devices.open_device(config.device, config.precision, config.xla, config.bf16_config_path, workers)
+    with lost_workers_told():
+        if config.eval_only:
+            evaluate_only(config, device)
+            return
         with training.StopRequest() as stop:
             train(config, device, stop)
 

@@ -21,7 +21,7 @@ import random
 import subprocess
 import sys
 import time
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow loads; its start-up notes would hide ours
 
@@ -40,6 +40,7 @@ import training
 import weights
 from configuration import Interrupted, RunFailed, SquadConfig, UserError
 from tokenization import ElectraTokenizer
+from workers import Workers, lost_workers_told, open_workers
 
 # --- Batches ---
 
@@ -78,6 +79,61 @@ def plan_batches(lengths: np.ndarray, buckets: List[int], batch_size: int, order
     return batches
 
 
+class Questions:
+    """The training windows in their order, for ever: an epoch after another, each shuffled by (seed, epoch).
+
+    Where it stands is kept in `position`, from which training goes on, also with batches of another size: no window of
+    the epoch is lost or seen twice.
+
+    Args:
+        lengths: int [n], tokens of every window.
+        batch_size: of all workers together.
+        limit: batches of an epoch, at most; None for all.
+        position: where an earlier run stood.
+    """
+
+    def __init__(self, lengths: np.ndarray, buckets: List[int], batch_size: int, seed: int,
+                 limit: Optional[int] = None, position: Optional[dict] = None):
+        self.lengths, self.buckets, self.batch_size, self.seed, self.limit = lengths, buckets, batch_size, seed, limit
+        # Of the current epoch: how many batches of which size are done.
+        self.epoch, self._taken = (position["epoch"], list(position["taken"])) if position else (0, [])
+        self._left = self._rest_of_epoch()
+
+    def _rest_of_epoch(self) -> List[Batch]:
+        order = pretrain_utils.permutation([self.seed, self.epoch], len(self.lengths))
+        for batch_size, count in self._taken:
+            done = plan_batches(self.lengths, self.buckets, batch_size, order)[:count]
+            order = order[~np.isin(order, np.concatenate([batch.rows for batch in done]))]
+        left = plan_batches(self.lengths, self.buckets, self.batch_size, order)
+        return left if self.limit is None else left[:max(0, self.limit - sum(count for _, count in self._taken))]
+
+    @property
+    def position(self) -> dict:
+        return {"epoch": self.epoch, "taken": self._taken}
+
+    @property
+    def epochs_done(self) -> int:
+        return self.epoch + (not self._left)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        batches = math.ceil(len(self.lengths) / self.batch_size)
+        return batches if self.limit is None else min(batches, self.limit)
+
+    def batches_until(self, epochs: float) -> int:
+        """How many batches are left until `epochs` epochs are done."""
+        return max(0, math.ceil((epochs - self.epoch - 1) * self.batches_per_epoch + len(self._left)))
+
+    def __next__(self) -> Batch:
+        if not self._left:
+            self.epoch, self._taken = self.epoch + 1, []
+            self._left = self._rest_of_epoch()
+        if not self._taken or self._taken[-1][0] != self.batch_size:
+            self._taken.append([self.batch_size, 0])
+        self._taken[-1][1] += 1
+        return self._left.pop(0)
+
+
 NETWORK_INPUTS = ("input_ids", "input_mask", "segment_ids", "p_mask")
 LABELS = ("start_positions", "end_positions", "is_impossible")
 
@@ -85,7 +141,7 @@ LABELS = ("start_positions", "end_positions", "is_impossible")
 def feed(features: squad_utils.Features, batch: Batch, batch_size: int, labels: bool = False) -> Dict[str, tf.Tensor]:
     """The tensors of a batch, filled up to `batch_size` with its first row, which then has weight 0."""
     fill = batch_size - len(batch.rows)
-    rows = np.concatenate([batch.rows, np.repeat(batch.rows[:1], fill)])
+    rows = np.concatenate([batch.rows, np.repeat(batch.rows[:1] if len(batch.rows) else [0], fill)]).astype(int)
     tensors = {name: tf.constant(getattr(features, name)[rows, :batch.length]) for name in NETWORK_INPUTS}
     if labels:
         tensors.update({name: tf.constant(getattr(features, name)[rows]) for name in LABELS})
@@ -186,33 +242,6 @@ def check_model(config: SquadConfig, source: weights.Source):
 # --- Training ---
 
 
-class Plan(NamedTuple):
-    """How many updates there are, and which batches each takes."""
-
-    updates: int
-    updates_per_epoch: int
-    batches: Iterator[Batch]  # for ever, from the first update that is still to be done
-
-
-def plan_training(config: SquadConfig, lengths: np.ndarray, seed: int, done: int) -> Plan:
-    """Epochs follow each other without a gap: an update may take its micro-batches from two."""
-    micro_batches = math.ceil(len(lengths) / config.train_batch_size)
-    updates_per_epoch = math.ceil(micro_batches / config.gradient_accumulation_steps)
-    if config.train_iter_per_epoch > 0 and config.train_iter_per_epoch < updates_per_epoch:
-        updates_per_epoch = config.train_iter_per_epoch
-        micro_batches = updates_per_epoch * config.gradient_accumulation_steps
-    updates = math.ceil(config.num_train_epochs * micro_batches / config.gradient_accumulation_steps)
-
-    def batches():
-        epoch, first = divmod(done * config.gradient_accumulation_steps, micro_batches)
-        while True:
-            order = pretrain_utils.permutation([seed, epoch], len(lengths))
-            yield from plan_batches(lengths, config.buckets, config.train_batch_size, order)[first:micro_batches]
-            epoch, first = epoch + 1, 0
-
-    return Plan(config.max_steps if config.max_steps > 0 else updates, updates_per_epoch, batches())
-
-
 def make_optimizer(config: SquadConfig, model: modeling.QuestionAnswering, updates: int) -> optimization.AdamW:
     warmup = int(config.warmup_proportion * updates)
     schedule = optimization.Schedule(config.learning_rate, updates, warmup, 1.0, 0.0)
@@ -232,45 +261,61 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
 
     Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite.
     """
-    checkpoints = training.Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max)
+    workers = device.workers
+    checkpoints = training.Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max, "output_dir")
     seed = found["config"]["seed"] if found else config.seed if config.seed is not None else random.randrange(2**31)
+    seed = workers.from_chief(seed)
     encoder = dataclasses.replace(source.config, vocab_size=tokenizer.vocab_size)
     model = modeling.QuestionAnswering(encoder, config.joint_head, config.version_2_with_negative,
                                        config.beam_size or modeling.BEAM_SIZE, config.answerability_from_gold,
                                        device.compute_dtype, seed)
     done = found["step"] if found else 0
-    plan = plan_training(config, split.features.lengths, seed, done)
-    optimizer = make_optimizer(config, model, plan.updates)
-    if not config.skip_checkpoint:
-        checkpoints.check_disk(model)
-    if found:
-        training.restore(found["prefix"], model, optimizer)
-        logging.info("going on from %s at step %d of %d.", found["prefix"], done, plan.updates)
-        if found["environment"] != training.environment():
-            logging.info("note: this machine or TensorFlow differs from the checkpoint's: results agree only to "
-                         "rounding.")
-    else:
-        for line in weights.load(source, model.trainable_variables, tokenizer, weights.SQUAD_WAY_OUT):
-            logging.info(line)
-        checkpoints.clear()  # only now that the new training is known to be possible; empty without --overwrite
-    tokenizer.save(config.output_dir)
-    global_batch = config.train_batch_size * config.gradient_accumulation_steps * device.world_size
-    logging.info("seed %d; %d updates of %d examples, %d an epoch; batches of lengths %s.", seed, plan.updates,
-                 global_batch, plan.updates_per_epoch, ", ".join(map(str, config.buckets)))
+    # Epochs follow each other without a gap: an update may take its micro-batches from two.
+    accumulation = config.gradient_accumulation_steps
+    limit = config.train_iter_per_epoch * accumulation if config.train_iter_per_epoch > 0 else None
+    questions = Questions(split.features.lengths, config.buckets, config.train_batch_size * workers.size, seed, limit,
+                          found and found["position"])
+    updates = config.max_steps
+    if updates <= 0:
+        updates = done + math.ceil(questions.batches_until(config.num_train_epochs) / accumulation)
+    optimizer = make_optimizer(config, model, updates)
     logs = os.path.join(config.output_dir, "logs")
-    os.makedirs(logs, exist_ok=True)
-    configuration.write_json(os.path.join(logs, "configuration.json"), {
-        "config": {**dataclasses.asdict(config), "seed": seed}, "encoder": encoder.to_dict(),
-        "device": device.description, "environment": training.environment()})
+    if workers.is_chief:
+        if not config.skip_checkpoint:
+            checkpoints.check_disk(model)
+        if found:
+            training.restore(found["prefix"], model, optimizer)
+            logging.info("going on from %s at step %d of %d.", found["prefix"], done, updates)
+            if found["environment"] != training.environment():
+                logging.info("note: this machine or TensorFlow differs from the checkpoint's: results agree only to "
+                             "rounding.")
+            if found["world_size"] != workers.size:
+                logging.info("note: %d workers wrote the checkpoint, %d go on: updates are of another size now; every "
+                             "question of the epoch is still seen once.", found["world_size"], workers.size)
+        else:
+            for line in weights.load(source, model.trainable_variables, tokenizer, weights.SQUAD_WAY_OUT):
+                logging.info(line)
+            checkpoints.clear()  # only now that the new training is known to be possible; empty without --overwrite
+        tokenizer.save(config.output_dir)
+        logging.info("seed %d; %d updates of %d examples, %d an epoch; batches of lengths %s.", seed, updates,
+                     questions.batch_size * accumulation, math.ceil(questions.batches_per_epoch / accumulation),
+                     ", ".join(map(str, config.buckets)))
+        os.makedirs(logs, exist_ok=True)
+        configuration.write_json(os.path.join(logs, "configuration.json"), {
+            "config": {**dataclasses.asdict(config), "seed": seed}, "encoder": encoder.to_dict(),
+            "device": device.description, "world_size": workers.size, "environment": training.environment()})
+    workers.broadcast([*model.variables, *optimizer.variables])
 
-    step_function = optimization.TrainStep(model.loss, model.metric_names, optimizer,
-                                           config.gradient_accumulation_steps, jit_compile=device.jit_compile)
-    log = training.MetricsLog(config.json_summary or os.path.join(logs, "squad.jsonl"),
-                              os.path.join(logs, "tensorboard"), done)
+    step_function = optimization.TrainStep(model.loss, model.metric_names, optimizer, accumulation,
+                                           jit_compile=device.jit_compile, workers=workers)
+    if workers.is_chief:
+        log = training.MetricsLog(config.json_summary or os.path.join(logs, "squad.jsonl"),
+                                  os.path.join(logs, "tensorboard"), done)
     speed = training.Speed()
     state = {"task": "squad", "config": {**dataclasses.asdict(config), "seed": seed}, "head": model.settings,
              "identity": read, "encoder": encoder.to_dict(), "tokenizer_fingerprint": tokenizer.fingerprint,
-             "environment": training.environment(), "device": device.kind, "updates": plan.updates}
+             "environment": training.environment(), "device": device.kind, "updates": updates,
+             "world_size": workers.size}
     stop.begin()
     step = logged = saved = done
 
@@ -279,6 +324,8 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
         if sums["bad_step"]:
             raise RunFailed(f"the loss or its gradient is not finite at update {sums['bad_step']} (seed {seed}), which "
                             "was not applied: choose a lower --learning_rate or a longer --warmup_proportion.")
+        if not workers.is_chief:
+            return
         metrics = {"loss": sums["loss"] / sums["micro_batches"],
                    **{name[:-len("_right")] + "_accuracy": sums[name] / sums["examples"]
                       for name in ("start_right", "end_right")},
@@ -286,24 +333,34 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
         timing = speed.after(step - logged, sums["examples"], sums["tokens"])
         log.write(step, "train", {**metrics, **timing})
         pace = (f"{timing['sequences_per_second']:.1f} sequences/s  "
-                f"{training.hours((plan.updates - step) / timing['updates_per_second'])} left"
+                f"{training.hours((updates - step) / timing['updates_per_second'])} left"
                 if "updates_per_second" in timing else f"first update took {timing['first_update_seconds']:.1f} s")
-        logging.info("step %d/%d  loss %.4f  start %.1f%%  end %.1f%%  rate %.2e  %s", step, plan.updates,
+        logging.info("step %d/%d  loss %.4f  start %.1f%%  end %.1f%%  rate %.2e  %s", step, updates,
                      metrics["loss"], 100 * metrics["start_accuracy"], 100 * metrics["end_accuracy"],
                      metrics["learning_rate"], pace)
 
     def save():
-        logging.info("saved %s.", checkpoints.save(1, step, model, optimizer, state))
+        if workers.is_chief:
+            logging.info("saved %s.", checkpoints.save(1, step, model, optimizer,
+                                                       {**state, "position": questions.position}))
 
-    with training.progress_bar(plan.updates, done, "fine-tuning", config.disable_progress_bar) as bar:
-        while step < plan.updates and not stop.signal_name:
+    def micro_batches():
+        """Of one update: this worker's rows of each batch, and seeds."""
+        for micro_batch in range(accumulation):
+            batch = next(questions)
+            own = batch._replace(rows=np.array_split(batch.rows, workers.size)[workers.rank])
+            key = [seed, 2, step, micro_batch, workers.rank]
+            yield (feed(split.features, own, config.train_batch_size, labels=True),
+                   tf.constant(pretrain_utils.fold_seeds(key, model.num_seeds)))
+
+    with training.progress_bar(updates, done, "fine-tuning",
+                               config.disable_progress_bar or not workers.is_chief) as bar:
+        while step < updates and not workers.any(bool(stop.signal_name)):
             step += 1
-            step_function((feed(split.features, next(plan.batches), config.train_batch_size, labels=True),
-                           tf.constant(pretrain_utils.fold_seeds([seed, 2, step, micro_batch, device.rank],
-                                                                 model.num_seeds)))
-                          for micro_batch in range(config.gradient_accumulation_steps))
-            last = step == plan.updates
-            epoch_end = last or step % plan.updates_per_epoch == 0
+            epochs_done = questions.epochs_done
+            step_function(micro_batches())
+            last = step == updates
+            epoch_end = last or questions.epochs_done > epochs_done
             if step <= done + 2 or step % config.log_freq == 0 or epoch_end:
                 report()
                 logged = step
@@ -312,20 +369,22 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
                 if epoch_end and not config.skip_checkpoint:
                     save()
                     saved = step
-                if epoch_end and not last and config.evaluate_during_training and not stop.signal_name:
-                    scores = predict(config, model, dev, stop)[1]
+                if epoch_end and not last and config.evaluate_during_training:
+                    scores = predict(config, model, dev, workers, stop)[1]
                     if scores:
                         log.write(step, "eval", scores)
                         logging.info("dev at step %d: %s", step, in_words(scores))
-        if step < plan.updates:
+        if step < updates:
             if step > logged:
                 report()
             if step > saved and not config.skip_checkpoint:
                 save()
             ahead = ("no checkpoint was asked for, so the same call starts again" if config.skip_checkpoint
                      else "the same call goes on from there")
-            raise Interrupted(f"stopped by {stop.signal_name} at step {step} of {plan.updates}; {ahead}.")
-    summary = {"train_steps": plan.updates, "seed": seed}
+            raise Interrupted(f"stopped by {training.stopped_by(stop)} at step {step} of {updates}; {ahead}.")
+    summary = {"train_steps": updates, "seed": seed}
+    if not workers.is_chief:
+        return model, summary
     if step > done:
         logging.info("fine-tuned: %s", speed.summary())
         summary["train_sequences_per_second"] = speed.after(0, 0, 0).get("sequences_per_second")
@@ -343,50 +402,65 @@ class Interval(NamedTuple):
     latencies: np.ndarray  # seconds per batch
 
 
-def run_model(config: SquadConfig, model: modeling.QuestionAnswering, features: squad_utils.Features,
+def run_model(config: SquadConfig, model: modeling.QuestionAnswering, features: squad_utils.Features, workers: Workers,
               stop: Optional[training.StopRequest]) -> Tuple[Optional[Dict[str, np.ndarray]], Optional[Interval]]:
     """Outputs of `QuestionAnswering.answers` for every window, in its order, and the time; None when asked to stop.
 
-    Each length is traced before the clock starts.
+    The workers share the batches; which of them answers changes nothing. Each length is traced before the clock starts.
     """
+    shares = workers.gather(own_outputs(config, model, features, workers, stop))
+    if None in shares:
+        return None, None
+    outputs: Dict[str, np.ndarray] = {}
+    for rows, length, found in (part for parts, _ in shares for part in parts):
+        for name, value in found.items():
+            if name not in outputs:
+                shape = value.shape[1:] if model.joint_head else [config.max_seq_length]
+                outputs[name] = np.full([len(features.lengths), *shape], 0 if model.joint_head else modeling.MASKED,
+                                        value.dtype)
+            if model.joint_head:
+                outputs[name][rows] = value
+            else:
+                outputs[name][rows, :length] = value
+    slowest = max(sum(latencies) for _, latencies in shares)
+    return outputs, Interval(len(features.lengths) / max(slowest, 1e-9),
+                             np.array([latency for _, latencies in shares for latency in latencies]))
+
+
+def own_outputs(config, model, features, workers, stop) -> Optional[Tuple[list, List[float]]]:
+    """This worker's part: (rows, padded length, outputs by name) of each of its batches, and their seconds."""
     answers = tf.function(model.answers, autograph=False)
     batches = plan_batches(features.lengths, config.buckets, config.predict_batch_size, np.argsort(features.lengths,
                                                                                                  kind="stable"))
+    batches = batches[workers.rank::workers.size]
     for length in sorted({batch.length for batch in batches}):
         first = next(batch for batch in batches if batch.length == length)
         answers(feed(features, first, config.predict_batch_size))
-    outputs: Dict[str, np.ndarray] = {}
-    latencies = []
-    hidden = config.disable_progress_bar or not sys.stderr.isatty()
+    parts, latencies = [], []
+    hidden = config.disable_progress_bar or not (workers.is_chief and sys.stderr.isatty())
     for batch in tqdm(batches, desc="answering", unit="batch", leave=False, disable=hidden):
         if stop is not None and stop.signal_name:
-            return None, None
+            return None
         started = time.monotonic()
         found = {name: value.numpy() for name, value in answers(feed(features, batch,
                                                                      config.predict_batch_size)).items()}
         latencies.append(time.monotonic() - started)
-        for name, value in found.items():
-            if name not in outputs:
-                shape = [config.max_seq_length] if not model.joint_head else value.shape[1:]
-                outputs[name] = np.full([len(features.lengths), *shape], modeling.MASKED, value.dtype) \
-                    if not model.joint_head else np.zeros([len(features.lengths), *shape], value.dtype)
-            value = value[:len(batch.rows)]
-            if model.joint_head:
-                outputs[name][batch.rows] = value
-            else:
-                outputs[name][batch.rows, :batch.length] = value
-    return outputs, Interval(len(features.lengths) / max(sum(latencies), 1e-9), np.array(latencies))
+        parts.append((batch.rows, batch.length, {name: value[:len(batch.rows)] for name, value in found.items()}))
+    return parts, latencies
 
 
-def predict(config: SquadConfig, model: modeling.QuestionAnswering, dev: Split,
+def predict(config: SquadConfig, model: modeling.QuestionAnswering, dev: Split, workers: Workers,
             stop: Optional[training.StopRequest] = None, write: bool = False) -> Tuple[Optional[dict], Optional[dict]]:
     """Answers the questions of `dev`. Returns: what results.json says of it, and the scores (None without answers).
 
-    Both are None when asked to stop. With `write` the predictions go to output_dir.
+    Both are None when asked to stop. With `write` the predictions go to output_dir. Rank 0 alone searches the answers;
+    the others return an empty dict and None.
     """
-    outputs, interval = run_model(config, model, dev.features, stop)
+    outputs, interval = run_model(config, model, dev.features, workers, stop)
     if outputs is None:
         return None, None
+    if not workers.is_chief:
+        return {}, None
     search = squad_utils.joint_answers if model.joint_head else squad_utils.independent_answers
     nbest, null_odds = search(dev.examples, dev.features, outputs, config.n_best_size, config.max_answer_length)
     version_2 = config.version_2_with_negative
@@ -445,34 +519,43 @@ def run_eval_script(config: SquadConfig, dev: Split, scores: Dict[str, float]):
 
 def run(config: SquadConfig, stop: training.StopRequest):
     """Does what is asked for. Everything is validated, and features are made, before the first update."""
-    training.start_logging(config.output_dir, "logfile", suffix="txt")
-    device = devices.open_device(config.device, config.precision, config.xla)
+    workers = open_workers(config.num_workers, config.gradient_compression, own_cores=config.device == "cpu")
+    training.start_logging(config.output_dir, f"logfile_rank{workers.rank}" if workers.rank else "logfile",
+                           suffix="txt", on_console=workers.is_chief)
+    device = devices.open_device(config.device, config.precision, config.xla, config.bf16_config_path, workers)
     logging.info("ELECTRA on SQuAD %s, on %s, %s.", "2.0" if config.version_2_with_negative else "1.1",
                  device.description, device.precision)
+    if device.note:
+        logging.info("note: %s", device.note)
     if config.eval_script and not os.path.exists(config.eval_script):
         raise UserError(f"--eval_script={config.eval_script} does not exist: mend the path or leave the option out.")
     for split in (["train"] if config.do_train else []) + (["dev"] if config.predicts else []):
         if not os.path.exists(config.data_file(split)):  # before a download
             raise UserError(f"{config.data_file(split)} does not exist: name the SQuAD files with --data_dir, "
                             "--train_file and --predict_file.")
-    source = read_source(config)
+    with workers.chief_first():  # who downloads
+        source = read_source(config)
     casing = {} if config.do_lower_case is None else {"do_lower_case": config.do_lower_case == "true"}
     tokenizer = weights.open_tokenizer(source, config.vocab_file, **casing)
     check_model(config, source)
     if config.do_train:
         read = identity(config, source, tokenizer)
-        found = find_own_run(config, training.Checkpoints(config.checkpoint_dir), read)
+        found = None
+        if workers.is_chief:
+            found = find_own_run(config, training.Checkpoints(config.checkpoint_dir), read)
+        found = workers.from_chief(found)
     else:
         model = weights.question_answering(source, tokenizer, config.beam_size, device.compute_dtype)
         if model.joint_head and model.version_2 != config.version_2_with_negative:
             raise UserError(f"{source.name} was trained for SQuAD {'2.0' if model.version_2 else '1.1'}: "
                             f"{'add' if model.version_2 else 'leave out'} --version_2_with_negative.")
     splits = {}
-    if config.do_train:
-        splits["train"] = read_split(config, "train", tokenizer, needs_answers=True)
-    if config.predicts:
-        needs_answers = config.do_eval or config.evaluate_during_training
-        splits["dev"] = read_split(config, "dev", tokenizer, needs_answers)
+    with workers.chief_first():  # who writes the feature cache
+        if config.do_train:
+            splits["train"] = read_split(config, "train", tokenizer, needs_answers=True)
+        if config.predicts:
+            needs_answers = config.do_eval or config.evaluate_during_training
+            splits["dev"] = read_split(config, "dev", tokenizer, needs_answers)
     results = {"version_2": config.version_2_with_negative, "model": source.name}
     results_file = os.path.join(config.output_dir, "results.json")
     if os.path.exists(results_file) and (found if config.do_train else not config.init_checkpoint):
@@ -481,10 +564,12 @@ def run(config: SquadConfig, stop: training.StopRequest):
         model, summary = train(config, device, stop, source, tokenizer, found, read, splits["train"], splits.get("dev"))
         results.update(summary)
     if config.do_predict or config.do_eval:
-        timing, scores = predict(config, model, splits["dev"], stop, write=True)
+        timing, scores = predict(config, model, splits["dev"], workers, stop, write=True)
         if timing is None:
-            raise Interrupted(f"stopped by {stop.signal_name} while answering; the same call goes on from the last "
-                              "checkpoint.")
+            raise Interrupted(f"stopped by {training.stopped_by(stop)} while answering; the same call goes on from the "
+                              "last checkpoint.")
+        if not workers.is_chief:
+            return
         results.update(timing)
         if config.do_eval:
             results.update(scores)
@@ -494,6 +579,8 @@ def run(config: SquadConfig, stop: training.StopRequest):
         logging.info("%.1f sequences/s; a batch of %d takes %.0f ms (p50), %.0f ms (p99).",
                      timing["inference_sequences_per_second"], config.predict_batch_size, timing["latency_p50_ms"],
                      timing["latency_p99_ms"])
+    if not workers.is_chief:
+        return
     configuration.write_json(results_file, results)
     logging.info("results are in %s.", results_file)
 
@@ -503,7 +590,7 @@ def main(argv):
     configuration.define_flags(flag_values, SquadConfig)
     configuration.parse_command_line(argv, flag_values, __doc__.split("\n\n    ")[0])
     config = configuration.from_flags(SquadConfig, flag_values)
-    with training.StopRequest() as stop:
+    with training.StopRequest() as stop, lost_workers_told():
         run(config, stop)
 
 

@@ -58,6 +58,11 @@ class StopRequest:
                 raise Interrupted(f"stopped by {self.signal_name} before the first update; the same call starts again.")
 
 
+def stopped_by(stop) -> str:
+    """What ended the loop: this worker's signal, or another's."""
+    return stop.signal_name or "a signal to another worker"
+
+
 # --- Checkpoints ---
 
 
@@ -73,11 +78,13 @@ class Checkpoints:
     Args:
         folder: made on the first save.
         keep: newest checkpoints kept, of each phase.
+        flag: the option that names the folder in the user's command.
     """
 
-    def __init__(self, folder: str, keep: int = 5):
+    def __init__(self, folder: str, keep: int = 5, flag: str = "results_dir"):
         self.folder = folder
         self.keep = keep
+        self.flag = flag
 
     def list(self, phase: Optional[int] = None) -> List[Checkpoint]:
         """Whole checkpoints, oldest first (phase 1 before phase 2, by step)."""
@@ -97,7 +104,8 @@ class Checkpoints:
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise UserError(f"{self.folder} has {free / 1e9:.1f} GB free, the checkpoints need {needed / 1e9:.1f} GB: "
-                            "make room, lower --keep_checkpoint_max, or give another --results_dir.")
+                            "make room, lower --keep_checkpoint_max, or give another "
+                            f"--{self.flag}.")
 
     def save(self, phase: int, step: int, model: tf.Module, optimizer: tf.Module, state: dict) -> str:
         """Writes one checkpoint and removes the oldest beyond `keep`. Returns its prefix."""
@@ -228,7 +236,7 @@ class _ConsoleHandler(python_logging.Handler):
         sys.stdout.flush()
 
 
-def start_logging(log_dir: str, name: str, suffix: str = "log"):
+def start_logging(log_dir: str, name: str, suffix: str = "log", on_console: bool = True):
     """Sends `absl.logging` to the console and, with the time, to `<log_dir>/<name>.<suffix>`."""
     try:
         os.makedirs(log_dir, exist_ok=True)
@@ -243,7 +251,8 @@ def start_logging(log_dir: str, name: str, suffix: str = "log"):
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
     logger.propagate = False
-    logger.addHandler(console)
+    if on_console:
+        logger.addHandler(console)
     logger.addHandler(file)
     logging.set_verbosity(logging.INFO)
 
@@ -254,13 +263,18 @@ class MetricsLog:
     Args:
         path: the JSON-lines file; on resuming, lines beyond `step` are dropped, since those steps come again.
         tensorboard_dir: folder of event files.
+    Raises: UserError: the file cannot be written.
     """
 
     def __init__(self, path: str, tensorboard_dir: str, step: int = 0):
         self.path = path
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        kept = [entry for entry in read_metrics_log(path) if entry["step"] <= step] if step else []
-        configuration.write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        try:
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+            kept = [entry for entry in read_metrics_log(path) if entry["step"] <= step] if step else []
+            configuration.write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        except OSError as error:
+            raise UserError(f"{path} cannot be written ({error.strerror}): name another file with "
+                            "--json_summary.") from error
         self._writer = tf.summary.create_file_writer(tensorboard_dir)
 
     def write(self, step: int, kind: str, metrics: Dict[str, float]):

@@ -239,7 +239,7 @@ def test_killed_at_random_moments_and_resumed_equals_an_uninterrupted_run(data, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_the_update_saves_says_how_to_resume_and_exits_75(data, tmp_path, number):
+def test_a_signal_finishes_the_update_saves_says_how_to_resume_and_exits_75(data, tmp_path, number, said):
     config = make_config(data, tmp_path, num_train_steps=100_000, log_freq=1)
     process = subprocess.Popen(command(config), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     for line in process.stdout:
@@ -248,15 +248,15 @@ def test_a_signal_finishes_the_update_saves_says_how_to_resume_and_exits_75(data
             break
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 75
-    assert len(errors.strip().splitlines()) == 1 and "resume with --restore_checkpoint=latest" in errors
+    assert len(said(errors).splitlines()) == 1 and "resume with --restore_checkpoint=latest" in errors
     step = int(re.search(r"at step (\d+)", errors)[1])
     assert [found.step for found in training.Checkpoints(config.checkpoint_dir).list()] == [step] and step >= 3
 
 
-def test_help_lists_every_option_with_its_default_and_exits_0():
+def test_help_lists_every_option_with_its_default_and_exits_0(said):
     for word in ("-h", "--help"):
         done = run(sys.executable, str(ROOT / "run_pretraining.py"), word)
-        assert done.returncode == 0 and done.stderr == ""
+        assert done.returncode == 0 and said(done.stderr) == ""
         for field in dataclasses.fields(PretrainingConfig):
             assert f"--{field.name}=" in done.stdout
         assert "--learning_rate=0.006" in done.stdout and "--use_hpu=false" in done.stdout
@@ -269,13 +269,23 @@ def test_help_lists_every_option_with_its_default_and_exits_0():
     (["--pretrain_tfrecords=/nowhere/*"], "/nowhere/* matches no file"),
     (["--pretrain_tfrecords=x", "--num_train_steps=5", "--num_warmup_steps=5"], "--num_warmup_steps=5 must be below"),
     (["--pretrain_tfrecords=x", "--device=gpu"], "--device=cpu")])
-def test_a_mistake_ends_in_one_sentence_and_status_2(words, sentence, tmp_path):
+def test_a_mistake_ends_in_one_sentence_and_status_2(words, sentence, tmp_path, said):
     done = run(sys.executable, str(ROOT / "run_pretraining.py"), *words,
                *([] if "--no_such_flag=1" in words else [f"--results_dir={tmp_path}"]))
     assert done.returncode == 2
-    assert sentence in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert sentence in done.stderr and len(said(done.stderr).splitlines()) == 1, done.stderr
     assert not (tmp_path / "models" / "base" / "checkpoints").exists() or not os.listdir(
         tmp_path / "models" / "base" / "checkpoints")
+
+
+@pytest.mark.skipif(any(map(os.path.exists, ("/sys/class/accel/accel0", "/dev/accel/accel0", "/dev/hl0"))),
+                    reason="a Gaudi card is here")
+def test_hpu_is_refused_without_a_card_also_where_its_bridge_is_installed(tmp_path, said):
+    """Without a card, habana-tensorflow aborts the process that loads it: it must not be loaded."""
+    done = run(sys.executable, str(ROOT / "run_pretraining.py"), "--device=hpu", "--precision=bf16",
+               "--pretrain_tfrecords=x", f"--results_dir={tmp_path}")
+    assert done.returncode == 2, done.stderr
+    assert "--device=cpu" in done.stderr and len(said(done.stderr).splitlines()) == 1, done.stderr
 
 
 # --- Refusals and notes ---

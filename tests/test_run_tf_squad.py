@@ -131,20 +131,49 @@ def test_every_row_comes_once_in_batches_that_hold_it(rows, size):
     assert len(full) >= len(batches) - len(buckets)  # only what is left over is padded to a longer bucket
 
 
-@pytest.mark.parametrize("accumulation, limit", [(1, -1), (3, -1), (2, 3)])
-def test_an_epoch_sees_every_example_once_and_resuming_goes_on_in_the_middle(data, tmp_path, accumulation, limit):
-    config = make_config(data, tmp_path, gradient_accumulation_steps=accumulation, train_iter_per_epoch=limit)
+def questions(batch_size=4, limit=None, position=None):
     lengths = np.random.default_rng(0).integers(10, 49, 30)
-    plan = run_tf_squad.plan_training(config, lengths, seed=1, done=0)
-    per_epoch = limit * accumulation if limit > 0 else 8
-    epochs = [[next(plan.batches) for _ in range(per_epoch)] for _ in range(3)]
-    seen = [[row for batch in epoch for row in batch.rows.tolist()] for epoch in epochs]
-    assert all(len(set(epoch)) == len(epoch) == (per_epoch * 4 if limit > 0 else 30) for epoch in seen)
-    assert seen[0] != seen[1]
-    assert plan.updates == -(-2 * per_epoch // accumulation)
-    later = run_tf_squad.plan_training(config, lengths, seed=1, done=2)
-    flat = [batch.rows.tolist() for epoch in epochs for batch in epoch]
-    assert next(later.batches).rows.tolist() == flat[2 * accumulation]
+    return run_tf_squad.Questions(lengths, [16, 32, 48], batch_size, seed=1, limit=limit, position=position)
+
+
+def take(source, count):
+    return [next(source).rows.tolist() for _ in range(count)]
+
+
+@pytest.mark.parametrize("limit, per_epoch", [(None, 8), (3, 3)])
+def test_an_epoch_sees_every_example_once(limit, per_epoch):
+    source = questions(limit=limit)
+    assert source.batches_per_epoch == per_epoch
+    epochs = []
+    for epoch in range(3):
+        assert source.epochs_done == epoch and source.batches_until(3) == (3 - epoch) * per_epoch
+        epochs.append(sum(take(source, per_epoch), []))
+    assert all(len(set(epoch)) == len(epoch) == (12 if limit else 30) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize("limit", [None, 6])
+@pytest.mark.parametrize("done", [0, 1, 5, 7, 8, 11, 16])
+def test_going_on_takes_the_same_batches(limit, done):
+    whole = questions(limit=limit)
+    take(whole, done)
+    resumed = questions(limit=limit, position=json.loads(json.dumps(whole.position)))
+    assert resumed.batches_until(2.5) == whole.batches_until(2.5)
+    assert take(resumed, 20) == take(whole, 20)
+    assert resumed.position == whole.position
+
+
+@pytest.mark.parametrize("sizes", [(4, 8), (8, 4), (4, 8, 1), (3, 5, 4)], ids=str)
+def test_going_on_with_batches_of_another_size_sees_every_example_of_the_epoch_once(sizes):
+    seen, position = [], None
+    for size in sizes:
+        source = questions(batch_size=size, position=position)
+        seen += sum(take(source, 2), [])
+        position = source.position
+    while source.epochs_done == 0:
+        seen += next(source).rows.tolist()
+    assert sorted(seen) == list(range(30))
+    assert source.batches_until(2) == source.batches_per_epoch
 
 
 # --- Training ---
@@ -287,7 +316,7 @@ def command(config):
     return [sys.executable, str(ROOT / "run_tf_squad.py"), *flags]
 
 
-def test_a_signal_saves_and_exits_75(data, tmp_path):
+def test_a_signal_saves_and_exits_75(data, tmp_path, said):
     config = make_config(data, tmp_path / "out", num_train_epochs=10000.0, log_freq=1)
     process = subprocess.Popen(command(config), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     for line in process.stdout:
@@ -295,7 +324,7 @@ def test_a_signal_saves_and_exits_75(data, tmp_path):
             process.send_signal(signal.SIGTERM)
             break
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 75 and len(errors.strip().splitlines()) == 1, errors
+    assert process.returncode == 75 and len(said(errors).splitlines()) == 1, errors
     step = int(re.search(r"at step (\d+)", errors)[1])
     assert training.Checkpoints(config.checkpoint_dir).list()[-1].step == step >= 3
 

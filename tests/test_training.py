@@ -154,6 +154,13 @@ def test_too_little_disk_is_refused_before_anything_is_written(checkpoints, monk
     checkpoints.check_disk(Model(1))
 
 
+def test_too_little_disk_names_the_commands_own_option(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 0}))
+    for arguments, flag in (((2,), "results_dir"), ((2, "output_dir"), "output_dir")):
+        with pytest.raises(UserError, match=f"or give another --{flag}\\.$"):
+            training.Checkpoints(str(tmp_path), *arguments).check_disk(Model(1))
+
+
 def test_clear_removes_checkpoints_of_both_phases_and_nothing_else(checkpoints):
     save(checkpoints, 1)
     save(checkpoints, 1, phase=2)
@@ -216,6 +223,16 @@ def test_a_fresh_metrics_log_drops_an_earlier_runs_lines(tmp_path):
     training.MetricsLog(path, str(tmp_path / "tb")).write(1, "train", {"loss": 1.0})
     training.MetricsLog(path, str(tmp_path / "tb"))
     assert training.read_metrics_log(path) == []
+
+
+def test_a_metrics_log_that_cannot_be_written_names_the_option(tmp_path, refuses):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "log.jsonl", tmp_path / "folder"):
+        for step in (0, 3):
+            said = refuses(training.MetricsLog, str(path), str(tmp_path / "tb"), step)
+            assert f"{path} cannot be written" in said and "--json_summary" in said
+    assert not list(tmp_path.glob("folder*tmp*"))
 
 
 def test_start_logging_names_a_folder_that_cannot_be_written(tmp_path):
