@@ -5,17 +5,26 @@
         options]
 
 For each checkpoint and seed <out_dir>/<run>-<checkpoint>/seed-<seed>/ holds what run_tf_squad.py writes, and sweep.json
-once it is finished; exported/ beside it the Hugging Face folders.
+once it is finished. Beside it, exported/ has the Hugging Face folders, and checkpoint.json says which checkpoint they
+are of, by content. The table has every finished fine-tuning of the runs that are named, also where pre-training has
+deleted the checkpoint since.
+
+Disk: an export takes the size of the weights, a fine-tuned checkpoint three times that of the discriminator (base: 0.5
+and 1.3 GB). One fine-tuned checkpoint is kept of each fine-tuning; the running one has up to three. The first line
+printed says how much is needed.
 """
 from __future__ import annotations
 
 import csv
 import dataclasses
 import glob
+import hashlib
 import io
 import json
+import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import statistics
@@ -28,11 +37,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-from absl import flags  # noqa: E402  (found through the line above, like the rest)
+import tensorflow as tf  # noqa: E402
+from absl import flags  # noqa: E402
 
-import configuration  # noqa: E402
+import configuration  # noqa: E402  (found through the line above, like the rest)
 import training  # noqa: E402
-from configuration import Interrupted, RunFailed, UserError, option  # noqa: E402
+from configuration import Interrupted, RunFailed, SquadConfig, UserError, option  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +51,12 @@ class SweepConfig:
     seeds: str = option("1", "seeds, separated by commas")
     device: Optional[str] = option(None, "device (default: the one that the checkpoint was trained on)")
     out_dir: str = option("results/squad_sweep", "folder of the sweep")
+    keep_checkpoint_max: int = option(
+        1, "newest fine-tuned checkpoints kept of each finished fine-tuning; 0: results and predictions alone",
+        minimum=0, maximum=SquadConfig.keep_checkpoint_max)
+
+    def __post_init__(self):
+        configuration.check_options(self)
 
 
 class Job(NamedTuple):
@@ -54,6 +70,19 @@ class Job(NamedTuple):
     @property
     def name(self) -> str:
         return os.path.basename(self.checkpoint.prefix)
+
+    @property
+    def exported(self) -> str:
+        return os.path.join(os.path.dirname(self.folder), "exported")
+
+    @property
+    def record(self) -> str:
+        """File that says of which checkpoint the folder is."""
+        return os.path.join(os.path.dirname(self.folder), "checkpoint.json")
+
+    @property
+    def fine_tuned(self) -> training.Checkpoints:
+        return training.Checkpoints(os.path.join(self.folder, "checkpoints"))
 
 
 def plan(config: SweepConfig) -> List[Job]:
@@ -76,6 +105,137 @@ def plan(config: SweepConfig) -> List[Job]:
         raise UserError("checkpoints names two runs of the same name, or a seed twice: sweep them into different "
                         "--out_dir.")
     return jobs
+
+
+# --- What is looked at before anything is done ---
+
+
+class Content(NamedTuple):
+    """What a checkpoint of pre-training holds."""
+
+    state: dict
+    fingerprint: str  # of every tensor
+    size: int  # bytes of the weights
+    fine_tuned_size: int  # bytes of those that are fine-tuned
+
+
+def look_at(jobs: List[Job]) -> Dict[str, Content]:
+    """The contents of the checkpoints, by prefix; those that cannot be read are told in their turn, and left out."""
+    contents = {}
+    for prefix in dict.fromkeys(job.checkpoint.prefix for job in jobs):
+        try:
+            state = training.read_state(prefix)
+            shapes = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
+            with open(prefix + ".index", "rb") as file:  # it holds the checksum of every tensor
+                fingerprint = hashlib.sha256(file.read()).hexdigest()
+        except (UserError, OSError, tf.errors.OpError):  # a running pre-training may delete it meanwhile
+            continue
+        sizes = {name: 4 * math.prod(shape) for name, shape in shapes.items() if name.startswith("model/")}  # float32
+        has_discriminator = any(name.startswith("model/encoder/") for name in sizes)
+        fine_tuned = sum(size for name, size in sizes.items()
+                         if not (has_discriminator and name.startswith("model/generator")))
+        contents[prefix] = Content(state, fingerprint, sum(sizes.values()), fine_tuned)
+    return contents
+
+
+def refuse_other_contents(jobs: List[Job], contents: Dict[str, Content]):
+    """Raises UserError where a folder holds the export or fine-tunings of another checkpoint of the same name."""
+    for job in jobs:
+        folder = os.path.dirname(job.folder)
+        used = os.path.exists(job.exported) or glob.glob(os.path.join(glob.escape(folder), "seed-*"))
+        theirs = read_if_there(job.record)
+        if used and job.checkpoint.prefix in contents and (
+                not theirs or theirs["fingerprint"] != contents[job.checkpoint.prefix].fingerprint):
+            raise UserError(f"{folder} was made from another {job.name} than {job.checkpoint.prefix} now is: name "
+                            "another --out_dir, or delete it.")
+
+
+def finished_rows(config: SweepConfig, jobs: List[Job], arguments: List[str]) -> Dict[str, dict]:
+    """The rows of finished fine-tunings in out_dir of the runs that are swept, by folder: those of jobs, and earlier
+    ones of other seeds or of checkpoints that are no longer there, which have `gone`.
+
+    Raises: UserError: one with other options, or of another run of the same name.
+    """
+    folders = {job.folder for job in jobs}
+    place_of = {job.run: os.path.dirname(job.checkpoint.prefix) for job in jobs}
+    rows = {}
+    for file in sorted(glob.glob(os.path.join(glob.escape(config.out_dir), "*", "seed-*", "sweep.json"))):
+        folder = os.path.dirname(file)
+        row = configuration.read_json_object(file)
+        if row["run"] not in place_of:
+            continue
+        if row["arguments"] != arguments:
+            theirs = " ".join(row["arguments"]) or "none"
+            raise UserError(f"{folder} was fine-tuned with other options ({theirs}): name another --out_dir, or "
+                            "delete it.")
+        record = read_if_there(os.path.join(os.path.dirname(folder), "checkpoint.json"))
+        if folder not in folders and record:
+            theirs = os.path.dirname(record["checkpoint"])
+            if os.path.isdir(theirs) and not os.path.samefile(theirs, place_of[row["run"]]):
+                raise UserError(f"{folder} was made from {record['checkpoint']}, of another run of the same name: name "
+                                "another --out_dir, or delete it.")
+            if not os.path.exists(record["checkpoint"] + ".index"):
+                row["gone"] = "yes"
+        rows[folder] = row
+    return rows
+
+
+def read_if_there(path: str) -> Optional[dict]:
+    return configuration.read_json_object(path) if os.path.exists(path) else None
+
+
+def command_of(job: Job, device: str, weights: str, arguments: List[str]) -> List[str]:
+    """The command that fine-tunes."""
+    return ["bash", os.path.join(ROOT, "scripts", "electra_squad.sh"), f"--device={device}", f"--seed={job.seed}",
+            f"--init_checkpoint={weights}", f"--out_dir={job.folder}", *arguments]
+
+
+def environment() -> Dict[str, str]:
+    return {**os.environ, "PYTHON": sys.executable}
+
+
+def check_command(job: Job, device: str, arguments: List[str]) -> SquadConfig:
+    """The settings of a fine-tuning, from a dry run of its command. Raises: UserError: one of them is a mistake."""
+    command = [*command_of(job, device, job.exported, arguments), "--dry_run=true"]
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    if result.returncode:
+        said = (result.stderr.strip().splitlines() or ["no word"])[-1]
+        raise UserError(f"{said.partition('electra_squad.sh: ')[2] or said}.")
+    words = shlex.split(next(line for line in result.stdout.splitlines()
+                             if line.startswith("running: ") and " run_tf_squad.py " in line))
+    flag_values = flags.FlagValues()
+    configuration.define_flags(flag_values, SquadConfig)
+    configuration.parse_command_line(words[words.index("run_tf_squad.py"):], flag_values, "")
+    return configuration.from_flags(SquadConfig, flag_values)
+
+
+def check_disk(config: SweepConfig, squad: SquadConfig, left: List[Job], contents: Dict[str, Content]):
+    """Says how much disk the fine-tunings that are left need. Raises: UserError: there is less.
+
+    That is an export of each checkpoint, and its fine-tuned checkpoints, which have two moments beside the weights: of
+    each fine-tuning those that are kept, of the running one all that it writes.
+    """
+    def missing(job, count):
+        size = 0 if squad.skip_checkpoint else 3 * contents[job.checkpoint.prefix].fine_tuned_size
+        return size * max(0, count - len(job.fine_tuned.list()))
+
+    left = [job for job in left if job.checkpoint.prefix in contents]
+    exports = {job.exported: contents[job.checkpoint.prefix].size for job in left if not os.path.isdir(job.exported)}
+    kept = [missing(job, config.keep_checkpoint_max) for job in left]
+    while_running = [missing(job, squad.keep_checkpoint_max + 1) - size for job, size in zip(left, kept)]
+    needed = sum(exports.values()) + sum(kept) + max(while_running)
+    folder = os.path.abspath(config.out_dir)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    free = shutil.disk_usage(folder).free
+    sizes = f"{needed / 1e9:.1f} GB, and its disk has {free / 1e9:.1f} GB free"
+    if free < needed:
+        raise UserError(f"--out_dir={config.out_dir} needs {sizes}: make room, lower --keep_checkpoint_max, or name "
+                        "another --out_dir.")
+    print(f"{len(left)} fine-tunings are left; {config.out_dir} needs {sizes}.", flush=True)
+
+
+# --- The fine-tunings ---
 
 
 class Stop:
@@ -102,32 +262,38 @@ class Stop:
         return status
 
 
-def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop) -> int:
-    """Exports the checkpoint and fine-tunes it. Returns: 0, or the status of what failed."""
-    exported = os.path.join(os.path.dirname(job.folder), "exported")
-    try:
-        state = training.read_state(job.checkpoint.prefix)
-    except UserError as error:
-        print(error, file=sys.stderr, flush=True)
-        return error.exit_status
-    if state.get("task") == "squad":
+def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, content: Optional[Content]) -> int:
+    """Exports the checkpoint and fine-tunes it. Returns: 0, or the status of what failed.
+
+    Raises: UserError: the fine-tuning was refused, for a reason that was printed.
+    """
+    if content is None:
+        try:
+            training.read_state(job.checkpoint.prefix)
+        except UserError as error:
+            print(error, file=sys.stderr, flush=True)
+        return UserError.exit_status
+    if content.state.get("task") == "squad":
         print(f"{job.checkpoint.prefix} is fine-tuned already: name folders of pre-training checkpoints.",
               file=sys.stderr, flush=True)
         return UserError.exit_status
-    if not os.path.isdir(exported):
-        for unfinished in glob.glob(glob.escape(exported) + ".tmp*"):  # of an export that was stopped
+    if not os.path.isdir(job.exported):
+        for unfinished in glob.glob(glob.escape(job.exported) + ".tmp*"):  # of an export that was stopped
             shutil.rmtree(unfinished)
+        os.makedirs(os.path.dirname(job.folder), exist_ok=True)
+        configuration.write_json(job.record, {"checkpoint": os.path.abspath(job.checkpoint.prefix),
+                                              "fingerprint": content.fingerprint})
         status = stop.run([sys.executable, os.path.join(ROOT, "postprocess_pretrained_ckpt.py"),
-                           f"--pretrained_checkpoint={job.checkpoint.prefix}", f"--output_dir={exported}"])
+                           f"--pretrained_checkpoint={job.checkpoint.prefix}", f"--output_dir={job.exported}"])
         if status:
             return status
-    weights = next((os.path.join(exported, kind) for kind in ("discriminator", "generator")
-                    if os.path.isdir(os.path.join(exported, kind))), None)
-    device = config.device or state["device"]
+    weights = next((os.path.join(job.exported, kind) for kind in ("discriminator", "generator")
+                    if os.path.isdir(os.path.join(job.exported, kind))), None)
     started = time.monotonic()
-    status = stop.run(["bash", os.path.join(ROOT, "scripts", "electra_squad.sh"), f"--device={device}",
-                       f"--seed={job.seed}", f"--init_checkpoint={weights}", f"--out_dir={job.folder}", *arguments],
-                      {**os.environ, "PYTHON": sys.executable})
+    status = stop.run(command_of(job, config.device or content.state["device"], weights, arguments), environment())
+    if status == UserError.exit_status:
+        raise UserError(f"the fine-tuning of {job.run} {job.name} was refused, for the reason above: mend it and start "
+                        "the sweep again.")
     if status == 0:
         with open(os.path.join(job.folder, "results.json"), encoding="utf-8") as file:
             results = json.load(file)
@@ -136,25 +302,26 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop) -
             "step": job.checkpoint.step, "seed": job.seed, "seconds": round(time.monotonic() - started, 1),
             "EM": results.get("exact_match", results.get("exact")), "F1": results["f1"],
             **({"best F1": results["best_f1"]} if "best_f1" in results else {})})
+        fine_tuned = job.fine_tuned.list()
+        for old in fine_tuned[:max(0, len(fine_tuned) - config.keep_checkpoint_max)]:
+            training.remove_checkpoint(old.prefix)
     return status
-
-
-def finished(job: Job) -> Optional[dict]:
-    path = os.path.join(job.folder, "sweep.json")
-    return configuration.read_json_object(path) if os.path.exists(path) else None
 
 
 # --- The table and the plot ---
 
-COLUMNS = ("run", "checkpoint", "phase", "step", "seed", "EM", "F1", "best F1", "seconds")
+COLUMNS = ("run", "checkpoint", "phase", "step", "seed", "EM", "F1", "best F1", "seconds", "gone")
 
 
 def table(rows: List[dict]) -> str:
-    """The rows, and below them, where there are several seeds, median and spread of each checkpoint."""
+    """The rows, and below them what `gone` means and, where there are several seeds, median and spread of each
+    checkpoint."""
     columns = [column for column in COLUMNS if any(column in row for row in rows)]
     lines = [columns] + [[_cell(row.get(column, "")) for column in columns] for row in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     text = "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines) + "\n"
+    if "gone" in columns:
+        text += "\ngone: pre-training has deleted the checkpoint since; the result stands.\n"
     groups = by_checkpoint(rows)
     if any(len(group) > 1 for group in groups.values()):
         text += "\n" + "\n".join(
@@ -208,6 +375,73 @@ def write_tables(rows: List[dict], out_dir: str):
     os.replace(temporary, os.path.join(out_dir, "sweep.png"))
 
 
+# --- The command ---
+
+
+def sweep(config: SweepConfig, arguments: List[str]):
+    """Does what is left to do, and writes the tables after each fine-tuning.
+
+    Raises: Interrupted: stopped on request. RunFailed: some have failed.
+    """
+    jobs = plan(config)
+    contents = look_at(jobs)
+    rows = finished_rows(config, jobs, arguments)
+    refuse_other_contents(jobs, contents)
+    stop, failed = Stop(), []
+    prepare(config, [job for job in jobs if job.folder not in rows], contents, arguments)
+    for number, job in enumerate(jobs, 1):
+        done_before = job.folder in rows
+        word = ": done before" if done_before else ""
+        print(f"[{number}/{len(jobs)}] {job.run} {job.name}, seed {job.seed}{word}", flush=True)
+        status = 0
+        if not done_before:
+            try:
+                status = fine_tune(job, config, arguments, stop, contents.get(job.checkpoint.prefix))
+            except UserError as error:
+                if not rows:
+                    raise  # the others would be refused for the same reason
+                print(error, file=sys.stderr, flush=True)
+                status = error.exit_status
+        if status == 75 or stop.asked:
+            write_tables(in_order(rows, jobs), config.out_dir)
+            raise Interrupted(f"the sweep was stopped at {job.run} {job.name} (seed {job.seed}), "
+                              f"{sum(job.folder in rows for job in jobs)} of {len(jobs)} are done; the same call goes "
+                              "on.")
+        if status:
+            failed.append(f"{job.run} {job.name} (seed {job.seed}, status {status})")
+            print(f"failed: {failed[-1]}; the sweep goes on.", file=sys.stderr, flush=True)
+        elif not done_before:
+            rows[job.folder] = configuration.read_json_object(os.path.join(job.folder, "sweep.json"))
+        write_tables(in_order(rows, jobs), config.out_dir)
+    if rows:
+        print(table(in_order(rows, jobs)), end="")
+        print(f"The same in {config.out_dir}: sweep.txt, sweep.csv, sweep.png.")
+    if failed:
+        raise RunFailed(f"{len(failed)} of {len(jobs)} fine-tunings failed: {', '.join(failed)}.")
+
+
+def prepare(config: SweepConfig, left: List[Job], contents: Dict[str, Content], arguments: List[str]):
+    """Meets mistakes and a full disk before anything is done. Raises: UserError."""
+    first_of: Dict[str, Job] = {}  # a job for each device
+    for job in left:
+        if job.checkpoint.prefix in contents:
+            first_of.setdefault(config.device or contents[job.checkpoint.prefix].state["device"], job)
+    squads = [check_command(job, device, arguments) for device, job in first_of.items()]
+    if squads:
+        check_disk(config, squads[0], left, contents)
+    try:
+        os.makedirs(config.out_dir, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out_dir={config.out_dir} cannot be made ({error.strerror}): name another "
+                        "folder.") from error
+
+
+def in_order(rows: Dict[str, dict], jobs: List[Job]) -> List[dict]:
+    """By run as they are named, phase, step and seed."""
+    runs = list(dict.fromkeys(job.run for job in jobs))
+    return sorted(rows.values(), key=lambda row: (runs.index(row["run"]), row["phase"], row["step"], row["seed"]))
+
+
 def main(argv):
     split = argv.index("--") if "--" in argv else len(argv)
     arguments = argv[split + 1:]
@@ -217,35 +451,7 @@ def main(argv):
     config = configuration.from_flags(SweepConfig, flag_values)
     if not config.checkpoints:
         raise UserError("--checkpoints is missing: name one or more folders of checkpoints.")
-    jobs = plan(config)
-    for job in jobs:
-        found = finished(job)
-        if found and found["arguments"] != arguments:
-            theirs = " ".join(found["arguments"]) or "none"
-            raise UserError(f"{job.folder} was fine-tuned with other options ({theirs}): name another --out_dir, or "
-                            "delete it.")
-    stop, rows, failed = Stop(), [], []
-    os.makedirs(config.out_dir, exist_ok=True)
-    for number, job in enumerate(jobs, 1):
-        row = finished(job)
-        print(f"[{number}/{len(jobs)}] {job.run} {job.name}, seed {job.seed}" + (": done before" if row else ""),
-              flush=True)
-        status = 0 if row else fine_tune(job, config, arguments, stop)
-        if status == 75 or stop.asked:
-            write_tables(rows, config.out_dir)
-            raise Interrupted(f"the sweep was stopped at {job.run} {job.name} (seed {job.seed}), {len(rows)} of "
-                              f"{len(jobs)} are done; the same call goes on.")
-        if status:
-            failed.append(f"{job.run} {job.name} (seed {job.seed}, status {status})")
-            print(f"failed: {failed[-1]}; the sweep goes on.", file=sys.stderr, flush=True)
-        else:
-            rows.append(row or finished(job))
-        write_tables(rows, config.out_dir)
-    if rows:
-        print(table(rows), end="")
-        print(f"The same in {config.out_dir}: sweep.txt, sweep.csv, sweep.png.")
-    if failed:
-        raise RunFailed(f"{len(failed)} of {len(jobs)} fine-tunings failed: {', '.join(failed)}.")
+    sweep(config, arguments)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,11 @@ import devices
 import modeling
 import run_inference
 import run_tf_squad
+import squad_utils
+import training
 import weights
 from configuration import ElectraConfig, SquadConfig
-from run_inference import InferenceConfig, Reader, in_sentence
+from run_inference import InferenceConfig, Reader, in_sentence, with_no_answer
 from tokenization import ElectraTokenizer
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -70,18 +72,12 @@ def folder(tmp_path_factory):
 
 def fine_tune(folder, name, joint_head):
     """Makes <folder>/<name>, with version 2.0 where the head is joint. Returns its path."""
-    class Never:
-        signal_name = None
-
-        def begin(self):
-            pass
-
     squad_file(folder / f"{name}.json", version_2=joint_head)
     run_tf_squad.run(SquadConfig(
         do_train=True, train_file=str(folder / f"{name}.json"), output_dir=str(folder / name), skip_cache=True,
         init_checkpoint=str(folder / "encoder"), version_2_with_negative=joint_head, joint_head=joint_head,
         max_seq_length=32, doc_stride=8, max_query_length=8, length_buckets="32", train_batch_size=16, max_steps=150,
-        learning_rate=1e-2, layerwise_lr_decay=0.0, seed=1, log_freq=1000), Never())
+        learning_rate=1e-2, layerwise_lr_decay=0.0, seed=1, log_freq=1000), training.StopRequest())
     return str(folder / name)
 
 
@@ -144,12 +140,13 @@ def test_the_answer_is_found_with_its_place_and_probability(reader, place):
     answers, odds = reader.answer(QUESTION, context)
     assert answers[0].text == "zed" == context[answers[0].start:answers[0].end]
     assert answers[0].probability > 0.5 and odds < 0
-    assert len(answers) <= 3
+    assert len(answers) <= 3 + reader.version_2
     assert sum(answer.probability for answer in answers) == pytest.approx(1)
     lines = [line for line in reader.report(QUESTION, context).splitlines() if "null odds" not in line]
     assert lines[0] == f"{answers[0].probability:6.1%}  zed"
     assert lines[1] == "        " + in_sentence(context, answers[0].start, answers[0].end)
-    assert len(lines) == 2 * len(answers)
+    assert len(lines) == 2 * len(answers) - reader.version_2
+    assert len([line for line in lines if line.endswith("%  (no answer)")]) == reader.version_2
 
 
 @pytest.mark.parametrize("place", [0, 311, 150, 288, 64])
@@ -162,7 +159,7 @@ def test_a_long_context_is_read_everywhere_in_batches(reader, monkeypatch, place
         return answers(features)
 
     monkeypatch.setattr(reader, "_answers", record)
-    monkeypatch.setattr(reader, "config", InferenceConfig(init_checkpoint="x", context="x", doc_stride=7))
+    monkeypatch.setattr(reader, "stride", 7)
     found, _ = reader.answer(QUESTION, context)
     assert seen == [32, 10] and sum(seen) == 1 + -(-(312 - 25) // 7)
     assert (found[0].text, found[0].start) == ("zed", context.index("zed"))
@@ -190,6 +187,73 @@ def test_a_model_of_version_1_gives_no_verdict(independent):
     assert "null odds" not in reader.report(QUESTION, words(18, 2000))
 
 
+def test_no_answer_has_its_place_in_the_report(joint):
+    reader = Reader(InferenceConfig(init_checkpoint=joint, context="x", n_best_size=2))
+    without = reader.report(QUESTION, words(18, 2000)).splitlines()
+    assert re.fullmatch(r" *\d+\.\d%  \(no answer\)", without[1]) and len(without) == 6
+    context = words(18, 2001, 5)
+    answers, odds = reader.answer(QUESTION, context)
+    assert [answer.text for answer in answers].index("") > 0
+    none = next(answer for answer in answers if not answer.text)
+    assert none.probability == pytest.approx(1 / (1 + np.exp(-odds)), rel=1e-6)  # the sigmoid of the logit
+    assert sum(answer.probability for answer in answers) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("odds", [-8.0, 0.3, 1.0, 30.0, 2000.0, -2000.0])
+def test_the_joint_heads_no_answer_is_the_sigmoid_of_its_logit(odds):
+    spans = [squad_utils.Answer("a", 0, 1, -0.1, 0.75), squad_utils.Answer("b", 2, 3, -1.2, 0.25)]
+    found = {answer.text: answer.probability for answer in with_no_answer(spans, odds, joint_head=True)}
+    none = float(tf.math.sigmoid(tf.constant(odds, tf.float64)))
+    expected = {"a": 0.75 * (1 - none), "b": 0.25 * (1 - none), "": none}
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-15)
+    assert list(found) == sorted(expected, key=lambda text: -expected[text])
+
+
+@pytest.mark.parametrize("null_score", [-3.0, 1.4, 2.5, 9.0, 3000.0, -3000.0])
+def test_the_independent_heads_no_answer_is_one_of_the_softmax(null_score):
+    scores = {"a": 2.0, "b": 1.5, "c": -1.0}
+    among = np.exp(np.array(list(scores.values())))
+    spans = [squad_utils.Answer(text, 0, 1, score, probability / among.sum())
+             for (text, score), probability in zip(scores.items(), among)]
+    scores[""] = null_score
+    found = with_no_answer(spans, null_score - 2.0, joint_head=False)
+    shifted = np.exp(np.array(list(scores.values())) - max(scores.values()))
+    assert {answer.text: answer.probability for answer in found} == pytest.approx(
+        dict(zip(scores, shifted / shifted.sum())), rel=1e-9, abs=1e-15)
+    assert [answer.text for answer in found] == sorted(scores, key=lambda text: -scores[text])
+    assert [answer.score for answer in found if not answer.text] == pytest.approx([null_score])
+
+
+def foreign(independent, folder):
+    """An exported model as another project would have written it: its config.json says nothing of us."""
+    run = weights.open_checkpoint(weights.find_weights(independent))
+    weights.save_folder(run.model, "question_answering", run.tokenizer, str(folder))
+    content = json.loads((folder / "config.json").read_text())
+    del content["question_answering"]
+    (folder / "config.json").write_text(json.dumps(content))
+    return str(folder)
+
+
+def test_a_foreign_model_knows_unanswerable_questions_where_one_says_so(independent, tmp_path):
+    context = words(18, 3000, 6)
+    plain = InferenceConfig(init_checkpoint=foreign(independent, tmp_path / "foreign"), context="x")
+    assert "answer" not in Reader(plain).report(QUESTION, context)
+    reader = Reader(dataclasses.replace(plain, version_2_with_negative=True, null_score_diff_threshold=0.0))
+    first, *lines = reader.report(QUESTION, context).splitlines()
+    assert first.startswith("answerable (null odds -") and lines[0].endswith("%  zed")
+    assert len([line for line in lines if line.endswith("%  (no answer)")]) == 1
+    answers, odds = reader.answer(QUESTION, context)
+    none = next(answer for answer in answers if not answer.text)
+    assert none.score == pytest.approx(odds + answers[0].score)
+    assert none.probability == pytest.approx(answers[0].probability * np.exp(odds))
+
+
+def test_a_model_of_ours_says_itself_what_it_was_trained_on(joint, independent, refuses):
+    version_2 = InferenceConfig(init_checkpoint=independent, context="x", version_2_with_negative=True)
+    assert "was trained for SQuAD 1.1: leave out --version_2_with_negative" in refuses(Reader, version_2)
+    assert Reader(dataclasses.replace(version_2, init_checkpoint=joint)).version_2
+
+
 def test_a_text_without_a_token_has_an_empty_answer(reader):
     answers, _ = reader.answer(QUESTION, "\u200b\u200b")
     assert [answer.text for answer in answers] == [""]
@@ -200,7 +264,9 @@ def test_a_text_without_a_token_has_an_empty_answer(reader):
 def test_the_shortest_windows_hold_a_question_and_some_context(independent, length):
     config = InferenceConfig(init_checkpoint=independent, context="x", max_seq_length=length)
     reader = Reader.__new__(Reader)  # without loading the weights again
-    reader.config, reader.length = config, length
+    reader.config, reader.version_2 = config, False
+    reader.length, reader.query_length, reader.stride = run_inference.window(config, 32)
+    assert reader.length == length
     reader.tokenizer = ElectraTokenizer(f"{independent}/vocab.txt")
     rows = []
 
@@ -227,6 +293,35 @@ def test_an_exported_model_and_one_named_vocabulary_answer_alike(folder, indepen
     (tmp_path / "exported" / "vocab.txt").rename(tmp_path / "vocab.txt")
     named = dataclasses.replace(exported, vocab_file=str(tmp_path / "vocab.txt"))
     assert Reader(named).report(QUESTION, context) == expected
+
+
+@pytest.mark.parametrize("max_seq_length, positions, expected", [
+    (None, 512, (384, 64, 128)), (None, 4096, (384, 64, 128)), (None, 128, (128, 32, 63)), (256, 512, (256, 64, 127)),
+    (258, 512, (258, 64, 128)), (64, 128, (64, 16, 31)), (8, 8, (8, 2, 3))])
+def test_windows_are_those_of_the_recipe_where_they_fit(max_seq_length, positions, expected):
+    config = InferenceConfig(init_checkpoint="x", context="x", max_seq_length=max_seq_length)
+    assert run_inference.window(config, positions) == expected
+
+
+def test_what_is_named_of_a_window_is_taken_or_refused(refuses):
+    def window(positions=512, **named):
+        return run_inference.window(InferenceConfig(init_checkpoint="x", context="x", **named), positions)
+
+    assert window(doc_stride=300)[2] == 300 and window(doc_stride=1)[2] == 1
+    assert window(max_seq_length=128, doc_stride=93)[2] == 93
+    said = refuses(window, max_seq_length=128, doc_stride=94)
+    assert "--doc_stride=94 skips tokens" in said and "128 tokens holds 93" in said
+    assert "--doc_stride=94" in refuses(window, positions=128, doc_stride=94)
+    assert "--max_seq_length=513 exceeds the 512 positions" in refuses(window, max_seq_length=513)
+
+
+def test_a_note_of_the_device_goes_to_standard_error(independent, monkeypatch, capsys):
+    for note, said in (("", ""), ("bf16 is slow here.", "note: bf16 is slow here.\n")):
+        monkeypatch.setattr(devices, "open_device", lambda *_, note=note: type("Device", (), {
+            "note": note, "compute_dtype": tf.float32}))
+        Reader(InferenceConfig(init_checkpoint=independent, context="x"))
+        printed = capsys.readouterr()
+        assert (printed.out, printed.err) == ("", said)
 
 
 def test_the_device_is_opened_before_anything_uses_one(independent, monkeypatch):
@@ -262,8 +357,9 @@ def test_questions_come_one_a_line_from_standard_input(joint, tmp_path):
                      stdin=f"{QUESTION}\n\n  \n{QUESTION}".encode())
     assert result.returncode == 0, result.stderr
     lines = result.stdout.decode().splitlines()
-    assert len(lines) == 6 and lines[:3] == lines[3:]  # no prompt, where nobody types
-    assert lines[0].startswith("answerable (null odds ") and lines[1] == "100.0%  zed"
+    assert len(lines) == 8 and lines[:4] == lines[4:]  # no prompt, where nobody types
+    assert lines[0].startswith("answerable (null odds ") and float(lines[1].partition("%  zed")[0]) > 95
+    assert float(lines[3].partition("%  (no answer)")[0]) < 5
     assert ">>zed<<" in lines[2] and lines[2].endswith(" .") and "Bel" not in lines[2] and "Can" not in lines[2]
 
 
@@ -291,11 +387,11 @@ def test_questions_that_are_not_utf_8_are_refused(independent, monkeypatch, refu
     assert "not UTF-8" in refuses(main, f"--init_checkpoint={independent}", "--context=bel")
 
 
-def test_a_missing_model_is_one_line_and_status_2():
+def test_a_missing_model_is_one_line_and_status_2(said):
     result = command("--context=a", "--question=b")
     assert result.returncode == 2 and result.stdout == b""
-    assert result.stderr.decode() == ("run_inference.py: --init_checkpoint is missing: name a fine-tuned model "
-                                      "(run_tf_squad.py makes one).\n")
+    assert said(result.stderr.decode()) == ("run_inference.py: --init_checkpoint is missing: name a fine-tuned model "
+                                            "(run_tf_squad.py makes one).\n")
 
 
 def test_mistakes_in_the_call_are_refused(folder, independent, tmp_path, refuses):

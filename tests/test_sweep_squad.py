@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import tensorflow as tf
 from test_scripts import write_executable
 
 import training
-from configuration import Interrupted, RunFailed
+from configuration import Interrupted, RunFailed, UserError
 from scripts import sweep_squad
 from scripts.sweep_squad import SweepConfig
 
@@ -38,16 +39,17 @@ case $1 in
     for kind in ${KINDS-discriminator generator}; do mkdir -p "$out/$kind"; done ;;
   *run_tf_squad.py)
     eval "${FAKE_RUN:-true}"
-    mkdir -p "$out"
+    mkdir -p "$out/checkpoints"
+    touch "$out"/checkpoints/ckpt-{3,6}.{index,data-00000-of-00001}
     printf '%s' "${RESULTS-{\"exact_match\": 25.0, \"f1\": ${seed}0.5\}}" >"$out/results.json" ;;
 esac
 """
 
 
-def save_checkpoints(folder, *places, **state):
-    """Checkpoints at (phase, step) that hold a state and nothing else."""
+def save_checkpoints(folder, *places, model=None, **state):
+    """Checkpoints at (phase, step) that hold a state and, where given, a model."""
     for phase, step in places:
-        training.Checkpoints(str(folder), keep=99).save(phase, step, tf.Module(), tf.Module(),
+        training.Checkpoints(str(folder), keep=99).save(phase, step, model or tf.Module(), tf.Module(),
                                                         {"device": "cpu", **state})
     return str(folder)
 
@@ -178,6 +180,154 @@ def test_a_finished_sweep_is_skipped_and_its_table_stays(sweep, capfd):
     assert len(sweep.exports()) == 4
 
 
+def test_a_checkpoint_is_known_by_its_content_not_by_its_name(sweep, refuses):
+    model = tf.Module()
+    model.weight = tf.Variable([1.0, 2.0])
+    save_checkpoints(sweep.checkpoints, (1, 2), (1, 10), model=model)
+    sweep()
+    save_checkpoints(sweep.checkpoints, (1, 10), model=model)  # written again, as before
+    sweep()
+    assert len(sweep.fine_tunings()) == 2
+    model.weight.assign([1.0, 2.0000002])
+    save_checkpoints(sweep.checkpoints, (1, 10), model=model)
+    before = (sweep.out / "sweep.csv").read_text()
+    said = refuses(sweep)
+    assert f"{sweep.out}/run-ckpt-10 was made from another ckpt-10 than {sweep.checkpoints}/ckpt-10 now is" in said
+    assert "--out_dir" in said
+    assert len(sweep.fine_tunings()) == 2 and (sweep.out / "sweep.csv").read_text() == before
+    shutil.rmtree(sweep.out / "run-ckpt-10")  # the way out
+    sweep()
+    assert len(sweep.fine_tunings()) == 3
+
+
+def test_an_export_of_another_content_is_refused_although_nothing_is_finished(sweep, refuses):
+    with pytest.raises(RunFailed):
+        sweep(FAKE_RUN="exit 3")
+    save_checkpoints(sweep.checkpoints, (2, 1), retrained=True)
+    assert "run-ckpt-p2-1 was made from another" in refuses(sweep)
+    (sweep.out / "run-ckpt-2" / "checkpoint.json").unlink()
+    assert "run-ckpt-2 was made from another" in refuses(sweep)  # nobody knows of which
+
+
+def test_a_result_stays_where_pre_training_has_deleted_the_checkpoint(sweep, capfd):
+    sweep("--seeds=1,2")
+    training.remove_checkpoint(str(sweep.checkpoints / "ckpt-2"))
+    save_checkpoints(sweep.checkpoints, (1, 20))
+    sweep()  # without seed 2, whose results stay too
+    found = [(row["checkpoint"], row["seed"], row["F1"], row["gone"]) for row in rows(sweep)]
+    assert found == [("ckpt-2", "1", "10.5", "yes"), ("ckpt-2", "2", "20.5", "yes"), ("ckpt-10", "1", "10.5", ""),
+                     ("ckpt-10", "2", "20.5", ""), ("ckpt-20", "1", "10.5", ""), ("ckpt-p2-1", "1", "10.5", ""),
+                     ("ckpt-p2-1", "2", "20.5", "")]
+    text = (sweep.out / "sweep.txt").read_text()
+    assert text in capfd.readouterr().out
+    lines = text.splitlines()
+    assert lines[0].split()[-1] == "gone" and lines[1].split()[1] == "ckpt-2" and lines[1].split()[-1] == "yes"
+    assert lines[3].split()[1] == "ckpt-10" and lines[3].split()[-1] != "yes"
+    assert "gone: pre-training has deleted the checkpoint since; the result stands." in lines
+    assert "run ckpt-2: F1 median 15.50, 10.50 to 20.50 (2 seeds)" in lines
+
+
+def test_an_interrupted_sweep_counts_its_own_and_keeps_the_rows_of_deleted_checkpoints(sweep):
+    sweep()
+    training.remove_checkpoint(str(sweep.checkpoints / "ckpt-2"))
+    save_checkpoints(sweep.checkpoints, (1, 20))
+    with pytest.raises(Interrupted, match=r"stopped at run ckpt-20 \(seed 1\), 2 of 3 are done"):
+        sweep(FAKE_RUN="exit 75")
+    assert [row["checkpoint"] for row in rows(sweep)] == NAMES
+
+
+def test_results_of_another_run_are_not_mixed_in(sweep, tmp_path, refuses):
+    sweep()
+    other = save_checkpoints(tmp_path / "second" / "checkpoints", (1, 7))
+    sweep(checkpoints=other)
+    assert [row["run"] for row in rows(sweep)] == ["second"]
+    same_name = save_checkpoints(tmp_path / "elsewhere" / "run" / "checkpoints", (1, 7))
+    said = refuses(sweep, checkpoints=same_name)
+    assert "run-ckpt-10/seed-1" in said and "of another run of the same name" in said
+    (tmp_path / "run").rename(tmp_path / "gone")  # a run that was moved is the same run
+    sweep(checkpoints=same_name)
+    assert [row["checkpoint"] for row in rows(sweep)] == ["ckpt-2", "ckpt-7", "ckpt-10", "ckpt-p2-1"]
+
+
+def test_one_fine_tuned_checkpoint_is_kept_unless_asked_otherwise(sweep):
+    kept = {}
+    for number in (1, 0, 2):
+        options = [f"--keep_checkpoint_max={number}"] if number != 1 else []
+        sweep(f"--seeds={number + 1}", *options)
+        kept[number] = sorted(os.listdir(sweep.out / "run-ckpt-2" / f"seed-{number + 1}" / "checkpoints"))
+    pair = ["ckpt-3.data-00000-of-00001", "ckpt-3.index"]
+    newest = ["ckpt-6.data-00000-of-00001", "ckpt-6.index"]
+    assert kept == {1: newest, 0: [], 2: pair + newest}
+    # Those of a fine-tuning that has failed are left for the next start.
+    with pytest.raises(RunFailed):
+        sweep("--seeds=7", FAKE_RUN="mkdir -p $out/checkpoints; touch $out/checkpoints/ckpt-{3,6}.index; exit 3")
+    assert sorted(os.listdir(sweep.out / "run-ckpt-2" / "seed-7" / "checkpoints")) == ["ckpt-3.index", "ckpt-6.index"]
+
+
+def make_model(discriminator, generator):
+    """A model of so many numbers; the discriminator's name is that of pre-training's."""
+    model, model.encoder, model.generator = tf.Module(), tf.Module(), tf.Module()
+    model.encoder.weight = tf.Variable(tf.zeros(discriminator))
+    model.generator.weight = tf.Variable(tf.zeros(generator))
+    return model
+
+
+def test_the_disk_that_is_needed_is_said_first_and_must_be_there(sweep, capfd, monkeypatch, refuses):
+    free = []
+    monkeypatch.setattr(sweep_squad.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": free[-1]}))
+    save_checkpoints(sweep.checkpoints, (1, 2), (1, 10), model=make_model(1_000_000, 100_000))
+    # 2 exports of 4.4 MB; 2 x 2 fine-tunings that keep one checkpoint of 12 MB; two more while one runs.
+    needed = 2 * 4_400_000 + 4 * 12_000_000 + 2 * 12_000_000
+    free.append(needed - 1)
+    said = refuses(sweep, "--seeds=1,2")
+    assert f"--out_dir={sweep.out} needs 0.1 GB, and its disk has 0.1 GB free" in said
+    assert "lower --keep_checkpoint_max" in said
+    assert sweep.exports() == [] and not sweep.out.exists()
+    free.append(needed)
+    with pytest.raises(Interrupted):
+        sweep("--seeds=1,2", FAKE_RUN="[[ $seed != 2 ]] || exit 75")
+    said = capfd.readouterr().out.splitlines()
+    assert said[0] == f"4 fine-tunings are left; {sweep.out} needs 0.1 GB, and its disk has 0.1 GB free."
+    # One export and one fine-tuning are there.
+    free.append(4_400_000 + 5 * 12_000_000)  # three that are kept and two more
+    with pytest.raises(Interrupted):
+        sweep("--seeds=1,2", FAKE_RUN="mkdir -p $out/checkpoints; touch $out/checkpoints/ckpt-3.index; exit 75")
+    assert capfd.readouterr().out.startswith("3 fine-tunings are left;")
+    free.append(free[-1] - 12_000_000 - 1)  # the interrupted one has written one of its own
+    assert "needs" in refuses(sweep, "--seeds=1,2")
+    free.append(4_400_000 + 3 * 12_000_000)  # none is kept: those of the running one alone
+    sweep("--seeds=1,2", "--keep_checkpoint_max=0")
+    free.append(0)
+    capfd.readouterr()
+    sweep("--seeds=1,2")  # nothing is left, so nothing is needed
+    assert "GB" not in capfd.readouterr().out
+    assert "--keep_checkpoint_max=3 is too large" in refuses(sweep, "--keep_checkpoint_max=3")
+
+
+def test_what_an_interrupted_fine_tuning_has_written_needs_no_more_disk(sweep, monkeypatch):
+    size = [10**12]
+    monkeypatch.setattr(sweep_squad.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": size[0]}))
+    save_checkpoints(sweep.checkpoints, (1, 2), model=make_model(1_000_000, 100_000))
+    with pytest.raises(Interrupted):
+        sweep(FAKE_RUN="mkdir -p $out/checkpoints; touch $out/checkpoints/ckpt-3.index; exit 75")
+    size[0] = 2 * 12_000_000
+    sweep()
+
+
+def test_without_checkpoints_only_the_exports_need_disk(sweep, monkeypatch):
+    monkeypatch.setattr(sweep_squad.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 2 * 4_400_000}))
+    save_checkpoints(sweep.checkpoints, (1, 2), (1, 10), model=make_model(1_000_000, 100_000))
+    sweep("--seeds=1,2", arguments=["--skip_checkpoint"])
+
+
+def test_a_generator_alone_needs_disk_too(sweep, refuses, monkeypatch):
+    monkeypatch.setattr(sweep_squad.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10 * 4000 - 1}))
+    model, model.generator = tf.Module(), tf.Module()
+    model.generator.weight = tf.Variable(tf.zeros(1000))
+    save_checkpoints(sweep.checkpoints, (1, 2), model=model)  # an export and three checkpoints, each of three copies
+    assert "needs" in refuses(sweep)
+
+
 def test_other_options_on_a_finished_sweep_are_refused(sweep, refuses):
     sweep(arguments=["--max_steps=2"])
     for arguments in ([], ["--max_steps=3"], ["--max_steps=2", "--squad_version=2.0"]):
@@ -189,7 +339,7 @@ def test_other_options_on_a_finished_sweep_are_refused(sweep, refuses):
 def test_the_device_is_that_of_the_checkpoint_unless_named(sweep, tmp_path, capfd):
     checkpoints = save_checkpoints(tmp_path / "card" / "checkpoints", (1, 7), device="hpu")
     if not os.path.exists("/sys/class/accel/accel0"):
-        with pytest.raises(RunFailed):
+        with pytest.raises(UserError, match="of card ckpt-7 was refused, for the reason above"):
             sweep(checkpoints=checkpoints)
         assert "no Gaudi card is visible" in capfd.readouterr().err
     sweep("--device=cpu", checkpoints=checkpoints)
@@ -222,6 +372,35 @@ def test_a_failure_is_reported_the_others_are_done_and_the_next_start_tries_agai
     sweep()
     assert len(sweep.fine_tunings()) == before + 1
     assert [row["checkpoint"] for row in rows(sweep)] == NAMES
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--precision=fp8"], "fp8"),
+    (["--learning_rate=abc"], "learning_rate"),
+    (["--infer_batch_size=0"], "--predict_batch_size=0 is too small"),
+    (["--length_buckets=a,b"], "--length_buckets=a,b"),
+    (["--beam_size=999"], "--beam_size=999 is wider"),
+    (["--squad_dir=nowhere"], "squad_dir=nowhere is no folder"),
+    (["--mood=1"], "unknown option --mood"),
+])
+def test_a_wrong_value_ends_the_sweep_before_anything_is_run(sweep, refuses, arguments, words):
+    assert words in refuses(sweep, arguments=arguments)
+    assert sweep.exports() == sweep.fine_tunings() == [] and not sweep.out.exists()
+
+
+def test_a_refused_fine_tuning_ends_the_sweep_unless_one_has_come_to_its_end(sweep, capfd):
+    with pytest.raises(UserError, match=r"the fine-tuning of run ckpt-2 was refused, for the reason above: mend it"):
+        sweep(FAKE_RUN="exit 2")
+    assert len(sweep.fine_tunings()) == 1
+    with pytest.raises(RunFailed, match=r"1 of 3 .* run ckpt-10 \(seed 1, status 2\)"):
+        sweep(FAKE_RUN="[[ $out != */run-ckpt-10/* ]] || exit 2")
+    assert "the fine-tuning of run ckpt-10 was refused" in capfd.readouterr().err
+    assert [row["checkpoint"] for row in rows(sweep)] == ["ckpt-2", "ckpt-p2-1"]
+
+
+def test_a_folder_that_cannot_be_made_is_refused(sweep, tmp_path, refuses):
+    (tmp_path / "file").write_text("")
+    assert "file/out cannot be made (Not a directory)" in refuses(sweep, f"--out_dir={tmp_path / 'file' / 'out'}")
 
 
 @pytest.mark.parametrize("exported_before", [False, True])
@@ -319,11 +498,11 @@ def test_the_plot_puts_phase_2_behind_phase_1(tmp_path, monkeypatch):
 # --- The command ---
 
 
-def test_the_command_refuses_in_one_sentence(tmp_path):
+def test_the_command_refuses_in_one_sentence(tmp_path, said):
     result = subprocess.run([sys.executable, str(ROOT / "scripts" / "sweep_squad.py"), "--seeds=1", "--", "--x=2"],
                             cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 2 and result.stdout == ""
-    assert result.stderr == "sweep_squad.py: --checkpoints is missing: name one or more folders of checkpoints.\n"
+    assert said(result.stderr) == "sweep_squad.py: --checkpoints is missing: name one or more folders of checkpoints.\n"
     assert os.listdir(tmp_path) == []
 
 
@@ -332,7 +511,7 @@ def test_help_lists_the_options(capsys):
         sweep_squad.main(["sweep_squad.py", "--help"])
     assert not ended.value.code
     assert re.findall(r"^  --(\w+)=", capsys.readouterr().out, flags=re.MULTILINE) == ["checkpoints", "seeds", "device",
-                                                                                       "out_dir"]
+                                                                                       "out_dir", "keep_checkpoint_max"]
 
 
 def test_unknown_options_are_refused(refuses):
