@@ -518,7 +518,7 @@ class SquadConfig(DeviceOptions):
 
 # --- Command lines ---
 
-REPORT_SECONDS = 3  # that a worker other than rank 0 waits before it says why it ends
+REPORT_SECONDS = 15  # that a worker other than rank 0 waits before it says why it ends
 
 
 def define_flags(flag_values: flags.FlagValues, config_class):
@@ -604,14 +604,21 @@ def run_command(main):
     try:
         status = main(sys.argv)
     except (UserError, RunFailed, Interrupted) as stop:
-        if rank:  # what all workers find is told by rank 0, whose end ends the others
-            time.sleep(REPORT_SECONDS)
-        who = os.path.basename(sys.argv[0]) + (f" (worker {rank})" if rank else "")
-        print(f"{who}: {stop}", file=sys.stderr, flush=True)
         status = stop.exit_status
+        write_status(rank, status)
+        if rank and not isinstance(stop, Interrupted):  # what all find is told by rank 0, whose end ends the others
+            time.sleep(REPORT_SECONDS)
+        if not (rank and isinstance(stop, Interrupted)):
+            who = os.path.basename(sys.argv[0]) + (f" (worker {rank})" if rank else "")
+            print(f"{who}: {stop}", file=sys.stderr, flush=True)
     except BrokenPipeError:  # the reader of our output (head, less) went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
-    if os.environ.get("ELECTRA_STATUS_FILE"):
-        write_text(f"{os.environ['ELECTRA_STATUS_FILE']}.{rank}", f"{status or 0}\n")
+    write_status(rank, status or 0)
     sys.exit(status)
+
+
+def write_status(rank: int, status: int):
+    if os.environ.get("ELECTRA_STATUS_FILE"):
+        with contextlib.suppress(OSError):  # another machine may not have that folder
+            write_text(f"{os.environ['ELECTRA_STATUS_FILE']}.{rank}", f"{status}\n")

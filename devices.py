@@ -13,8 +13,8 @@ from typing import Optional, Tuple
 import tensorflow as tf
 
 import gaudi
-from configuration import UserError
-from workers import ALONE, Workers
+from configuration import DeviceOptions, UserError
+from workers import ALONE, Workers, join, place
 
 CPUINFO = "/proc/cpuinfo"
 
@@ -74,6 +74,16 @@ def open_device(kind: str, precision: str, xla: str = "auto", bf16_config_path: 
     compute_dtype = tf.bfloat16 if precision == "bf16" and kind != "hpu" else tf.float32
     jit_compile = kind != "hpu" and (xla == "true" or xla == "auto" and kind == "gpu")
     return Device(kind, precision, compute_dtype, jit_compile, description, note, workers)
+
+
+def open_for(options: DeviceOptions) -> Device:
+    """The device of a training command and its workers, in the order that Gaudi needs: first the bridge, then Horovod.
+
+    Raises: UserError: see `open_device`, `workers.place` and `workers.join`.
+    """
+    placed = place(options.num_workers, own_cores=options.device == "cpu")
+    device = open_device(options.device, options.precision, options.xla, options.bf16_config_path, placed)
+    return dataclasses.replace(device, workers=join(placed, options.gradient_compression))
 
 
 def _open_cpu(precision: str, workers: Workers, _) -> Tuple[str, str]:

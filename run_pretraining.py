@@ -33,7 +33,7 @@ import training
 import weights
 from configuration import Interrupted, PretrainingConfig, RunFailed, UserError
 from tokenization import ElectraTokenizer
-from workers import Workers, lost_workers_told, open_workers
+from workers import Workers, lost_workers_told
 
 
 def define_flags(flag_values: flags.FlagValues):
@@ -373,6 +373,7 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
                 log(step)
             if step > saved and not config.skip_checkpoint:
                 save(step)
+            workers.from_chief(None)  # the end of any worker ends the others: not before the chief has saved
             raise Interrupted(resume_hint(training.stopped_by(stop), step, config, anything_new=step > start.step))
     report.summary()
 
@@ -495,8 +496,7 @@ def main(argv):
     define_flags(flag_values)
     configuration.parse_command_line(argv, flag_values, __doc__.split("\n\n    ")[0])
     config = config_from_flags(flag_values)
-    workers = open_workers(config.num_workers, config.gradient_compression, own_cores=config.device == "cpu")
-    device = devices.open_device(config.device, config.precision, config.xla, config.bf16_config_path, workers)
+    device = devices.open_for(config)
     with lost_workers_told():
         if config.eval_only:
             evaluate_only(config, device)

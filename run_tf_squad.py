@@ -40,7 +40,7 @@ import training
 import weights
 from configuration import Interrupted, RunFailed, SquadConfig, UserError
 from tokenization import ElectraTokenizer
-from workers import Workers, lost_workers_told, open_workers
+from workers import Workers, lost_workers_told
 
 # --- Batches ---
 
@@ -379,6 +379,7 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
                 report()
             if step > saved and not config.skip_checkpoint:
                 save()
+            workers.from_chief(None)  # the end of any worker ends the others: not before the chief has saved
             ahead = ("no checkpoint was asked for, so the same call starts again" if config.skip_checkpoint
                      else "the same call goes on from there")
             raise Interrupted(f"stopped by {training.stopped_by(stop)} at step {step} of {updates}; {ahead}.")
@@ -519,10 +520,10 @@ def run_eval_script(config: SquadConfig, dev: Split, scores: Dict[str, float]):
 
 def run(config: SquadConfig, stop: training.StopRequest):
     """Does what is asked for. Everything is validated, and features are made, before the first update."""
-    workers = open_workers(config.num_workers, config.gradient_compression, own_cores=config.device == "cpu")
+    device = devices.open_for(config)
+    workers = device.workers
     training.start_logging(config.output_dir, f"logfile_rank{workers.rank}" if workers.rank else "logfile",
                            suffix="txt", on_console=workers.is_chief)
-    device = devices.open_device(config.device, config.precision, config.xla, config.bf16_config_path, workers)
     logging.info("ELECTRA on SQuAD %s, on %s, %s.", "2.0" if config.version_2_with_negative else "1.1",
                  device.description, device.precision)
     if device.note:

@@ -92,14 +92,13 @@ class HorovodWorkers(Workers):
             return int(self._horovod.allreduce(tf.constant(int(flag)), op=self._horovod.Sum)) > 0
 
 
-def open_workers(num_workers: int, compression: str = "none", own_cores: bool = False) -> Workers:
-    """Joins the other workers; call it before anything else touches TensorFlow's devices.
+def place(num_workers: int, own_cores: bool = False) -> Workers:
+    """This process among the others, as the launcher says. Call it before TensorFlow makes its threads.
 
     Args:
         num_workers: how many there should be; 0 takes what the launcher started.
-        compression: see `HorovodWorkers`.
         own_cores: give each worker of this machine its share of the processor's cores.
-    Raises: UserError: Horovod is missing or was built for something else, or the workers are not as many as asked for.
+    Raises: UserError: Horovod is missing, or the workers are not as many as asked for.
     """
     started = launched("SIZE") or 1
     if num_workers > 1 and started == 1:
@@ -113,8 +112,20 @@ def open_workers(num_workers: int, compression: str = "none", own_cores: bool = 
     if importlib.util.find_spec("horovod") is None:
         raise UserError(f"{started} workers need Horovod, which is not installed: run "
                         "'bash scripts/install_horovod.sh', or use one worker.")
+    placed = Workers(launched("RANK") or 0, started, launched("LOCAL_RANK") or 0, launched("LOCAL_SIZE") or 1)
     if own_cores and hasattr(os, "sched_setaffinity"):
-        take_own_cores(launched("LOCAL_RANK") or 0, launched("LOCAL_SIZE") or 1)
+        take_own_cores(placed.local_rank, placed.local_size)
+    return placed
+
+
+def join(placed: Workers, compression: str = "none") -> Workers:
+    """Joins the others through Horovod; call it after the device is open.
+
+    Args: compression: see `HorovodWorkers`.
+    Raises: UserError: Horovod was built for something else, counts others than the launcher, or lacks the type.
+    """
+    if placed.size == 1:
+        return placed
     try:
         import horovod.tensorflow as horovod
         horovod.init()
@@ -122,9 +133,9 @@ def open_workers(num_workers: int, compression: str = "none", own_cores: bool = 
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"Horovod does not load with TensorFlow {tf.__version__} ({reason}): build it again with "
                         "'bash scripts/install_horovod.sh'.") from error
-    if horovod.size() != started:
+    if horovod.size() != placed.size:
         why = "" if horovod.mpi_built() else " (it is built without MPI and cannot join what mpirun starts)"
-        raise UserError(f"the launcher started {started} processes, but Horovod counts {horovod.size()}{why}: use "
+        raise UserError(f"the launcher started {placed.size} processes, but Horovod counts {horovod.size()}{why}: use "
                         "horovodrun --gloo, or build Horovod with MPI.")
     workers = HorovodWorkers(horovod, compression)
     if compression != "none":

@@ -4,6 +4,7 @@
 #   bash scripts/electra.sh cpu
 #   bash scripts/electra.sh hpu bf16 176 6e-3 1 xla 2000 10000 ...      the positional order of Habana's electra.sh
 #   bash scripts/electra.sh --device=hpu --precision=bf16 --train_batch_size_p1=176 ...
+#   bash scripts/electra.sh hpu --num_workers=16 --hostfile=FILE ...           two machines of eight cards
 #
 # --help lists the options. DATASET_P1, DATASET_P2 and init_checkpoint may also be set in the environment. Checkpoints and
 # logs go to results/models/<model_name>/; each phase's console output is added to logs/<job_name>_phase<1|2>.log there.
@@ -24,7 +25,7 @@ positional=(
   "precision=fp32 fp32; bf16 (or hmp); tf32 on gpu"
   "train_batch_size_p1=2 phase 1: sequences per micro-batch and worker"
   "learning_rate_p1=6e-3 phase 1: peak learning rate"
-  "num_workers=0 workers, one device each; 0 and 1 are the same"
+  "num_workers=0 workers, one device each (also --num_hpu); 0 and 1 are the same"
   "xla=xla compile with XLA: xla or auto (on gpu only), true, false; ignored on hpu"
   "warmup_steps_p1=5 phase 1: updates of linear warm-up"
   "train_steps_p1=20 phase 1: updates"
@@ -54,6 +55,8 @@ by_name=(
   "vocab_file= vocabulary (default: the vocab.txt beside the shards)"
   "model_config= JSON file with fields that replace those of the model size"
   "generator_hidden_size= generator width as a fraction of the discriminator's (default: by size)"
+  "objective= electra, or mlm: the full-size encoder as a masked language model (default: electra)"
+  "generator= separate, tied or uniform (default: separate)"
   "mask_prob= share of the tokens that is masked (default: 0.15)"
   "max_seq_length_p1=128 phase 1: length of the records, tokens"
   "max_seq_length_p2=512 phase 2: length of the records, tokens"
@@ -61,6 +64,9 @@ by_name=(
   "eval_freq= updates between two evaluations on the held-out shards, where there are any"
   "num_eval_steps=20 batches of train_batch_size in one evaluation, at most"
   "keep_checkpoint_max= newest checkpoints kept of each phase (default: 5)"
+  "hostfile= hosts of the workers, in lines like 'host1 slots=8' (default: this machine)"
+  "gradient_compression=none gradients travel between workers as none (float32), fp16, bf16"
+  "env=interactive interactive or cluster (a scheduler starts the wrapper for each worker)"
   "dry_run=false print the commands and run nothing"
 )
 read_options "$@"
@@ -71,8 +77,6 @@ choose device cpu gpu hpu
 choose xla xla auto true false
 choose phase both 1 2
 [[ $(option job_name) =~ ^[A-Za-z0-9._-]+$ ]] || die "job_name=$(option job_name) must be a file name: letters, digits, . _ -"
-[[ $(option num_workers) =~ ^[0-9]+$ ]] || die "num_workers=$(option num_workers) must be a whole number"
-(( 10#$(option num_workers) <= 1 )) || die "num_workers=$(option num_workers): several workers are not supported yet, use 1"
 if is phase 2; then
   phases=(2)
   ! is overwrite true || die "--overwrite starts phase 1 anew and cannot go with --phase=2"
@@ -81,6 +85,10 @@ elif is phase 1; then
   phases=(1)
 else
   phases=(1 2)
+fi
+check_workers
+if is env cluster && (( ${OMPI_COMM_WORLD_SIZE:-1} > 1 && ${#phases[@]} > 1 )); then
+  die "one mpirun can start one training: start the wrapper with --phase=1, and after that with --phase=2"
 fi
 is dry_run true || require_device "$(option device)"
 
@@ -143,7 +151,8 @@ phase_command() {  # sets `command` to that of phase $1
   local phase=$1 name accumulation
   accumulation=$(option "gradient_accumulation_steps_p$phase")
   ! is accumulate_gradients false || accumulation=1
-  command=("$python" run_pretraining.py --device="$(option device)" --precision="$(option precision)")
+  command=("${runner[@]}" run_pretraining.py --device="$(option device)" --precision="$(option precision)")
+  worker_flags
   if ! is device hpu; then
     if is xla xla; then command+=(--xla=auto); else command+=(--xla="$(option xla)"); fi
   fi
@@ -164,7 +173,7 @@ phase_command() {  # sets `command` to that of phase $1
   if [[ $sample && ! -d ${data[$phase]} || -d ${data[$phase]}/eval ]]; then
     command+=(--eval_tfrecords="${data[$phase]%/}/eval" --num_eval_steps="$(option num_eval_steps)")
   fi
-  for name in model_name model_config generator_hidden_size vocab_file mask_prob log_freq eval_freq \
+  for name in model_name model_config generator_hidden_size objective generator vocab_file mask_prob log_freq eval_freq \
     keep_checkpoint_max; do
     [[ -z $(option "$name") ]] || command+=("--$name=$(option "$name")")
   done
@@ -179,6 +188,10 @@ phase_command() {  # sets `command` to that of phase $1
 
 make_sample_data() {  # each folder appears when it is complete
   local phase length
+  if (( rank )); then
+    for phase in "${phases[@]}"; do await_folder "${data[$phase]}"; done
+    return
+  fi
   is dry_run true || take_lock "$python"
   [[ -d data/sample/demo ]] ||
     sample_step "$python" data/make_sample_data.py --output_dir=data/sample/demo --size=demo
@@ -194,6 +207,7 @@ make_sample_data() {  # each folder appears when it is complete
 
 if is dry_run true; then
   planned_python
+  choose_launcher
   [[ -z $sample ]] || make_sample_data
   for phase in "${phases[@]}"; do phase_command "$phase"; running "${command[@]}"; done
   exit 0
@@ -207,6 +221,7 @@ for phase in "${phases[@]}"; do  # before days of phase 1, not after
   done
 done
 use_python "$(option device)"
+choose_launcher
 [[ -z $sample ]] || make_sample_data
 
 for phase in "${phases[@]}"; do

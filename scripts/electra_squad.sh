@@ -21,13 +21,11 @@ read_options "$@"
 choose device cpu gpu hpu
 choose squad_version 1.1 2.0
 choose mode train eval train_eval prediction
-choose env interactive cluster
 choose xla auto true false
-[[ $(option num_workers) =~ ^[0-9]+$ ]] || die "num_workers=$(option num_workers) must be a whole number"
-(( 10#$(option num_workers) <= 1 )) || die "num_workers=$(option num_workers): several workers are not supported yet, use 1"
 for name in batch_size gradient_accumulation_steps; do
   [[ $(option "$name") =~ ^[1-9][0-9]*$ ]] || die "$name=$(option "$name") must be a whole number above 0"
 done
+check_workers
 is dry_run true || require_device "$(option device)"
 
 if is init_checkpoint None || [[ -z $(option init_checkpoint) ]]; then value[init_checkpoint]=${init_checkpoint:-}; fi
@@ -61,16 +59,18 @@ esac
 
 # --- The command ---
 
-global_batch=$(( $(option batch_size) * $(option gradient_accumulation_steps) ))
+global_batch=$(( $(option batch_size) * $(option gradient_accumulation_steps) * ($(option num_workers) ? $(option \
+num_workers) : 1) ))
 if [[ $(option mode) == train* && $(option learning_rate) == 4e-4 && $global_batch -lt 128 ]]; then
   say "note: learning_rate=4e-4 belongs to a global batch of 128, and this one is $global_batch; 1e-4 is usual for 16, 2e-4\
  for 32"
 fi
 squad_command() {
-  command=("$python" run_tf_squad.py --device="$(option device)" --precision="$(option precision)"
+  command=("${runner[@]}" run_tf_squad.py --device="$(option device)" --precision="$(option precision)"
     --electra_model="$(option electra_model)" --data_dir="$folder" --output_dir="$(option out_dir)"
     --num_train_epochs="$(option epochs)" --train_batch_size="$(option batch_size)"
     --predict_batch_size="$(option infer_batch_size)" --max_steps="$(option max_steps)")
+  worker_flags
   local name
   for name in learning_rate train_iter_per_epoch gradient_accumulation_steps warmup_proportion weight_decay_rate \
     layerwise_lr_decay max_seq_length doc_stride length_buckets beam_size joint_head null_score_diff_threshold log_freq; do
@@ -95,6 +95,7 @@ squad_command() {
 }
 
 make_questions() {
+  if (( rank )); then await_folder data/sample/demo; return; fi
   is dry_run true || take_lock "$python"
   [[ -d data/sample/demo ]] ||
     sample_step "$python" data/make_sample_data.py --output_dir=data/sample/demo --size=demo
@@ -103,12 +104,14 @@ make_questions() {
 
 if is dry_run true; then
   planned_python
+  choose_launcher
   [[ -z $sample ]] || make_questions
   squad_command
   running "${command[@]}"
   exit 0
 fi
 use_python "$(option device)"
+choose_launcher
 [[ -z $sample ]] || make_questions
 squad_command
 running "${command[@]}"

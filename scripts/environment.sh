@@ -10,12 +10,17 @@
 #   in_start_dir PATHS         relative paths as absolute ones
 #   require_device DEVICE      ends the wrapper where there is no such device
 #   use_python DEVICE [tools]  sets `python`; `tools` adds what scripts/test.sh needs
+#   check_workers              refuses what does not fit together in num_workers, hostfile, env, gradient_compression
+#   choose_launcher            sets `runner`, the words before the Python program: `python`, with several workers also what
+#                              starts them, and `launcher`, that alone
 #   running COMMAND...         prints it, ready to be copied into a shell
 #   run COMMAND...             runs it and leaves its exit status in `status`
+#   run_group COMMAND...       the same, for a command whose own children must end with it
+#   run_whole COMMAND...       the same, for one of a moment that no signal may stop half-way
 #   run_logged LOG COMMAND...  the same, with the command and a copy of its output added to LOG
 # INT, TERM and HUP are trapped: the running command gets TERM and is waited for; `stopped` says that one has come. The
 # command starts with INT and HUP ignored: unless it handles them itself, Ctrl-C and a closed terminal reach it once, as
-# that TERM.
+# that TERM. Of several workers those on this machine get it, not the launcher, which would kill them soon after.
 #
 # What run_logged sets for the command: PYTHONUNBUFFERED=1 (its output goes through pipes, and lines must not wait), and
 # where standard error is a terminal ELECTRA_PROGRESS=1: draw the progress bar on standard error although it is a pipe,
@@ -28,8 +33,18 @@ wrapper=${0##*/}
 start_dir=$PWD
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-say() { printf '%s: %s\n' "$wrapper" "$1"; }
-die() { printf '%s: %s\n' "$wrapper" "$1" >&2; exit "${2:-2}"; }
+rank=0  # with env=cluster every worker has its own wrapper, and that of rank 0 talks
+
+say() { (( rank )) || printf '%s: %s\n' "$wrapper" "$1"; }
+die() {
+  local who=$wrapper
+  if (( rank )); then
+    sleep 3  # what all wrappers find is told by that of rank 0, whose end ends the others
+    who="$wrapper (worker $rank)"
+  fi
+  printf '%s: %s\n' "$who" "$1" >&2
+  exit "${2:-2}"
+}
 
 # --- Options ---
 # A wrapper lists its options once, one "name=default meaning" each, in two arrays: `positional` in their order, then
@@ -70,6 +85,7 @@ read_options() {
 
 option_name() {  # prints the name of an option as the table has it; dashes and underscores are the same
   local name=${1//-/_}
+  [[ $name != num_hpu ]] || name=num_workers
   [[ $name =~ ^[a-z0-9_]+$ && -n ${value[$name]+set} ]] || die "unknown option --$1 (see --help)"
   printf '%s' "$name"
 }
@@ -150,11 +166,11 @@ require_device() {
 
 # --- Signals and running ---
 
-child='' stopped='' signals=0 status=0
+child='' target='' stopped='' signals=0 status=0  # `target` is the process or, with -, the group that gets TERM
 
 on_signal() {
   stopped=$1 signals=$((signals + 1))
-  [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true
+  [[ -z $child ]] || stop_child
 }
 trap 'on_signal 130' INT
 trap 'on_signal 143' TERM
@@ -174,18 +190,32 @@ await() {
 }
 
 await_child() {
-  [[ -z $stopped ]] || kill -TERM "$child" 2>/dev/null || true  # the signal came before `child` was known
+  [[ -z $stopped ]] || stop_child  # the signal came before `child` was known
   await "$child"
   child=''
 }
 
-running() { printf 'running:'; printf ' %q' "$@"; printf '\n'; }
+running() { (( rank )) || { printf 'running:'; printf ' %q' "$@"; printf '\n'; }; }
 
 run() {
   [[ -z $stopped ]] || exit "$stopped"
   (trap '' INT HUP; exec "$@") &
-  child=$!
+  target=$! child=$!
   await_child
+}
+
+run_group() {
+  [[ -z $stopped ]] || exit "$stopped"
+  set -m  # job control gives it a process group of its own
+  (trap '' INT HUP; exec "$@") </dev/null &
+  target=-$! child=$!
+  set +m
+  await_child
+}
+
+run_whole() {
+  (trap '' INT TERM HUP; exec "$@") &
+  await $!
 }
 
 # Copies the named pipe $1, which it makes, to our output and to the file $2, there without what a carriage return
@@ -201,24 +231,34 @@ copy_to_log() {
 run_logged() {
   local log=$1 pipes copiers=() copier ended
   shift
+  if (( rank )); then PYTHONUNBUFFERED=1 run "$@"; return; fi
   [[ -z $stopped ]] || exit "$stopped"
   mkdir -p "$(dirname "$log")"
+  if (( ${#launcher[@]} )); then workers=$(cd "$(dirname "$log")" && mktemp -d "$PWD/.workers.XXXXXX"); fi
   running "$@" >>"$log"
   pipes=$(mktemp -d)
   copy_to_log "$pipes/out" "$log"
   # Standard output and error that are one and the same share a pipe, which keeps their order.
   [[ /dev/fd/1 -ef /dev/fd/2 ]] || copy_to_log "$pipes/err" "$log" >&2
+  [[ -z $workers ]] || set -m  # a process group of its own, which Ctrl-C does not reach
   (
     trap '' INT HUP
     export PYTHONUNBUFFERED=1
-    if [[ -t 2 ]]; then
+    if [[ -n $workers ]]; then
+      export ELECTRA_STATUS_FILE=$workers/rank ELECTRA_PROGRESS=0
+    elif [[ -t 2 ]]; then
       export ELECTRA_PROGRESS=1
       read -r LINES COLUMNS < <(stty size <&2 2>/dev/null || echo 24 80)
       export LINES COLUMNS
     fi
-    if [[ -p $pipes/err ]]; then exec "$@" >"$pipes/out" 2>"$pipes/err"; else exec "$@" >"$pipes/out" 2>&1; fi
-  ) &
-  child=$!
+    if [[ -p $pipes/err ]]; then exec >"$pipes/out" 2>"$pipes/err"; else exec >"$pipes/out" 2>&1; fi
+    if [[ -n $workers ]]; then
+      exec > >(of_workers "$workers/launcher.out") 2> >(of_workers "$workers/launcher.err" >&2)
+    fi
+    exec "$@"
+  ) </dev/null &
+  target=$! child=$!
+  [[ -z $workers ]] || set +m
   await_child
   ended=$status
   # A command stopped before it opened its pipes has left their readers waiting: opening and closing them ends that.
@@ -227,6 +267,188 @@ run_logged() {
   for copier in "${copiers[@]}"; do await "$copier"; done
   rm -rf "$pipes"
   status=$ended
+  if [[ -n $workers ]]; then
+    workers_status
+    if (( status && status != 2 && status != 75 )); then cat "$workers"/launcher.* >>"$log" 2>/dev/null || true; fi
+    rm -rf "$workers"
+    workers=''
+  fi
+}
+
+# --- Several workers ---
+# With num_workers above 1 a launcher starts the Python command that many times: mpirun where Horovod was built with MPI,
+# else horovodrun. Each worker leaves its exit status in $ELECTRA_STATUS_FILE.<rank>, since launchers end with one of
+# their own. With env=cluster the launcher has started the wrappers.
+
+launcher=() hosts='' workers=''  # `workers` is the folder of their statuses, while they run
+
+check_workers() {
+  local number size
+  choose env interactive cluster
+  choose gradient_compression none fp16 bf16
+  number=$(option num_workers)
+  [[ $number =~ ^[0-9]{1,6}$ ]] || die "num_workers=$number must be a whole number"
+  number=$((10#$number)) value[num_workers]=$((10#$number))
+  size=${OMPI_COMM_WORLD_SIZE:-${HOROVOD_SIZE:-}}
+  if is env cluster; then
+    rank=${OMPI_COMM_WORLD_RANK:-${HOROVOD_RANK:-0}}
+    [[ -z $(option hostfile) ]] || die "hostfile cannot go with env=cluster, where the scheduler chooses the hosts"
+    (( number <= 1 )) || [[ -n $size ]] || is dry_run true ||
+      die "env=cluster means that this wrapper is started once per worker, and neither OMPI_COMM_WORLD_SIZE nor \
+HOROVOD_SIZE says so: start it with mpirun, as in 'mpirun -np $number bash scripts/$wrapper --env=cluster', or leave env out"
+    return
+  fi
+  [[ ${size:-1} == 1 ]] || die "this wrapper was itself started as one of $size workers: add --env=cluster, or start it once \
+and name --num_workers=$size"
+  if [[ -n $(option hostfile) ]]; then
+    (( number > 1 )) || die "hostfile names the hosts of several workers: name their number with --num_workers"
+    case $(option hostfile) in
+      /*) ;;
+      '~'/*) value[hostfile]=$HOME/$(option hostfile | cut -c3-) ;;
+      *) value[hostfile]=$start_dir/$(option hostfile) ;;
+    esac
+    read_hostfile "$(option hostfile)" "$number"
+  fi
+}
+
+read_hostfile() {  # sets `hosts` to those of the file, as host:slots,...
+  local file=$1 line words slots=0
+  local form='^([A-Za-z0-9._-]+)[[:blank:]]+slots[[:blank:]]*=[[:blank:]]*([1-9][0-9]*)([[:blank:]].*)?$'
+  [[ -f $file && -r $file ]] || die "hostfile=$file is no file that can be read: name one with lines like 'host1 slots=8'"
+  while read -r line || [[ -n $line ]]; do
+    words=${line%%#*}
+    [[ $words == *[![:space:]]* ]] || continue
+    [[ $words =~ $form ]] || die "hostfile=$file has the line '$line': each must be like 'host1 slots=8'"
+    hosts+=,${BASH_REMATCH[1]}:${BASH_REMATCH[2]} slots=$((slots + BASH_REMATCH[2]))
+  done <"$file"
+  hosts=${hosts#,}
+  (( slots >= $2 )) || die "hostfile=$file has $slots slots, and num_workers=$2 needs as many: add hosts to it, or lower \
+num_workers"
+}
+
+# Prints absent, broken with the reason, mpi or gloo. habana-horovod, for hpu, is always built with MPI, and imported where
+# the card is.
+horovod_code='import importlib.util, sys
+if importlib.util.find_spec("horovod") is None:
+    found = "absent"
+elif sys.argv[1] == "hpu":
+    found = "mpi"
+else:
+    try:
+        import horovod.tensorflow as horovod
+        found = "mpi" if horovod.mpi_built() else "gloo"
+    except Exception as error:
+        found = "broken " + (str(error).splitlines() or [type(error).__name__])[0]
+print(found)'
+
+choose_launcher() {  # `python` is known; a dry run does not ask for what is not there
+  local number found build name
+  number=$(option num_workers) runner=("$python")
+  (( number > 1 )) || return 0
+  # Rank 0 makes features and saves for minutes while the others wait, and a cold start differs from host to host.
+  export HOROVOD_STALL_CHECK_TIME_SECONDS=${HOROVOD_STALL_CHECK_TIME_SECONDS:-600}
+  export HOROVOD_GLOO_TIMEOUT_SECONDS=${HOROVOD_GLOO_TIMEOUT_SECONDS:-300}
+  export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}  # the launcher loads TensorFlow too
+  ! is env cluster || return 0
+  build="bash scripts/install_horovod.sh $(option device)"
+  found=$(TF_CPP_MIN_LOG_LEVEL=3 "$python" -c "$horovod_code" "$(option device)" 2>/dev/null) || true
+  [[ -z $stopped ]] || exit "$stopped"
+  found=${found##*$'\n'}
+  if ! is dry_run true; then
+    case $found in
+      mpi | gloo) ;;
+      absent) die "num_workers=$number needs Horovod, which is not installed in $python: run '$build', or use one worker" ;;
+      *) found=${found#broken}
+        die "Horovod does not load in $python${found:+ (${found# })}: build it again with '$build', or use one worker" ;;
+    esac
+  fi
+  if is device hpu || [[ $found == mpi ]]; then
+    is dry_run true || [[ -n $(type -P mpirun) ]] || die "num_workers=$number is started with mpirun, which is not there: \
+install Open MPI ('apt-get install openmpi-bin' on Debian), or use one worker"
+    # Workers keep all cores of their host; Python shares them out where that helps.
+    launcher=(mpirun -np "$number" --allow-run-as-root --tag-output --bind-to none --map-by slot)
+    if [[ -z $(option hostfile) ]]; then
+      launcher+=(-H "localhost:$number")
+    else
+      launcher+=(--hostfile "$(option hostfile)" -x ELECTRA_STATUS_FILE -x ELECTRA_PROGRESS)
+      for name in $(compgen -e); do  # what else the other hosts should know; which cards they see is their own affair
+        case $name in
+          *_VISIBLE_* | ELECTRA_STATUS_FILE | ELECTRA_PROGRESS) ;;
+          PATH | LD_LIBRARY_PATH | LD_PRELOAD | PYTHON* | ELECTRA_* | TF_* | XLA_* | OMP_* | KMP_* | HABANA_* | HCCL_* | \
+            HCL_* | SYN* | GC_* | NCCL_* | HOROVOD_* | HF_* | *_proxy | *_PROXY) launcher+=(-x "$name") ;;
+        esac
+      done
+    fi
+  else
+    launcher=("$python" -m horovod.runner.launch --gloo -np "$number" --disable-cache -H "${hosts:-localhost:$number}")
+  fi
+  runner=("${launcher[@]}" "$python" -u)
+}
+
+worker_flags() {  # adds to `command` what Python should know of the workers
+  (( $(option num_workers) <= 1 )) || command+=(--num_workers="$(option num_workers)")
+  is gradient_compression none || command+=(--gradient_compression="$(option gradient_compression)")
+}
+
+await_folder() {  # waits for what the wrapper of rank 0 makes
+  until [[ -d $1 ]]; do
+    [[ -z $stopped ]] || exit "$stopped"
+    sleep 1
+  done
+}
+
+# Copies the lines of workers without the launcher's tags: [rank]<stdout>: (horovodrun), [job,rank]<stdout>: (Open MPI 4,
+# also inside a line that was written in pieces), [job@job,rank]<stdout>: and a blank (Open MPI 5). Lines of the launcher
+# itself, which have none, go to the file $1.
+of_workers() {
+  trap '' INT TERM HUP
+  LC_ALL=C exec sed -u -e 's/\[[0-9,]*\]<std[a-z]*>://g' -e t -e 's/\[[^]]*@[0-9,]*\]<std[a-z]*>: //g' -e t -e "w $1" -e d
+}
+
+# The workers on this machine; while there is none, the launcher.
+stop_child() {
+  local pid pids=() parent
+  if [[ -n $workers ]]; then
+    while read -r pid; do
+      parent=$(sed -n 's/^PPid:\t//p' "/proc/$pid/status" 2>/dev/null) || true
+      [[ " ${pids[*]-} " == *" $parent "* ]] || pids+=("$pid")  # a worker's own children are its own affair
+    done < <(worker_processes)
+  fi
+  kill -TERM -- "${pids[@]-$target}" 2>/dev/null || true
+}
+
+# Prints the process ids of the workers on this machine and of their children: what they were started with names our
+# folder, and a rank.
+worker_processes() {
+  local file
+  grep -lsxzF "ELECTRA_STATUS_FILE=$workers/rank" /proc/[0-9]*/environ | while IFS=/ read -r _ _ pid _; do
+    ! grep -qszE '^(OMPI_COMM_WORLD|HOROVOD)_RANK=' "/proc/$pid/environ" || printf '%s\n' "$pid"
+  done | sort -n
+}
+
+# Turns the launcher's exit status into the workers': 2 where one made that its own, else 75, else that of the first one to
+# end badly.
+workers_status() {
+  local said first
+  said=$(cat "$workers"/rank.* 2>/dev/null) || true
+  if [[ $'\n'$said$'\n' == *$'\n2\n'* ]]; then
+    status=2
+  elif [[ $'\n'$said$'\n' == *$'\n75\n'* ]]; then
+    status=75
+  elif (( status )); then
+    first=$(cat "$workers"/launcher.* 2>/dev/null | sed -n "
+      s/^Process \([0-9]*\) exit with status code \([0-9]*\)\.\$/\1 \2/p
+      s/^mpirun noticed that process rank \([0-9]*\) .*/\1 $status/p
+      s/^ *Process name: \[.*,\([0-9]*\)\]\$/\1 $status/p" | head -n 1) || true
+    if [[ -n $stopped ]]; then
+      status=$stopped
+    elif [[ -n $first ]]; then
+      status=${first#* }
+      printf '%s: worker %s was the first to end, with status %s\n' "$wrapper" "${first% *}" "$status" >&2
+    elif [[ -z $said ]]; then
+      cat "$workers"/launcher.* >&2 2>/dev/null || true  # the launcher itself has failed and says why
+    fi
+  fi
 }
 
 sample_step() {  # runs a command that makes sample data

@@ -3,6 +3,9 @@
 #
 #   bash scripts/test.sh
 #   bash scripts/test.sh tests/test_scripts.py -k help
+#
+# Tests that need Horovod are skipped until scripts/install_horovod.sh has built it. Every supported TensorFlow, with
+# Horovod where it builds: scripts/matrix.py.
 
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -11,5 +14,5 @@ cd "$root"
 use_python cpu tools
 linted=0
 "$python" -m ruff check . || linted=$?
-"$python" -m pytest -q "$@"
+"$python" -m pytest -q -rfEs "$@"
 (( linted == 0 )) || die "the tests pass, but ruff has found something (above)" "$linted"

@@ -222,8 +222,6 @@ def test_options_that_change_only_what_was_asked(clone):
     (["--seed", "--overwrite"], "--seed needs a value"),
     (["--overwrite=maybe"], "overwrite=maybe must be true or false"),
     (["--xla=yes"], "xla=yes is unknown"),
-    (["--num_workers=8"], "several workers are not supported yet"),
-    (["--num_workers=two"], "must be a whole number"),
     (["--phase=3"], "phase=3 is unknown"),
     (["--phase=2", "--overwrite"], "cannot go with --phase=2"),
     (["--job_name=a/b"], "must be a file name"),
@@ -324,7 +322,9 @@ def test_both_phases_run_and_the_status_of_the_second_is_kept(training):
     assert training.call(FAKE_PHASE2="exit 3").returncode == 3
 
 
-UNTIL_TERM = "exec 2>/dev/null; trap 'echo saved; exit 75' TERM; echo ready; while :; do sleep 0.05; done"
+# A signal to the whole group comes twice, also from the wrapper, and bash that meets it in its trap may end with 255.
+UNTIL_TERM = """exec 2>/dev/null; trap 'trap "" TERM; echo saved; exit 75' TERM
+echo ready; while :; do sleep 0.05; done"""
 
 
 @pytest.mark.parametrize("whole_group", [False, True])

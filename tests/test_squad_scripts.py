@@ -112,8 +112,8 @@ def test_help_lists_the_positions_with_their_order_and_defaults(clone):
     assert printed == [(str(number), option) for number, option in enumerate(POSITIONS, 1)]
     sweep = clone.call("--help", wrapper=SWEEP).stdout
     assert max(map(len, (result.stdout + sweep).splitlines())) <= 120
-    assert re.findall(r"^ +--(\w+)=", sweep, flags=re.MULTILINE)[:5] == ["checkpoints", "seeds", "device", "out_dir",
-                                                                         "dry_run"]
+    assert re.findall(r"^ +--(\w+)=", sweep, flags=re.MULTILINE)[:6] == ["checkpoints", "seeds", "device", "out_dir",
+                                                                         "keep_checkpoint_max", "dry_run"]
     assert not re.search(r"^ +\d+  --", sweep, flags=re.MULTILINE)
 
 
@@ -136,14 +136,14 @@ def test_positions_and_names_print_the_same_command(clone, squad_dir):
 
 def test_each_position_is_the_option_of_its_name(clone, squad_dir):
     """An empty argument keeps the default, so that one value can be given at its place."""
-    others = ("gpu", "bf16", "m/m", "9", "99", "77", "1e-5", "1", "3", "2.0", str(squad_dir), "/o", "/i", "eval",
+    others = ("gpu", "bf16", "m/m", "9", "99", "77", "1e-5", "4", "3", "2.0", str(squad_dir), "/o", "/i", "eval",
               "cluster", "/c", "5", "6")
     default = fine_tuning(clone.call("--dry_run"))
     for before, (position, other) in enumerate(zip(POSITIONS, others)):
         name = position.partition("=")[0]
         placed = clone.call(*[""] * before, other, "--dry_run")
         assert placed.stdout == clone.call(f"--{name}={other}", "--dry_run").stdout
-        assert (fine_tuning(placed) == default) == (name in ("num_workers", "env"))  # which have no effect yet
+        assert (fine_tuning(placed) == default) == (name == "env")  # then the scheduler is the launcher
 
 
 def test_defaults_are_those_of_the_recipe(clone, squad_dir):
@@ -189,12 +189,9 @@ def test_options_that_change_only_what_was_asked(clone):
     (["tpu"], "device=tpu is unknown: choose one of cpu gpu hpu"),
     (["--squad_version=2"], "squad_version=2 is unknown: choose one of 1.1 2.0"),
     (["--mode=predict"], "mode=predict is unknown"),
-    (["--env=cloud"], "env=cloud is unknown"),
     (["--xla=yes"], "xla=yes is unknown"),
     (["--overwrite=maybe"], "overwrite=maybe must be true or false"),
     (["--seed"], "--seed needs a value"),
-    (["--num_workers=8"], "several workers are not supported yet"),
-    (["--num_workers=two"], "must be a whole number"),
     (["--batch_size=0"], "batch_size=0 must be a whole number above 0"),
     (["--gradient_accumulation_steps=1.5"], "gradient_accumulation_steps=1.5 must be"),
     (["--squad_dir=nowhere"], "squad_dir=nowhere is no folder"),
@@ -394,6 +391,7 @@ def test_options_pass_through_and_data_of_the_environment_is_one(fake, squad_dir
 @pytest.mark.parametrize("arguments, words", [
     (["--mode=eval"], "unknown option --mode"),
     (["--seed=3"], "unknown option --seed"),
+    (["--env=cluster"], "unknown option --env"),
     (["--init_checkpoint=x"], "unknown option --init_checkpoint"),
     (["cpu"], "too many arguments"),
     (["--device=tpu"], "device=tpu is unknown"),

@@ -44,8 +44,8 @@ def no_launcher(monkeypatch):
 
 
 def test_one_worker_asks_nobody():
-    alone = workers.open_workers(0)
-    assert alone is workers.open_workers(1) is workers.ALONE
+    alone = workers.join(workers.place(0))
+    assert alone is workers.place(1) is workers.ALONE
     assert (alone.rank, alone.size, alone.is_chief) == (0, 1, True)
     assert alone.gather(3) == [3] and alone.from_chief(4) == 4 and alone.mean([5.0]) == [5.0]
     assert alone.any(True) and not alone.any(False)
@@ -58,14 +58,14 @@ def test_one_worker_asks_nobody():
 def test_another_number_of_workers_than_asked_for_is_refused(num_workers, environment, words, monkeypatch, refuses):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert words in refuses(workers.open_workers, num_workers)
+    assert words in refuses(workers.place, num_workers)
 
 
 def test_several_workers_without_horovod_are_refused(monkeypatch, refuses):
     """The ancestor trains as many identical models, all into one folder."""
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     monkeypatch.setattr(workers.importlib.util, "find_spec", lambda name: None)
-    assert "scripts/install_horovod.sh" in refuses(workers.open_workers, 2)
+    assert "scripts/install_horovod.sh" in refuses(workers.place, 2)
 
 
 class FakeHorovod:
@@ -91,7 +91,7 @@ def test_horovod_that_counts_other_workers_than_the_launcher_is_refused(monkeypa
     package.tensorflow = FakeHorovod()
     monkeypatch.setitem(sys.modules, "horovod", package)
     monkeypatch.setitem(sys.modules, "horovod.tensorflow", package.tensorflow)
-    text = refuses(workers.open_workers, 2)
+    text = refuses(workers.join, workers.place(2))
     assert "Horovod counts 1" in text and "without MPI" in text and "horovodrun --gloo" in text
 
 
@@ -161,10 +161,10 @@ EQUIVALENCE = """
     import numpy as np, tensorflow as tf
     import modeling, optimization, pretrain_utils
     from configuration import ElectraConfig
-    from workers import open_workers
+    from workers import join, place
 
     kind, accumulation, batch, compression, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]
-    workers = open_workers(0, compression, own_cores=True)
+    workers = join(place(0, own_cores=True), compression)
 
     def mask_tokens(input_ids, *_):
         positions = tf.stack([tf.range(2, 12, 3) for _ in range(input_ids.shape[0])])
@@ -234,7 +234,7 @@ def test_compressed_gradients_train_nearly_the_same(equivalence):
 def test_a_type_that_horovod_cannot_exchange_is_refused(tmp_path):
     script = tmp_path / "open.py"
     script.write_text("import configuration, workers\n"
-                      "configuration.run_command(lambda argv: workers.open_workers(2, 'bf16') and None)\n")
+                      "configuration.run_command(lambda argv: workers.join(workers.place(2), 'bf16') and None)\n")
     said = complete(2, [script], status=1, env={"ELECTRA_STATUS_FILE": str(tmp_path / "status")})
     assert "--gradient_compression=bf16: this Horovod cannot exchange that type; choose fp16 or none." in said
     assert (tmp_path / "status.0").read_text() == "2\n"

@@ -1,0 +1,179 @@
+"""scripts/install_horovod.sh, with a stand-in for Python: nothing is downloaded or built."""
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_scripts import Clone, assert_refused, make_folder, wait_for, write_executable
+
+SCRIPT = "install_horovod.sh"
+
+# What is there stands in the file STATE, as the script's own question answers it; pip records how it is called, and
+# building a wheel does what FAKE_BUILD says, in bash.
+FAKE_PYTHON = r"""#!/usr/bin/env bash
+if [[ $1 == -c ]]; then
+  [[ $2 != *metadata* ]] || { echo a warning; echo "${FAKE_TENSORFLOW-2.15.1 -} $(cat "$STATE")"; }
+  exit 0
+fi
+shift 3  # -m pip --disable-pip-version-check
+echo "$*" >>"$CALLS"
+case "$*" in
+  wheel*)
+    env | grep -E '^(HOROVOD|CMAKE_POLICY|MAKEFLAGS)' | sort >"$CALLS.env"
+    eval "${FAKE_BUILD:-true}"
+    for word; do case $word in --wheel-dir=*) mkdir -p "${word#*=}"; touch "${word#*=}/horovod.whl" ;; esac; done ;;
+  uninstall*) echo absent >"$STATE" ;;
+  *horovod.whl) echo "${FAKE_AFTER-serves horovod 0.28.1}" >"$STATE"; exit "${FAKE_INSTALL:-0}" ;;
+esac
+"""
+
+
+@pytest.fixture
+def installing(tmp_path):
+    """A clone whose PYTHON is the stand-in, without Horovod, on a machine with everything that a build on cpu needs."""
+    clone = Clone(make_folder(tmp_path / "clone"))
+    for name in [name for name in clone.environment if name.startswith("HOROVOD_")] + ["MAKEFLAGS"]:
+        clone.environment.pop(name, None)
+    for tool in ("gcc", "g++", "cmake", "make"):
+        write_executable(tmp_path / "bin" / tool, "#!/bin/sh\n")
+    clone.state = tmp_path / "state"
+    clone.state.write_text("absent")
+    clone.environment.update(PYTHON=write_executable(tmp_path / "fake" / "python", FAKE_PYTHON), STATE=str(clone.state),
+                             TMPDIR=str(make_folder(tmp_path / "temporary")),
+                             PATH=f"{tmp_path / 'bin'}:{clone.environment['PATH']}")
+    return clone
+
+
+def leftovers(clone):
+    return os.listdir(clone.environment["TMPDIR"])
+
+
+def test_a_build_says_what_it_does_and_is_done_once(installing):
+    result = installing.call(wrapper=SCRIPT)
+    assert result.returncode == 0, result.stderr
+    first, last = result.stdout.splitlines()
+    assert first.startswith(f"{SCRIPT}: building horovod==0.28.1 for TensorFlow 2.15.1 with ")
+    assert last == f"{SCRIPT}: horovod 0.28.1 is in {installing.environment['PYTHON']} and loads with TensorFlow 2.15.1"
+    requirements, wheel, install = installing.recorded()
+    assert requirements == f"install --quiet -r {installing.folder}/requirements-horovod.txt"
+    assert {"--no-build-isolation", "--no-deps", "--no-cache-dir", "horovod==0.28.1"} < set(wheel.split())
+    assert install.endswith("/wheel/horovod.whl") and "--no-deps" in install
+    given = (installing.folder / "calls.txt.env").read_text().split()
+    assert set(given) == {"CMAKE_POLICY_VERSION_MINIMUM=3.5", "HOROVOD_WITHOUT_MPI=1", "HOROVOD_WITHOUT_MXNET=1",
+                          "HOROVOD_WITHOUT_PYTORCH=1", "HOROVOD_WITH_GLOO=1", "HOROVOD_WITH_TENSORFLOW=1",
+                          f"MAKEFLAGS=-j{len(os.sched_getaffinity(0))}"}
+    assert leftovers(installing) == []
+    again = installing.call("cpu", wrapper=SCRIPT)
+    assert again.returncode == 0 and "already" in again.stdout and len(installing.recorded()) == 3
+    assert installing.call("--rebuild", wrapper=SCRIPT).returncode == 0
+    assert [call.split()[0] for call in installing.recorded()[3:]] == ["install", "wheel", "uninstall", "install"]
+
+
+def test_one_that_does_not_serve_is_built_again(installing):
+    for state in ("other it was built for TensorFlow 2.9.1", "broken its files are not all there"):
+        installing.calls.unlink(missing_ok=True)
+        installing.state.write_text(state)
+        result = installing.call(wrapper=SCRIPT)
+        assert result.returncode == 0, result.stderr
+        assert f"because the Horovod there does not serve: {state.partition(' ')[2]};" in result.stdout
+        assert "uninstall --quiet --yes horovod habana-horovod" in installing.recorded()
+
+
+@pytest.mark.parametrize("arguments, environment, words", [
+    (["tpu"], {}, ["device=tpu is unknown"]),
+    (["cpu", "gpu"], {}, ["too many arguments"]),
+    ([], {"FAKE_TENSORFLOW": "2.21.0 -"}, ["TensorFlow 2.21.0", "2.15 is the newest", "requirements-cpu.txt"]),
+    ([], {"FAKE_TENSORFLOW": "2.16.1 -"}, ["TensorFlow 2.16.1", "2.15 is the newest"]),
+    (["hpu"], {"FAKE_TENSORFLOW": "2.15.0 1.14.0.493", "SYNAPSE_ROOT": "/nowhere"}, ["hccl.h (SynapseAI"]),
+    (["gpu"], {"HOROVOD_CUDA_HOME": "/nowhere"}, ["building Horovod needs", "nccl.h (libnccl-dev"]),
+])
+def test_a_mistake_is_one_sentence_and_status_2(installing, arguments, environment, words):
+    if arguments == ["hpu"] and os.path.exists("/usr/include/habanalabs/hccl.h"):
+        pytest.skip("this machine has SynapseAI")
+    nccl = [*Path("/usr/include").glob("**/nccl.h"), *Path("/usr/local/include").glob("nccl.h")]
+    if arguments == ["gpu"] and (nccl or "HOROVOD_NCCL_HOME" in os.environ):
+        pytest.skip("this machine has NCCL")
+    assert_refused(installing.call(*arguments, wrapper=SCRIPT, **environment), *words)
+    assert installing.recorded() == []
+
+
+def test_missing_tools_are_named(installing, tmp_path):
+    """PATH has what the script itself uses, and of the tools only make."""
+    path = make_folder(tmp_path / "few")
+    for name in ("bash", "dirname", "cat", "env"):
+        os.symlink(subprocess.check_output(["which", name], text=True).strip(), path / name)
+    write_executable(path / "make", "#!/bin/sh\n")
+    assert_refused(installing.call(wrapper=SCRIPT, PATH=str(path)), "needs gcc, g++, cmake: install")
+
+
+def test_gpu_and_hpu_build_their_own(installing, tmp_path):
+    cuda, synapse = tmp_path / "cuda", make_folder(tmp_path / "synapse") / "include"
+    write_executable(cuda / "bin" / "nvcc", "#!/bin/sh\n")
+    (make_folder(cuda / "include") / "nccl.h").touch()
+    result = installing.call("gpu", wrapper=SCRIPT, HOROVOD_CUDA_HOME=str(cuda))
+    assert result.returncode == 0, result.stderr
+    given = (installing.folder / "calls.txt.env").read_text().split()
+    assert "HOROVOD_GPU_OPERATIONS=NCCL" in given and "HOROVOD_WITHOUT_MPI=1" not in given
+    installing.state.write_text("absent")
+    make_folder(synapse)
+    for name in ("hccl.h", "synapse_api.h"):
+        (synapse / name).touch()
+    write_executable(tmp_path / "bin" / "mpicxx", "#!/bin/sh\n")
+    result = installing.call("hpu", wrapper=SCRIPT, FAKE_TENSORFLOW="2.15.0 1.14.0.493",
+                             SYNAPSE_ROOT=str(synapse.parent))
+    assert result.returncode == 0, result.stderr
+    assert installing.recorded()[-2].endswith(" habana-horovod==1.14.0.493")
+
+
+def test_a_build_that_fails_leaves_what_there_was(installing):
+    installing.state.write_text("other it was built for TensorFlow 2.9.1")
+    result = installing.call(wrapper=SCRIPT, FAKE_BUILD="echo no compiler >&2; exit 3")
+    assert result.returncode == 3
+    assert result.stderr.splitlines()[0] == "no compiler" and "could not be built (status 3" in result.stderr
+    assert [call.split()[0] for call in installing.recorded()] == ["install", "wheel"]
+    assert leftovers(installing) == []
+
+
+def test_what_does_not_load_in_the_end_is_removed(installing):
+    result = installing.call(wrapper=SCRIPT, FAKE_AFTER="broken undefined symbol")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].endswith("is of no use here and was removed: undefined symbol")
+    assert installing.recorded()[-1].startswith("uninstall")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_compilers_too_and_installs_nothing(installing, tmp_path, number):
+    compiler = tmp_path / "compiler"
+    build = f"sh -c 'echo $$ >{compiler}.new; mv {compiler}.new {compiler}; exec sleep 100'"
+    process = subprocess.Popen(installing.command(wrapper=SCRIPT), cwd=installing.folder, text=True,
+                               start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env={**installing.environment, "FAKE_BUILD": build})
+    wait_for(compiler.exists)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert errors.splitlines()[-1] == f"{SCRIPT}: stopped; Horovod was not installed: the same call starts again"
+
+    def ended():
+        try:
+            with open(f"/proc/{int(compiler.read_text())}/stat") as file:
+                return file.read().rpartition(")")[2].split()[0] == "Z"
+        except OSError:
+            return True
+
+    wait_for(ended)
+    assert [call.split()[0] for call in installing.recorded()] == ["install", "wheel"]
+    assert leftovers(installing) == []
+
+
+def test_the_real_question_is_answered_by_this_python(installing):
+    """Whether Horovod is installed here or not, the answer begins with the versions and one of four words."""
+    script = (installing.folder / "scripts" / SCRIPT).read_text()
+    code = script.split("state_code='")[1].split("'\n")[0]
+    answer = subprocess.run([sys.executable, "-c", code, "cpu"], capture_output=True, text=True, timeout=120,
+                            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
+    assert answer.returncode == 0, answer.stderr
+    tensorflow, _, state, *_ = answer.stdout.splitlines()[-1].split()
+    assert tensorflow.startswith("2.") and state in ("absent", "broken", "other", "serves")
