@@ -8,14 +8,18 @@ os.environ.setdefault("AUTOGRAPH_STRICT_CONVERSION", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import json
+import logging
 import pathlib
+import re
 import signal
 
 import pytest
 
-# Started in the background, pytest has SIGINT ignored, and so would have the wrappers it starts: bash cannot trap a
-# signal that was ignored when it began.
+# Started in the background, pytest has SIGINT ignored, under nohup SIGHUP, and so would have what it starts: bash
+# cannot trap a signal that was ignored when it began. A handler is not inherited, and this one ignores SIGHUP as well.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 VOCABULARY = """[PAD] [UNK] [CLS] [SEP] [MASK] the a cat dog sat on mat ran to and un want ##want ##ed wa runn ##ing low
 ##est ##er cafe caf ##s ##e ##é é É e 中 国 , . ! ? ' -""".split()
@@ -33,6 +37,21 @@ def vocab_file(tmp_path_factory) -> str:
 def golden():
     """Reads a file of tests/data, which names its source."""
     return lambda name: json.loads((pathlib.Path(__file__).parent / "data" / name).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(autouse=True)
+def absl_is_heard():
+    """Gives absl's messages to the root logger, which a command that logs to a file ends: `caplog` listens there."""
+    logging.getLogger("absl").propagate = True
+
+
+@pytest.fixture(scope="session")
+def said():
+    """Standard error without what TensorFlow writes there as it loads, although TF_CPP_MIN_LOG_LEVEL is 2: 2.21 that
+    oneDNN is on, the 2.15 that is built for GPUs that its CUDA libraries registered twice."""
+    notes = "WARNING: All log messages before absl::InitializeLog", "I0000 .*oneDNN", ".* Unable to register cu"
+    pattern = re.compile(rf"^({'|'.join(notes)}).*\n", re.MULTILINE)
+    return lambda text: pattern.sub("", text)
 
 
 @pytest.fixture

@@ -147,7 +147,7 @@ def test_a_fine_tuned_checkpoint_becomes_one_folder(tmp_path, vocab_file, capsys
     (["--pretrained_checkpoint=nowhere/ckpt-1", "--output_dir=out"], "checkpoint nowhere/ckpt-1 cannot be read"),
     (["--pretrained_checkpoint=nowhere/ckpt-1", "--outputdir=out"], "outputdir"),
 ], ids=["nothing", "no output", "nowhere", "unknown"])
-def test_bad_calls_end_in_one_sentence(arguments, problem, tmp_path):
+def test_bad_calls_end_in_one_sentence(arguments, problem, tmp_path, said):
     result = subprocess.run([sys.executable, str(ROOT / "postprocess_pretrained_ckpt.py"), *arguments], cwd=tmp_path,
                             capture_output=True, text=True)
-    assert result.returncode == 2 and problem in result.stderr and len(result.stderr.splitlines()) == 1
+    assert result.returncode == 2 and problem in result.stderr and len(said(result.stderr).splitlines()) == 1

@@ -203,8 +203,10 @@ def test_options_that_change_only_what_was_asked(clone):
     default = trainings(clone.call("--dry_run"))
     single = trainings(clone.call("--dry_run", "--accumulate_gradients=false"))
     assert set(single[0]) ^ set(default[0]) == {"--gradient_accumulation_steps=4", "--gradient_accumulation_steps=1"}
-    named = trainings(clone.call("--dry_run", "--model_name=mine", "--mask_prob=0.25", "--generator_hidden_size=0.5"))
-    assert set(named[1]) - set(default[1]) == {"--model_name=mine", "--mask_prob=0.25", "--generator_hidden_size=0.5"}
+    options = {"--model_name=mine", "--mask_prob=0.25", "--generator_hidden_size=0.5", "--objective=electra",
+               "--generator=tied"}
+    named = trainings(clone.call("--dry_run", *sorted(options)))
+    assert set(named[1]) - set(default[1]) == options
     assert trainings(clone.call("--dry_run", "--phase=2")) == default[1:]
     assert trainings(clone.call("--dry_run", "--phase=1")) == default[:1]
     assert not [word for word in trainings(clone.call("hpu", "--dry_run"))[0] if "xla" in word]
