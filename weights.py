@@ -405,7 +405,7 @@ def load(source: Source, variables, tokenizer: ElectraTokenizer, way_out: str = 
             continue
         shape = tuple(wanted[name].shape)
         if name.endswith(VOCABULARY_TENSORS) and value.shape[1:] == shape[1:] and (value.shape != shape or sentence):
-            values[name] = np.array(wanted[name])
+            values[name] = np.array(wanted[name].numpy())
             values[name][rows[0]] = value[rows[1]]
         elif value.shape != shape:
             misshaped.append(f"{name} is {_by(value.shape)} there and {_by(shape)} here")
