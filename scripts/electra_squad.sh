@@ -118,7 +118,8 @@ running "${command[@]}"
 run_logged "$(option out_dir)/console.log" "${command[@]}"
 if (( status == 75 )); then
   die "interrupted; the same call goes on from the last checkpoint" 75
-elif (( status == 2 )) && [[ -z $(option init_checkpoint) && $(option mode) == train* ]]; then
+elif (( status == 2 )) && [[ $(tail -n 5 "$(option out_dir)/console.log") == *"$(option electra_model) is no folder here"* ]]
+then
   newest=$(find results/models/*/checkpoints -name 'ckpt-*.index' -printf '%T@ %p\n' 2>/dev/null | sort -n |
     tail -n 1) || true  # there may be no such folder
   newest=${newest#* } own="CHECKPOINT, which scripts/electra.sh makes"

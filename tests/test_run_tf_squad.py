@@ -14,6 +14,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from test_run_pretraining import StopAfter
 
 import modeling
 import run_tf_squad
@@ -71,30 +72,8 @@ def make_config(data, out, **changes):
     return SquadConfig(**{**settings, **changes})
 
 
-class Never:
-    signal_name = None
-
-    def begin(self):
-        pass
-
-
-class StopAfter:
-    """Stands in for a signal that arrives during update `step`: the loop looks once before every update."""
-
-    def __init__(self, step):
-        self.looks_left = step
-
-    def begin(self):
-        pass
-
-    @property
-    def signal_name(self):
-        self.looks_left -= 1
-        return "SIGTERM" if self.looks_left < 0 else None
-
-
 def run(config, stop=None):
-    run_tf_squad.run(config, stop or Never())
+    run_tf_squad.run(config, stop or training.StopRequest())
     return results(config)
 
 

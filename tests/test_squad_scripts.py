@@ -491,12 +491,18 @@ def test_without_the_network_the_way_out_is_named(clone, tiny, tmp_path):
     own = clone.folder / "results/models/base/checkpoints"
     own.mkdir(parents=True)
     (own / "ckpt-7.index").touch()
-    result = clone.call(f"--squad_dir={tiny / 'squad'}", "--learning_rate=1e-4", PYTHON=sys.executable,
-                        HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "empty"), HF_HUB_CACHE=str(tmp_path / "empty/hub"))
+    arguments = [f"--squad_dir={tiny / 'squad'}", "--learning_rate=1e-4"]
+    offline = dict(PYTHON=sys.executable, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "empty"),
+                   HF_HUB_CACHE=str(tmp_path / "empty/hub"))
+    result = clone.call(*arguments, **offline)
     assert result.returncode == 2
     python, wrapper = result.stderr.splitlines()
     assert "google/electra-base-discriminator is no folder here, and it cannot be had" in python
     assert "--init_checkpoint=results/models/base/checkpoints/ckpt-7, the newest pre-trained one here" in wrapper
+
+    other = clone.call(*arguments, "--doc_stride=400", **offline)
+    assert other.returncode == 2
+    assert "doc_stride" in other.stderr and "pre-trained" not in other.stderr  # another mistake gets another way out
 
 
 def test_a_sweep_fine_tunes_every_checkpoint_in_its_order(clone, tiny, tmp_path, capfd, monkeypatch):
