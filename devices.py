@@ -34,6 +34,10 @@ class Device:
     note: str = ""
     workers: Workers = ALONE
 
+    def __str__(self):
+        """For the first line of a log, before its full stop."""
+        return f"{self.description}, {self.precision}" + (f" ({self.note.rstrip('.')})" if self.note else "")
+
     @property
     def rank(self) -> int:
         return self.workers.rank

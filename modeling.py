@@ -616,15 +616,15 @@ class QuestionAnswering(tf.Module):
 
         Args:
             features: `input_ids`, `input_mask`, `segment_ids`, `p_mask` int32 [B, L]; `start_positions`,
-                `end_positions`, `is_impossible` int32 [B]; `weights` float32 [B], 0 for an example that only fills up.
+                `end_positions`, `is_impossible` int32 [B]; `weights` float32 [B], 0 for an example that only fills up;
+                `num_examples` float32 [], above 0, which the sums over examples are divided by.
             seeds: int32 [num_seeds, 2].
         """
         hidden_BLD = self.hidden(features, iter(tf.unstack(seeds, num=self.num_seeds)))
         starts, ends, weights = features["start_positions"], features["end_positions"], features["weights"]
-        examples = tf.maximum(tf.reduce_sum(weights), 1.0)
 
         def mean(values):
-            return tf.reduce_sum(values * weights) / examples
+            return tf.reduce_sum(values * weights) / features["num_examples"]
 
         @in_float32()
         def cross_entropy(labels, logits):

@@ -101,8 +101,17 @@ class Optimizer(tf.Module):
             scale: float32 [], multiplies every gradient; 0 makes even infinite and NaN gradients 0.
             finite: bool []. False: no variable, moment or counter changes.
         """
-        learning_rate = self.schedule(self.step)
-        number = tf.cast(self.step + 1, tf.float32)
+        self.change(gradients, tf.convert_to_tensor(self.step), scale, finite)
+        self.count(finite)
+
+    def count(self, finite):
+        self.step.assign_add(tf.cast(finite, tf.int32))
+
+    def change(self, gradients: Sequence[tf.Tensor], step: tf.Tensor, scale=1.0, finite=True):
+        """`apply` without the counting, after `step` updates (int32 []). It touches float32 variables alone, since
+        XLA on GPU can use no others: TensorFlow keeps int32 variables in the host's memory."""
+        learning_rate = self.schedule(step)
+        number = tf.cast(step + 1, tf.float32)
         corrections = 1 - self.beta_1 ** number, 1 - self.beta_2 ** number
         applied = tf.cast(finite, tf.float32)
         scale = scale * applied
@@ -119,7 +128,6 @@ class Optimizer(tf.Module):
             m.assign(first)
             v.assign(second)
             variable.assign_sub(rate * change)
-        self.step.assign_add(tf.cast(finite, tf.int32))
 
     def direction(self, value, first, second, corrections, weight_decay: float, exempt: bool):
         """What the learning rate multiplies. `corrections` are 1 - beta ** number, of both moments."""
@@ -185,15 +193,13 @@ class TrainStep(tf.Module):
         self.bad_step = tf.Variable(0, dtype=tf.int32, name="bad_step", trainable=False)
         self.metric_sums = tf.Variable(tf.zeros([len(self.metric_names)]), trainable=False, name="metric_sums")
         compiled = dict(autograph=False, jit_compile=jit_compile or None)
-        whole = compiled
-        if jit_compile and workers.size > 1:  # an exchange cannot be compiled, what stands before and after it can
-            whole = dict(autograph=False)
+        if jit_compile:  # what stands before and after an exchange and the counters, which cannot be compiled
             self._gradients = tf.function(self._gradients, **compiled)
             self._apply = tf.function(self._apply, **compiled)
         # Traced once each: every micro-batch has the shapes of the first.
         self._accumulate = tf.function(self._accumulate, **compiled)
-        self._update_from = tf.function(self._update_from, **whole)
-        self._update = tf.function(self._update, **whole)
+        self._update_from = tf.function(self._update_from, autograph=False)
+        self._update = tf.function(self._update, autograph=False)
 
     def __call__(self, micro_batches):
         """Runs one update over `accumulation_steps` pairs (features, seeds) of tensors."""
@@ -221,12 +227,19 @@ class TrainStep(tf.Module):
             accumulator.assign_add(gradient)
 
     def _update_from(self, features, seeds):
-        self._apply(*self._exchanged(self._gradients(features, seeds)))
+        self._update_by(self._gradients(features, seeds))
 
     def _update(self):
-        self._apply(*self._exchanged([tf.convert_to_tensor(accumulator) for accumulator in self.accumulators]))
+        self._update_by([tf.convert_to_tensor(accumulator) for accumulator in self.accumulators])
         for accumulator in self.accumulators:
             accumulator.assign(tf.zeros_like(accumulator))
+
+    def _update_by(self, gradients):
+        """One update by this worker's summed gradients; once something was not finite nothing is applied any more."""
+        bad_step, step = tf.convert_to_tensor(self.bad_step), tf.convert_to_tensor(self.optimizer.step)
+        finite = self._apply(*self._exchanged(gradients), step, tf.equal(bad_step, 0))
+        self.bad_step.assign(tf.where(finite | (bad_step > 0), bad_step, step + 1))
+        self.optimizer.count(finite)
 
     def _exchanged(self, gradients):
         """The workers' mean gradients, and a float32 [], 0 where the losses of all of them are finite, else NaN."""
@@ -234,14 +247,15 @@ class TrainStep(tf.Module):
         *gradients, verdict = self.workers.mean([*gradients, tf.where(tf.math.is_finite(loss_sum), 0.0, np.nan)])
         return gradients, verdict
 
-    def _apply(self, gradients, verdict):
-        """Averages, clips and applies summed gradients; once something was not finite nothing is applied any more."""
+    def _apply(self, gradients, verdict, step, so_far):
+        """Averages, clips and applies summed gradients, where `so_far` and now everything is finite; returns whether
+        it is (bool [])."""
         norm = tf.linalg.global_norm(gradients) / self.accumulation_steps
-        finite = tf.math.is_finite(norm) & tf.math.is_finite(verdict) & tf.equal(self.bad_step, 0)
-        self.bad_step.assign(tf.where(finite | (self.bad_step > 0), self.bad_step, self.optimizer.step + 1))
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(verdict) & so_far
         scale = self.clip_norm / (tf.maximum(norm, self.clip_norm) * self.accumulation_steps)
-        self.optimizer.apply(gradients, tf.where(finite, scale, 0.0), finite)
+        self.optimizer.change(gradients, step, tf.where(finite, scale, 0.0), finite)
         self._add_to_metrics(gradient_norm=norm)
+        return finite
 
     def _add_to_metrics(self, **sums):
         assert set(sums) <= set(self.metric_names), f"{sorted(sums)} are not all among {self.metric_names}"

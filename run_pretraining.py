@@ -301,10 +301,7 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
     refuse_second_run(config, checkpoints)
     training.start_logging(config.logs, f"pretraining_phase{config.phase}_rank{workers.rank}",
                            on_console=workers.is_chief)
-    logging.info("ELECTRA %s, phase %d, on %s, %s.", config.run_name, config.phase, device.description,
-                 device.precision)
-    if device.note:
-        logging.info("note: %s", device.note)
+    logging.info("ELECTRA %s, phase %d, on %s.", config.run_name, config.phase, device)
     shards = pretrain_utils.find_shards(config.pretrain_tfrecords, "pretrain_tfrecords")
     tokenizer = open_tokenizer(config, shards)
     with workers.chief_first():  # who counts the records

@@ -138,14 +138,19 @@ NETWORK_INPUTS = ("input_ids", "input_mask", "segment_ids", "p_mask")
 LABELS = ("start_positions", "end_positions", "is_impossible")
 
 
-def feed(features: squad_utils.Features, batch: Batch, batch_size: int, labels: bool = False) -> Dict[str, tf.Tensor]:
-    """The tensors of a batch, filled up to `batch_size` with its first row, which then has weight 0."""
+def feed(features: squad_utils.Features, batch: Batch, batch_size: int, labels: bool = False,
+         num_examples: Optional[float] = None) -> Dict[str, tf.Tensor]:
+    """The tensors of a batch, filled up to `batch_size` with its first row, which then has weight 0.
+
+    num_examples: what sums over examples are divided by for the loss, by default the number of rows.
+    """
     fill = batch_size - len(batch.rows)
     rows = np.concatenate([batch.rows, np.repeat(batch.rows[:1] if len(batch.rows) else [0], fill)]).astype(int)
     tensors = {name: tf.constant(getattr(features, name)[rows, :batch.length]) for name in NETWORK_INPUTS}
     if labels:
         tensors.update({name: tf.constant(getattr(features, name)[rows]) for name in LABELS})
         tensors["weights"] = tf.constant([1.0] * len(batch.rows) + [0.0] * fill)
+        tensors["num_examples"] = tf.constant(float(num_examples or len(batch.rows)))
     return tensors
 
 
@@ -350,7 +355,8 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
             batch = next(questions)
             own = batch._replace(rows=np.array_split(batch.rows, workers.size)[workers.rank])
             key = [seed, 2, step, micro_batch, workers.rank]
-            yield (feed(split.features, own, config.train_batch_size, labels=True),
+            # Averaged over the workers, gradients are those of the whole batch, also where they have unequal parts.
+            yield (feed(split.features, own, config.train_batch_size, True, len(batch.rows) / workers.size),
                    tf.constant(pretrain_utils.fold_seeds(key, model.num_seeds)))
 
     with training.progress_bar(updates, done, "fine-tuning",
@@ -524,10 +530,7 @@ def run(config: SquadConfig, stop: training.StopRequest):
     workers = device.workers
     training.start_logging(config.output_dir, f"logfile_rank{workers.rank}" if workers.rank else "logfile",
                            suffix="txt", on_console=workers.is_chief)
-    logging.info("ELECTRA on SQuAD %s, on %s, %s.", "2.0" if config.version_2_with_negative else "1.1",
-                 device.description, device.precision)
-    if device.note:
-        logging.info("note: %s", device.note)
+    logging.info("ELECTRA on SQuAD %s, on %s.", "2.0" if config.version_2_with_negative else "1.1", device)
     if config.eval_script and not os.path.exists(config.eval_script):
         raise UserError(f"--eval_script={config.eval_script} does not exist: mend the path or leave the option out.")
     for split in (["train"] if config.do_train else []) + (["dev"] if config.predicts else []):

@@ -72,20 +72,33 @@ class HorovodWorkers(Workers):
         object.__setattr__(self, "_travels_as", {"none": None, "fp16": tf.float16, "bf16": tf.bfloat16}[compression])
 
     def mean(self, tensors):
-        kinds = [tensor.dtype for tensor in tensors]
+        tensors = list(tensors)
+        kinds, shapes = [tensor.dtype for tensor in tensors], [tensor.shape for tensor in tensors]
         if self._travels_as:
             tensors = [tf.cast(tensor, self._travels_as) for tensor in tensors]
-        means = self._horovod.grouped_allreduce(list(tensors), op=self._horovod.Average)
+        if getattr(self._horovod, "hccl_built", lambda: False)():
+            # Of the two exchanges habana-horovod has only the plain one on the card (and only that one in bfloat16):
+            # one vector, so that it is still one exchange.
+            vector = self._horovod.allreduce(tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0),
+                                             op=self._horovod.Average)
+            parts = tf.split(vector, [shape.num_elements() for shape in shapes])
+            means = [tf.reshape(part, shape) for part, shape in zip(parts, shapes)]
+        else:
+            means = self._horovod.grouped_allreduce(tensors, op=self._horovod.Average)
         return [tf.cast(mean, kind) for mean, kind in zip(means, kinds)]
 
     def broadcast(self, variables):
         self._horovod.broadcast_variables(variables, root_rank=0)
 
+    # What is pickled travels as bytes, which a Gaudi card has no type for.
+
     def from_chief(self, value):
-        return self._horovod.broadcast_object(value, root_rank=0)
+        with tf.device("CPU"):
+            return self._horovod.broadcast_object(value, root_rank=0)
 
     def gather(self, value):
-        return self._horovod.allgather_object(value)
+        with tf.device("CPU"):
+            return self._horovod.allgather_object(value)
 
     def any(self, flag):
         with tf.device("CPU"):
@@ -101,6 +114,10 @@ def place(num_workers: int, own_cores: bool = False) -> Workers:
     Raises: UserError: Horovod is missing, or the workers are not as many as asked for.
     """
     started = launched("SIZE") or 1
+    others = [name for name in ("SLURM_STEP_NUM_TASKS", "PMI_SIZE") if int(os.environ.get(name) or 1) > 1]
+    if launched("SIZE") is None and others:
+        raise UserError(f"{others[0]}={os.environ[others[0]]} says that this process is one of several, which Horovod "
+                        "does not learn from that launcher: start them with mpirun, or one of them with --num_workers.")
     if num_workers > 1 and started == 1:
         raise UserError(f"--num_workers={num_workers}, but this process was started alone: give num_workers to "
                         "scripts/electra.sh or scripts/electra_squad.sh, or start it under mpirun or horovodrun.")

@@ -65,6 +65,7 @@ by_name=(
   "num_eval_steps=20 batches of train_batch_size in one evaluation, at most"
   "keep_checkpoint_max= newest checkpoints kept of each phase (default: 5)"
   "hostfile= hosts of the workers, in lines like 'host1 slots=8' (default: this machine)"
+  "bf16_config_path= hpu with bf16: JSON file of what is converted (default: ours)"
   "gradient_compression=none gradients travel between workers as none (float32), fp16, bf16"
   "env=interactive interactive or cluster (a scheduler starts the wrapper for each worker)"
   "dry_run=false print the commands and run nothing"
@@ -99,7 +100,7 @@ cd "$(option code_dir)" 2>/dev/null || die "code_dir=$(option code_dir) is no fo
 holds run_pretraining.py"
 if is init_checkpoint None || [[ -z $(option init_checkpoint) ]]; then value[init_checkpoint]=${init_checkpoint:-}; fi
 if is init_checkpoint None; then value[init_checkpoint]=; fi
-for name in vocab_file model_config init_checkpoint; do
+for name in vocab_file model_config init_checkpoint bf16_config_path; do
   [[ -z $(option "$name") ]] || value[$name]=$(in_start_dir "$(option "$name")")
 done
 results_dir=$(option results_dir)
@@ -174,7 +175,7 @@ phase_command() {  # sets `command` to that of phase $1
     command+=(--eval_tfrecords="${data[$phase]%/}/eval" --num_eval_steps="$(option num_eval_steps)")
   fi
   for name in model_name model_config generator_hidden_size objective generator vocab_file mask_prob log_freq eval_freq \
-    keep_checkpoint_max; do
+    keep_checkpoint_max bf16_config_path; do
     [[ -z $(option "$name") ]] || command+=("--$name=$(option "$name")")
   done
   if (( phase == 2 )); then

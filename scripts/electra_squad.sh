@@ -31,7 +31,7 @@ is dry_run true || require_device "$(option device)"
 if is init_checkpoint None || [[ -z $(option init_checkpoint) ]]; then value[init_checkpoint]=${init_checkpoint:-}; fi
 if is init_checkpoint None; then value[init_checkpoint]=; fi
 cd "$root"
-for name in vocab_file init_checkpoint eval_script electra_model; do
+for name in vocab_file init_checkpoint eval_script electra_model bf16_config_path; do
   [[ -z $(option "$name") ]] || value[$name]=$(in_start_dir "$(option "$name")")
 done
 case $(option out_dir) in
@@ -79,7 +79,7 @@ squad_command() {
   for name in answerability_from_gold evaluate_during_training skip_checkpoint overwrite; do
     ! is "$name" true || command+=("--$name")
   done
-  for name in vocab_file init_checkpoint eval_script; do
+  for name in vocab_file init_checkpoint eval_script bf16_config_path; do
     [[ -z $(option "$name") ]] || command+=("--$name=$(option "$name")")
   done
   is device hpu || command+=("--xla=$(option xla)")
@@ -118,8 +118,9 @@ running "${command[@]}"
 run_logged "$(option out_dir)/console.log" "${command[@]}"
 if (( status == 75 )); then
   die "interrupted; the same call goes on from the last checkpoint" 75
-elif (( status == 2 )) && [[ $(tail -n 5 "$(option out_dir)/console.log") == *"$(option electra_model) is no folder here"* ]]
-then
+fi
+said=$(tail -n 50 "$(option out_dir)/console.log")
+if (( status == 2 )) && [[ ${said##*running: } == *"$(option electra_model) is no folder here"* ]]; then
   newest=$(find results/models/*/checkpoints -name 'ckpt-*.index' -printf '%T@ %p\n' 2>/dev/null | sort -n |
     tail -n 1) || true  # there may be no such folder
   newest=${newest#* } own="CHECKPOINT, which scripts/electra.sh makes"

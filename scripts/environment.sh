@@ -148,7 +148,7 @@ device_present() {
   case $1 in
     cpu) return 0 ;;
     gpu) set -- /proc/driver/nvidia/version /dev/nvidiactl /dev/dxg ;;
-    hpu) set -- /sys/class/accel/accel0 /dev/accel/accel0 /dev/hl0 ;;
+    hpu) set -- /sys/class/habanalabs /sys/class/accel/accel[0-9]* /dev/accel/accel[0-9]* /dev/hl[0-9]* ;;
   esac
   for file; do [[ ! -e $file ]] || return 0; done
   return 1
@@ -370,12 +370,15 @@ install Open MPI ('apt-get install openmpi-bin' on Debian), or use one worker"
     if [[ -z $(option hostfile) ]]; then
       launcher+=(-H "localhost:$number")
     else
+      # By its full path mpirun finds its helpers on the other hosts without their PATH.
+      launcher[0]=$(type -P mpirun) || launcher[0]=mpirun
       launcher+=(--hostfile "$(option hostfile)" -x ELECTRA_STATUS_FILE -x ELECTRA_PROGRESS)
       for name in $(compgen -e); do  # what else the other hosts should know; which cards they see is their own affair
         case $name in
           *_VISIBLE_* | ELECTRA_STATUS_FILE | ELECTRA_PROGRESS) ;;
           PATH | LD_LIBRARY_PATH | LD_PRELOAD | PYTHON* | ELECTRA_* | TF_* | XLA_* | OMP_* | KMP_* | HABANA_* | HCCL_* | \
-            HCL_* | SYN* | GC_* | NCCL_* | HOROVOD_* | HF_* | *_proxy | *_PROXY) launcher+=(-x "$name") ;;
+            HCL_* | SYN* | GC_* | NCCL_* | HOROVOD_* | HF_* | FI_* | RDMAV_* | MLX5_* | UCX_* | *_proxy | *_PROXY)
+            launcher+=(-x "$name") ;;
         esac
       done
     fi
@@ -575,7 +578,7 @@ set_up_failed() {
 # The version of the SynapseAI driver, e.g. 1.14.0-9e8ecf8; nothing where it cannot be read.
 synapse_version() {
   local file
-  for file in /sys/class/accel/accel0/device/driver_ver /sys/class/habanalabs/hl0/driver_ver; do
+  for file in /sys/class/accel/accel[0-9]*/device/driver_ver /sys/class/habanalabs/hl[0-9]*/driver_ver; do
     if [[ -r $file ]]; then head -n 1 "$file"; return; fi
   done
 }

@@ -48,7 +48,7 @@ case $(option out_dir) in
   '~'/*) value[out_dir]=$HOME/$(option out_dir | cut -c3-) ;;
   *) [[ -z ${given[out_dir]:-} || $PWD == "$start_dir" ]] || value[out_dir]=$start_dir/$(option out_dir) ;;
 esac
-for name in squad_dir cache_dir vocab_file eval_script hostfile; do
+for name in squad_dir cache_dir vocab_file eval_script hostfile bf16_config_path; do
   [[ -z ${given[$name]:-} ]] || value[$name]=$(in_start_dir "$(option "$name")")
 done
 planned_python

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds and installs Horovod, which several workers need, into the Python that the wrappers use.
 #
-#   bash scripts/install_horovod.sh          CPU: workers of one machine, or of several, over Gloo
+#   bash scripts/install_horovod.sh          CPU: workers of one machine, or of several, over Gloo (HOROVOD_WITH_MPI=1: also MPI)
 #   bash scripts/install_horovod.sh gpu      NVIDIA GPUs over NCCL
 #   bash scripts/install_horovod.sh hpu      Gaudi cards: habana-horovod, over HCCL and MPI
 #
@@ -19,14 +19,15 @@ by_name=("rebuild=false build again although a Horovod that loads is there")
 read_options "$@"
 choose device cpu gpu hpu
 device=$(option device)
-horovod=0.28.1
+horovod=0.28.1 serves="loads with"
+! is device hpu || serves="is built for"
 
 use_python "$device"
 
 # --- What is there ---
 # Prints the version of TensorFlow, that of habana-tensorflow (or -), and whether Horovod is absent, in pieces (broken),
 # built for something else (other) or as it should be (serves); then the reason in words.
-state_code='import importlib.metadata as metadata, json, os, sys
+state_code='import importlib.metadata as metadata, importlib.util, json, os, sys
 import tensorflow as tf
 
 def version(name):
@@ -47,9 +48,11 @@ def state(device):
     if device == "hpu" and (names[0] != "habana-horovod" or version(names[0]) != version("habana-tensorflow")):
         return "other it is %s %s" % (names[0], version(names[0]))
     try:
-        import horovod.tensorflow as hvd
-        with open(os.path.join(os.path.dirname(hvd.__file__), os.pardir, "metadata.json")) as file:
+        folder = importlib.util.find_spec("horovod").submodule_search_locations[0]
+        with open(os.path.join(folder, "metadata.json")) as file:
             built_for = json.load(file).get("tensorflow")
+        if device != "hpu":  # where it loads the bridge, which needs a card: it may be built where there is none
+            import horovod.tensorflow as hvd
     except Exception as error:
         return "broken " + (str(error).splitlines() or [type(error).__name__])[0]
     if built_for != tf.__version__:
@@ -80,7 +83,7 @@ if (( major > 2 || minor > 15 )); then
 Python 3.10 or 3.11 with requirements-${device/hpu/hpu-1.14}.txt installed, or use one worker"
 fi
 if [[ $state == serves ]] && is rebuild false; then
-  say "$reason is in $python already and loads with TensorFlow $tensorflow; nothing to do"
+  say "$reason is in $python already and $serves TensorFlow $tensorflow; nothing to do"
   exit 0
 fi
 
@@ -123,7 +126,7 @@ export CMAKE_POLICY_VERSION_MINIMUM=3.5  # the build files ask for versions that
 export MAKEFLAGS=${MAKEFLAGS:--j$(nproc)}
 package=horovod==$horovod
 case $device in
-  cpu) export HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 ;;
+  cpu) export HOROVOD_WITH_GLOO=1; [[ ${HOROVOD_WITH_MPI:-} == 1 ]] || export HOROVOD_WITHOUT_MPI=1 ;;
   gpu) export HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_WITH_GLOO=1 ;;
   hpu) package=habana-horovod==$bridge ;;
 esac
@@ -160,4 +163,4 @@ if [[ $state != serves ]]; then
   die "$package was built, but it is of no use here and was removed: $reason" 1
 fi
 release_lock
-say "$reason is in $python and loads with TensorFlow $tensorflow"
+say "$reason is in $python and $serves TensorFlow $tensorflow"

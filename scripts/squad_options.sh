@@ -39,6 +39,7 @@ by_name=(
   "log_freq=10 updates between two logged lines"
   "xla=auto compile with XLA: auto (on gpu only), true, false; ignored on hpu"
   "hostfile= hosts of the workers, in lines like 'host1 slots=8' (default: this machine)"
+  "bf16_config_path= hpu with bf16: JSON file of what is converted (default: ours)"
   "gradient_compression=none gradients travel between workers as none (float32), fp16, bf16"
   "skip_checkpoint=false write no checkpoint"
   "overwrite=false delete another fine-tuning's checkpoints in out_dir"

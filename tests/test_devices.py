@@ -343,6 +343,7 @@ def test_bridge_loads_once_after_its_environment_is_set(precision, conversion, n
     assert events() == [{"TF_BF16_CONVERSION": conversion, "HLS_MODULE_ID": None}]
     assert (device.kind, device.compute_dtype, device.jit_compile) == ("hpu", tf.float32, False)
     assert note in device.note and bool(note) == bool(device.note)
+    assert str(device).startswith("hpu (Gaudi") and (note in str(device))  # the first line of a log
     assert os.path.exists(gaudi.BF16_LISTS)
 
 

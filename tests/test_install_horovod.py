@@ -1,4 +1,5 @@
 """scripts/install_horovod.sh, with a stand-in for Python: nothing is downloaded or built."""
+import json
 import os
 import signal
 import subprocess
@@ -125,6 +126,26 @@ def test_gpu_and_hpu_build_their_own(installing, tmp_path):
                              SYNAPSE_ROOT=str(synapse.parent))
     assert result.returncode == 0, result.stderr
     assert installing.recorded()[-2].endswith(" habana-horovod==1.14.0.493")
+
+
+def test_habana_horovod_is_judged_without_loading_it(installing, tmp_path):
+    """It loads the bridge, which needs a card; it may be built and kept where there is none."""
+    site = make_folder(tmp_path / "site")
+    for name in ("habana-horovod", "habana-tensorflow"):
+        folder = make_folder(site / f"{name.replace('-', '_')}-1.14.0.493.dist-info")
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.14.0.493\n")
+        (folder / "RECORD").write_text("horovod/metadata.json,,\n")
+    (site / "tensorflow.py").write_text("__version__ = '2.15.0'")
+    package = make_folder(site / "horovod")
+    for folder in (package, make_folder(package / "tensorflow")):
+        (folder / "__init__.py").write_text("raise RuntimeError('there is no card')")
+    (package / "metadata.json").write_text(json.dumps({"tensorflow": "2.15.0"}))
+    python = write_executable(tmp_path / "only_site" / "python", f"""#!/bin/sh
+        case "$2" in *metadata*) exec {sys.executable} -S "$@" ;; esac  # without the packages that are installed here
+    """)
+    result = installing.call("hpu", wrapper=SCRIPT, PYTHON=python, PYTHONPATH=str(site))
+    assert result.returncode == 0, result.stderr
+    assert "habana-horovod 1.14.0.493 is in " in result.stdout and "nothing to do" in result.stdout
 
 
 def test_a_build_that_fails_leaves_what_there_was(installing):

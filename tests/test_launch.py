@@ -163,25 +163,34 @@ def test_several_hosts(launching, wrapper):
         *HOROVODRUN[:4], "16", "--disable-cache", "-H"]
     assert "node-1:8,node-2.cluster:8,10.0.0.3:4" in planned(launching, wrapper, *several)[0]
     launch, _ = planned(launching, wrapper, *several, "--device=hpu", PYTHONPATH="/lib", HABANA_LOGS="/logs",
-                        HABANA_VISIBLE_DEVICES="all", UNRELATED="1")
-    assert launch[:9] == ["mpirun", "-np", "16", *MPIRUN[3:9]]
+                        HABANA_VISIBLE_DEVICES="all", UNRELATED="1", FI_EFA_USE_DEVICE_RDMA="1",
+                        MLX5_SCATTER_TO_CQE="0")
+    assert os.path.isabs(launch[0])  # so that Open MPI looks for its parts in the same folder of the other hosts
+    assert [os.path.basename(launch[0]), *launch[1:9]] == ["mpirun", "-np", "16", *MPIRUN[3:9]]
     assert launch[9:11] == ["--hostfile", str(hosts)]
     passed = {launch[i + 1] for i, word in enumerate(launch) if word == "-x"}
-    assert {"PATH", "PYTHONPATH", "HABANA_LOGS", "ELECTRA_STATUS_FILE", "ELECTRA_PROGRESS"} <= passed
+    assert {"PATH", "PYTHONPATH", "HABANA_LOGS", "ELECTRA_STATUS_FILE", "ELECTRA_PROGRESS", "FI_EFA_USE_DEVICE_RDMA",
+            "MLX5_SCATTER_TO_CQE"} <= passed
     assert not {"HABANA_VISIBLE_DEVICES", "UNRELATED"} & passed
 
 
 def test_a_hostfile_belongs_to_the_folder_of_the_call(launching, tmp_path):
     here = make_folder(tmp_path / "here")
     (here / "hosts").write_text("a slots=2\n")
-    result = launching.call(*WRAPPERS["electra.sh"], "hpu", "--num_hpu=2", "--hostfile=hosts", "--dry_run", cwd=here)
-    assert str(here / "hosts") in commands(result)[-1]
+    (here / "lists.json").write_text("{}")
+    for wrapper in WRAPPERS:
+        words = commands(launching.call(*WRAPPERS[wrapper], "--device=hpu", "--precision=bf16", "--num_hpu=2",
+                                        "--hostfile=hosts", "--bf16_config_path=lists.json", "--dry_run", cwd=here,
+                                        wrapper=wrapper))[-1]
+        assert {str(here / "hosts"), f"--bf16_config_path={here}/lists.json"} <= set(words)
     (launching.folder / "scripts" / "sweep_squad.py").write_text("")
     sweep = launching.call("--checkpoints=/c", "--num_hpu=2", "--hostfile=hosts", "--gradient_compression=fp16",
-                           "--squad_dir=/", "--dry_run", cwd=here, wrapper="finetune_ckpts_on_squad.sh")
+                           "--squad_dir=/", "--bf16_config_path=lists.json", "--dry_run", cwd=here,
+                           wrapper="finetune_ckpts_on_squad.sh")
     words = commands(sweep)[-1]
     assert set(words[words.index("--") + 1:]) == {"--num_workers=2", f"--hostfile={here}/hosts", "--squad_dir=/",
-                                                  "--gradient_compression=fp16"}
+                                                  "--gradient_compression=fp16",
+                                                  f"--bf16_config_path={here}/lists.json"}
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)

@@ -107,7 +107,7 @@ def question_answering(which, **changes):
                 "is_impossible": "is_impossible"}
     features = {ours: tf.constant(GOLDEN[f"in/{theirs}"], tf.int32) for ours, theirs in features.items()}
     golden = {key[len(which) + 1:]: GOLDEN[key] for key in GOLDEN.files if key.startswith(f"{which}/")}
-    return model, {**features, "weights": tf.ones([3])}, golden
+    return model, {**features, "weights": tf.ones([3]), "num_examples": tf.constant(3.0)}, golden
 
 
 QA_ROUNDING = dict(rtol=1e-5, atol=1e-5)
@@ -176,7 +176,8 @@ def test_answerability_in_training_does_not_see_the_gold_start():
 @pytest.mark.parametrize("which", ["joint_v2", "independent"])
 def test_examples_of_weight_0_and_padding_change_neither_loss_nor_gradient(which):
     model, features, _ = question_answering(which)
-    two = {name: value[:2] for name, value in features.items()}
+    features["num_examples"] = tf.constant(2.0)
+    two = {name: value[:2] if len(value.shape) else value for name, value in features.items()}
     filled = {**features, "weights": tf.constant([1.0, 1.0, 0.0])}
     longer = {name: tf.pad(value, [[0, 0], [0, 5]], constant_values=int(name == "p_mask")) if len(value.shape) == 2
               else value for name, value in two.items()}

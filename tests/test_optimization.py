@@ -250,13 +250,13 @@ class Linear:
         else:
             self.optimizer = optimizer([self.kernel, self.bias], Schedule(rate, 20, 3))
         self.traces = self.applications = 0
-        apply = self.optimizer.apply
+        change = self.optimizer.change
 
         def counted(*arguments):
             self.applications += 1
-            apply(*arguments)
+            change(*arguments)
 
-        self.optimizer.apply = counted
+        self.optimizer.change = counted
         self.step = TrainStep(self.loss, ["examples", "absolute"], self.optimizer, **settings)
 
     def loss(self, features, seeds):
@@ -301,6 +301,35 @@ def test_micro_batches_of_one_size_amount_to_one_batch(optimizer):
                 np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)  # float32 sums in another order
         assert int(accumulated.optimizer.step) == int(at_once.optimizer.step) == 4
         assert (np.abs(at_once.values()[1]) > 1e-3).all()  # something was learnt
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_what_is_compiled_touches_no_integer_variable(accumulation_steps, monkeypatch):
+    """TensorFlow keeps int32 variables in the host's memory, where compiled code of a GPU cannot reach them."""
+    uncompiled, graphs = tf.function, []
+
+    def recording(function, jit_compile=None, **settings):
+        traced = uncompiled(function, jit_compile=jit_compile, **settings)
+
+        def call(*arguments):
+            if jit_compile:
+                graphs.append(traced.get_concrete_function(*arguments))
+            return traced(*arguments)
+
+        return call
+
+    monkeypatch.setattr(tf, "function", recording)
+    compiled = Linear(AdamW, accumulation_steps=accumulation_steps, jit_compile=True)
+    monkeypatch.undo()
+    plain = Linear(AdamW, accumulation_steps=accumulation_steps)
+    batches = [batch(i) for i in range(accumulation_steps)]
+    for model in (compiled, plain):
+        model.step(batches)
+        assert model.step.read_metrics()["bad_step"] == 0 and int(model.optimizer.step) == 1
+    np.testing.assert_allclose(compiled.values()[0], plain.values()[0], rtol=1e-5)
+    used = [variable for graph in graphs for variable in graph.variables]
+    assert compiled.kernel.ref() in {variable.ref() for variable in used}
+    assert all(variable.dtype.is_floating for variable in used), [v.name for v in used if v.dtype.is_integer]
 
 
 @pytest.mark.parametrize("accumulation_steps", [1, 3])

@@ -81,7 +81,7 @@ def features_of(model, training):
         if training:
             labels = ("start_positions", "end_positions", "is_impossible")
             found = {name: tf.TensorSpec([2], tf.int32) for name in labels}
-            found["weights"] = tf.TensorSpec([2], tf.float32)
+            found.update(weights=tf.TensorSpec([2], tf.float32), num_examples=tf.TensorSpec([], tf.float32))
     return {**{name: tf.TensorSpec([2, 32], tf.int32) for name in names}, **found}
 
 

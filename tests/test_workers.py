@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import test_run_pretraining
 import test_run_tf_squad
 from test_run_pretraining import make_config
@@ -59,6 +61,18 @@ def test_another_number_of_workers_than_asked_for_is_refused(num_workers, enviro
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert words in refuses(workers.place, num_workers)
+
+
+@pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "PMI_SIZE"])
+def test_processes_that_a_launcher_started_unknown_to_horovod_are_refused(name, monkeypatch, refuses):
+    """`srun -n 8`: eight lone trainings would write into one folder."""
+    monkeypatch.setenv(name, "8")
+    assert f"{name}=8 says that this process is one of several" in refuses(workers.place, 0)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
+    assert workers.place(0) is workers.ALONE
+    monkeypatch.delenv("OMPI_COMM_WORLD_SIZE")
+    monkeypatch.setenv(name, "1")  # salloc's own shell
+    assert workers.place(0) is workers.ALONE
 
 
 def test_several_workers_without_horovod_are_refused(monkeypatch, refuses):
@@ -240,6 +254,33 @@ def test_a_type_that_horovod_cannot_exchange_is_refused(tmp_path):
     assert (tmp_path / "status.0").read_text() == "2\n"
 
 
+# habana-horovod has kernels for the card for HorovodAllreduce, and none for HorovodGroupedAllreduce.
+ON_A_CARD = """
+    import numpy as np, tensorflow as tf
+    import horovod.tensorflow as horovod
+    import workers
+
+    class BuiltForGaudi:
+        def hccl_built(self): return True
+        def __getattr__(self, name): return getattr(horovod, name)
+
+    horovod.init()
+    joined = workers.HorovodWorkers(BuiltForGaudi(), "fp16")
+    tensors = [tf.fill([2, 3], float(joined.rank)), tf.constant(float(joined.rank + 2)), tf.fill([4], 8.0)]
+    mean = tf.function(joined.mean, autograph=False).get_concrete_function([tf.TensorSpec(t.shape) for t in tensors])
+    print(sorted(op.type for op in mean.graph.get_operations() if "Horovod" in op.type))
+    for found, expected in zip(mean(*tensors), (np.full([2, 3], 0.5), np.float32(2.5), np.full([4], 8.0))):
+        assert found.dtype == tf.float32
+        np.testing.assert_array_equal(found, expected)
+"""
+
+
+@needs_horovod
+def test_gradients_travel_from_card_to_card_in_one_exchange(tmp_path):
+    (tmp_path / "mean.py").write_text(textwrap.dedent(ON_A_CARD))
+    assert complete(2, [tmp_path / "mean.py"]).count("['HorovodAllreduce']") == 2
+
+
 @pytest.fixture(scope="module")
 def two_phases_of_two(data, tmp_path_factory):  # noqa: F811
     """Phase 1 of two workers, 24 updates with evaluation: its configuration and output."""
@@ -298,6 +339,28 @@ def test_predictions_are_the_same_for_any_number_of_workers(version, squad_data,
         results = json.loads((out / "results.json").read_text())
         outputs.append([(out / name).read_bytes() for name in files] + [results["f1"]])
     assert outputs[0] == outputs[1] == outputs[2]
+
+
+@needs_horovod
+def test_every_question_counts_alike_where_workers_have_unequal_parts(squad_data, tmp_path):  # noqa: F811
+    """An update of 5 questions: 3 at one worker and 2 at the other, or all at one."""
+    shutil.copytree(squad_data / "model", tmp_path / "model")
+    encoder = json.loads((tmp_path / "model" / "config.json").read_text())
+    encoder.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    (tmp_path / "model" / "config.json").write_text(json.dumps(encoder))
+    test_run_tf_squad.squad_file(tmp_path / "train-v1.1.json", "1.1", 5, seed=1)
+    moments = []
+    for processes in (1, 2):
+        config = test_run_tf_squad.make_config(
+            tmp_path, tmp_path / str(processes), init_checkpoint=str(tmp_path / "model"), do_predict=False,
+            do_eval=False, train_batch_size=6 // processes, length_buckets="48", max_steps=1, layerwise_lr_decay=1.0)
+        complete(processes, ["run_tf_squad.py", *flags_of(config)])
+        reader = tf.train.load_checkpoint(str(tmp_path / str(processes) / "checkpoints" / "ckpt-1"))
+        moments.append({name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()
+                        if "/first_moments/" in name})
+    assert max(np.abs(moment).max() for moment in moments[0].values()) > 1e-3
+    for name, moment in moments[0].items():  # a tenth of the gradient
+        np.testing.assert_allclose(moments[1][name], moment, rtol=1e-3, atol=1e-6, err_msg=name)
 
 
 def rank_process(parent, rank, script):
