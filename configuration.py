@@ -464,8 +464,8 @@ class SquadConfig(DeviceOptions):
     n_best_size: int = option(20, "answers kept for each question", minimum=1)
     max_answer_length: int = option(30, "longest answer", minimum=1)
     null_score_diff_threshold: float = option(
-        -5.6, "2.0: a question whose null odds exceed this is answered with nothing; tuned for the joint head of the "
-        "original recipe")
+        0.0, "2.0: a question whose null odds exceed this is answered with nothing (the original recipe's -5.6 belongs "
+        "to --answerability_from_gold)")
     eval_script: typing.Optional[str] = option(None, "an official evaluation script, run too and compared")
     # Output
     output_dir: typing.Optional[str] = option(None, "folder of checkpoints, predictions and results")

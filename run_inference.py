@@ -49,7 +49,7 @@ class InferenceConfig:
     version_2_with_negative: bool = option(
         False, "the model knows unanswerable questions (SQuAD 2.0); models of this project say so themselves")
     null_score_diff_threshold: float = option(
-        -5.6, "null odds above which the model is said to find no answer (2.0); results.json of the fine-tuning has "
+        0.0, "null odds above which the model is said to find no answer (2.0); results.json of the fine-tuning has "
         "the best one as best_f1_thresh")
     max_seq_length: Optional[int] = option(
         None, "question and window together, tokens (default: 384, or as many as the model has positions)", minimum=8)
