@@ -110,7 +110,7 @@ def place(num_workers: int, own_cores: bool = False) -> Workers:
 
     Args:
         num_workers: how many there should be; 0 takes what the launcher started.
-        own_cores: give each worker of this machine its share of the processor's cores.
+        own_cores: they compute on the processor: give each of this machine its share of the cores.
     Raises: UserError: Horovod is missing, or the workers are not as many as asked for.
     """
     started = launched("SIZE") or 1
@@ -130,8 +130,12 @@ def place(num_workers: int, own_cores: bool = False) -> Workers:
         raise UserError(f"{started} workers need Horovod, which is not installed: run "
                         "'bash scripts/install_horovod.sh', or use one worker.")
     placed = Workers(launched("RANK") or 0, started, launched("LOCAL_RANK") or 0, launched("LOCAL_SIZE") or 1)
-    if own_cores and hasattr(os, "sched_setaffinity"):
-        take_own_cores(placed.local_rank, placed.local_size)
+    if own_cores:
+        # Horovod's thread looks for work every millisecond by default, on the core that computes: that took a seventh
+        # of it (`small`, two workers of one core: 12.5 sequences/s, 14.9 with 5 ms).
+        os.environ.setdefault("HOROVOD_CYCLE_TIME", "5")
+        if hasattr(os, "sched_setaffinity"):
+            take_own_cores(placed.local_rank, placed.local_size)
     return placed
 
 

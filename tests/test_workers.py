@@ -121,6 +121,18 @@ def test_workers_of_a_machine_share_its_cores(local_size, shares, monkeypatch):
         assert taken == ([share] if share else [])
 
 
+@pytest.mark.parametrize("given, own_cores, cycle", [(None, True, "5"), ("2", True, "2"), (None, False, None)])
+def test_horovod_leaves_the_cores_to_the_computation(given, own_cores, cycle, monkeypatch):
+    monkeypatch.setenv("HOROVOD_SIZE", "2")
+    monkeypatch.setattr(workers, "take_own_cores", lambda *_: None)
+    monkeypatch.setattr(workers.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setenv("HOROVOD_CYCLE_TIME", given or "")  # also so that it is put back in the end
+    if given is None:
+        monkeypatch.delenv("HOROVOD_CYCLE_TIME")
+    workers.place(2, own_cores)
+    assert os.environ.get("HOROVOD_CYCLE_TIME") == cycle
+
+
 def test_cores_that_the_launcher_chose_stay(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {2}, raising=False)
