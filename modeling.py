@@ -66,12 +66,12 @@ def layer_norm(x, gamma, beta, epsilon: float):
         inverse_std = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True) + epsilon)
         normal = centred * inverse_std
 
-        @in_float32()
         def gradient(upstream):
-            scaled = upstream * gamma
-            projection = tf.reduce_mean(scaled * normal, axis=-1, keepdims=True)
-            d_x = inverse_std * (scaled - tf.reduce_mean(scaled, axis=-1, keepdims=True) - normal * projection)
-            return d_x, tf.reduce_sum(upstream * normal, axis=0), tf.reduce_sum(upstream, axis=0)
+            with in_float32():  # as a decorator it would have **kwargs, in which TensorFlow 2.9 expects variables
+                scaled = upstream * gamma
+                projection = tf.reduce_mean(scaled * normal, axis=-1, keepdims=True)
+                d_x = inverse_std * (scaled - tf.reduce_mean(scaled, axis=-1, keepdims=True) - normal * projection)
+                return d_x, tf.reduce_sum(upstream * normal, axis=0), tf.reduce_sum(upstream, axis=0)
 
         return normal * gamma + beta, gradient
 
