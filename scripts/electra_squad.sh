@@ -116,11 +116,14 @@ choose_launcher
 squad_command
 running "${command[@]}"
 run_logged "$(option out_dir)/console.log" "${command[@]}"
+no_weights() {  # whether the command has just said so; where the chief alone has a log, it alone knows
+  local said
+  said=$(tail -n 50 "$(option out_dir)/console.log" 2>/dev/null) || return
+  [[ ${said##*running: } == *"$(option electra_model) is no folder here"* ]]
+}
 if (( status == 75 )); then
   die "interrupted; the same call goes on from the last checkpoint" 75
-fi
-said=$(tail -n 50 "$(option out_dir)/console.log")
-if (( status == 2 )) && [[ ${said##*running: } == *"$(option electra_model) is no folder here"* ]]; then
+elif (( status == 2 )) && no_weights; then
   newest=$(find results/models/*/checkpoints -name 'ckpt-*.index' -printf '%T@ %p\n' 2>/dev/null | sort -n |
     tail -n 1) || true  # there may be no such folder
   newest=${newest#* } own="CHECKPOINT, which scripts/electra.sh makes"

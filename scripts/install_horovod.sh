@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds and installs Horovod, which several workers need, into the Python that the wrappers use.
 #
-#   bash scripts/install_horovod.sh          CPU: workers of one machine, or of several, over Gloo (HOROVOD_WITH_MPI=1: also MPI)
+#   bash scripts/install_horovod.sh          CPU: workers of one machine, or of several, over Gloo;
+#                                            with HOROVOD_WITH_MPI=1 in the environment also MPI
 #   bash scripts/install_horovod.sh gpu      NVIDIA GPUs over NCCL
 #   bash scripts/install_horovod.sh hpu      Gaudi cards: habana-horovod, over HCCL and MPI
 #
