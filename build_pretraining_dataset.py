@@ -55,9 +55,9 @@ import google_crc32c
 import numpy as np
 import tokenizers
 import tqdm
-from absl import flags
 
 import configuration
+import files
 from configuration import Interrupted, RunFailed, UserError, option
 from tokenization import ElectraTokenizer
 
@@ -549,17 +549,14 @@ def finish(config: BuildConfig, tokenizer: ElectraTokenizer, sizes: dict[str, in
                    for path, size in sizes.items()],  # a file name need not be text
         **{split: [{"file": name, "bytes": os.path.getsize(f"{new}/{name}"), "records": records}
                    for name, records in files] for split, files in written.items()}}
-    configuration.write_json(f"{new}/manifest.json", manifest)
+    files.write_json(f"{new}/manifest.json", manifest)
     return manifest
 
 
 def main(argv) -> int:
-    flag_values = flags.FlagValues()
-    configuration.define_flags(flag_values, BuildConfig)
-    configuration.parse_command_line(argv, flag_values, "Builds ELECTRA's pre-training records from plain text, one "
-                                     "sentence a line, a blank line between documents.")
+    config = configuration.parse(BuildConfig, argv, __doc__)
     stop_on_signals()
-    build(configuration.from_flags(BuildConfig, flag_values))
+    build(config)
     return 0
 
 

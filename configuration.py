@@ -7,7 +7,8 @@ run_pretraining.py: name, default, bounds and meaning are written once, here.
 Sizes follow Clark et al. 2020 (arXiv:2003.10555), table 6 (small, base, large); `tiny` is ours, for tests and
 laptops. How commands end is here too: `UserError` is exit status 2, `RunFailed` 1, `Interrupted` 75 (EX_TEMPFAIL).
 
-Neither TensorFlow nor numpy is imported, so that a wrong command line is answered at once.
+Only the standard library is imported (absl where a command line is parsed): a wrong command line is answered at once,
+and scripts/recipe.py reads the options before any environment exists.
 """
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ import textwrap
 import time
 import typing
 
-from absl import flags
+import files
 
 
 class UserError(Exception):
@@ -178,25 +179,6 @@ def parse_json_object(text: str, where: str) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{where} holds no JSON object: mend or replace it.")
     return content
-
-
-def write_text(path: str, content: str):
-    """Writes a text file under a temporary name and renames it, so that no reader meets half a file."""
-    temporary = f"{path}.tmp{os.getpid()}"
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
-        raise
-
-
-def write_json(path: str, content: dict):
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 # --- Options: dataclass fields that are also flags ---
@@ -521,31 +503,77 @@ class SquadConfig(DeviceOptions):
 REPORT_SECONDS = 15  # that a worker other than rank 0 waits before it says why it ends
 
 
-def define_flags(flag_values: flags.FlagValues, config_class):
-    """Defines one flag per field of `config_class`, with the field's default, choices and meaning.
+def parse(config_class, argv, doc: str, old_names: typing.Optional[dict] = None):
+    """Makes `config_class` from the words of a command line; prints help and exits 0 for -h, --help.
+
+    Args:
+        argv: program name first.
+        doc: the command's module docstring; help shows it up to its list of calls.
+        old_names: switches of earlier recipes: name -> (option, value) that it stands for. Each use is noted.
+    Raises: UserError: an unknown option, a value that does not parse, a stray argument, or what `config_class` refuses.
+    """
+    from absl import flags
+    flag_values = flags.FlagValues()
+    define_flags(flag_values, config_class)
+    for name, (new, value) in (old_names or {}).items():
+        flags.DEFINE_bool(name, False, f"old name of --{new}={value}", flag_values=flag_values)
+    parse_command_line(argv, flag_values, doc.split("\n\n    ")[0])
+    for name, (new, value) in (old_names or {}).items():
+        if flag_values[name].value:
+            flag_values[new].value = value
+            print(f"note: --{name} means --{new}={value}.")
+    return config_class(**{field.name: flag_values[field.name].value for field in dataclasses.fields(config_class)})
+
+
+def kinds_of(config_class) -> typing.Dict[str, type]:
+    """The type of every field by name: bool, int, float or str, also where None is allowed."""
+    hints = typing.get_type_hints(config_class)
+    return {name: next((kind for kind in typing.get_args(hint) if kind is not type(None)), hint)
+            for name, hint in hints.items()}
+
+
+def from_words(config_class, words: typing.Dict[str, str]):
+    """Makes `config_class` from texts by field name, without absl.
+
+    Raises: UserError: an unknown name, a text that is not of the field's type, or what `config_class` refuses.
+    """
+    refuse_unknown_keys(words, config_class, "the options")
+    kinds, values = kinds_of(config_class), {}
+    names = {int: "a whole number", float: "a number", bool: "true or false"}
+    for name, word in words.items():
+        try:
+            values[name] = {"true": True, "false": False}[word] if kinds[name] is bool else kinds[name](word)
+        except (KeyError, ValueError) as error:
+            raise UserError(f"--{name}={word} is not {names[kinds[name]]}: give one.") from error
+    return config_class(**values)
+
+
+def define_flags(flag_values, config_class):
+    """Defines one absl flag per field of `config_class`, with the field's default, choices and meaning.
 
     Bounds stay with the dataclass (`check_options`), which tests and other callers meet as well.
     """
-    hints = typing.get_type_hints(config_class)
+    from absl import flags
+    define = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
+    kinds = kinds_of(config_class)
     for field in dataclasses.fields(config_class):
-        rule, hint = field.metadata, hints[field.name]
-        kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)] or [hint]
+        rule = field.metadata
         common = dict(name=field.name, default=field.default, help=rule["meaning"], flag_values=flag_values)
         if rule["choices"]:
             flags.DEFINE_enum(enum_values=list(rule["choices"]), **common)
         else:
-            {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float,
-             str: flags.DEFINE_string}[kinds[0]](**common)
+            define[kinds[field.name]](**common)
 
 
-def parse_command_line(argv, flag_values: flags.FlagValues, description: str) -> flags.FlagValues:
-    """Parses `argv` (program name first); prints help and exits 0 for -h, --help.
+def parse_command_line(argv, flag_values, description: str):
+    """Parses `argv` (program name first) into absl's `flag_values`; prints help and exits 0 for -h, --help.
 
     Kinder than absl alone: dashes and underscores in names are the same (`--json-summary`), and a switch takes its
     value as the next word too (`--skip_adaptive false`), which absl would read as true followed by a stray argument.
 
     Raises: UserError: an unknown flag, a value that does not parse, or a stray argument.
     """
+    from absl import flags
     words = []
     for position, word in enumerate(argv):
         if position and word in ("-h", "--help", "-help"):
@@ -567,10 +595,9 @@ def parse_command_line(argv, flag_values: flags.FlagValues, description: str) ->
         raise UserError(f"{reason}; --help lists every option.") from error
     if len(rest) > 1:
         raise UserError(f"argument {rest[1]!r} belongs to no option; --help lists every option.")
-    return flag_values
 
 
-def help_text(program: str, flag_values: flags.FlagValues, description: str) -> str:
+def help_text(program: str, flag_values, description: str) -> str:
     lines = [f"usage: {os.path.basename(program)} [--option=value ...]", "", description.strip(), "", "options:"]
     for name in flag_values:
         flag = flag_values[name]
@@ -587,11 +614,6 @@ def launched(word: str) -> typing.Optional[int]:
         if os.environ.get(name):
             return int(os.environ[name])
     return None
-
-
-def from_flags(config_class, flag_values: flags.FlagValues):
-    """Makes `config_class` from flags defined by `define_flags`."""
-    return config_class(**{field.name: flag_values[field.name].value for field in dataclasses.fields(config_class)})
 
 
 def run_command(main):
@@ -621,4 +643,4 @@ def run_command(main):
 def write_status(rank: int, status: int):
     if os.environ.get("ELECTRA_STATUS_FILE"):
         with contextlib.suppress(OSError):  # another machine may not have that folder
-            write_text(f"{os.environ['ELECTRA_STATUS_FILE']}.{rank}", f"{status}\n")
+            files.write_text(f"{os.environ['ELECTRA_STATUS_FILE']}.{rank}", f"{status}\n")

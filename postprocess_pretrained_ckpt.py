@@ -18,7 +18,6 @@ from typing import Optional
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow loads; its start-up notes would hide ours
 
-from absl import flags
 
 import configuration
 import modeling
@@ -79,10 +78,7 @@ def export(config: ExportConfig):
 
 
 def main(argv):
-    flag_values = flags.FlagValues()
-    configuration.define_flags(flag_values, ExportConfig)
-    configuration.parse_command_line(argv, flag_values, __doc__.split("\n\n    ")[0])
-    export(configuration.from_flags(ExportConfig, flag_values))
+    export(configuration.parse(ExportConfig, argv, __doc__))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 import configuration
+import files
 from configuration import UserError
 
 # --- Randomness ---
@@ -327,7 +328,7 @@ def count_shards(paths: Sequence[str], manifest: Optional[dict], counts_file: Op
         counts[path] = open_shard(path).records
     if counts_file and uncounted:
         os.makedirs(os.path.dirname(counts_file), exist_ok=True)
-        configuration.write_json(counts_file, {**remembered, **{key(path): counts[path] for path in uncounted}})
+        files.write_json(counts_file, {**remembered, **{key(path): counts[path] for path in uncounted}})
     shards = [Shard(path, counts[path]) for path in paths]
     if not sum(shard.records for shard in shards):
         raise UserError(f"{paths[0]} and the shards beside it hold no record: rebuild the dataset.")

@@ -24,7 +24,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow loads
 
 import numpy as np
 import tensorflow as tf
-from absl import flags
 
 import configuration
 import devices
@@ -179,10 +178,7 @@ def in_sentence(context: str, start: int, end: int) -> str:
 
 
 def main(argv):
-    flag_values = flags.FlagValues()
-    configuration.define_flags(flag_values, InferenceConfig)
-    configuration.parse_command_line(argv, flag_values, __doc__.split("\n\n    ")[0])
-    config = configuration.from_flags(InferenceConfig, flag_values)
+    config = configuration.parse(InferenceConfig, argv, __doc__)
     context = config.read_context()
     if not context.strip():
         raise UserError("the context is empty: give a text that can hold an answer.")

@@ -21,11 +21,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow loads
 
 import numpy as np
 import tensorflow as tf
-from absl import flags, logging
+from absl import logging
 from tqdm import tqdm
 
 import configuration
 import devices
+import files
 import modeling
 import optimization
 import pretrain_utils
@@ -35,24 +36,9 @@ from configuration import Interrupted, PretrainingConfig, RunFailed, UserError
 from tokenization import ElectraTokenizer
 from workers import Workers, lost_workers_told
 
-
-def define_flags(flag_values: flags.FlagValues):
-    configuration.define_flags(flag_values, PretrainingConfig)
-    for name, meaning in (("use_hpu", "old name of --device=hpu"), ("hmp", "old name of --precision=bf16"),
-                          ("bfloat16", "old name of --precision=bf16"),
-                          ("fp16_compression", "old name of --gradient_compression=fp16")):
-        flags.DEFINE_bool(name, False, meaning, flag_values=flag_values)
-
-
-def config_from_flags(flag_values: flags.FlagValues) -> PretrainingConfig:
-    """The configuration, with the ancestor's switches mapped to ours and each mapping said."""
-    for old, new, value in (("use_hpu", "device", "hpu"), ("hmp", "precision", "bf16"),
-                            ("bfloat16", "precision", "bf16"), ("fp16_compression", "gradient_compression", "fp16")):
-        if flag_values[old].value:
-            flag_values[new].value = value
-            print(f"note: --{old} means --{new}={value}.")
-    return configuration.from_flags(PretrainingConfig, flag_values)
-
+# Switches of Habana's recipe, by the option that each stands for.
+OLD_NAMES = {"use_hpu": ("device", "hpu"), "hmp": ("precision", "bf16"), "bfloat16": ("precision", "bf16"),
+             "fp16_compression": ("gradient_compression", "fp16")}
 
 # --- What is trained, and on what ---
 
@@ -407,7 +393,7 @@ def describe_run(config, device, model, data: Data, start: Start, global_batch: 
                  (config.num_train_steps - start.step) * global_batch / data.order.records)
     if data.record_format.has_static_masks:
         logging.info("the records hold BERT's static masks: their tokens are restored before masking anew.")
-    configuration.write_json(os.path.join(config.logs, f"configuration_phase{config.phase}.json"), {
+    files.write_json(os.path.join(config.logs, f"configuration_phase{config.phase}.json"), {
         "config": dataclasses.asdict(config), "discriminator": model.config.to_dict(),
         "generator": model.generator.config.to_dict() if model.generator else None, "data": data.fingerprint,
         "device": device.description, "world_size": device.world_size, "environment": training.environment()})
@@ -489,10 +475,7 @@ def resume_hint(signal_name: str, step: int, config: PretrainingConfig, anything
 
 
 def main(argv):
-    flag_values = flags.FlagValues()
-    define_flags(flag_values)
-    configuration.parse_command_line(argv, flag_values, __doc__.split("\n\n    ")[0])
-    config = config_from_flags(flag_values)
+    config = configuration.parse(PretrainingConfig, argv, __doc__, OLD_NAMES)
     device = devices.open_for(config)
     with lost_workers_told():
         if config.eval_only:

@@ -27,11 +27,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow loads
 
 import numpy as np
 import tensorflow as tf
-from absl import flags, logging
+from absl import logging
 from tqdm import tqdm
 
 import configuration
 import devices
+import files
 import modeling
 import optimization
 import pretrain_utils
@@ -306,7 +307,7 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
                      questions.batch_size * accumulation, math.ceil(questions.batches_per_epoch / accumulation),
                      ", ".join(map(str, config.buckets)))
         os.makedirs(logs, exist_ok=True)
-        configuration.write_json(os.path.join(logs, "configuration.json"), {
+        files.write_json(os.path.join(logs, "configuration.json"), {
             "config": {**dataclasses.asdict(config), "seed": seed}, "encoder": encoder.to_dict(),
             "device": device.description, "world_size": workers.size, "environment": training.environment()})
     workers.broadcast([*model.variables, *optimizer.variables])
@@ -479,7 +480,7 @@ def predict(config: SquadConfig, model: modeling.QuestionAnswering, dev: Split, 
         if version_2:
             written["null_odds.json"] = null_odds
         for name, content in written.items():  # in ASCII: half a surrogate pair of the data has no other spelling
-            configuration.write_text(os.path.join(config.output_dir, name), json.dumps(content, indent=1) + "\n")
+            files.write_text(os.path.join(config.output_dir, name), json.dumps(content, indent=1) + "\n")
     scores = None
     if config.do_eval or config.evaluate_during_training:
         scores = squad_utils.evaluate(dev.examples, final, version_2)
@@ -585,15 +586,12 @@ def run(config: SquadConfig, stop: training.StopRequest):
                      timing["latency_p99_ms"])
     if not workers.is_chief:
         return
-    configuration.write_json(results_file, results)
+    files.write_json(results_file, results)
     logging.info("results are in %s.", results_file)
 
 
 def main(argv):
-    flag_values = flags.FlagValues()
-    configuration.define_flags(flag_values, SquadConfig)
-    configuration.parse_command_line(argv, flag_values, __doc__.split("\n\n    ")[0])
-    config = configuration.from_flags(SquadConfig, flag_values)
+    config = configuration.parse(SquadConfig, argv, __doc__)
     with training.StopRequest() as stop, lost_workers_told():
         run(config, stop)
 

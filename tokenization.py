@@ -17,6 +17,7 @@ from typing import List, NamedTuple, Optional, Tuple
 import tokenizers
 
 import configuration
+import files
 from configuration import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -75,8 +76,8 @@ class ElectraTokenizer:
     def save(self, folder: str):
         """Writes `vocab.txt` and `tokenizer_config.json`, the files of a Hugging Face ELECTRA folder."""
         os.makedirs(folder, exist_ok=True)
-        configuration.write_text(os.path.join(folder, "vocab.txt"), "".join(token + "\n" for token in self.tokens))
-        configuration.write_json(os.path.join(folder, "tokenizer_config.json"), {
+        files.write_text(os.path.join(folder, "vocab.txt"), "".join(token + "\n" for token in self.tokens))
+        files.write_json(os.path.join(folder, "tokenizer_config.json"), {
             "tokenizer_class": "ElectraTokenizer", "do_lower_case": self.do_lower_case,
             "strip_accents": self.strip_accents, "tokenize_chinese_chars": True,
             "pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",

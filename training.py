@@ -22,7 +22,7 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-import configuration
+import files
 from configuration import Interrupted, UserError
 
 # --- Stopping on request ---
@@ -271,7 +271,7 @@ class MetricsLog:
         try:
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
             kept = [entry for entry in read_metrics_log(path) if entry["step"] <= step] if step else []
-            configuration.write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+            files.write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error.strerror}): name another file with "
                             "--json_summary.") from error

@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 import configuration
+import files
 import hub
 import modeling
 import training
@@ -549,7 +550,7 @@ def save_folder(network: tf.Module, kind: str, tokenizer: ElectraTokenizer, fold
         content["question_answering"] = network.settings
         if not network.joint_head:
             content["architectures"] = [ARCHITECTURES[kind]]
-    configuration.write_json(os.path.join(folder, "config.json"), content)
+    files.write_json(os.path.join(folder, "config.json"), content)
     tokenizer.save(folder)
     if saved_model:
         save_serving(network, os.path.join(folder, "saved_model"))

@@ -52,7 +52,6 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import tokenizers
 import tqdm
-from absl import flags
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(HERE), HERE]
@@ -60,6 +59,7 @@ sys.path[:0] = [os.path.dirname(HERE), HERE]
 import sample_world  # noqa: E402  (found through the line above)
 
 import configuration  # noqa: E402
+import files  # noqa: E402
 from configuration import UserError, option  # noqa: E402
 from tokenization import SPECIAL_TOKENS, ElectraTokenizer  # noqa: E402
 
@@ -335,7 +335,7 @@ def write_squad(config: SampleDataConfig, contexts: Dict[str, List[Context]], fo
                     qa["answers"] = qa["answers"][:1]
             name = f"{split}-v{version}.json"
             file_version = version if version == "1.1" else "v2.0"  # as the official files have it
-            configuration.write_text(os.path.join(folder, "squad", name),
+            files.write_text(os.path.join(folder, "squad", name),
                                      json.dumps(dict(version=file_version, data=articles)) + "\n")
             counts[name] = len(questions)
     return counts
@@ -479,7 +479,7 @@ def _build(config: SampleDataConfig, folder: str) -> dict:
     corpus_dir, vocab_file = os.path.join(folder, "corpus"), os.path.join(folder, "vocab.txt")
     questions = write_squad(config, corpus.contexts, folder)
     tokens = train_vocabulary(corpus_dir, config.vocab_size)
-    configuration.write_text(vocab_file, "".join(token + "\n" for token in tokens))
+    files.write_text(vocab_file, "".join(token + "\n" for token in tokens))
     guessers = score_guessers(corpus_dir, corpus.scored, ElectraTokenizer(vocab_file))
     _rivals.cache_clear()
     _pieces.cache_clear()
@@ -487,7 +487,7 @@ def _build(config: SampleDataConfig, folder: str) -> dict:
                     corpus=dict(corpus.counts),
                     vocab_size=len(tokens), tokenizers_version=tokenizers.__version__, squad_questions=questions,
                     masked_piece_accuracy=guessers)
-    configuration.write_json(os.path.join(folder, "manifest.json"), manifest)
+    files.write_json(os.path.join(folder, "manifest.json"), manifest)
     return manifest
 
 
@@ -522,10 +522,7 @@ def report(manifest: dict) -> str:
 
 
 def main(argv) -> int:
-    flag_values = flags.FlagValues()
-    configuration.define_flags(flag_values, SampleDataConfig)
-    configuration.parse_command_line(argv, flag_values, "Makes a sample corpus, its vocabulary and SQuAD questions.")
-    config = configuration.from_flags(SampleDataConfig, flag_values)
+    config = configuration.parse(SampleDataConfig, argv, __doc__)
 
     def stop(*_):
         raise configuration.Interrupted("stopped before it was done, and nothing was kept: run the same command again.")

@@ -22,10 +22,10 @@ sys.path[:0] = [os.path.dirname(HERE), HERE]
 import check_weights  # noqa: E402  (found through the line above, like the rest)
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from absl import flags  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 import configuration  # noqa: E402
+import files  # noqa: E402
 import modeling  # noqa: E402
 import optimization  # noqa: E402
 import pretrain_utils  # noqa: E402
@@ -55,10 +55,7 @@ def score(examples, features, logits) -> dict:
 
 
 def main(argv) -> int:
-    flag_values = flags.FlagValues()
-    configuration.define_flags(flag_values, CheckConfig)
-    configuration.parse_command_line(argv, flag_values, __doc__.split("\n\n    ")[0])
-    config = configuration.from_flags(CheckConfig, flag_values)
+    config = configuration.parse(CheckConfig, argv, __doc__)
     folder = os.path.join(config.work_dir, "squad")
     os.makedirs(folder, exist_ok=True)
     source = weights.read(config.encoder)
@@ -80,7 +77,7 @@ def main(argv) -> int:
     dev = features["dev"]
     np.savez(os.path.join(folder, "dev.npz"), **{name: getattr(dev, name) for name in ("input_ids", "input_mask",
                                                                                       "segment_ids")})
-    configuration.write_json(os.path.join(folder, "settings.json"), {
+    files.write_json(os.path.join(folder, "settings.json"), {
         "encoder": os.path.abspath(config.encoder), "learning_rate": config.learning_rate,
         "weight_decay_rate": config.weight_decay_rate, "num_warmup_steps": warmup})
 

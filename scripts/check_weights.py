@@ -27,9 +27,9 @@ sys.path.insert(0, ROOT)
 
 import numpy as np  # noqa: E402  (found through the line above, like the rest)
 import tensorflow as tf  # noqa: E402
-from absl import flags  # noqa: E402
 
 import configuration  # noqa: E402
+import files  # noqa: E402
 import modeling  # noqa: E402
 import tokenization  # noqa: E402
 import weights  # noqa: E402
@@ -123,8 +123,8 @@ def compare(release: str, work_dir: str, tokenizer) -> bool:
         os.makedirs(folder)
         write_inputs(folder, tokenizer.vocab_size, batch=3, length=40)
     sizes = all_sizes(tokenizer.vocab_size)
-    configuration.write_json(os.path.join(theirs, "sizes.json"), sizes)
-    configuration.write_text(os.path.join(ours, "sentences.json"), json.dumps(SENTENCES))
+    files.write_json(os.path.join(theirs, "sizes.json"), sizes)
+    files.write_text(os.path.join(ours, "sentences.json"), json.dumps(SENTENCES))
     peer(python, "make", theirs)
     rows, good = [], True
     for size, kinds in sizes.items():
@@ -150,7 +150,7 @@ def compare_encoder(encoder: str, work_dir: str) -> bool:
     os.makedirs(folder, exist_ok=True)
     tokenizer = tokenization.ElectraTokenizer.from_folder(encoder)
     write_inputs(folder, tokenizer.vocab_size, batch=4, length=64)
-    configuration.write_text(os.path.join(folder, "encoder.txt"), os.path.abspath(encoder))
+    files.write_text(os.path.join(folder, "encoder.txt"), os.path.abspath(encoder))
     peer(peer_python("4", work_dir), "encode", folder)
     gap = difference(outputs(network_of(weights.read(encoder), None, tokenizer), folder), folder, "hidden.npy",
                      np.load(os.path.join(folder, "inputs.npz"))["attention_mask"])
@@ -165,7 +165,7 @@ def regenerate(work_dir: str, tokenizer):
     os.makedirs(folder)
     encoder = ElectraConfig(vocab_size=tokenizer.vocab_size, embedding_size=8, hidden_size=16, num_hidden_layers=2,
                             num_attention_heads=2, intermediate_size=24, max_position_embeddings=16).to_dict()
-    configuration.write_json(os.path.join(folder, "sizes.json"), {"tiny": dict.fromkeys(KINDS, encoder)})
+    files.write_json(os.path.join(folder, "sizes.json"), {"tiny": dict.fromkeys(KINDS, encoder)})
     write_inputs(folder, tokenizer.vocab_size, batch=3, length=11)
     peer(peer_python("4", work_dir), "make", folder)
     target = os.path.join(ROOT, "tests", "data", "transformers_tiny")
@@ -178,14 +178,11 @@ def regenerate(work_dir: str, tokenizer):
 
 
 def main(argv) -> int:
-    flag_values = flags.FlagValues()
-    configuration.define_flags(flag_values, CheckConfig)
-    configuration.parse_command_line(argv, flag_values, __doc__.split("\n\n    ")[0])
-    config = configuration.from_flags(CheckConfig, flag_values)
+    config = configuration.parse(CheckConfig, argv, __doc__)
     os.makedirs(config.work_dir, exist_ok=True)
     vocab_file = os.path.join(config.work_dir, "vocab.txt")
     fillers = [] if config.regenerate else [f"[unused{i}]" for i in range(30522 - len(WORDS))]
-    configuration.write_text(vocab_file, "\n".join(WORDS + fillers) + "\n")
+    files.write_text(vocab_file, "\n".join(WORDS + fillers) + "\n")
     tokenizer = tokenization.ElectraTokenizer(vocab_file)
     if config.regenerate:
         regenerate(config.work_dir, tokenizer)

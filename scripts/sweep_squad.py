@@ -38,9 +38,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 import tensorflow as tf  # noqa: E402
-from absl import flags  # noqa: E402
 
 import configuration  # noqa: E402  (found through the line above, like the rest)
+import files  # noqa: E402
 import training  # noqa: E402
 from configuration import Interrupted, RunFailed, SquadConfig, UserError, option  # noqa: E402
 
@@ -203,10 +203,7 @@ def check_command(job: Job, device: str, arguments: List[str]) -> SquadConfig:
         raise UserError(f"{said.partition('electra_squad.sh: ')[2] or said}.")
     words = shlex.split(next(line for line in result.stdout.splitlines()
                              if line.startswith("running: ") and " run_tf_squad.py " in line))
-    flag_values = flags.FlagValues()
-    configuration.define_flags(flag_values, SquadConfig)
-    configuration.parse_command_line(words[words.index("run_tf_squad.py"):], flag_values, "")
-    return configuration.from_flags(SquadConfig, flag_values)
+    return configuration.parse(SquadConfig, words[words.index("run_tf_squad.py"):], "")
 
 
 def check_disk(config: SweepConfig, squad: SquadConfig, left: List[Job], contents: Dict[str, Content]):
@@ -281,7 +278,7 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, c
         for unfinished in glob.glob(glob.escape(job.exported) + ".tmp*"):  # of an export that was stopped
             shutil.rmtree(unfinished)
         os.makedirs(os.path.dirname(job.folder), exist_ok=True)
-        configuration.write_json(job.record, {"checkpoint": os.path.abspath(job.checkpoint.prefix),
+        files.write_json(job.record, {"checkpoint": os.path.abspath(job.checkpoint.prefix),
                                               "fingerprint": content.fingerprint})
         status = stop.run([sys.executable, os.path.join(ROOT, "postprocess_pretrained_ckpt.py"),
                            f"--pretrained_checkpoint={job.checkpoint.prefix}", f"--output_dir={job.exported}"])
@@ -297,7 +294,7 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, c
     if status == 0:
         with open(os.path.join(job.folder, "results.json"), encoding="utf-8") as file:
             results = json.load(file)
-        configuration.write_json(os.path.join(job.folder, "sweep.json"), {
+        files.write_json(os.path.join(job.folder, "sweep.json"), {
             "arguments": arguments, "run": job.run, "checkpoint": job.name, "phase": job.checkpoint.phase,
             "step": job.checkpoint.step, "seed": job.seed, "seconds": round(time.monotonic() - started, 1),
             "EM": results.get("exact_match", results.get("exact")), "F1": results["f1"],
@@ -346,12 +343,12 @@ def write_tables(rows: List[dict], out_dir: str):
     """sweep.txt, sweep.csv and sweep.png."""
     if not rows:
         return
-    configuration.write_text(os.path.join(out_dir, "sweep.txt"), table(rows))
+    files.write_text(os.path.join(out_dir, "sweep.txt"), table(rows))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    configuration.write_text(os.path.join(out_dir, "sweep.csv"), buffer.getvalue())
+    files.write_text(os.path.join(out_dir, "sweep.csv"), buffer.getvalue())
 
     import matplotlib
     matplotlib.use("Agg")
@@ -445,10 +442,7 @@ def in_order(rows: Dict[str, dict], jobs: List[Job]) -> List[dict]:
 def main(argv):
     split = argv.index("--") if "--" in argv else len(argv)
     arguments = argv[split + 1:]
-    flag_values = flags.FlagValues()
-    configuration.define_flags(flag_values, SweepConfig)
-    configuration.parse_command_line(argv[:split], flag_values, __doc__.split("\n\n    ")[0])
-    config = configuration.from_flags(SweepConfig, flag_values)
+    config = configuration.parse(SweepConfig, argv[:split], __doc__)
     if not config.checkpoints:
         raise UserError("--checkpoints is missing: name one or more folders of checkpoints.")
     sweep(config, arguments)

@@ -14,6 +14,7 @@ import re
 import signal
 
 import pytest
+import support
 
 # Started in the background, pytest has SIGINT ignored, under nohup SIGHUP, and so would have what it starts: bash
 # cannot trap a signal that was ignored when it began. A handler is not inherited, and this one ignores SIGHUP as well.
@@ -67,3 +68,35 @@ def refuses():
         return text
 
     return run
+
+
+@pytest.fixture(scope="session")
+def pretraining_data(tmp_path_factory):
+    """Folders of records of length 32 (training, held out) and 64, and the flags of a very small model."""
+    base = tmp_path_factory.mktemp("data")
+    model = base / "model.json"
+    model.write_text(json.dumps({"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 128,
+                                 "num_attention_heads": 2, "embedding_size": 32, "max_position_embeddings": 64}))
+    return {32: support.write_shards(base / "32", 32), 64: support.write_shards(base / "64", 64, records=40),
+            "held_out": support.write_shards(base / "held_out", 32, records=24, shards=1, seed=1), "model": str(model)}
+
+
+@pytest.fixture(scope="session")
+def squad_data(tmp_path_factory):
+    """A folder with SQuAD files and, in `model`, an encoder's weights."""
+    import tensorflow as tf
+
+    import modeling
+    import weights
+    from tokenization import ElectraTokenizer
+    folder = tmp_path_factory.mktemp("squad")
+    for version in ("1.1", "2.0"):
+        support.squad_file(folder / f"train-v{version}.json", version, 30, seed=1)
+        support.squad_file(folder / f"dev-v{version}.json", version, 14, seed=2)
+    (folder / "vocab.txt").write_text("\n".join([*support.SQUAD_VOCABULARY, "a", "b"]))
+    make = modeling.VariableMaker(3, 0.05)
+    network = modeling.Network(modeling.Embeddings(support.SQUAD_ENCODER, "electra/embeddings", make),
+                               modeling.Encoder(support.SQUAD_ENCODER, "electra", make, tf.float32),
+                               modeling.DiscriminatorHead(support.SQUAD_ENCODER, make, tf.float32))
+    weights.save_folder(network, "discriminator", ElectraTokenizer(str(folder / "vocab.txt")), str(folder / "model"))
+    return folder

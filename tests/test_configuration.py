@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from absl import flags
 
 import configuration
+import files
 from configuration import ElectraConfig, PretrainingConfig
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -73,7 +73,7 @@ def test_vocabulary_is_padded_to_a_multiple_of_8(vocab_size, padded):
 def test_config_json_round_trip_changes_nothing(tmp_path):
     config = ElectraConfig.of_size("small", vocab_size=1234, hidden_dropout_prob=0.25, layer_norm_eps=1e-7)
     path = str(tmp_path / "config.json")
-    configuration.write_json(path, config.to_dict())
+    files.write_json(path, config.to_dict())
     assert json.load(open(path))["model_type"] == "electra"
     assert ElectraConfig.from_json_file(path) == config
 
@@ -217,10 +217,7 @@ def test_sequences_longer_than_the_positions_are_refused(refuses):
 
 
 def parse(*words) -> PretrainingConfig:
-    flag_values = flags.FlagValues()
-    configuration.define_flags(flag_values, PretrainingConfig)
-    configuration.parse_command_line(["train.py", "--pretrain_tfrecords=shards", *words], flag_values, "Trains.")
-    return configuration.from_flags(PretrainingConfig, flag_values)
+    return configuration.parse(PretrainingConfig, ["train.py", "--pretrain_tfrecords=shards", *words], "Trains.")
 
 
 def test_defaults_of_the_flags_are_those_of_the_fields():
@@ -317,10 +314,10 @@ def test_module_loads_without_tensorflow(module):
 
 def test_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "file.txt"
-    configuration.write_text(str(path), "old é\n")
+    files.write_text(str(path), "old é\n")
     assert path.read_text(encoding="utf-8") == "old é\n"
     with pytest.raises(UnicodeEncodeError):
-        configuration.write_text(str(path), "new " * 100000 + "\ud800")  # fails after much of it is written
+        files.write_text(str(path), "new " * 100000 + "\ud800")  # fails after much of it is written
     assert path.read_text(encoding="utf-8") == "old é\n"
 
     def interrupted(source, target):
@@ -330,13 +327,13 @@ def test_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(OSError, match="no space"):
-        configuration.write_text(str(path), "new\n")
+        files.write_text(str(path), "new\n")
     assert path.read_text(encoding="utf-8") == "old é\n"
     assert os.listdir(tmp_path) == ["file.txt"]
 
 
 def test_json_is_written_readable(tmp_path):
     path = tmp_path / "file.json"
-    configuration.write_json(str(path), {"name": "é", "list": [1]})
+    files.write_json(str(path), {"name": "é", "list": [1]})
     assert path.read_text(encoding="utf-8").startswith('{\n  "name": "é"')
     assert configuration.read_json_object(str(path)) == {"name": "é", "list": [1]}

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_scripts import Clone, assert_refused, make_folder, wait_for, write_executable
+from support import Clone, assert_refused, make_folder, wait_for, write_executable
 
 SCRIPT = "install_horovod.sh"
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 import pytest
-from test_scripts import Clone, assert_refused, commands, make_folder, wait_for, write_executable
+from support import Clone, assert_refused, commands, make_folder, wait_for, write_executable
 
 # Stands in for the interpreter: says FAKE_HOROVOD when asked for Horovod, and every worker does FAKE_WORKER in bash,
 # where `leave STATUS` ends it as run_command does.

@@ -15,8 +15,8 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
-from test_scripts import GAUDI_FILES
+from support import GAUDI_FILES, PRETRAINING_VOCABULARY, StopAfter, write_shards
+from support import pretraining_config as make_config
 
 import configuration
 import devices
@@ -26,68 +26,16 @@ import training
 from configuration import Interrupted, PretrainingConfig, RunFailed, UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(56))]  # 61 tokens
-
-
-def write_shards(folder, length, records=90, shards=3, seed=0, features=()):
-    """Records with a pattern to learn: each token is often followed by its successor."""
-    folder.mkdir(parents=True)
-    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
-    rng = np.random.default_rng(seed)
-
-    def int64(values):
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-
-    for shard in range(shards):
-        with tf.io.TFRecordWriter(str(folder / f"train-{shard}.tfrecord")) as writer:
-            for _ in range(shard, records, shards):
-                real = int(rng.integers(length // 2, length + 1))
-                ids = (5 + (rng.integers(56) + np.cumsum(rng.random(real) < 0.8)) % 56).tolist()
-                ids[0], ids[-1] = 2, 3
-                padding = [0] * (length - real)
-                content = {"input_ids": int64(ids + padding), "input_mask": int64([1] * real + padding),
-                           "segment_ids": int64([0] * length), **dict(features)}
-                writer.write(tf.train.Example(features=tf.train.Features(feature=content)).SerializeToString())
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Folders of records of length 32 (training, held out) and 64, and the flags of a very small model."""
-    base = tmp_path_factory.mktemp("data")
-    model = base / "model.json"
-    model.write_text(json.dumps({"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 128,
-                                 "num_attention_heads": 2, "embedding_size": 32, "max_position_embeddings": 64}))
-    return {32: write_shards(base / "32", 32), 64: write_shards(base / "64", 64, records=40),
-            "held_out": write_shards(base / "held_out", 32, records=24, shards=1, seed=1), "model": str(model)}
-
-
-def make_config(data, tmp_path, **changes):
-    """Phase 1 of 12 updates of 3 x 4 sequences: 90 records make 7.5 updates, so an epoch ends inside an update."""
-    settings = dict(model_size="tiny", model_config=data["model"], pretrain_tfrecords=data[32], max_seq_length=32,
-                    num_train_steps=12, num_warmup_steps=2, train_batch_size=4, gradient_accumulation_steps=3,
-                    save_checkpoints_steps=100, results_dir=str(tmp_path / "results"))
-    return PretrainingConfig(**{**settings, **changes})
+def data(pretraining_data):
+    return pretraining_data
 
 
 def phase_2(config, data, **changes):
     return dataclasses.replace(config, phase2=True, restore_checkpoint="latest", max_seq_length=64, overwrite=False,
                                pretrain_tfrecords=data[64], num_train_steps=6, num_warmup_steps=1, **changes)
-
-
-class StopAfter:
-    """Stands in for a signal that arrives during update `step`: the loop looks once before every update."""
-
-    def __init__(self, step, first=1):
-        self.looks_left = step - first + 1
-
-    def begin(self):
-        pass
-
-    @property
-    def signal_name(self):
-        self.looks_left -= 1
-        return "SIGTERM" if self.looks_left < 0 else None
 
 
 def train(config, stop_after=None):
@@ -144,7 +92,7 @@ def test_a_run_leaves_checkpoints_logs_configuration_vocabulary_and_curves(finis
         assert os.path.exists(os.path.join(config.logs, f"{name}.png"))
         saved = json.loads((pathlib.Path(config.logs) / f"configuration_phase{phase}.json").read_text())
         assert saved["config"]["num_train_steps"] == steps and saved["discriminator"]["vocab_size"] == 61
-    assert (pathlib.Path(config.model_dir) / "vocab.txt").read_text().split() == VOCABULARY
+    assert (pathlib.Path(config.model_dir) / "vocab.txt").read_text().split() == PRETRAINING_VOCABULARY
     assert "parameters: 0.10 M" in console(config)
 
 
@@ -338,7 +286,7 @@ def test_a_checkpoint_of_another_size_or_vocabulary_is_refused(data, tmp_path, f
     with pytest.raises(UserError, match="does not fit this model"):
         train(dataclasses.replace(config, generator_hidden_size=1.0, model_config=None))
     other = tmp_path / "vocab.txt"
-    other.write_text("\n".join(reversed(VOCABULARY)) + "\n")
+    other.write_text("\n".join(reversed(PRETRAINING_VOCABULARY)) + "\n")
     with pytest.raises(UserError, match="trained on another vocabulary"):
         train(dataclasses.replace(config, vocab_file=str(other)))
 
@@ -455,12 +403,10 @@ def test_area_under_curve_counts_pairs_with_ties_half():
 # --- Old command lines ---
 
 
-def test_the_ancestors_switches_are_mapped_and_noted(capsys):
-    flag_values = flags.FlagValues()
-    run_pretraining.define_flags(flag_values)
-    configuration.parse_command_line(["x", "--use_hpu", "--hmp", "--fp16_compression", "--json-summary=s.jsonl",
-                                      "--pretrain_tfrecords=x"], flag_values, "")
-    config = run_pretraining.config_from_flags(flag_values)
+def test_the_switches_of_habanas_recipe_are_mapped_and_noted(capsys):
+    config = configuration.parse(PretrainingConfig, ["x", "--use_hpu", "--hmp", "--fp16_compression",
+                                                     "--json-summary=s.jsonl", "--pretrain_tfrecords=x"], "",
+                                 run_pretraining.OLD_NAMES)
     assert (config.device, config.precision, config.json_summary) == ("hpu", "bf16", "s.jsonl")
     notes = capsys.readouterr().out.splitlines()
     assert len(notes) == 3 and all(note.startswith("note: --") for note in notes)

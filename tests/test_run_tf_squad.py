@@ -14,62 +14,21 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_run_pretraining import StopAfter
+from support import StopAfter, squad_file
+from support import squad_config as make_config
 
-import modeling
 import run_tf_squad
 import training
 import weights
-from configuration import ElectraConfig, Interrupted, RunFailed, SquadConfig, UserError
+from configuration import Interrupted, RunFailed, SquadConfig, UserError
 from tokenization import ElectraTokenizer
 
 ROOT = pathlib.Path(__file__).parent.parent
-WORDS = [f"{a}{b}" for a in "bcdfglmnprst" for b in ("an", "el", "ir", "om", "us")]
-CONFIG = ElectraConfig(vocab_size=5 + len(WORDS) + 5, embedding_size=16, hidden_size=32, num_hidden_layers=1,
-                       num_attention_heads=2, intermediate_size=64, max_position_embeddings=64)
-
-
-def squad_file(path, version, questions, seed):
-    """Contexts of 10 to 40 invented words; the answer is the word after the one in the question."""
-    rng = np.random.default_rng(seed)
-    paragraphs = []
-    for number in range(questions):
-        words = list(rng.permutation(WORDS)[:rng.integers(10, 41)])
-        place = int(rng.integers(len(words) - 1))
-        impossible = version == "2.0" and number % 3 == 0
-        asked = next(word for word in WORDS if word not in words) if impossible else words[place]
-        start = len(" ".join(words[:place + 1])) + 1
-        answers = [] if impossible else [{"text": words[place + 1], "answer_start": start}]
-        entry = {"id": f"q{number}", "question": f"who follows {asked} ?", "answers": answers}
-        if version == "2.0":
-            entry["is_impossible"] = impossible
-        paragraphs.append({"context": " ".join(words), "qas": [entry]})
-    path.write_text(json.dumps({"version": f"v{version}", "data": [{"title": "t", "paragraphs": paragraphs}]}))
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """A folder with SQuAD files and, in `model`, an encoder's weights."""
-    folder = tmp_path_factory.mktemp("squad")
-    for version in ("1.1", "2.0"):
-        squad_file(folder / f"train-v{version}.json", version, 30, seed=1)
-        squad_file(folder / f"dev-v{version}.json", version, 14, seed=2)
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "who", "follows",
-                                                 "?", "a", "b"]))
-    make = modeling.VariableMaker(3, 0.05)
-    network = modeling.Network(modeling.Embeddings(CONFIG, "electra/embeddings", make),
-                               modeling.Encoder(CONFIG, "electra", make, tf.float32),
-                               modeling.DiscriminatorHead(CONFIG, make, tf.float32))
-    weights.save_folder(network, "discriminator", ElectraTokenizer(str(folder / "vocab.txt")), str(folder / "model"))
-    return folder
-
-
-def make_config(data, out, **changes):
-    settings = dict(do_train=True, do_predict=True, do_eval=True, data_dir=str(data), output_dir=str(out),
-                    init_checkpoint=str(data / "model"), max_seq_length=48, doc_stride=12, max_query_length=8,
-                    length_buckets="24,32", train_batch_size=4, predict_batch_size=8, num_train_epochs=2.0,
-                    learning_rate=1e-3, seed=5, log_freq=3)
-    return SquadConfig(**{**settings, **changes})
+def data(squad_data):
+    return squad_data
 
 
 def run(config, stop=None):

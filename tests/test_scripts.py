@@ -12,13 +12,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from support import GAUDI_FILES, UNTIL_TERM, Clone, assert_refused, commands, make_folder, wait_for, write_executable
 
 ROOT = Path(__file__).resolve().parent.parent
-GAUDI_FILES = ("/sys/class/habanalabs", "/sys/class/accel/accel[0-9]*", "/dev/accel/accel[0-9]*", "/dev/hl[0-9]*")
 
 # The order and defaults that people have in their fingers, of the wrapper's predecessors.
 POSITIONS = """device=cpu precision=fp32 train_batch_size_p1=2 learning_rate_p1=6e-3 num_workers=0 xla=xla
@@ -60,52 +59,9 @@ needs_no_corpus = pytest.mark.skipif(os.path.exists("/data/tensorflow/bert/books
                                      reason="this machine has the full data in its default place")
 
 
-class Clone:
-    """A folder with the scripts, where wrappers can be called."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.calls = folder / "calls.txt"
-        self.environment = {name: value for name, value in os.environ.items()
-                            if name not in ("PYTHON", "DATASET_P1", "DATASET_P2", "init_checkpoint", "CDPATH")}
-        self.environment["CALLS"] = str(self.calls)
-        shutil.copytree(ROOT / "scripts", folder / "scripts")
-        for file in ROOT.glob("requirements*.txt"):
-            shutil.copy(file, folder)
-
-    def command(self, *arguments, wrapper="electra.sh"):
-        return ["bash", str(self.folder / "scripts" / wrapper), *map(str, arguments)]
-
-    def call(self, *arguments, cwd=None, wrapper="electra.sh", **environment):
-        return subprocess.run(self.command(*arguments, wrapper=wrapper), cwd=cwd or self.folder, text=True,
-                              capture_output=True, timeout=60, env={**self.environment, **environment})
-
-    def start(self, *arguments, **environment):
-        return subprocess.Popen(self.command(*arguments), cwd=self.folder, text=True, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, env={**self.environment, **environment}, start_new_session=True)
-
-    def recorded(self):
-        return self.calls.read_text().splitlines() if self.calls.exists() else []
-
-    def phases(self):
-        return [2 if "--phase2" in call else 1 for call in self.recorded() if "run_pretraining.py" in call]
-
-
-def write_executable(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(0o755)
-    return str(path)
-
-
 @pytest.fixture
 def clone(tmp_path):
     return Clone(make_folder(tmp_path / "clone"))
-
-
-def make_folder(path):
-    path.mkdir()
-    return path
 
 
 @pytest.fixture
@@ -126,30 +82,8 @@ def setting_up(clone, tmp_path):
     return clone
 
 
-def commands(result):
-    """The commands that a dry run printed, as lists of words."""
-    assert result.returncode == 0, result.stderr
-    return [shlex.split(line)[1:] for line in result.stdout.splitlines() if line.startswith("running: ")]
-
-
 def trainings(result):
     return [command for command in commands(result) if "run_pretraining.py" in command]
-
-
-def assert_refused(result, *words, status=2):
-    """Nothing on standard output, one sentence on standard error."""
-    assert result.returncode == status
-    assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1
-    for word in words:
-        assert word in result.stderr
-
-
-def wait_for(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.02)
 
 
 # --- Options ---
@@ -327,8 +261,7 @@ def test_both_phases_run_and_the_status_of_the_second_is_kept(training):
 
 
 # A signal to the whole group comes twice, also from the wrapper, and bash that meets it in its trap may end with 255.
-UNTIL_TERM = """exec 2>/dev/null; trap 'trap "" TERM; echo saved; exit 75' TERM
-echo ready; while :; do sleep 0.05; done"""
+
 
 
 @pytest.mark.parametrize("whole_group", [False, True])

@@ -18,15 +18,16 @@ import time
 
 import pytest
 import tensorflow as tf
-from test_run_tf_squad import WORDS, squad_file
-from test_scripts import (
+from support import (
     GAUDI_FILES,
     ROOT,
+    SQUAD_VOCABULARY,
     UNTIL_TERM,
     Clone,
     assert_refused,
     commands,
     make_folder,
+    squad_file,
     wait_for,
     write_executable,
 )
@@ -465,8 +466,7 @@ def tiny(tmp_path_factory):
         (folder / "squad").mkdir(exist_ok=True)
         squad_file(folder / "squad" / f"{name}-v1.1.json", "1.1", questions, seed)
     run = make_folder(folder / "tiny")
-    (run / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "who", "follows",
-                                              "?"]))
+    (run / "vocab.txt").write_text("\n".join(SQUAD_VOCABULARY))
     tokenizer = ElectraTokenizer(str(run / "vocab.txt"))
     tokenizer.save(str(run))
     settings = PretrainingConfig(pretrain_tfrecords="gone", num_train_steps=9, num_warmup_steps=1, model_size="tiny",

@@ -17,7 +17,7 @@ import sys
 
 import pytest
 import tensorflow as tf
-from test_scripts import GAUDI_FILES, write_executable
+from support import GAUDI_FILES, write_executable
 
 import training
 from configuration import Interrupted, RunFailed, UserError

@@ -20,19 +20,22 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-import test_run_pretraining
-import test_run_tf_squad
-from test_run_pretraining import make_config
-from test_run_tf_squad import data as squad_data  # noqa: F401  (a fixture)
+from support import pretraining_config as make_config
+from support import squad_config, squad_file
 
 import configuration
+import training
 import workers
 from configuration import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
-data = test_run_pretraining.data
 needs_horovod = pytest.mark.skipif(importlib.util.find_spec("horovod") is None,
                                    reason="Horovod is not installed: bash scripts/install_horovod.sh")
+
+
+@pytest.fixture(scope="module")
+def data(pretraining_data):
+    return pretraining_data
 
 
 @pytest.fixture(autouse=True)
@@ -306,7 +309,7 @@ def test_two_workers_pretrain_and_only_one_talks(two_phases_of_two):
     config, said = two_phases_of_two
     assert len(re.findall(r"held out at step 8:", said)) == 1
     assert f"{2 * 2 * 4} sequences ({2 * 2 * 4 * 32} tokens) an update" in said
-    entries = test_run_pretraining.metrics(config)
+    entries = training.read_metrics_log(os.path.join(config.logs, "pretraining_phase1.jsonl"))
     assert [entry["step"] for entry in entries if entry["kind"] == "train"] == list(range(1, 9))
     assert sorted(os.listdir(config.logs)) == sorted(set(os.listdir(config.logs)))
     assert os.path.exists(os.path.join(config.logs, "pretraining_phase1_rank1.log"))
@@ -324,20 +327,20 @@ def test_held_out_figures_are_the_same_to_the_bit_for_any_number_of_workers(two_
 @needs_horovod
 def test_one_worker_goes_on_where_two_stopped(two_phases_of_two, data):  # noqa: F811
     config, _ = two_phases_of_two
-    state = test_run_pretraining.training.read_state(os.path.join(config.checkpoint_dir, "ckpt-4"))
+    state = training.read_state(os.path.join(config.checkpoint_dir, "ckpt-4"))
     assert state["world_size"] == 2 and state["record"] == 4 * 2 * 2 * 4
     resumed = dataclasses.replace(config, restore_checkpoint=os.path.join(config.checkpoint_dir, "ckpt-4"),
                                   num_train_steps=6, log_dir=os.path.join(config.logs, "resumed"))
     said = complete(1, ["run_pretraining.py", *flags_of(resumed)])
     assert "2 workers wrote the checkpoint, 1 go on: an update is 8 sequences now" in said
-    state = test_run_pretraining.training.read_state(os.path.join(config.checkpoint_dir, "ckpt-6"))
+    state = training.read_state(os.path.join(config.checkpoint_dir, "ckpt-6"))
     assert state["world_size"] == 1 and state["record"] == 4 * 16 + 2 * 8
 
 
 @needs_horovod
 @pytest.mark.parametrize("version", ["1.1", "2.0"])
 def test_predictions_are_the_same_for_any_number_of_workers(version, squad_data, tmp_path):  # noqa: F811
-    config = test_run_tf_squad.make_config(squad_data, tmp_path / "one", version_2_with_negative=version == "2.0",
+    config = squad_config(squad_data, tmp_path / "one", version_2_with_negative=version == "2.0",
                                            do_predict=False, do_eval=False, max_steps=3)
     said = complete(2, ["run_tf_squad.py", *flags_of(config, num_workers=2)])
     assert len(re.findall("3 updates of 8 examples", said)) == 1
@@ -360,10 +363,10 @@ def test_every_question_counts_alike_where_workers_have_unequal_parts(squad_data
     encoder = json.loads((tmp_path / "model" / "config.json").read_text())
     encoder.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     (tmp_path / "model" / "config.json").write_text(json.dumps(encoder))
-    test_run_tf_squad.squad_file(tmp_path / "train-v1.1.json", "1.1", 5, seed=1)
+    squad_file(tmp_path / "train-v1.1.json", "1.1", 5, seed=1)
     moments = []
     for processes in (1, 2):
-        config = test_run_tf_squad.make_config(
+        config = squad_config(
             tmp_path, tmp_path / str(processes), init_checkpoint=str(tmp_path / "model"), do_predict=False,
             do_eval=False, train_batch_size=6 // processes, length_buckets="48", max_steps=1, layerwise_lr_decay=1.0)
         complete(processes, ["run_tf_squad.py", *flags_of(config)])
@@ -410,7 +413,7 @@ def test_a_worker_that_dies_ends_the_job_which_can_be_resumed(data, tmp_path):  
     killed = time.monotonic()
     rest = process.communicate(timeout=60)[0]
     assert process.returncode != 0 and time.monotonic() - killed < 60, said + rest
-    newest = test_run_pretraining.training.Checkpoints(config.checkpoint_dir).newest(1)
+    newest = training.Checkpoints(config.checkpoint_dir).newest(1)
     resumed = complete(1, ["run_pretraining.py", *flags_of(config, num_train_steps=newest.step + 2,
                                                            restore_checkpoint="latest")])
     assert f"at step {newest.step}." in resumed and "phase 1 is done" in resumed
@@ -427,4 +430,4 @@ def test_a_signal_to_one_worker_stops_all_after_saving(data, tmp_path):  # noqa:
     assert process.returncode != 0
     assert "stopped by a signal to another worker at step" in rest, said + rest
     assert (tmp_path / "status.0").read_text() == "75\n"
-    assert len(test_run_pretraining.training.Checkpoints(config.checkpoint_dir).list()) == 1
+    assert len(training.Checkpoints(config.checkpoint_dir).list()) == 1

@@ -1,0 +1,180 @@
+"""What several test files use: copies of the repository, stand-ins, small data and small models.
+
+Fixtures are in conftest.py; this module holds plain functions and classes.
+"""
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shlex
+import shutil
+import subprocess
+import time
+
+import numpy as np
+
+from configuration import ElectraConfig, PretrainingConfig, SquadConfig
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+GAUDI_FILES = ("/sys/class/habanalabs", "/sys/class/accel/accel[0-9]*", "/dev/accel/accel[0-9]*", "/dev/hl[0-9]*")
+
+# --- The wrappers ---
+
+# What a stand-in for the interpreter does until it is told to end, in bash: as a training that saves.
+UNTIL_TERM = """exec 2>/dev/null; trap 'trap "" TERM; echo saved; exit 75' TERM
+echo ready; while :; do sleep 0.05; done"""
+
+
+class Clone:
+    """A folder with the scripts, where wrappers can be called."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.calls = folder / "calls.txt"
+        self.environment = {name: value for name, value in os.environ.items()
+                            if name not in ("PYTHON", "DATASET_P1", "DATASET_P2", "init_checkpoint", "CDPATH")}
+        self.environment["CALLS"] = str(self.calls)
+        shutil.copytree(ROOT / "scripts", folder / "scripts")
+        for file in ROOT.glob("requirements*.txt"):
+            shutil.copy(file, folder)
+
+    def command(self, *arguments, wrapper="electra.sh"):
+        return ["bash", str(self.folder / "scripts" / wrapper), *map(str, arguments)]
+
+    def call(self, *arguments, cwd=None, wrapper="electra.sh", **environment):
+        return subprocess.run(self.command(*arguments, wrapper=wrapper), cwd=cwd or self.folder, text=True,
+                              capture_output=True, timeout=60, env={**self.environment, **environment})
+
+    def start(self, *arguments, **environment):
+        return subprocess.Popen(self.command(*arguments), cwd=self.folder, text=True, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, env={**self.environment, **environment}, start_new_session=True)
+
+    def recorded(self):
+        return self.calls.read_text().splitlines() if self.calls.exists() else []
+
+    def phases(self):
+        return [2 if "--phase2" in call else 1 for call in self.recorded() if "run_pretraining.py" in call]
+
+
+def write_executable(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return str(path)
+
+
+def make_folder(path):
+    path.mkdir()
+    return path
+
+
+def commands(result):
+    """The commands that a dry run printed, as lists of words."""
+    assert result.returncode == 0, result.stderr
+    return [shlex.split(line)[1:] for line in result.stdout.splitlines() if line.startswith("running: ")]
+
+
+def assert_refused(result, *words, status=2):
+    """Nothing on standard output, one sentence on standard error."""
+    assert result.returncode == status
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    for word in words:
+        assert word in result.stderr
+
+
+def wait_for(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.02)
+
+
+# --- Stopping ---
+
+
+class StopAfter:
+    """Stands in for a signal that arrives during update `step`: the loop looks once before every update."""
+
+    def __init__(self, step, first=1):
+        self.looks_left = step - first + 1
+
+    def begin(self):
+        pass
+
+    @property
+    def signal_name(self):
+        self.looks_left -= 1
+        return "SIGTERM" if self.looks_left < 0 else None
+
+
+# --- Pre-training ---
+
+PRETRAINING_VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(56))]  # 61 tokens
+
+
+def write_shards(folder, length, records=90, shards=3, seed=0, features=()):
+    """Records with a pattern to learn: each token is often followed by its successor."""
+    import tensorflow as tf
+    folder.mkdir(parents=True)
+    (folder / "vocab.txt").write_text("\n".join(PRETRAINING_VOCABULARY) + "\n")
+    rng = np.random.default_rng(seed)
+
+    def int64(values):
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+    for shard in range(shards):
+        with tf.io.TFRecordWriter(str(folder / f"train-{shard}.tfrecord")) as writer:
+            for _ in range(shard, records, shards):
+                real = int(rng.integers(length // 2, length + 1))
+                ids = (5 + (rng.integers(56) + np.cumsum(rng.random(real) < 0.8)) % 56).tolist()
+                ids[0], ids[-1] = 2, 3
+                padding = [0] * (length - real)
+                content = {"input_ids": int64(ids + padding), "input_mask": int64([1] * real + padding),
+                           "segment_ids": int64([0] * length), **dict(features)}
+                writer.write(tf.train.Example(features=tf.train.Features(feature=content)).SerializeToString())
+    return str(folder)
+
+
+def pretraining_config(data, tmp_path, **changes):
+    """Phase 1 of 12 updates of 3 x 4 sequences: 90 records make 7.5 updates, so an epoch ends inside an update."""
+    settings = dict(model_size="tiny", model_config=data["model"], pretrain_tfrecords=data[32], max_seq_length=32,
+                    num_train_steps=12, num_warmup_steps=2, train_batch_size=4, gradient_accumulation_steps=3,
+                    save_checkpoints_steps=100, results_dir=str(tmp_path / "results"))
+    return PretrainingConfig(**{**settings, **changes})
+
+
+# --- SQuAD ---
+
+SQUAD_WORDS = [f"{a}{b}" for a in "bcdfglmnprst" for b in ("an", "el", "ir", "om", "us")]
+SQUAD_ENCODER = ElectraConfig(vocab_size=5 + len(SQUAD_WORDS) + 5, embedding_size=16, hidden_size=32,
+                              num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+                              max_position_embeddings=64)
+SQUAD_VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *SQUAD_WORDS, "who", "follows", "?"]
+
+
+def squad_file(path, version, questions, seed):
+    """Contexts of 10 to 40 invented words; the answer is the word after the one in the question."""
+    rng = np.random.default_rng(seed)
+    paragraphs = []
+    for number in range(questions):
+        words = list(rng.permutation(SQUAD_WORDS)[:rng.integers(10, 41)])
+        place = int(rng.integers(len(words) - 1))
+        impossible = version == "2.0" and number % 3 == 0
+        asked = next(word for word in SQUAD_WORDS if word not in words) if impossible else words[place]
+        start = len(" ".join(words[:place + 1])) + 1
+        answers = [] if impossible else [{"text": words[place + 1], "answer_start": start}]
+        entry = {"id": f"q{number}", "question": f"who follows {asked} ?", "answers": answers}
+        if version == "2.0":
+            entry["is_impossible"] = impossible
+        paragraphs.append({"context": " ".join(words), "qas": [entry]})
+    path.write_text(json.dumps({"version": f"v{version}", "data": [{"title": "t", "paragraphs": paragraphs}]}))
+
+
+def squad_config(data, out, **changes):
+    settings = dict(do_train=True, do_predict=True, do_eval=True, data_dir=str(data), output_dir=str(out),
+                    init_checkpoint=str(data / "model"), max_seq_length=48, doc_stride=12, max_query_length=8,
+                    length_buckets="24,32", train_batch_size=4, predict_batch_size=8, num_train_epochs=2.0,
+                    learning_rate=1e-3, seed=5, log_freq=3)
+    return SquadConfig(**{**settings, **changes})
