@@ -29,7 +29,7 @@ from tokenization import ElectraTokenizer
 # --- Functions of tensors ---
 
 
-def sizes(x) -> list:
+def shape_list(x) -> list:
     """Sizes of the axes of `x`: numbers where they are known (always, in training), else scalars of the graph."""
     return [tf.shape(x)[axis] if size is None else size for axis, size in enumerate(x.shape)]
 
@@ -179,7 +179,7 @@ class Embeddings(tf.Module):
 
     def __call__(self, input_ids, segment_ids):
         """int32 [B, L] each -> float32 [T, E], before dropout."""
-        batch, length = sizes(input_ids)
+        batch, length = shape_list(input_ids)
         size = self.config.embedding_size
         words = rows_at(tf.convert_to_tensor(self.word_embeddings), tf.reshape(input_ids, [-1]))
         types = rows_at(tf.convert_to_tensor(self.token_type_embeddings), tf.reshape(segment_ids, [-1]))
@@ -242,7 +242,7 @@ class Encoder(tf.Module):
 
         Returns: float32 [T, D].
         """
-        batch, length = sizes(input_mask)
+        batch, length = shape_list(input_mask)
         mask_bias = (1 - tf.cast(tf.reshape(input_mask, [batch, 1, 1, length]), tf.float32)) * -1e9
         x = dropout(embedded_TE, self.config.hidden_dropout_prob, next(seeds))
         if self.embeddings_project is not None:
@@ -310,7 +310,7 @@ class Network(tf.Module):
     def __call__(self, input_ids, input_mask, segment_ids):
         """int32 [B, L] each, of any B and L -> float32 logits: [B, L] of a discriminator, [B, L, vocab_size] of a
         generator; without a head hidden vectors [B, L, D]."""
-        batch, length = sizes(input_ids)
+        batch, length = shape_list(input_ids)
         hidden_TD = self.encoder(self.embeddings(input_ids, segment_ids), input_mask, itertools.repeat(None))
         if self.head is None:
             return tf.reshape(hidden_TD, [batch, length, hidden_TD.shape[-1]])
@@ -448,8 +448,8 @@ class PretrainingModel(tf.Module):
         return pretrain_utils.replace_at(input_ids, masked.positions, sampled, masked.weights)
 
     # Sums that add up over micro-batches, steps and workers; `ratios` turns them into means.
-    metric_names = ("masked", "generator_loss", "generator_right", "tokens", "discriminator_loss",
-                    "discriminator_right", "replaced", "said_replaced", "rightly_said_replaced")
+    metric_names = ("masked", "generator_loss", "generator_correct", "tokens", "discriminator_loss",
+                    "discriminator_correct", "positives", "predicted_positives", "true_positives")
 
     def loss(self, features, seeds):
         """Training loss of a micro-batch, float32 [], and its metrics, a dict of float32 [] by `metric_names`."""
@@ -466,18 +466,18 @@ class PretrainingModel(tf.Module):
         sums.update(masked=tf.reduce_sum(weights), tokens=tf.reduce_sum(mask))
         loss = tf.zeros([])
         if self.generator:
-            guesses = tf.reshape(tf.argmax(output.generator_logits, axis=-1, output_type=tf.int32), weights.shape)
-            right = tf.cast(tf.equal(guesses, output.masked.original_ids), tf.float32)
+            predictions = tf.reshape(tf.argmax(output.generator_logits, axis=-1, output_type=tf.int32), weights.shape)
+            correct = tf.cast(tf.equal(predictions, output.masked.original_ids), tf.float32)
             sums.update(generator_loss=tf.reduce_sum(output.generator_losses * weights),
-                        generator_right=tf.reduce_sum(right * weights))
+                        generator_correct=tf.reduce_sum(correct * weights))
             loss += sums["generator_loss"] / tf.maximum(sums["masked"], 1.0)
         if self.has_discriminator:
             labels = tf.cast(output.labels, tf.float32)
-            says_replaced = tf.cast(output.discriminator_logits > 0, tf.float32)
+            predicted = tf.cast(output.discriminator_logits > 0, tf.float32)
             sums.update(discriminator_loss=tf.reduce_sum(output.discriminator_losses * mask),
-                        discriminator_right=tf.reduce_sum(tf.cast(tf.equal(labels, says_replaced), tf.float32) * mask),
-                        replaced=tf.reduce_sum(labels), said_replaced=tf.reduce_sum(says_replaced * mask),
-                        rightly_said_replaced=tf.reduce_sum(says_replaced * labels))
+                        discriminator_correct=tf.reduce_sum(tf.cast(tf.equal(labels, predicted), tf.float32) * mask),
+                        positives=tf.reduce_sum(labels), predicted_positives=tf.reduce_sum(predicted * mask),
+                        true_positives=tf.reduce_sum(predicted * labels))
             loss += self.objective.disc_weight * sums["discriminator_loss"] / tf.maximum(sums["tokens"], 1.0)
         return loss, sums
 
@@ -509,7 +509,7 @@ class IndependentHead(tf.Module):
 
     def __call__(self, hidden_BLD):
         """Returns: start and end logits, float32 [B, L]."""
-        batch, length = sizes(hidden_BLD)[:2]
+        batch, length = shape_list(hidden_BLD)[:2]
         with in_float32():
             logits_TX = self.dense(tf.reshape(hidden_BLD, [-1, hidden_BLD.shape[-1]]))
         return tuple(tf.reshape(logits_TX[:, side], [batch, length]) for side in (0, 1))
@@ -543,12 +543,12 @@ class JointHead(tf.Module):
         """float32 [B, L]; `p_mask` int32 [B, L], 1 where no answer may be."""
         with in_float32():
             logits = self.start(tf.reshape(hidden_BLD, [-1, hidden_BLD.shape[-1]]))
-        return tf.where(p_mask > 0, MASKED, tf.reshape(logits, sizes(hidden_BLD)[:2]))
+        return tf.where(p_mask > 0, MASKED, tf.reshape(logits, shape_list(hidden_BLD)[:2]))
 
     def end_logits(self, hidden_BLD, start_states_BKD, p_mask):
         """Logits of the end for each of K starts, float32 [B, K, L]."""
-        batch, length, size = sizes(hidden_BLD)
-        starts = sizes(start_states_BKD)[1]
+        batch, length, size = shape_list(hidden_BLD)
+        starts = shape_list(start_states_BKD)[1]
         kernel = tf.convert_to_tensor(self.end_joined.kernel)
         of_hidden = matmul(tf.reshape(hidden_BLD, [-1, size]), kernel[:size], self.compute_dtype)
         of_start = matmul(tf.reshape(start_states_BKD, [-1, size]), kernel[size:], self.compute_dtype)
@@ -580,7 +580,7 @@ class QuestionAnswering(tf.Module):
         beam_size: starts, and ends for each, that `answers` gives.
     """
 
-    metric_names = ("examples", "tokens", "start_right", "end_right", "answerability_right")
+    metric_names = ("examples", "tokens", "start_correct", "end_correct", "answerability_correct")
 
     def __init__(self, config: ElectraConfig, joint_head: bool = True, version_2: bool = False,
                  beam_size: int = BEAM_SIZE, answerability_from_gold: bool = False, compute_dtype=tf.float32,
@@ -606,7 +606,7 @@ class QuestionAnswering(tf.Module):
 
     def hidden(self, features: Dict[str, tf.Tensor], seeds: Iterator):
         """float32 [B, L, D]."""
-        batch, length = sizes(features["input_ids"])
+        batch, length = shape_list(features["input_ids"])
         embedded = self.embeddings(features["input_ids"], features["segment_ids"])
         hidden_TD = self.encoder(embedded, features["input_mask"], seeds)
         return tf.reshape(hidden_TD, [batch, length, self.config.hidden_size])
@@ -643,29 +643,29 @@ class QuestionAnswering(tf.Module):
         loss = (cross_entropy(starts, start_logits) + cross_entropy(ends, end_logits)) / 2
         tokens = tf.reduce_sum(tf.cast(features["input_mask"], tf.float32) * weights[:, None])
         sums = {"examples": tf.reduce_sum(weights), "tokens": tokens,
-                "start_right": self._right(start_logits, starts, weights),
-                "end_right": self._right(end_logits, ends, weights), "answerability_right": tf.zeros([])}
+                "start_correct": self._correct(start_logits, starts, weights),
+                "end_correct": self._correct(end_logits, ends, weights), "answerability_correct": tf.zeros([])}
         if answerability is not None:
             impossible = tf.cast(features["is_impossible"], tf.float32)
             with in_float32():
                 loss += 0.5 * mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=impossible, logits=answerability))
-            says_impossible = tf.cast(answerability > 0, tf.float32)
-            sums["answerability_right"] = tf.reduce_sum(
-                tf.cast(tf.equal(says_impossible, impossible), tf.float32) * weights)
+            predicted = tf.cast(answerability > 0, tf.float32)
+            sums["answerability_correct"] = tf.reduce_sum(
+                tf.cast(tf.equal(predicted, impossible), tf.float32) * weights)
         return loss, sums
 
     @staticmethod
-    def _right(logits, labels, weights):
-        guesses = tf.argmax(logits, axis=-1, output_type=tf.int32)
-        return tf.reduce_sum(tf.cast(tf.equal(guesses, labels), tf.float32) * weights)
+    def _correct(logits, labels, weights):
+        predictions = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        return tf.reduce_sum(tf.cast(tf.equal(predictions, labels), tf.float32) * weights)
 
     @staticmethod
     def _states_at(hidden_BLD, positions):
         """The hidden vectors at `positions` int32 [B] or [B, K]: float32 [B, D] or [B, K, D]."""
-        batch, length, size = sizes(hidden_BLD)
+        batch, length, size = shape_list(hidden_BLD)
         offsets = tf.reshape(tf.range(batch) * length, [-1] + [1] * (len(positions.shape) - 1))
         rows = rows_at(tf.reshape(hidden_BLD, [-1, size]), tf.reshape(positions + offsets, [-1]))
-        return tf.reshape(rows, [*sizes(positions), size])
+        return tf.reshape(rows, [*shape_list(positions), size])
 
     @staticmethod
     @in_float32()
@@ -703,10 +703,10 @@ def ratios(sums: Dict[str, float]) -> Dict[str, float]:
     means = {}
     if sums["generator_loss"]:
         means.update(generator_loss=share("generator_loss", "masked"),
-                     generator_accuracy=share("generator_right", "masked"))
+                     generator_accuracy=share("generator_correct", "masked"))
     if sums["discriminator_loss"]:
         means.update(discriminator_loss=share("discriminator_loss", "tokens"),
-                     discriminator_accuracy=share("discriminator_right", "tokens"),
-                     discriminator_precision=share("rightly_said_replaced", "said_replaced"),
-                     discriminator_recall=share("rightly_said_replaced", "replaced"))
+                     discriminator_accuracy=share("discriminator_correct", "tokens"),
+                     discriminator_precision=share("true_positives", "predicted_positives"),
+                     discriminator_recall=share("true_positives", "positives"))
     return means
