@@ -32,6 +32,8 @@ from configuration import UserError
 
 # --- Randomness ---
 
+TRAINING, EVALUATION, FINE_TUNING = 0, 1, 2  # purposes: part of the key of every seed
+
 
 def fold_seeds(key: Sequence[int], count: int) -> np.ndarray:
     """`count` seeds for stateless draws, a pure function of `key` (numbers from 0 up): int32 [count, 2]."""

@@ -20,7 +20,7 @@ PROGRAM = """
 import sys
 import configuration, training, weights
 def main(argv):
-    training.start_logging(argv[2], "log")
+    report.start_logging(argv[2], "log")
     source = weights.read(argv[1])
     print(f"read {len(source.tensors)} tensors, {source.tokenizer.vocab_size} tokens", flush=True)
 configuration.run_command(main)
