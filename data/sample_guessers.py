@@ -28,7 +28,7 @@ SCORED_EVERY = 10
 
 def score_guessers(corpus_dir: str, scored: List[Document], tokenizer: ElectraTokenizer) -> dict:
     """Accuracy of the unigram, bigram and oracle guessers at the pieces of the `scored` documents, which are marked."""
-    size, start = tokenizer.vocab_size, tokenizer.vocab_size  # `start` stands before a document's first piece
+    size, start = tokenizer.vocab_size, tokenizer.vocab_size  # `start` precedes a document's first piece
     counted = [np.array([start, *ids]) for ids in tokenizer.encode_batch(list(_counted_documents(corpus_dir)))]
     unigrams = np.bincount(np.concatenate([ids[1:] for ids in counted]), minlength=size)
     pairs, pair_counts = np.unique(np.concatenate([ids[:-1] * size + ids[1:] for ids in counted]), return_counts=True)

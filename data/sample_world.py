@@ -128,8 +128,9 @@ class Province:
         while True:
             chance = self.random()
             count = 0 if chance < 0.5 else 1 if chance < 0.94 else 2
-            word = "".join([self.pick(starts), *(self.pick(middles) for _ in range(count)), self.pick(endings)])
-            word = word.capitalize()
+            start = self.pick(starts)  # the parts one by one: Python 3.8 would draw a generator's last
+            middle = "".join(self.pick(middles) for _ in range(count))
+            word = (start + middle + self.pick(endings)).capitalize()
             if word not in self.used and (zlib.crc32(word.encode()) % 10 == 0) == self.held_out:
                 self.used.add(word)
                 return word
