@@ -273,7 +273,7 @@ def plot_curves(metrics_log: str, png: str, title: str, table: Sequence[Metric])
     if not panels:
         return
     columns = -(-len(panels) // 2)
-    figure, axes = plt.subplots(2, columns, figsize=(4.2 * columns, 6), squeeze=False)
+    figure, axes = plt.subplots(2, columns, figsize=(3.6 * columns, 5.4), squeeze=False)
     for axis, (name, _, panel) in zip(axes.flat, panels):
         for kind, style in (("train", dict(linewidth=0.9, color="tab:blue", label="training")),
                             ("eval", dict(marker="o", markersize=3, color="tab:orange", label="held out"))):
@@ -281,6 +281,7 @@ def plot_curves(metrics_log: str, png: str, title: str, table: Sequence[Metric])
             if points:
                 axis.plot(*zip(*points), **style)
         axis.set(title=panel, xlabel="update")
+        axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(panels):]:
         axis.set_visible(False)

@@ -388,14 +388,14 @@ def describe_run(config, device, model, data: Data, start: Start, global_batch: 
 
 
 METRICS = (
-    Metric("loss", "loss {:.4f}", "loss"),
+    Metric("loss", "loss {:.4f}"),
     Metric("generator_loss", "generator {:.4f}", "generator loss"),
     Metric("generator_perplexity", "perplexity {:.2f}"),
     Metric("generator_accuracy", "accuracy {:.1%}", "generator accuracy"),
     Metric("discriminator_loss", "discriminator {:.4f}", "discriminator loss"),
     Metric("discriminator_accuracy", "accuracy {:.1%}"),
     Metric("discriminator_precision", "precision {:.1%}"),
-    Metric("discriminator_recall", "recall {:.1%}", "discriminator recall"),
+    Metric("discriminator_recall", "recall {:.1%}"),
     Metric("discriminator_auc", "AUC {:.4f}", "discriminator AUC"),
     Metric("learning_rate", "rate {:.2e}", "learning rate"),
     Metric("gradient_norm", "gradient norm {:.2f}", "gradient norm"))

@@ -17,6 +17,7 @@ import tensorflow as tf
 from support import StopAfter, squad_file
 from support import squad_config as make_config
 
+import report
 import run_tf_squad
 import training
 import weights
@@ -75,6 +76,10 @@ def test_the_files_of_the_design_are_written(finished, data):
     assert [f.step for f in training.Checkpoints(config.checkpoint_dir).list()] == [8, 16]
     log = [json.loads(line) for line in pathlib.Path(config.output_dir, "logs", "squad.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == [1, 2, 3, 6, 8, 9, 12, 15, 16]
+    assert all(entry["gradient_norm"] > 0 and 0 <= entry["start_accuracy"] <= 1 for entry in log)
+    assert "answerability_accuracy" not in log[0]
+    said = pathlib.Path(config.output_dir, "logfile.txt").read_text()
+    assert "step 16/16  loss " in said and "gradient norm " in said
 
 
 @pytest.mark.parametrize("step", [3, 8, 11])
@@ -125,6 +130,11 @@ def test_version_2_has_null_odds_and_both_thresholds(data, tmp_path, joint_head)
     assert {"exact", "f1", "best_exact", "best_f1", "best_f1_thresh", "HasAns_f1", "NoAns_f1"} <= set(found)
     assert found["null_score_diff_threshold"] == -0.2 and found["best_f1"] >= found["f1"]
     assert all((text == "") == (odds[id_] > -0.2) for id_, text in predictions.items())
+    log = report.read_metrics_log(os.path.join(config.output_dir, "logs", "squad.jsonl"))
+    train_entries = [entry for entry in log if entry["kind"] == "train"]
+    assert all(("answerability_accuracy" in entry) == joint_head for entry in train_entries)
+    if joint_head:
+        assert all(0 <= entry["answerability_accuracy"] <= 1 for entry in train_entries)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
