@@ -91,9 +91,9 @@ def remove_leftovers(path: str):
     """
     path = os.path.realpath(path)
     for leftover in glob.glob(glob.escape(path) + ".tmp*"):
-        is_ours = os.path.isdir(leftover) and set(os.listdir(leftover)) <= {"new", "old"}
-        if is_ours and not _is_running(leftover[len(path) + len(".tmp"):]):
-            _remove_temporary(leftover, path)
+        with contextlib.suppress(OSError):  # a file, or another user's
+            if set(os.listdir(leftover)) <= {"new", "old"} and not _is_running(leftover[len(path) + len(".tmp"):]):
+                _remove_temporary(leftover, path)
 
 
 def _remove_temporary(temporary: str, path: str):

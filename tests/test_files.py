@@ -162,6 +162,7 @@ def test_only_leftovers_of_dead_processes_are_removed(target, dead_pid):
         (folder / name).write_text("")
     write_folder(target, replace=True)
     assert sorted(content(folder)) == sorted([*kept, "out/file"])
+    (folder / f"out.tmp{dead_pid}1").write_text("a file")
     foreign = folder / f"out.tmp{dead_pid}" / "thesis.txt"  # a folder of this name that new_folder did not make
     foreign.parent.mkdir()
     foreign.write_text("mine")
