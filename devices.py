@@ -85,7 +85,7 @@ def open_for(options: DeviceOptions) -> Device:
 
     Raises: UserError: see `open_device`, `workers.place` and `workers.join`.
     """
-    placed = place(options.num_workers, own_cores=options.device == "cpu")
+    placed = place(options.num_workers, pin_cores=options.device == "cpu")
     device = open_device(options.device, options.precision, options.xla, options.bf16_config_path, placed)
     return dataclasses.replace(device, workers=join(placed, options.gradient_compression))
 

@@ -52,13 +52,10 @@ def export(config: ExportConfig):
     if foreign or there and not config.overwrite or os.path.isfile(output_dir):
         way_out = "" if foreign or os.path.isfile(output_dir) else ", or replace it with --overwrite"
         raise UserError(f"--output_dir={config.output_dir} is there already: name another folder{way_out}.")
-    prefix = config.pretrained_checkpoint
-    prefix = prefix[:-len(".index")] if prefix.endswith(".index") else prefix
-    if os.path.isdir(prefix):
-        prefix = weights.find_weights(prefix)
-    run = weights.open_checkpoint(prefix, config.vocab_file)
-    is_squad = isinstance(run.model, modeling.QuestionAnswering)
-    networks = {"question_answering": run.model} if is_squad else run.model.networks()
+    run = weights.open_checkpoint(config.pretrained_checkpoint, config.vocab_file)
+    model = run.model()
+    is_squad = isinstance(model, modeling.QuestionAnswering)
+    networks = {"question_answering": model} if is_squad else model.networks()
     try:
         with files.new_folder(output_dir, replace=config.overwrite) as folder:
             for kind, network in networks.items():
@@ -68,7 +65,7 @@ def export(config: ExportConfig):
                         "another folder.") from error
     step = f"step {run.state['step']}" + ("" if is_squad else f" of phase {run.state['phase']}")
     for kind in networks:
-        print(f"{kind} of {prefix} ({step}): {os.path.join(output_dir, kind)}")
+        print(f"{kind} of {run.prefix} ({step}): {os.path.join(output_dir, kind)}")
 
 
 def main(argv):

@@ -105,12 +105,12 @@ class HorovodWorkers(Workers):
             return int(self._horovod.allreduce(tf.constant(int(flag)), op=self._horovod.Sum)) > 0
 
 
-def place(num_workers: int, own_cores: bool = False) -> Workers:
+def place(num_workers: int, pin_cores: bool = False) -> Workers:
     """This process among the others, as the launcher says. Call it before TensorFlow makes its threads.
 
     Args:
         num_workers: how many there should be; 0 takes what the launcher started.
-        own_cores: they compute on the processor: give each of this machine its share of the cores.
+        pin_cores: they compute on the processor: give each of this machine its share of the cores.
     Raises: UserError: Horovod is missing, or the workers are not as many as asked for.
     """
     started = launched("SIZE") or 1
@@ -130,12 +130,12 @@ def place(num_workers: int, own_cores: bool = False) -> Workers:
         raise UserError(f"{started} workers need Horovod, which is not installed: run "
                         "'bash scripts/install_horovod.sh', or use one worker.")
     placed = Workers(launched("RANK") or 0, started, launched("LOCAL_RANK") or 0, launched("LOCAL_SIZE") or 1)
-    if own_cores:
+    if pin_cores:
         # Horovod's thread looks for work every millisecond by default, on the core that computes: that took a seventh
         # of it (`small`, two workers of one core: 12.5 sequences/s, 14.9 with 5 ms).
         os.environ.setdefault("HOROVOD_CYCLE_TIME", "5")
         if hasattr(os, "sched_setaffinity"):
-            take_own_cores(placed.local_rank, placed.local_size)
+            pin_to_cores(placed.local_rank, placed.local_size)
     return placed
 
 
@@ -168,7 +168,7 @@ def join(placed: Workers, compression: str = "none") -> Workers:
     return workers
 
 
-def take_own_cores(local_rank: int, local_size: int):
+def pin_to_cores(local_rank: int, local_size: int):
     """Keeps this process on its share of the cores, unless the launcher has bound it already or there are too few."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) == os.cpu_count() and len(cores) >= local_size:
@@ -177,7 +177,7 @@ def take_own_cores(local_rank: int, local_size: int):
 
 
 @contextlib.contextmanager
-def lost_workers_told():
+def catch_lost_workers():
     """Turns what Horovod raises when another worker is gone into one sentence."""
     try:
         yield

@@ -20,7 +20,7 @@ PROGRAM = """
 import sys
 import configuration, training, weights
 def main(argv):
-    training.start_logging(argv[2], "log")
+    report.start_logging(argv[2], "log")
     source = weights.read(argv[1])
     print(f"read {len(source.tensors)} tensors, {source.tokenizer.vocab_size} tokens", flush=True)
 configuration.run_command(main)
@@ -141,10 +141,10 @@ def test_a_model_is_downloaded_once_and_read_from_the_cache_then_also_offline(hu
 
 
 def test_the_next_kind_of_weights_is_taken_where_there_is_no_safetensors(hub, environment):
-    ancestor = TINY.parent.parent / "ancestor_discriminator"
+    nvidia = TINY.parent.parent / "nvidia_discriminator"
     del hub.files["model.safetensors"]
-    hub.files.update({"tf_model.h5": (ancestor / "tf_model.h5").read_bytes(),
-                      "config.json": (ancestor / "config.json").read_bytes(),
+    hub.files.update({"tf_model.h5": (nvidia / "tf_model.h5").read_bytes(),
+                      "config.json": (nvidia / "config.json").read_bytes(),
                       "vocab.txt": hub.files["vocab.txt"] + b"".join(b"word%d\n" % i for i in range(97))})
     status, out, err = read(environment)
     assert (status, out) == (0, "read 43 tensors, 120 tokens\n"), err

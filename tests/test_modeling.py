@@ -153,8 +153,8 @@ def test_the_joint_heads_training_loss_is_that_of_the_golden_logits(which):
         expected += 0.5 * np.mean(np.log1p(np.exp(logits)) - logits * impossible)
     loss, sums = model.loss(features, seeds)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
-    assert float(sums["start_right"]) == (starts.argmax(-1) == gold_starts).sum()
-    assert float(sums["end_right"]) == (ends.argmax(-1) == gold_ends).sum()
+    assert float(sums["start_correct"]) == (starts.argmax(-1) == gold_starts).sum()
+    assert float(sums["end_correct"]) == (ends.argmax(-1) == gold_ends).sum()
 
 
 def test_answerability_in_training_does_not_see_the_gold_start():

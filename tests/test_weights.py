@@ -76,7 +76,7 @@ def test_a_folder_of_transformers_gives_its_logits(kind):
 
 @pytest.mark.parametrize("kind", ["discriminator", "generator"])
 def test_the_ancestors_keras_files_give_its_logits(kind, tmp_path):
-    source = weights.read(str(DATA / f"ancestor_{kind}"))
+    source = weights.read(str(DATA / f"nvidia_{kind}"))
     ours = network(source.config, kind)
     loaded = weights.load(source, ours.trainable_variables, some_vocabulary(tmp_path, 120))
     assert len(loaded) == 1 and not source.unused
@@ -179,7 +179,7 @@ def answer_features(tokens=24):
 
 
 def test_the_ancestors_joint_head_gives_its_answers(tmp_path):
-    source = weights.read(str(DATA / "ancestor_joint_v2"))
+    source = weights.read(str(DATA / "nvidia_joint_v2"))
     assert not source.unused
     model = weights.question_answering(source, some_vocabulary(tmp_path, 120), beam_size=4)
     assert model.joint_head and model.version_2
@@ -364,7 +364,7 @@ def test_what_holds_no_weights_is_refused(make, problem, tmp_path, refuses):
 
 
 def test_a_keras_file_with_two_values_for_a_tensor_is_refused(tmp_path, refuses):
-    shutil.copytree(DATA / "ancestor_generator", tmp_path / "model")
+    shutil.copytree(DATA / "nvidia_generator", tmp_path / "model")
     with h5py.File(tmp_path / "model" / "tf_model.h5", "r+") as file:
         again = file["generator_lm_head/tf_electra_for_masked_lm/electra/embeddings/word_embeddings/weight:0"]
         again[0, 0] += 1

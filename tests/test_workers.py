@@ -24,6 +24,7 @@ from support import pretraining_config as make_config
 from support import squad_config, squad_file
 
 import configuration
+import report
 import training
 import workers
 from configuration import UserError
@@ -120,19 +121,19 @@ def test_workers_of_a_machine_share_its_cores(local_size, shares, monkeypatch):
     for rank, share in enumerate(shares):
         taken = []
         monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores, taken=taken: taken.append(cores), raising=False)
-        workers.take_own_cores(rank, local_size)
+        workers.pin_to_cores(rank, local_size)
         assert taken == ([share] if share else [])
 
 
-@pytest.mark.parametrize("given, own_cores, cycle", [(None, True, "5"), ("2", True, "2"), (None, False, None)])
-def test_horovod_leaves_the_cores_to_the_computation(given, own_cores, cycle, monkeypatch):
+@pytest.mark.parametrize("given, pin_cores, cycle", [(None, True, "5"), ("2", True, "2"), (None, False, None)])
+def test_horovod_leaves_the_cores_to_the_computation(given, pin_cores, cycle, monkeypatch):
     monkeypatch.setenv("HOROVOD_SIZE", "2")
-    monkeypatch.setattr(workers, "take_own_cores", lambda *_: None)
+    monkeypatch.setattr(workers, "pin_to_cores", lambda *_: None)
     monkeypatch.setattr(workers.importlib.util, "find_spec", lambda name: True)
     monkeypatch.setenv("HOROVOD_CYCLE_TIME", given or "")  # also so that it is put back in the end
     if given is None:
         monkeypatch.delenv("HOROVOD_CYCLE_TIME")
-    workers.place(2, own_cores)
+    workers.place(2, pin_cores)
     assert os.environ.get("HOROVOD_CYCLE_TIME") == cycle
 
 
@@ -140,7 +141,7 @@ def test_cores_that_the_launcher_chose_stay(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {2}, raising=False)
     monkeypatch.setattr(os, "sched_setaffinity", lambda *_: pytest.fail("changed"), raising=False)
-    workers.take_own_cores(0, 1)
+    workers.pin_to_cores(0, 1)
 
 
 def test_every_worker_writes_its_exit_status(tmp_path, monkeypatch, capsys):
@@ -193,7 +194,7 @@ EQUIVALENCE = """
     from workers import join, place
 
     kind, accumulation, batch, compression, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]
-    workers = join(place(0, own_cores=True), compression)
+    workers = join(place(0, pin_cores=True), compression)
 
     def mask_tokens(input_ids, *_):
         positions = tf.stack([tf.range(2, 12, 3) for _ in range(input_ids.shape[0])])
@@ -309,7 +310,7 @@ def test_two_workers_pretrain_and_only_one_talks(two_phases_of_two):
     config, said = two_phases_of_two
     assert len(re.findall(r"held out at step 8:", said)) == 1
     assert f"{2 * 2 * 4} sequences ({2 * 2 * 4 * 32} tokens) an update" in said
-    entries = training.read_metrics_log(os.path.join(config.logs, "pretraining_phase1.jsonl"))
+    entries = report.read_metrics_log(os.path.join(config.logs, "pretraining_phase1.jsonl"))
     assert [entry["step"] for entry in entries if entry["kind"] == "train"] == list(range(1, 9))
     assert sorted(os.listdir(config.logs)) == sorted(set(os.listdir(config.logs)))
     assert os.path.exists(os.path.join(config.logs, "pretraining_phase1_rank1.log"))
