@@ -1,6 +1,6 @@
-"""Files and folders that are whole or absent: written under a temporary name beside the target, then renamed.
+"""Atomic writing: files and folders are written under a temporary name beside the target, then renamed.
 
-Only the standard library is used: the wrappers' Python reads this before any environment exists.
+Only the standard library is used: the wrappers' Python imports this before any environment exists.
 """
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 from typing import Iterator
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -18,13 +19,12 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # --- Files ---
 
 
-
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[str]:
-    """Yields a temporary name beside `path`; the file written there takes the place of `path` when the block succeeds.
+    """Yields a temporary name beside `path`; the file written there replaces `path` when the block succeeds.
 
-    The content is on the disk before the rename, so that a power cut leaves the old file or the new one. After an
-    exception the temporary file is gone and `path` is unchanged.
+    The content is flushed to disk before the rename, so a power failure leaves the old file or the new one. After an
+    exception the temporary file is removed and `path` is unchanged.
     """
     temporary = f"{path}.tmp{os.getpid()}"
     try:
@@ -38,14 +38,14 @@ def replacing(path: str) -> Iterator[str]:
 
 
 def write_text(path: str, content: str):
-    """Writes a UTF-8 text file as a whole. Raises: OSError."""
+    """Writes a UTF-8 text file atomically. Raises: OSError."""
     with replacing(path) as temporary:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(content)
 
 
 def write_json(path: str, content: dict):
-    """Writes an indented JSON file as a whole. Raises: OSError."""
+    """Writes an indented JSON file atomically. Raises: OSError."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -54,18 +54,17 @@ def write_json(path: str, content: dict):
 
 @contextlib.contextmanager
 def new_folder(path: str, replace: bool = False) -> Iterator[str]:
-    """Yields an empty folder beside `path`, which takes the place of `path` when the block succeeds.
+    """Yields an empty temporary folder, which replaces `path` when the block succeeds.
 
-    After an exception the new folder is removed and `path` is unchanged. SIGINT and SIGTERM wait during the renames;
-    where one is interrupted all the same (a signal that another thread takes, a full disk), the folder that was being
-    replaced is put back, by this call or, after a kill, by the next one. Missing parents are created and symbolic links
-    followed.
+    After an exception the new folder is removed and `path` is unchanged. SIGINT and SIGTERM wait for the renames;
+    if a rename fails, the folder that was being replaced is put back, and after a kill the next call does so. Missing
+    parent folders are created, symbolic links are followed.
 
     Args:
-        path: may be an empty folder, which counts as none.
-        replace: replace a folder that is not empty. What is in it is up to the caller to check.
-    Raises: OSError: among them FileExistsError, also at the end of the block (not an empty folder, and not `replace`),
-        and NotADirectoryError (a file).
+        path: an empty folder there is treated as absent.
+        replace: replace a folder that is not empty. Whether its content may be deleted is up to the caller to check.
+    Raises: OSError: in particular FileExistsError (a folder that is not empty, without `replace`) and
+        NotADirectoryError (a file); at the end of the block too, if another process has created `path` in the meantime.
     """
     path = os.path.realpath(path)
     remove_leftovers(path)
@@ -80,25 +79,21 @@ def new_folder(path: str, replace: bool = False) -> Iterator[str]:
         with blocked_signals():
             if replace and os.path.isdir(path):
                 os.rename(path, old)
-            os.rename(new, path)
-    except OSError as error:
-        if error.errno == errno.ENOTEMPTY and error.filename2 == path:  # another process made it meanwhile
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from error
-        raise
+            os.rename(new, path)  # fails if `path` is a folder that is not empty
     finally:
         _remove_temporary(temporary, path)
 
 
 def remove_leftovers(path: str):
-    """Removes what killed processes left of `new_folder(path)`, and puts back a folder that they were replacing.
+    """Removes temporary folders that killed processes left beside `path`; puts back a folder they were replacing.
 
-    `new_folder` does so itself; call it before checking what is in `path`.
+    `new_folder` does so too; call this before checking what is in `path`.
     """
     path = os.path.realpath(path)
     for leftover in glob.glob(glob.escape(path) + ".tmp*"):
-        is_ours = os.path.isdir(leftover) and set(os.listdir(leftover)) <= {"new", "old"}
-        if is_ours and not _is_running(leftover[len(path) + len(".tmp"):]):
-            _remove_temporary(leftover, path)
+        with contextlib.suppress(OSError):  # a file, or another user's
+            if set(os.listdir(leftover)) <= {"new", "old"} and not _is_running(leftover[len(path) + len(".tmp"):]):
+                _remove_temporary(leftover, path)
 
 
 def _remove_temporary(temporary: str, path: str):
@@ -109,7 +104,7 @@ def _remove_temporary(temporary: str, path: str):
 
 
 def _is_running(pid: str) -> bool:
-    """Whether another process has this id; True for what is not an id."""
+    """Whether another process has this id. True if `pid` is not a process id."""
     try:
         os.kill(int(pid), 0)
     except (ValueError, OverflowError, OSError) as error:
@@ -119,9 +114,21 @@ def _is_running(pid: str) -> bool:
 
 @contextlib.contextmanager
 def blocked_signals():
-    """SIGINT and SIGTERM are delivered to this thread after the block."""
+    """SIGINT and SIGTERM wait for the end of the block. Processes that start in it have them blocked."""
+    def wait(number, frame):
+        waiting.append(number)
+
+    waiting, handlers = [], {}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    if threading.current_thread() is threading.main_thread():
+        # A signal that another thread receives (numpy and TensorFlow have some) is handled in this one all the same.
+        handlers = {number: signal.signal(number, wait) for number in STOP_SIGNALS
+                    if signal.getsignal(number) is not None}
     try:
         yield
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number in waiting:
+            signal.raise_signal(number)

@@ -44,8 +44,8 @@ def sentences(lengths, width, seed=0):
 
 
 def test_seeds_are_those_that_old_checkpoints_were_trained_with():
-    # Computed with numpy 1.26.4, 2026-11-22; numpy promises SeedSequence's values (NEP 19). May not change without a
-    # word to those who resume.
+    # Computed with numpy 1.26.4, 2026-11-22; numpy guarantees SeedSequence's values (NEP 19). A change breaks resuming.
+    assert (pretrain_utils.TRAINING, pretrain_utils.EVALUATION, pretrain_utils.FINE_TUNING) == (0, 1, 2)
     np.testing.assert_array_equal(fold_seeds([42, 0, 1, 7, 0, 3], 3), [
         [-467508021, 286844275], [1827428877, 488412836], [-1605698173, -654453130]])
 
@@ -437,7 +437,7 @@ def test_shards_meet_other_shards_in_every_epoch_and_every_window_is_shuffled_an
 
 
 def test_order_is_the_one_that_old_checkpoints_were_trained_in():
-    # Computed with numpy 1.26.4, 2026-11-22. May not change without a word to those who resume.
+    # Computed with numpy 1.26.4, 2026-11-22. A change breaks resuming.
     order = RecordOrder([Shard("a", 5), Shard("b", 4), Shard("c", 3)], seed=7)
     assert " ".join(f"{path}{i}" for path, i in itertools.islice(stream(order), 24)) == (
         "c1 a1 c2 a2 b1 b3 b0 a3 c0 a0 a4 b2 "
