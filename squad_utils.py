@@ -12,7 +12,6 @@ A Features array has a row for every window: N windows, L max_seq_length. K is t
 from __future__ import annotations
 
 import collections
-import contextlib
 import hashlib
 import math
 import os
@@ -26,6 +25,7 @@ import tensorflow as tf
 from absl import logging
 
 import configuration
+import files
 import pretrain_utils
 import tokenization
 from configuration import UserError
@@ -268,17 +268,12 @@ def cached_features(path: str, examples: Sequence[Example], tokenizer: tokenizat
         except Exception as error:  # numpy, zipfile and zlib have many ways to dislike a damaged file
             logging.warning("%s is damaged or foreign (%s): built anew.", name, error)
     features = build_features(examples, tokenizer, **lengths)
-    temporary = f"{name}.tmp{os.getpid()}"
     try:
         os.makedirs(cache_dir, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with files.replacing(name) as temporary, open(temporary, "wb") as file:
             np.savez(file, **{field: array for field, array in features._asdict().items() if field not in _DERIVED})
-        os.replace(temporary, name)
     except OSError as error:
         logging.warning("%s cannot be written (%s): features will be built at every start.", name, error)
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
     return features
 
 
