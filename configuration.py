@@ -493,8 +493,8 @@ class SquadConfig(DeviceOptions):
             if needed and not (getattr(self, name) or self.data_dir):
                 raise UserError(f"--{name} is missing: name it, or the folder of the SQuAD files as --data_dir.")
         if (self.beam_size or 1) > self.buckets[0]:
-            raise UserError(f"--beam_size={self.beam_size} exceeds the shortest batch length, {self.buckets[0]}: choose "
-                            "a smaller beam or longer --length_buckets.")
+            raise UserError(f"--beam_size={self.beam_size} exceeds the shortest batch length, {self.buckets[0]}: "
+                            "choose a smaller beam or longer --length_buckets.")
 
     @property
     def predicts(self) -> bool:

@@ -20,7 +20,7 @@ import re
 import sys
 from typing import List, Optional, Tuple
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow loads; its start-up notes would hide ours
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow loads; hides its start-up messages
 
 import numpy as np
 import tensorflow as tf

@@ -17,7 +17,7 @@ import os
 import sys
 from typing import Callable, Dict, List, NamedTuple, Optional
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow loads; its start-up notes would hide ours
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow loads; hides its start-up messages
 
 import numpy as np
 import tensorflow as tf
@@ -38,27 +38,27 @@ from report import Metric
 from tokenization import ElectraTokenizer
 from workers import Workers, catch_lost_workers
 
-# Switches of Habana's recipe, by the option that each stands for.
+# Switches of Habana's recipe: the option that each one sets, and its value.
 OLD_NAMES = {"use_hpu": ("device", "hpu"), "hmp": ("precision", "bf16"), "bfloat16": ("precision", "bf16"),
              "fp16_compression": ("gradient_compression", "fp16")}
 
-# --- What is trained, and on what ---
+# --- Data and optimizer ---
 
 
 class Data(NamedTuple):
-    """A dataset in its order, and how to decode it."""
+    """A dataset: the order of its records, and how to decode them."""
 
     order: pretrain_utils.RecordOrder
     record_format: pretrain_utils.RecordFormat
 
     @property
     def fingerprint(self) -> list:
-        """What a data position is relative to: the shards' names and sizes."""
+        """The shards' names and sizes, which a saved data position refers to."""
         return [[os.path.basename(shard.path), shard.records] for shard in self.order.shards]
 
 
 def open_tokenizer(config: PretrainingConfig, shards) -> ElectraTokenizer:
-    """--vocab_file, else the vocabulary beside the shards; checked against the dataset's manifest where it has one."""
+    """--vocab_file, else the vocabulary beside the shards; compared with the dataset's manifest if there is one."""
     manifest = pretrain_utils.read_manifest(shards) or {}
     casing = {key: manifest[key] for key in ("do_lower_case", "strip_accents") if key in manifest}
     if config.vocab_file:
@@ -72,13 +72,13 @@ def open_tokenizer(config: PretrainingConfig, shards) -> ElectraTokenizer:
                             "--vocab_file.")
         tokenizer = ElectraTokenizer.from_folder(places[0], **casing)
     if manifest and manifest["tokenizer_fingerprint"] != tokenizer.fingerprint:
-        raise UserError(f"--vocab_file: {tokenizer.vocab_file} is not the vocabulary that {os.path.dirname(shards[0])} "
-                        "was built with (its manifest says so): give that one, or rebuild the dataset.")
+        raise UserError(f"--vocab_file: {tokenizer.vocab_file} is not the vocabulary of {os.path.dirname(shards[0])} "
+                        "(according to its manifest): give that one, or rebuild the dataset.")
     return tokenizer
 
 
 def open_data(paths, config: PretrainingConfig, vocab_size: int) -> Data:
-    """Checks every shard's first record and counts the records (once: the counts are kept in the run's folder)."""
+    """Checks every shard's first record and counts the records (once: the counts are cached in the run's folder)."""
     shards = pretrain_utils.count_shards(
         paths, pretrain_utils.read_manifest(paths), os.path.join(config.model_dir, "record_counts.json"),
         lambda uncounted: tqdm(uncounted, desc="counting records", unit="shard", disable=not sys.stderr.isatty()))
@@ -101,17 +101,14 @@ def make_optimizer(config: PretrainingConfig, variables) -> optimization.Optimiz
 
 
 class Start(NamedTuple):
-    """Updates done in this phase, and global record number of the next one."""
+    """Updates done in this phase, and the global number of the next record."""
 
     step: int
     record: int
 
 
 def refuse_second_run(config: PretrainingConfig, checkpoints: training.Checkpoints):
-    """Refuses to mix two runs in one folder.
-
-    A first phase without --restore_checkpoint is a new run; phase 2 belongs to the run it finds.
-    """
+    """Refuses to mix two runs in one folder. Phase 1 without --restore_checkpoint is a new run."""
     found = checkpoints.list(2 if config.phase2 else None)
     if found and not config.restore_checkpoint and not config.overwrite:
         raise UserError(
@@ -182,7 +179,7 @@ def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, check
 
 
 class Scored(NamedTuple):
-    """What one held-out batch gives: metric sums, and the discriminator's logit and label at every real token."""
+    """The result of one held-out batch: metric sums, and the discriminator's logit and label at every real token."""
 
     number: int
     sums: Dict[str, float]
@@ -192,17 +189,17 @@ class Scored(NamedTuple):
 
 def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, tokenizer: ElectraTokenizer,
                    workers: Workers):
-    """A function that measures the model on the held-out records and returns a dict of floats.
+    """A function that evaluates the model on the held-out records and returns a dict of floats.
 
     Records, masks and samples are the same at every call: they depend on --seed alone. The function takes a callable
-    that says whether to give up early, and then returns None. Every worker calls it and takes its share of the batches;
-    the result does not depend on how many there are.
+    that returns whether to stop early, and then returns None. Every worker calls it and evaluates its share of the
+    batches; the result does not depend on the number of workers.
     """
     data = open_data(pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords"), config, tokenizer.vocab_size)
     batches = min(config.num_eval_steps, data.order.records // config.train_batch_size)
     if not batches:
         raise UserError(f"--eval_tfrecords hold {data.order.records} records, fewer than one batch of "
-                        f"--train_batch_size={config.train_batch_size}: hold out more, or leave the option out.")
+                        f"--train_batch_size={config.train_batch_size}: hold out more, or omit the option.")
 
     @tf.function(autograph=False)
     def evaluate_batch(features, seeds):
@@ -221,8 +218,8 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
             seeds = pretrain_utils.fold_seeds([config.seed, pretrain_utils.EVALUATION, number], model.num_seeds)
             sums, logits, labels = evaluate_batch(*as_tensors(features, seeds))
             real = features["input_mask"] > 0
-            told = (logits.numpy()[real], labels.numpy()[real]) if model.has_discriminator else ([], [])
-            scored.append(Scored(number, {name: float(value) for name, value in sums.items()}, *told))
+            by_token = (logits.numpy()[real], labels.numpy()[real]) if model.has_discriminator else ([], [])
+            scored.append(Scored(number, {name: float(value) for name, value in sums.items()}, *by_token))
         stream.close()
         return scored
 
@@ -230,7 +227,7 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
         shares = workers.gather(own_batches(should_stop))
         if None in shares:
             return None
-        # In the order of the data, so that the sums are the same to the bit for any number of workers.
+        # In the order of the data, so that the sums are bit-identical for any number of workers.
         scored = sorted((batch for share in shares for batch in share), key=lambda batch: batch.number)
         metrics = modeling.ratios({name: sum(batch.sums[name] for batch in scored) for name in model.metric_names})
         if model.generator:
@@ -244,9 +241,9 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
 
 
 def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve: the share of (replaced, original) pairs that `scores` order rightly, ties half.
+    """Area under the ROC curve: the fraction of (replaced, original) pairs that `scores` rank correctly.
 
-    0.5 where one of the classes is absent.
+    Ties count half; 0.5 if one of the classes is absent.
     """
     values, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     positives = int(labels.sum())
@@ -348,7 +345,10 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
 
 
 def evaluate_only(config: PretrainingConfig, device: devices.Device):
-    """Prints the held-out metrics of one checkpoint, as one line and as JSON. The checkpoint says which model it is."""
+    """Prints the held-out metrics of one checkpoint, as one line and as JSON.
+
+    Model and objective are those of the checkpoint.
+    """
     shards = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
     tokenizer = open_tokenizer(config, shards)
     name = checkpoint_to_restore(config, training.Checkpoints(config.checkpoint_dir))
@@ -366,7 +366,7 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
 
 
 def describe_run(config, device, model, data: Data, start: Start, global_batch: int):
-    """Says and saves what is about to run."""
+    """Logs and saves what is about to run."""
     def millions(*parts) -> float:
         unique = {id(variable): variable for part in parts if part for variable in part.trainable_variables}
         return sum(variable.shape.num_elements() for variable in unique.values()) / 1e6
@@ -380,7 +380,7 @@ def describe_run(config, device, model, data: Data, start: Start, global_batch: 
                  start.step + 1, config.num_train_steps,
                  (config.num_train_steps - start.step) * global_batch / data.order.records)
     if data.record_format.has_static_masks:
-        logging.info("the records hold BERT's static masks: their tokens are restored before masking anew.")
+        logging.info("the records hold BERT's static masks: the original tokens are restored before dynamic masking.")
     files.write_json(os.path.join(config.logs, f"configuration_phase{config.phase}.json"), {
         "config": dataclasses.asdict(config), "discriminator": model.config.to_dict(),
         "generator": model.generator.config.to_dict() if model.generator else None, "data": data.fingerprint,

@@ -23,7 +23,7 @@ import sys
 import time
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow loads; its start-up notes would hide ours
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow loads; hides its start-up messages
 
 import numpy as np
 import tensorflow as tf
@@ -108,8 +108,8 @@ def read_split(config: SquadConfig, name: str, tokenizer: ElectraTokenizer, need
     return Split(path, examples, features)
 
 
-# What decides the weights that training ends with, beside the content of files (`identity`): a run is only resumed
-# where all of it is the same.
+# The options that decide the result of training, besides the content of files (`identity`): a run is only resumed if
+# all of them are the same.
 RESUMABLE = ("version_2_with_negative", "joint_head", "answerability_from_gold", "max_seq_length", "doc_stride",
              "max_query_length", "length_buckets", "train_batch_size", "gradient_accumulation_steps",
              "num_train_epochs", "max_steps", "train_iter_per_epoch", "learning_rate", "warmup_proportion",
@@ -117,25 +117,25 @@ RESUMABLE = ("version_2_with_negative", "joint_head", "answerability_from_gold",
 
 
 def identity(config: SquadConfig, source: weights.Source, tokenizer: ElectraTokenizer) -> Dict[str, str]:
-    """Fingerprints of what is read, by the option that names it."""
+    """Fingerprints of the input, by the option that names it."""
     with open(config.data_file("train"), "rb") as file:
         data = hashlib.sha256(file.read()).hexdigest()
     return {"init_checkpoint": weights.fingerprint(source), "train_file": data, "vocab_file": tokenizer.fingerprint}
 
 
 def find_own_run(config: SquadConfig, checkpoints: training.Checkpoints, read: Dict[str, str]) -> Optional[dict]:
-    """State of the newest checkpoint in output_dir, with its `prefix`; None where training starts anew.
+    """State of the newest checkpoint in output_dir, with its `prefix`; None where training starts from scratch.
 
     Raises: UserError: checkpoints of another fine-tuning without --overwrite, or any of pre-training.
     """
     newest = checkpoints.newest(1)
     state = training.read_state(newest.prefix) if newest else {"task": "squad"}
     if checkpoints.list(2) or state.get("task") != "squad":
-        raise UserError(f"{config.checkpoint_dir} holds pre-training checkpoints: name another --output_dir.")
+        raise UserError(f"{config.checkpoint_dir} holds pre-training checkpoints: choose another --output_dir.")
     if newest is None:
         if checkpoints.list() and not config.overwrite:
-            raise UserError(f"{config.checkpoint_dir} holds no checkpoint that can be read: name another --output_dir, "
-                            "or delete them with --overwrite.")
+            raise UserError(f"none of the checkpoints in {config.checkpoint_dir} can be read: choose another "
+                            "--output_dir, or delete them with --overwrite.")
         return None
     theirs = state["config"]
     changed = [f"--{name}={theirs.get(name)}" for name in RESUMABLE if theirs.get(name) != getattr(config, name)]
@@ -146,7 +146,7 @@ def find_own_run(config: SquadConfig, checkpoints: training.Checkpoints, read: D
         return {**state, "prefix": newest.prefix}
     if config.overwrite:
         return None
-    raise UserError(f"{config.checkpoint_dir} holds checkpoints of a fine-tuning with {changed[0]}: name another "
+    raise UserError(f"{config.checkpoint_dir} holds checkpoints of a fine-tuning with {changed[0]}: choose another "
                     "--output_dir, or delete them with --overwrite.")
 
 
@@ -257,7 +257,7 @@ def describe_run(config: SquadConfig, device: devices.Device, setup: Setup):
 
 def train(config: SquadConfig, device: devices.Device, stop: training.StopRequest, inputs: Inputs
           ) -> Tuple[modeling.QuestionAnswering, dict]:
-    """Fine-tunes, or resumes. Returns: the model and what results.json says of training.
+    """Fine-tunes, or resumes. Returns: the model and the part of results.json about training.
 
     Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite.
     """
@@ -354,7 +354,7 @@ def resume_hint(config: SquadConfig, num_train_steps: int, signal_name: str, ste
 
 
 class Interval(NamedTuple):
-    """How long prediction took."""
+    """The timing of a prediction."""
 
     sequences_per_second: float
     latencies: np.ndarray  # seconds per batch
@@ -362,9 +362,9 @@ class Interval(NamedTuple):
 
 def run_model(config: SquadConfig, model: modeling.QuestionAnswering, features: squad_utils.Features, workers: Workers,
               stop: Optional[training.StopRequest]) -> Tuple[Optional[Dict[str, np.ndarray]], Optional[Interval]]:
-    """Outputs of `QuestionAnswering.answers` for every window, in its order, and the time; None when asked to stop.
+    """Outputs of `QuestionAnswering.answers` for every window, in its order, and the timing; None when stopped.
 
-    The workers share the batches; which of them answers changes nothing. Each length is traced before the clock starts.
+    The workers share the batches; the result does not depend on their number. Each length is traced before timing.
     """
     shares = workers.gather(own_outputs(config, model, features, workers, stop))
     if None in shares:
@@ -386,7 +386,7 @@ def run_model(config: SquadConfig, model: modeling.QuestionAnswering, features: 
 
 
 def own_outputs(config, model, features, workers, stop) -> Optional[Tuple[list, List[float]]]:
-    """This worker's part: (rows, padded length, outputs by name) of each of its batches, and their seconds."""
+    """This worker's share: (rows, padded length, outputs by name) of each of its batches, and their latencies."""
     answers = tf.function(model.answers, autograph=False)
     batches = squad_utils.plan_batches(features.lengths, config.buckets, config.predict_batch_size,
                                        np.argsort(features.lengths, kind="stable"))
@@ -409,10 +409,10 @@ def own_outputs(config, model, features, workers, stop) -> Optional[Tuple[list, 
 
 def predict(config: SquadConfig, model: modeling.QuestionAnswering, dev: Split, workers: Workers,
             stop: Optional[training.StopRequest] = None, write: bool = False) -> Tuple[Optional[dict], Optional[dict]]:
-    """Answers the questions of `dev`. Returns: what results.json says of it, and the scores (None without answers).
+    """Answers the questions of `dev`. Returns: its part of results.json, and the scores (None without gold answers).
 
-    Both are None when asked to stop. With `write` the predictions go to output_dir. Rank 0 alone searches the answers;
-    the others return an empty dict and None.
+    Both are None when stopped. With `write` the predictions go to output_dir. Only rank 0 searches for answers; the
+    others return an empty dict and None.
     """
     outputs, interval = run_model(config, model, dev.features, workers, stop)
     if outputs is None:
@@ -429,7 +429,7 @@ def predict(config: SquadConfig, model: modeling.QuestionAnswering, dev: Split, 
             id_: [answer._asdict() for answer in answers] for id_, answers in nbest.items()}}
         if version_2:
             written["null_odds.json"] = null_odds
-        for name, content in written.items():  # in ASCII: half a surrogate pair of the data has no other spelling
+        for name, content in written.items():  # in ASCII: a lone surrogate of the data has no UTF-8 form
             files.write_text(os.path.join(config.output_dir, name), json.dumps(content, indent=1) + "\n")
     scores = None
     if config.do_eval or config.evaluate_during_training:
@@ -444,7 +444,7 @@ def predict(config: SquadConfig, model: modeling.QuestionAnswering, dev: Split, 
 
 
 def run_eval_script(config: SquadConfig, dev: Split, scores: Dict[str, float]):
-    """Runs an official script on the written predictions and says whether it agrees."""
+    """Runs an official script on the written predictions and logs whether it agrees."""
     command = [sys.executable, config.eval_script, dev.path, os.path.join(config.output_dir, "predictions.json")]
     result = subprocess.run(command, capture_output=True, text=True)
     try:
@@ -502,7 +502,7 @@ def run(config: SquadConfig, stop: training.StopRequest):
 
 def answer(config: SquadConfig, model: modeling.QuestionAnswering, dev: Split, workers: Workers,
            stop: training.StopRequest) -> dict:
-    """Answers and scores, with a log line for each. Returns: what results.json says of it; {} on all ranks but 0.
+    """Answers and scores, with a log line for each. Returns: its part of results.json; {} on all ranks but 0.
 
     Raises: Interrupted: stopped on request.
     """
