@@ -335,6 +335,19 @@ class PretrainingConfig(DeviceOptions):
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in settings.items() if name in known})
 
+    def with_model_of(self, saved: PretrainingConfig) -> PretrainingConfig:
+        """This configuration with the model size, generator and objective of a checkpoint's.
+
+        Raises: UserError: an option given here contradicts the checkpoint's.
+        """
+        taken = {}
+        for name in ("model_size", "model_config", "generator_hidden_size", "objective", "generator",
+                     "share_embeddings", "mask_prob", "disallow_correct", "temperature"):
+            ours, taken[name] = getattr(self, name), getattr(saved, name)
+            if ours not in (taken[name], type(self).__dataclass_fields__[name].default):
+                raise UserError(f"--{name}={ours}, but the checkpoint was trained with {taken[name]}: omit the option.")
+        return dataclasses.replace(self, model_name=self.run_name, **taken)
+
     @property
     def run_name(self) -> str:
         return self.model_name or self.model_size

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 from typing import Optional
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow loads; its start-up notes would hide ours
 
 
 import configuration
+import files
 import modeling
 import weights
 from configuration import UserError, option
@@ -44,6 +44,7 @@ class ExportConfig:
 def export(config: ExportConfig):
     """Writes the folders. Raises: UserError: no such checkpoint, another one, or a folder in the way."""
     output_dir = config.output_dir.rstrip("/")
+    files.remove_leftovers(output_dir)
     there = sorted(os.listdir(output_dir)) if os.path.isdir(output_dir) else []
     foreign = [name for name in there if name not in KINDS]
     here = os.path.isdir(output_dir) and os.path.samefile(output_dir, ".")
@@ -51,30 +52,20 @@ def export(config: ExportConfig):
     if foreign or there and not config.overwrite or os.path.isfile(output_dir):
         way_out = "" if foreign or os.path.isfile(output_dir) else ", or replace it with --overwrite"
         raise UserError(f"--output_dir={config.output_dir} is there already: name another folder{way_out}.")
-    prefix = config.pretrained_checkpoint
-    prefix = prefix[:-len(".index")] if prefix.endswith(".index") else prefix
-    if os.path.isdir(prefix):
-        prefix = weights.find_weights(prefix)
-    run = weights.open_checkpoint(prefix, config.vocab_file)
-    is_squad = isinstance(run.model, modeling.QuestionAnswering)
-    networks = {"question_answering": run.model} if is_squad else run.model.networks()
-    building = f"{output_dir}.tmp{os.getpid()}"
+    run = weights.open_checkpoint(config.pretrained_checkpoint, config.vocab_file)
+    model = run.model()
+    is_squad = isinstance(model, modeling.QuestionAnswering)
+    networks = {"question_answering": model} if is_squad else model.networks()
     try:
-        try:
-            os.makedirs(building)
-        except OSError as error:
-            raise UserError(f"--output_dir={config.output_dir} cannot be written ({error.strerror}): name another "
-                            "folder.") from error
-        for kind, network in networks.items():
-            weights.save_folder(network, kind, run.tokenizer, os.path.join(building, kind), config.savedmodel)
-        if there:
-            shutil.rmtree(output_dir)
-        os.replace(building, output_dir)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        with files.new_folder(output_dir, replace=config.overwrite) as folder:
+            for kind, network in networks.items():
+                weights.save_folder(network, kind, run.tokenizer, os.path.join(folder, kind), config.savedmodel)
+    except OSError as error:
+        raise UserError(f"--output_dir={config.output_dir} could not be written ({error.strerror or error}): choose "
+                        "another folder.") from error
     step = f"step {run.state['step']}" + ("" if is_squad else f" of phase {run.state['phase']}")
     for kind in networks:
-        print(f"{kind} of {prefix} ({step}): {os.path.join(output_dir, kind)}")
+        print(f"{kind} of {run.prefix} ({step}): {os.path.join(output_dir, kind)}")
 
 
 def main(argv):

@@ -12,7 +12,6 @@ A Features array has a row for every window: N windows, L max_seq_length. K is t
 from __future__ import annotations
 
 import collections
-import contextlib
 import hashlib
 import math
 import os
@@ -22,9 +21,12 @@ import unicodedata
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 import configuration
+import files
+import pretrain_utils
 import tokenization
 from configuration import UserError
 
@@ -266,17 +268,12 @@ def cached_features(path: str, examples: Sequence[Example], tokenizer: tokenizat
         except Exception as error:  # numpy, zipfile and zlib have many ways to dislike a damaged file
             logging.warning("%s is damaged or foreign (%s): built anew.", name, error)
     features = build_features(examples, tokenizer, **lengths)
-    temporary = f"{name}.tmp{os.getpid()}"
     try:
         os.makedirs(cache_dir, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with files.replacing(name) as temporary, open(temporary, "wb") as file:
             np.savez(file, **{field: array for field, array in features._asdict().items() if field not in _DERIVED})
-        os.replace(temporary, name)
     except OSError as error:
         logging.warning("%s cannot be written (%s): features will be built at every start.", name, error)
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
     return features
 
 
@@ -297,6 +294,121 @@ def _load_features(name: str, examples, tokenizer, max_seq_length: int = 384, **
     return _complete(arrays)
 
 
+# --- Batches ---
+
+
+class Batch(NamedTuple):
+    """Rows of the features that go through the network together, padded to `length`."""
+
+    length: int
+    rows: np.ndarray  # int [n], at most the batch size
+
+
+def plan_batches(lengths: np.ndarray, buckets: List[int], batch_size: int, order: np.ndarray) -> List[Batch]:
+    """Groups rows, in `order`, by the first bucket that holds them: ceil(n / batch_size) batches, at most one not full.
+
+    The rest of a bucket at the end goes to the next longer one, so that every row comes exactly once.
+    """
+    bucket_of = np.searchsorted(buckets, lengths)
+    waiting: List[List[int]] = [[] for _ in buckets]
+    batches = []
+    for row in order.tolist():
+        bucket = bucket_of[row]
+        waiting[bucket].append(row)
+        if len(waiting[bucket]) == batch_size:
+            batches.append(Batch(buckets[bucket], np.array(waiting[bucket])))
+            waiting[bucket] = []
+    rest: List[int] = []
+    longest = 0
+    for bucket, rows in enumerate(waiting):
+        rest += rows
+        longest = bucket if rows else longest
+        if len(rest) >= batch_size:
+            batches.append(Batch(buckets[longest], np.array(rest[:batch_size])))
+            rest = rest[batch_size:]
+    if rest:
+        batches.append(Batch(buckets[longest], np.array(rest)))
+    return batches
+
+
+class WindowOrder:
+    """The training windows in order, without end: epoch after epoch, each shuffled by (seed, epoch).
+
+    `position` says how far it is. A run resumes from there, also with batches of another size: no window of the epoch
+    is lost or seen twice.
+
+    Args:
+        lengths: int [n], tokens of every window.
+        batch_size: of all workers together.
+        limit: batches of an epoch, at most; None for all.
+        position: of an earlier run, to resume from.
+    """
+
+    def __init__(self, lengths: np.ndarray, buckets: List[int], batch_size: int, seed: int,
+                 limit: Optional[int] = None, position: Optional[dict] = None):
+        self.lengths, self.buckets, self.batch_size, self.seed, self.limit = lengths, buckets, batch_size, seed, limit
+        # Of the current epoch: [batch size, batches done], in order.
+        self.epoch, self._taken = (position["epoch"], list(position["taken"])) if position else (0, [])
+        self._left = self._rest_of_epoch()
+
+    def _rest_of_epoch(self) -> List[Batch]:
+        order = pretrain_utils.permutation([self.seed, self.epoch], len(self.lengths))
+        for batch_size, count in self._taken:
+            done = plan_batches(self.lengths, self.buckets, batch_size, order)[:count]
+            order = order[~np.isin(order, np.concatenate([batch.rows for batch in done]))]
+        left = plan_batches(self.lengths, self.buckets, self.batch_size, order)
+        return left if self.limit is None else left[:max(0, self.limit - sum(count for _, count in self._taken))]
+
+    @property
+    def position(self) -> dict:
+        return {"epoch": self.epoch, "taken": self._taken}
+
+    @property
+    def batches_since_epoch_end(self) -> int:
+        """0 right after the last batch of an epoch."""
+        return sum(count for _, count in self._taken) if self._left else 0
+
+    @property
+    def batches_per_epoch(self) -> int:
+        batches = math.ceil(len(self.lengths) / self.batch_size)
+        return batches if self.limit is None else min(batches, self.limit)
+
+    def batches_until(self, epochs: float) -> int:
+        """How many batches are left until `epochs` epochs are done."""
+        return max(0, math.ceil((epochs - self.epoch - 1) * self.batches_per_epoch + len(self._left)))
+
+    def __next__(self) -> Batch:
+        if not self._left:
+            self.epoch, self._taken = self.epoch + 1, []
+            self._left = self._rest_of_epoch()
+        if not self._taken or self._taken[-1][0] != self.batch_size:
+            self._taken.append([self.batch_size, 0])
+        self._taken[-1][1] += 1
+        return self._left.pop(0)
+
+
+NETWORK_INPUTS = ("input_ids", "input_mask", "segment_ids", "p_mask")
+LABELS = ("start_positions", "end_positions", "is_impossible")
+
+
+def feed(features: Features, batch: Batch, batch_size: int, labels: bool = False,
+         num_examples: Optional[float] = None) -> Dict[str, tf.Tensor]:
+    """The tensors of a batch, padded to `batch_size` rows with its first row, which then has weight 0.
+
+    Args:
+        labels: add what training needs.
+        num_examples: divisor of the loss's sums over examples (default: the number of rows).
+    """
+    fill = batch_size - len(batch.rows)
+    rows = np.concatenate([batch.rows, np.repeat(batch.rows[:1] if len(batch.rows) else [0], fill)]).astype(int)
+    tensors = {name: tf.constant(getattr(features, name)[rows, :batch.length]) for name in NETWORK_INPUTS}
+    if labels:
+        tensors.update({name: tf.constant(getattr(features, name)[rows]) for name in LABELS})
+        tensors["weights"] = tf.constant([1.0] * len(batch.rows) + [0.0] * fill)
+        tensors["num_examples"] = tf.constant(float(num_examples or len(batch.rows)))
+    return tensors
+
+
 # --- Answers ---
 
 
@@ -308,6 +420,11 @@ class Answer(NamedTuple):
     end: int
     score: float
     probability: float
+
+
+def search_answers(joint_head: bool, *args, **kwargs) -> Tuple[Dict[str, List[Answer]], Dict[str, float]]:
+    """`joint_answers` or `independent_answers`, whichever the head needs."""
+    return (joint_answers if joint_head else independent_answers)(*args, **kwargs)
 
 
 def joint_answers(examples: Sequence[Example], features: Features, outputs: Dict[str, np.ndarray],

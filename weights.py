@@ -132,15 +132,13 @@ def read(name: str) -> Source:
             the Hugging Face hub, such as google/electra-small-discriminator, which is downloaded once.
     Raises: UserError: there is nothing of the kind, or it is damaged or incomplete.
     """
-    path = name[:-len(".index")] if name.endswith(".index") else name
-    if not os.path.exists(path + ".index"):
-        path = find_weights(path)
+    path = find_weights(name)
     try:
         if os.path.isdir(path):
             return _read_folder(name, path)
         if not os.path.exists(path + ".index"):
             raise UserError(f"{name} is neither a folder of weights nor the prefix of a checkpoint: name one, or a "
-                            "model of the Hugging Face hub.")
+                            "model on the Hugging Face hub.")
         reader = tf.train.load_checkpoint(path)
         if reader.has_tensor(training.STATE_KEY):
             return _read_own(name, path)
@@ -150,19 +148,15 @@ def read(name: str) -> Source:
 
 
 def find_weights(name: str) -> str:
-    """The folder or checkpoint prefix that `name` stands for: the newest of a checkpoints folder, a download."""
+    """The folder or checkpoint prefix that `name` stands for: the newest checkpoint of a folder, or a download."""
+    checkpoint = training.find_checkpoint(name)
+    if checkpoint:
+        return checkpoint
     if not os.path.exists(name):
         if re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
             return hub.download(name)
-        raise UserError(f"{name} does not exist: name a checkpoint, a model folder, or a model of the Hugging Face "
-                        "hub such as google/electra-small-discriminator.")
-    for folder in (name, os.path.join(name, "checkpoints")):
-        checkpoints = training.Checkpoints(folder)
-        if checkpoints.list():
-            newest = checkpoints.newest(2) or checkpoints.newest(1)
-            if newest is None:
-                raise UserError(f"{folder} holds no checkpoint that can be read: name another.")
-            return newest.prefix
+        raise UserError(f"{name} does not exist: name a checkpoint, a model folder, or a model on the Hugging Face hub "
+                        "such as google/electra-small-discriminator.")
     if os.path.isdir(name) and not any(os.path.exists(os.path.join(name, file)) for file in hub.WEIGHT_FILES):
         indices = glob.glob(os.path.join(glob.escape(name), "*.ckpt*.index"))  # a released TF1 archive, unpacked
         if len(indices) == 1:
@@ -171,40 +165,70 @@ def find_weights(name: str) -> str:
 
 
 def _read_own(name: str, prefix: str) -> Source:
-    run = open_checkpoint(prefix)
-    tensors = {variable.name.split(":")[0]: variable.numpy() for variable in run.model.trainable_variables}
-    return Source(name, tensors, [], run.model.config, run.tokenizer,
-                  run.state.get("head"), run.state)
+    saved = open_checkpoint(prefix)
+    tensors = {variable.name.split(":")[0]: variable.numpy() for variable in saved.model().trainable_variables}
+    return Source(name, tensors, [], saved.encoder, saved.tokenizer, saved.state.get("head"), saved.state)
 
 
-class Run(NamedTuple):
-    """A checkpoint of ours, opened. `model` is a PretrainingModel or a QuestionAnswering."""
+class SavedRun(NamedTuple):
+    """A checkpoint that this project wrote, with the vocabulary and encoder that belong to it."""
 
-    model: tf.Module
-    tokenizer: ElectraTokenizer
+    prefix: str
     state: dict
+    tokenizer: ElectraTokenizer
+    encoder: ElectraConfig
+
+    def model(self, compute_dtype=tf.float32) -> tf.Module:
+        """The saved network, a PretrainingModel or QuestionAnswering, as its own settings build it.
+
+        Raises: UserError: the checkpoint is damaged, or its variables do not match its settings.
+        """
+        if self.state.get("task") == "squad":
+            model = modeling.QuestionAnswering(self.encoder, compute_dtype=compute_dtype, **self.state["head"])
+        else:
+            config = PretrainingConfig.from_saved(self.state["config"])
+            model = modeling.pretraining_model(self.encoder, config, self.tokenizer, compute_dtype)
+        self.restore(model)
+        return model
+
+    def restore(self, model: tf.Module, optimizer: Optional[tf.Module] = None):
+        """Restores the variables of a model built elsewhere, and of its optimizer where given.
+
+        Raises: UserError: the model's encoder has other settings, or a variable is missing, left over, or of another
+            shape.
+        """
+        free = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range")  # matter in training alone
+        for name, ours in model.config.to_dict().items():
+            theirs = self.encoder.to_dict()[name]
+            if ours != theirs and name not in free:
+                raise UserError(f"checkpoint {self.prefix} does not fit this model ({name} is {theirs} there and "
+                                f"{ours} here): give one of the same size and settings.")
+        training.restore(self.prefix, model, optimizer)
 
 
-def open_checkpoint(prefix: str, vocab_file: Optional[str] = None) -> Run:
-    """The model of a checkpoint of ours, as its own saved settings build it, and its vocabulary.
+def open_checkpoint(name: str, vocab_file: Optional[str] = None, tokenizer: Optional[ElectraTokenizer] = None
+                    ) -> SavedRun:
+    """Opens a checkpoint of this project: the one way to it, for resuming, evaluating, exporting, and fine-tuning.
 
-    Raises: UserError: no vocabulary or another one, a damaged checkpoint, or variables that do not match.
+    Args:
+        name: see `training.find_checkpoint`.
+        vocab_file: its vocabulary (default: the vocab.txt of the run's folder).
+        tokenizer: the vocabulary of the data in use, in place of both.
+    Raises: UserError: no such checkpoint, no vocabulary or another one than it was trained on.
     """
+    prefix = training.find_checkpoint(name) or name
     state = training.read_state(prefix)
-    folder = os.path.dirname(os.path.dirname(os.path.abspath(prefix)))
-    if not vocab_file and not os.path.exists(os.path.join(folder, "vocab.txt")):
-        raise UserError(f"{folder} has no vocab.txt beside checkpoints/: keep the run's folder together, or give the "
-                        "vocabulary as --vocab_file.")
-    tokenizer = ElectraTokenizer.from_folder(folder, vocab_file)
+    if tokenizer is None:
+        folder = os.path.dirname(os.path.dirname(os.path.abspath(prefix)))
+        if not vocab_file and not os.path.exists(os.path.join(folder, "vocab.txt")):
+            raise UserError(f"{folder} has no vocab.txt beside checkpoints/: keep the run's folder together, or give "
+                            "the vocabulary as --vocab_file.")
+        tokenizer = ElectraTokenizer.from_folder(folder, vocab_file)
     if tokenizer.fingerprint != state["tokenizer_fingerprint"]:
-        raise UserError(f"{tokenizer.vocab_file} is not the vocabulary that {prefix} was trained with: give that one.")
+        raise UserError(f"checkpoint {prefix} was trained on another vocabulary than {tokenizer.vocab_file}: give the "
+                        "data and --vocab_file that belong to it.")
     encoder = ElectraConfig(**{key: value for key, value in state["encoder"].items() if key != "model_type"})
-    if state.get("task") == "squad":
-        model = modeling.QuestionAnswering(encoder, **state["head"])
-    else:
-        model = modeling.pretraining_model(encoder, PretrainingConfig.from_saved(state["config"]), tokenizer)
-    training.restore(prefix, model)
-    return Run(model, tokenizer, state)
+    return SavedRun(prefix, state, tokenizer, encoder)
 
 
 def _read_tf1(name: str, prefix: str, reader) -> Source:

@@ -198,7 +198,7 @@ def test_a_long_document_is_cut_at_a_line_and_a_long_line_refused(tmp_path, monk
     assert all(data.startswith((b"a line", b"short two")) for _, _, data in chunks[1:])
     assert max(len(data) for _, _, data in chunks) < 1024 + 2000 + 50
     monkeypatch.setattr(builder, "LINE_BOUND", 10)
-    assert "one sentence on a line" in refuses(plan, tmp_path, num_out_files=2)
+    assert "one sentence" in refuses(plan, tmp_path, num_out_files=2)
 
 
 # --- What is written ---
@@ -228,7 +228,7 @@ def test_manifest_and_summary_say_what_is_there(corpus, configure, tmp_path, cap
     assert sorted(content(output)) == sorted(["manifest.json", "vocab.txt", "tokenizer_config.json", *names])
     assert sorted(os.listdir(tmp_path)) == ["corpus", "out"]
     summary = capsys.readouterr().out
-    assert "180 documents" in summary and f"{len(found[-1])} held out" in summary and "padding" in summary
+    assert "180 documents" in summary and f"{len(found[-1])} held-out records" in summary and "padding" in summary
 
 
 def test_held_out_documents_are_disjoint_and_stay_when_text_is_added(tmp_path, configure):
@@ -274,7 +274,7 @@ def test_existing_folder_is_replaced_only_with_overwrite_and_only_a_dataset(conf
     builder.build(configure(seed=2, overwrite=True))
     assert not any(name.startswith("eval") for name in content(output))
     (output / "manifest.json").write_text('{"format": "something else"}')
-    assert "manifest.json, no part of a dataset" in refuses(builder.build, configure(overwrite=True))
+    assert "manifest.json, which is not part of a dataset" in refuses(builder.build, configure(overwrite=True))
     (tmp_path / "file").write_text("mine")
     assert "not a folder" in refuses(builder.build, configure(output_dir=str(tmp_path / "file"), overwrite=True))
     assert sorted(os.listdir(tmp_path)) == ["corpus", "file", "out"]
@@ -286,11 +286,11 @@ def test_leftovers_of_killed_builds_are_cleaned_up(configure, tmp_path, refuses)
     builder.build(configure())
     complete = content(output)
     for pid in (dead.pid, os.getppid()):  # the second one is another build that runs
-        (tmp_path / f"out.building-{pid}" / "new").mkdir(parents=True)
-    output.rename(tmp_path / f"out.building-{dead.pid}" / "old")  # killed between the two renames of --overwrite
+        (tmp_path / f"out.tmp{pid}" / "new").mkdir(parents=True)
+    output.rename(tmp_path / f"out.tmp{dead.pid}" / "old")  # killed between the two renames of --overwrite
     assert "--overwrite" in refuses(builder.build, configure(seed=3))
     assert content(output) == complete
-    assert sorted(os.listdir(tmp_path)) == ["corpus", "out", f"out.building-{os.getppid()}"]
+    assert sorted(os.listdir(tmp_path)) == ["corpus", "out", f"out.tmp{os.getppid()}"]
 
 
 # --- Ends other than the good one ---
@@ -309,7 +309,7 @@ def test_killed_worker_or_signal_ends_the_build_at_once_and_leaves_nothing(
     process = subprocess.Popen([*COMMAND, *arguments(configure(num_processes=2, num_out_files=2))],
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
     workers, deadline = [], time.monotonic() + 60
-    while len(workers) < 2 or len(list(tmp_path.glob("out.building-*/train-*.part"))) < num_begun:
+    while len(workers) < 2 or len(list(tmp_path.glob("out.tmp*/new/train-*.part"))) < num_begun:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         workers = [pid for pid in children if b"spawn_main" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]
@@ -373,15 +373,15 @@ def test_bad_input_is_refused_in_one_sentence(corpus, configure, tmp_path, monke
     assert "no_vocab.txt" in sentence(vocab_file=str(tmp_path / "no_vocab.txt"))
     assert "--max_seq_length=4" in sentence(max_seq_length=4)
     assert "--num_out_files=2" in sentence(num_out_files=2, num_processes=3)
-    assert "lies in --corpus_dir" in sentence(output_dir=str(corpus / "out"))
-    assert "cannot be read or written (Not a directory)" in sentence(output_dir="/dev/null/out")
+    assert "inside --corpus_dir" in sentence(output_dir=str(corpus / "out"))
+    assert "could not be read or written (Not a directory)" in sentence(output_dir="/dev/null/out")
     assert "--eval_fraction" in sentence(eval_fraction=float("nan"))
-    for name, text, words in (("none", "", "no text file"), ("blank", "\n \n\t\n\x01", "holds no document")):
+    for name, text, words in (("none", "", "contains no text"), ("blank", "\n \n\t\n\x01", "contains no documents")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "text").write_text(text)
         assert words in sentence(corpus_dir=str(tmp_path / name))
     monkeypatch.setattr(builder.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=100))
-    assert "make room" in sentence()
+    assert "free some space" in sentence()
     assert sorted(os.listdir(tmp_path)) == ["blank", "corpus", "none"]
 
 

@@ -21,6 +21,7 @@ from support import pretraining_config as make_config
 import configuration
 import devices
 import postprocess_pretrained_ckpt
+import report
 import run_pretraining
 import training
 from configuration import Interrupted, PretrainingConfig, RunFailed, UserError
@@ -51,7 +52,7 @@ def tensors(config, name):
 
 
 def metrics(config, phase=1):
-    return training.read_metrics_log(os.path.join(config.logs, f"pretraining_phase{phase}.jsonl"))
+    return report.read_metrics_log(os.path.join(config.logs, f"pretraining_phase{phase}.jsonl"))
 
 
 def weights(tensors):
@@ -259,7 +260,7 @@ def test_resuming_a_finished_phase_does_nothing_and_says_so(finished):
     config, _ = finished
     before = sorted(os.listdir(config.checkpoint_dir))
     train(dataclasses.replace(config, restore_checkpoint="latest"))
-    assert "phase 1 has done its 12 updates already" in console(config)
+    assert "phase 1 has finished its 12 updates already" in console(config)
     assert sorted(os.listdir(config.checkpoint_dir)) == before
 
 

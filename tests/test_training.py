@@ -142,7 +142,7 @@ def test_restore_from_nothing_names_the_path(tmp_path):
 
 def test_restore_from_another_projects_checkpoint_is_refused(tmp_path):
     prefix = tf.train.Checkpoint(model=Model(1)).write(str(tmp_path / "foreign"))
-    with pytest.raises(UserError, match="not a checkpoint of this project"):
+    with pytest.raises(UserError, match="not written by this project"):
         training.restore(prefix, Model(0))
 
 
@@ -157,7 +157,7 @@ def test_too_little_disk_is_refused_before_anything_is_written(checkpoints, monk
 def test_too_little_disk_names_the_commands_own_option(tmp_path, monkeypatch):
     monkeypatch.setattr(training.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 0}))
     for arguments, flag in (((2,), "results_dir"), ((2, "output_dir"), "output_dir")):
-        with pytest.raises(UserError, match=f"or give another --{flag}\\.$"):
+        with pytest.raises(UserError, match=f"or choose another --{flag}\\.$"):
             training.Checkpoints(str(tmp_path), *arguments).check_disk(Model(1))
 
 
@@ -193,86 +193,14 @@ def test_repeated_signals_are_one_request():
 
 def test_a_signal_before_the_first_update_ends_the_command_at_once():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted, match="SIGTERM before the first update; the same call starts again"):
+    with pytest.raises(Interrupted, match="SIGTERM before the first update: run the same command again"):
         with training.StopRequest():
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-# --- Logs ---
-
-
-def test_metrics_log_continues_after_a_resume_without_repeating_steps(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    log = training.MetricsLog(str(path), str(tmp_path / "tensorboard"))
-    for step in (1, 2, 3):
-        log.write(step, "train", {"loss": float(step)})
-    with open(path, "a") as file:
-        file.write('{"step": 4, "kind": "tr')  # the machine went down here
-    log = training.MetricsLog(str(path), str(tmp_path / "tensorboard"), step=2)
-    log.write(3, "train", {"loss": 30.0})
-    entries = training.read_metrics_log(str(path))
-    assert [(entry["step"], entry["loss"]) for entry in entries] == [(1, 1), (2, 2), (3, 30)]
-    assert all(json.loads(line) for line in path.read_text().splitlines())
-    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
-
-
-def test_a_fresh_metrics_log_drops_an_earlier_runs_lines(tmp_path):
-    path = str(tmp_path / "metrics.jsonl")
-    training.MetricsLog(path, str(tmp_path / "tb")).write(1, "train", {"loss": 1.0})
-    training.MetricsLog(path, str(tmp_path / "tb"))
-    assert training.read_metrics_log(path) == []
-
-
-def test_a_metrics_log_that_cannot_be_written_names_the_option(tmp_path, refuses):
-    (tmp_path / "file").write_text("")
-    (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "file" / "log.jsonl", tmp_path / "folder"):
-        for step in (0, 3):
-            said = refuses(training.MetricsLog, str(path), str(tmp_path / "tb"), step)
-            assert f"{path} cannot be written" in said and "--json_summary" in said
-    assert not list(tmp_path.glob("folder*tmp*"))
-
-
-def test_start_logging_names_a_folder_that_cannot_be_written(tmp_path):
-    blocker = tmp_path / "file"
-    blocker.write_text("")
-    with pytest.raises(UserError, match="cannot be written .*give another folder"):
-        training.start_logging(str(blocker / "logs"), "rank0")
-
-
-def test_curves_are_drawn_for_whatever_the_log_has(tmp_path):
-    path, png = str(tmp_path / "metrics.jsonl"), tmp_path / "curves.png"
-    training.plot_curves(path, str(png), "empty", training.PRETRAINING_PANELS)
-    assert not png.exists()
-    log = training.MetricsLog(path, str(tmp_path / "tb"))
-    for step in range(1, 6):
-        log.write(step, "train", {"generator_loss": 5 / step, "learning_rate": 1e-3 * step})
-    log.write(5, "eval", {"generator_loss": 1.5})
-    training.plot_curves(path, str(png), "a run", training.PRETRAINING_PANELS)
-    assert png.read_bytes().startswith(b"\x89PNG") and not list(tmp_path.glob("*.tmp*"))
-
-
-def test_speed_is_totals_over_totals_without_the_first_update_and_without_time_apart(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
-    speed = training.Speed()
-    now[0] = 30.0
-    assert speed.after(1, 8, 100) == {"first_update_seconds": 30.0}
-    now[0] = 32.0
-    assert speed.after(1, 8, 100)["sequences_per_second"] == 4
-    with speed.apart():
-        now[0] += 1000
-    now[0] += 2
-    rates = speed.after(3, 24, 300)
-    assert rates == {"updates_per_second": 1.0, "sequences_per_second": 8.0, "tokens_per_second": 100.0}
-    assert "8.0 sequences/s" in speed.summary() and "30.0 s" in speed.summary()
-
-
-@pytest.mark.parametrize("seconds, text", [(0, "0:00:00"), (59.6, "0:01:00"), (3661, "1:01:01"), (360000, "100:00:00")])
-def test_hours(seconds, text):
-    assert training.hours(seconds) == text
+# --- What a checkpoint says of its run ---
 
 
 def test_environment_is_plain_json():

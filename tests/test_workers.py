@@ -24,6 +24,7 @@ from support import pretraining_config as make_config
 from support import squad_config, squad_file
 
 import configuration
+import report
 import training
 import workers
 from configuration import UserError
@@ -309,7 +310,7 @@ def test_two_workers_pretrain_and_only_one_talks(two_phases_of_two):
     config, said = two_phases_of_two
     assert len(re.findall(r"held out at step 8:", said)) == 1
     assert f"{2 * 2 * 4} sequences ({2 * 2 * 4 * 32} tokens) an update" in said
-    entries = training.read_metrics_log(os.path.join(config.logs, "pretraining_phase1.jsonl"))
+    entries = report.read_metrics_log(os.path.join(config.logs, "pretraining_phase1.jsonl"))
     assert [entry["step"] for entry in entries if entry["kind"] == "train"] == list(range(1, 9))
     assert sorted(os.listdir(config.logs)) == sorted(set(os.listdir(config.logs)))
     assert os.path.exists(os.path.join(config.logs, "pretraining_phase1_rank1.log"))
