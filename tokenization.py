@@ -62,7 +62,6 @@ class ElectraTokenizer:
         backend.normalizer = tokenizers.normalizers.BertNormalizer(
             clean_text=True, handle_chinese_chars=True, strip_accents=self.strip_accents, lowercase=self.do_lower_case)
         backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-        backend.decoder = tokenizers.decoders.WordPiece(prefix="##")
         return backend
 
     @classmethod
@@ -110,11 +109,6 @@ class ElectraTokenizer:
         encode = getattr(self.backend, "encode_batch_fast", self.backend.encode_batch)  # new in tokenizers 0.20.1
         valid = [_LONE_SURROGATE.sub("\ufffd", text) for text in texts]
         return [encoding.ids for encoding in encode(valid, add_special_tokens=False)]
-
-    def decode(self, ids: List[int]) -> str:
-        """Text of `ids`, with word pieces joined and special tokens removed. Not the exact inverse of `encode`."""
-        special = set(self.special_ids) - {self.unk_id}
-        return self.backend.decode([id_ for id_ in ids if id_ not in special], skip_special_tokens=False)
 
 
 def read_vocabulary(path: str) -> List[str]:
