@@ -114,11 +114,11 @@ class Reader:
         pieces = []
         for first in range(0, len(features.lengths), WINDOWS):
             found = self._answers({name: tf.constant(getattr(features, name)[first:first + WINDOWS])
-                                   for name in ("input_ids", "input_mask", "segment_ids", "p_mask")})
+                                   for name in squad_utils.NETWORK_INPUTS})
             pieces.append({name: value.numpy() for name, value in found.items()})
         outputs = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-        find_answers = squad_utils.joint_answers if self.model.joint_head else squad_utils.independent_answers
-        nbest, odds = find_answers(examples, features, outputs, config.n_best_size, config.max_answer_length)
+        nbest, odds = squad_utils.search_answers(self.model.joint_head, examples, features, outputs,
+                                                 config.n_best_size, config.max_answer_length)
         if self.version_2:
             return with_no_answer(nbest["0"], odds["0"], self.model.joint_head), odds["0"]
         return nbest["0"], odds.get("0")

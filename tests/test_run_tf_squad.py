@@ -250,7 +250,7 @@ def test_the_checkpoints_of_another_fine_tuning_are_refused_or_deleted(data, tmp
 
 
 @pytest.mark.parametrize("changes, problem", [
-    (dict(do_train=False, do_predict=False, do_eval=False), "nothing is asked for"),
+    (dict(do_train=False, do_predict=False, do_eval=False), "--do_train, --do_predict, --do_eval"),
     (dict(data_dir=None), "--train_file is missing"),
     (dict(output_dir=None), "--output_dir is missing"),
     (dict(length_buckets="128,x"), "--length_buckets=128,x"),
@@ -310,7 +310,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_damaged_ones_are_not_del
             assert run(config)["train_steps"] == 16  # from the one before it
             pathlib.Path(checkpoint.prefix + ".index").write_bytes(b"no index")
     said = refuses(run, config)
-    assert "holds no checkpoint that can be read" in said and len(os.listdir(config.checkpoint_dir)) == 4
+    assert "can be read" in said and len(os.listdir(config.checkpoint_dir)) == 4
     assert run(dataclasses.replace(config, overwrite=True))["train_steps"] == 16
 
 
@@ -341,7 +341,7 @@ def test_evaluation_checks_the_model_before_the_data(data, tmp_path, finished, r
     config = dataclasses.replace(finished[0], do_train=False, init_checkpoint=finished[0].checkpoint_dir,
                                  output_dir=str(tmp_path))
     assert "exceeds the 64 positions" in refuses(run, dataclasses.replace(config, max_seq_length=128))
-    with pytest.raises(UserError, match="wider than batches of length 24"):
+    with pytest.raises(UserError, match="--beam_size=25 .* 24"):
         dataclasses.replace(config, beam_size=25)
     lines = (data / "vocab.txt").read_text().split()
     (tmp_path / "vocab.txt").write_text("\n".join(lines[:5] + lines[:4:-1]))

@@ -117,7 +117,7 @@ def test_questions_to_predict_need_neither_answers_nor_a_version(write):
 
 @pytest.mark.parametrize("content, parts", [
     ("{", ["not valid JSON"]),
-    ("[]", ["no JSON object"]),
+    ("[]", ["not a JSON object"]),
     ({"version": "1.1"}, ["the file", "'data'"]),
     ({"data": {}}, ["the file", "'data'", "list"]),
     ({"data": ["text"]}, ["data[0]", "'paragraphs'"]),
@@ -128,7 +128,7 @@ def test_questions_to_predict_need_neither_answers_nor_a_version(write):
     (squad({"id": "q1", "answers": entry()["answers"]}), ["'q1'", "'question'"]),
     (squad({"id": "q1", "question": "who?"}), ["'q1'", "'answers'"]),
     (squad({**entry(), "answers": ["cat"]}), ["'q1'", "'text'"]),
-    (squad(entry(start="4")), ["'q1'", "'answer_start'", "whole number"]),
+    (squad(entry(start="4")), ["'q1'", "'answer_start'", "integer"]),
     (squad(entry(start=True)), ["'q1'", "'answer_start'"]),
     (squad(entry(), entry()), ["'q1'", "twice"]),
     (squad(entry(start=5)), ["'q1'", "'cat'", "answer_start=5"]),
