@@ -226,8 +226,8 @@ def test_the_independent_heads_no_answer_is_one_of_the_softmax(null_score):
 
 def foreign(independent, folder):
     """An exported model without the settings that this project adds to config.json."""
-    run = weights.open_checkpoint(weights.find_weights(independent))
-    weights.save_folder(run.model, "question_answering", run.tokenizer, str(folder))
+    run = weights.open_checkpoint(independent)
+    weights.save_folder(run.model(), "question_answering", run.tokenizer, str(folder))
     content = json.loads((folder / "config.json").read_text())
     del content["question_answering"]
     (folder / "config.json").write_text(json.dumps(content))
@@ -285,8 +285,8 @@ def test_the_shortest_windows_hold_a_question_and_some_context(independent, leng
 
 
 def test_an_exported_model_and_one_named_vocabulary_answer_alike(folder, independent, tmp_path):
-    run = weights.open_checkpoint(weights.find_weights(independent))
-    weights.save_folder(run.model, "question_answering", run.tokenizer, str(tmp_path / "exported"))
+    run = weights.open_checkpoint(independent)
+    weights.save_folder(run.model(), "question_answering", run.tokenizer, str(tmp_path / "exported"))
     context = words(18, 3000, 6)
     expected = Reader(InferenceConfig(init_checkpoint=independent, context="x")).report(QUESTION, context)
     exported = InferenceConfig(init_checkpoint=str(tmp_path / "exported"), context="x")
@@ -414,7 +414,7 @@ def test_invalid_options_are_refused(folder, independent, tmp_path, refuses):
 
 def bare(independent, tmp_path):
     """An exported model without its vocabulary."""
-    run = weights.open_checkpoint(weights.find_weights(independent))
-    weights.save_folder(run.model, "question_answering", run.tokenizer, str(tmp_path / "bare"))
+    run = weights.open_checkpoint(independent)
+    weights.save_folder(run.model(), "question_answering", run.tokenizer, str(tmp_path / "bare"))
     (tmp_path / "bare" / "vocab.txt").unlink()
     return tmp_path / "bare"
