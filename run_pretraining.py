@@ -33,6 +33,7 @@ import pretrain_utils
 import report
 import training
 import weights
+from checkpoints import Checkpoints
 from configuration import PretrainingConfig, UserError
 from report import Metric
 from tokenization import ElectraTokenizer
@@ -107,7 +108,7 @@ class Start(NamedTuple):
     record: int
 
 
-def refuse_second_run(config: PretrainingConfig, checkpoints: training.Checkpoints):
+def refuse_second_run(config: PretrainingConfig, checkpoints: Checkpoints):
     """Refuses to mix two runs in one folder. Phase 1 without --restore_checkpoint is a new run."""
     found = checkpoints.list(2 if config.phase2 else None)
     if found and not config.restore_checkpoint and not config.overwrite:
@@ -117,7 +118,7 @@ def refuse_second_run(config: PretrainingConfig, checkpoints: training.Checkpoin
             "--model_name, or delete it with --overwrite.")
 
 
-def checkpoint_to_restore(config: PretrainingConfig, checkpoints: training.Checkpoints) -> Optional[str]:
+def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -> Optional[str]:
     """The checkpoint to start from, or None for a fresh start.
 
     In order: the one that --restore_checkpoint names; with `latest` the newest of this phase; in phase 2 the newest of
@@ -264,7 +265,7 @@ def as_tensors(features: Dict[str, np.ndarray], seeds: np.ndarray):
 class Setup(NamedTuple):
     """A phase, validated and ready to train."""
 
-    checkpoints: training.Checkpoints
+    checkpoints: Checkpoints
     tokenizer: ElectraTokenizer
     data: Data
     model: modeling.PretrainingModel
@@ -277,7 +278,7 @@ class Setup(NamedTuple):
 def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
     """Opens the data, builds the model and restores it: everything that can be refused, before the first update."""
     workers = device.workers
-    checkpoints = training.Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max)
+    checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max)
     refuse_second_run(config, checkpoints)
     report.start_logging(config.logs, f"pretraining_phase{config.phase}_rank{workers.rank}",
                          on_console=workers.is_chief)
@@ -351,7 +352,7 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
     """
     shards = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
     tokenizer = open_tokenizer(config, shards)
-    name = checkpoint_to_restore(config, training.Checkpoints(config.checkpoint_dir))
+    name = checkpoint_to_restore(config, Checkpoints(config.checkpoint_dir))
     saved = weights.open_checkpoint(name, tokenizer=tokenizer)
     config = config.with_model_of(PretrainingConfig.from_saved(saved.state["config"]))
     model = modeling.pretraining_model(saved.encoder, config, tokenizer, device.compute_dtype)
@@ -411,7 +412,7 @@ def make_report(config: PretrainingConfig, setup: Setup, workers: Workers) -> re
         tensorboard_dir=os.path.join(config.logs, "tensorboard", f"phase{config.phase}"), writes=workers.is_chief)
 
 
-def not_finite(step: int, config: PretrainingConfig, checkpoints: training.Checkpoints) -> str:
+def not_finite(step: int, config: PretrainingConfig, checkpoints: Checkpoints) -> str:
     newest = checkpoints.list(config.phase)
     kept = f"the last checkpoint is {newest[-1].prefix}" if newest else "there is no checkpoint yet"
     return (f"the loss or its gradient is not finite at update {step} (batch seed "

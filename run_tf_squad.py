@@ -40,6 +40,7 @@ import report
 import squad_utils
 import training
 import weights
+from checkpoints import Checkpoints, read_state
 from configuration import Interrupted, SquadConfig, UserError
 from report import Metric
 from tokenization import ElectraTokenizer
@@ -78,7 +79,7 @@ def read_source(config: SquadConfig) -> weights.Source:
         return weights.read(config.init_checkpoint)
     if config.do_train:
         return weights.read(config.electra_model)
-    if not training.Checkpoints(config.checkpoint_dir).list():
+    if not Checkpoints(config.checkpoint_dir).list():
         raise UserError(f"--init_checkpoint is missing and {config.checkpoint_dir} holds no checkpoint: name a "
                         "fine-tuned model, or add --do_train.")
     return weights.read(config.checkpoint_dir)
@@ -123,13 +124,13 @@ def identity(config: SquadConfig, source: weights.Source, tokenizer: ElectraToke
     return {"init_checkpoint": weights.fingerprint(source), "train_file": data, "vocab_file": tokenizer.fingerprint}
 
 
-def find_own_run(config: SquadConfig, checkpoints: training.Checkpoints, read: Dict[str, str]) -> Optional[dict]:
+def find_own_run(config: SquadConfig, checkpoints: Checkpoints, read: Dict[str, str]) -> Optional[dict]:
     """State of the newest checkpoint in output_dir, with its `prefix`; None where training starts from scratch.
 
     Raises: UserError: checkpoints of another fine-tuning without --overwrite, or any of pre-training.
     """
     newest = checkpoints.newest(1)
-    state = training.read_state(newest.prefix) if newest else {"task": "squad"}
+    state = read_state(newest.prefix) if newest else {"task": "squad"}
     if checkpoints.list(2) or state.get("task") != "squad":
         raise UserError(f"{config.checkpoint_dir} holds pre-training checkpoints: choose another --output_dir.")
     if newest is None:
@@ -189,7 +190,7 @@ def make_optimizer(config: SquadConfig, model: modeling.QuestionAnswering, updat
 class Setup(NamedTuple):
     """A fine-tuning, validated and ready to train."""
 
-    checkpoints: training.Checkpoints
+    checkpoints: Checkpoints
     seed: int
     model: modeling.QuestionAnswering
     optimizer: optimization.AdamW
@@ -201,7 +202,7 @@ class Setup(NamedTuple):
 def prepare(config: SquadConfig, device: devices.Device, inputs: Inputs) -> Setup:
     """Builds the model and sets its variables, from the newest checkpoint in output_dir or from the given weights."""
     workers, found = device.workers, inputs.found
-    checkpoints = training.Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max, "output_dir")
+    checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max, "output_dir")
     seed = found["config"]["seed"] if found else config.seed if config.seed is not None else random.randrange(2**31)
     seed = workers.from_chief(seed)
     encoder = dataclasses.replace(inputs.source.config, vocab_size=inputs.tokenizer.vocab_size)
@@ -478,7 +479,7 @@ def run(config: SquadConfig, stop: training.StopRequest):
     if config.do_train:
         fingerprints = identity(config, source, tokenizer)
         if workers.is_chief:
-            found = find_own_run(config, training.Checkpoints(config.checkpoint_dir), fingerprints)
+            found = find_own_run(config, Checkpoints(config.checkpoint_dir), fingerprints)
         found = workers.from_chief(found)
     else:
         model = trained_model(config, source, tokenizer, device.compute_dtype)

@@ -28,7 +28,7 @@ import configuration
 import files
 import hub
 import modeling
-import training
+from checkpoints import STATE_KEY, find_checkpoint, in_short, read_state, restore, unreadable
 from configuration import ElectraConfig, PretrainingConfig, UserError
 from tokenization import ElectraTokenizer
 
@@ -140,16 +140,16 @@ def read(name: str) -> Source:
             raise UserError(f"{name} is neither a folder of weights nor the prefix of a checkpoint: name one, or a "
                             "model on the Hugging Face hub.")
         reader = tf.train.load_checkpoint(path)
-        if reader.has_tensor(training.STATE_KEY):
+        if reader.has_tensor(STATE_KEY):
             return _read_own(name, path)
         return _read_tf1(name, path, reader)
     except (tf.errors.OpError, RuntimeError) as error:
-        raise training.unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def find_weights(name: str) -> str:
     """The folder or checkpoint prefix that `name` stands for: the newest checkpoint of a folder, or a download."""
-    checkpoint = training.find_checkpoint(name)
+    checkpoint = find_checkpoint(name)
     if checkpoint:
         return checkpoint
     if not os.path.exists(name):
@@ -203,7 +203,7 @@ class SavedRun(NamedTuple):
             if ours != theirs and name not in free:
                 raise UserError(f"checkpoint {self.prefix} does not fit this model ({name} is {theirs} there and "
                                 f"{ours} here): give one of the same size and settings.")
-        training.restore(self.prefix, model, optimizer)
+        restore(self.prefix, model, optimizer)
 
 
 def open_checkpoint(name: str, vocab_file: Optional[str] = None, tokenizer: Optional[ElectraTokenizer] = None
@@ -211,13 +211,13 @@ def open_checkpoint(name: str, vocab_file: Optional[str] = None, tokenizer: Opti
     """Opens a checkpoint of this project: the one way to it, for resuming, evaluating, exporting, and fine-tuning.
 
     Args:
-        name: see `training.find_checkpoint`.
+        name: see `find_checkpoint`.
         vocab_file: its vocabulary (default: the vocab.txt of the run's folder).
         tokenizer: the vocabulary of the data in use, in place of both.
     Raises: UserError: no such checkpoint, no vocabulary or another one than it was trained on.
     """
-    prefix = training.find_checkpoint(name) or name
-    state = training.read_state(prefix)
+    prefix = find_checkpoint(name) or name
+    state = read_state(prefix)
     if tokenizer is None:
         folder = os.path.dirname(os.path.dirname(os.path.abspath(prefix)))
         if not vocab_file and not os.path.exists(os.path.join(folder, "vocab.txt")):
@@ -339,7 +339,7 @@ def _load_torch(path: str) -> Iterator[Tuple[str, np.ndarray]]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # UnpicklingError, RuntimeError or EOFError, depending on the damage
-        raise UserError(f"{path} cannot be read ({training.in_short(error)}): download it again.") from error
+        raise UserError(f"{path} cannot be read ({in_short(error)}): download it again.") from error
     for name, value in content.items():
         yield _with_electra_prefix(name), value.float().numpy()
 

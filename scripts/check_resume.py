@@ -26,7 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import numpy as np
 import tensorflow as tf
 
-import training
+from checkpoints import Checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARD = "data/sample/tfrecord/seq_len_{}/train-00000-of-00004.tfrecord"
@@ -57,7 +57,7 @@ def run(command, interruption=None, delay: float = 0.0) -> int:
 
 
 def interrupted_run(results_dir: str, interruptions, generator: random.Random):
-    checkpoints = training.Checkpoints(os.path.join(results_dir, "models", "tiny", "checkpoints"))
+    checkpoints = Checkpoints(os.path.join(results_dir, "models", "tiny", "checkpoints"))
     for phase, command in enumerate(phase_commands(results_dir), start=1):
         for interruption in [*interruptions, None]:
             resume = [] if phase == 2 or not checkpoints.list(1) else ["--restore_checkpoint=latest"]

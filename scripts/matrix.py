@@ -50,6 +50,9 @@ tests/test_pretrain_utils.py
 tests/test_squad_utils.py
 tests/test_training_graph.py
 tests/test_training.py
+tests/test_checkpoints.py
+tests/test_report.py
+tests/test_tfrecord.py
 tests/test_devices.py
 tests/test_weights.py
 tests/test_run_pretraining.py::test_a_run_leaves_checkpoints_logs_configuration_vocabulary_and_curves

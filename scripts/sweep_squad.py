@@ -41,7 +41,7 @@ import tensorflow as tf  # noqa: E402
 
 import configuration  # noqa: E402  (found through the line above, like the rest)
 import files  # noqa: E402
-import training  # noqa: E402
+from checkpoints import Checkpoint, Checkpoints, read_state, remove_checkpoint  # noqa: E402
 from configuration import Interrupted, RunFailed, SquadConfig, UserError, option  # noqa: E402
 
 
@@ -63,7 +63,7 @@ class Job(NamedTuple):
     """One fine-tuning."""
 
     run: str
-    checkpoint: training.Checkpoint
+    checkpoint: Checkpoint
     seed: int
     folder: str
 
@@ -81,8 +81,8 @@ class Job(NamedTuple):
         return os.path.join(os.path.dirname(self.folder), "checkpoint.json")
 
     @property
-    def fine_tuned(self) -> training.Checkpoints:
-        return training.Checkpoints(os.path.join(self.folder, "checkpoints"))
+    def fine_tuned(self) -> Checkpoints:
+        return Checkpoints(os.path.join(self.folder, "checkpoints"))
 
 
 def plan(config: SweepConfig) -> List[Job]:
@@ -92,7 +92,7 @@ def plan(config: SweepConfig) -> List[Job]:
         raise UserError(f"--seeds={config.seeds} must be whole numbers separated by commas: give some, such as 1,2,3.")
     jobs = []
     for folder in filter(None, config.checkpoints.split(",")):
-        found = training.Checkpoints(folder).list()
+        found = Checkpoints(folder).list()
         if not found:
             raise UserError(f"checkpoints={folder} holds no checkpoint: name folders such as "
                             "results/models/base/checkpoints.")
@@ -124,7 +124,7 @@ def look_at(jobs: List[Job]) -> Dict[str, Content]:
     contents = {}
     for prefix in dict.fromkeys(job.checkpoint.prefix for job in jobs):
         try:
-            state = training.read_state(prefix)
+            state = read_state(prefix)
             shapes = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
             with open(prefix + ".index", "rb") as file:  # it holds the checksum of every tensor
                 fingerprint = hashlib.sha256(file.read()).hexdigest()
@@ -266,7 +266,7 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, c
     """
     if content is None:
         try:
-            training.read_state(job.checkpoint.prefix)
+            read_state(job.checkpoint.prefix)
         except UserError as error:
             print(error, file=sys.stderr, flush=True)
         return UserError.exit_status
@@ -301,7 +301,7 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, c
             **({"best F1": results["best_f1"]} if "best_f1" in results else {})})
         fine_tuned = job.fine_tuned.list()
         for old in fine_tuned[:max(0, len(fine_tuned) - config.keep_checkpoint_max)]:
-            training.remove_checkpoint(old.prefix)
+            remove_checkpoint(old.prefix)
     return status
 
 

@@ -14,8 +14,8 @@ import tensorflow as tf
 
 import modeling
 import postprocess_pretrained_ckpt
-import training
 import weights
+from checkpoints import Checkpoints, read_state
 from configuration import PretrainingConfig
 from postprocess_pretrained_ckpt import ExportConfig
 from tokenization import ElectraTokenizer
@@ -35,7 +35,7 @@ def make_run(folder, vocab_file, **changes):
         for variable in model.trainable_variables:
             variable.assign_add(tf.fill(variable.shape, 0.01 * phase))
         state = {"config": vars(settings), "encoder": encoder.to_dict(), "tokenizer_fingerprint": tokenizer.fingerprint}
-        training.Checkpoints(str(folder / "checkpoints")).save(phase, 3, model, tf.Module(), state)
+        Checkpoints(str(folder / "checkpoints")).save(phase, 3, model, tf.Module(), state)
     return model
 
 
@@ -87,18 +87,18 @@ def test_the_networks_of_the_objective_are_written(changes, kinds, tmp_path, voc
 def test_a_checkpoint_that_does_not_match_its_settings_in_every_variable_is_refused(run, tmp_path, vocab_file, refuses):
     prefix = str(run / "checkpoints" / "ckpt-3")
     tokenizer = ElectraTokenizer(vocab_file)
-    state = training.read_state(prefix)
+    state = read_state(prefix)
     settings = PretrainingConfig.from_saved(state["config"])
     encoder = settings.encoder_config(tokenizer.vocab_size)
     for change in ({"generator": "uniform"}, {"generator_hidden_size": 1.0}):
         changed = PretrainingConfig(**{**vars(settings), **change})
         model = modeling.pretraining_model(encoder, changed, tokenizer)
-        training.Checkpoints(str(run / "checkpoints")).save(1, 4, model, tf.Module(), state)
+        Checkpoints(str(run / "checkpoints")).save(1, 4, model, tf.Module(), state)
         assert "ckpt-4" in refuses(export, run, tmp_path / "out", pretrained_checkpoint=str(
             run / "checkpoints" / "ckpt-4"))
     more = PretrainingConfig(**{**vars(settings), "generator": "uniform"})  # the checkpoint has a generator too
     state = {**state, "config": vars(more)}
-    training.Checkpoints(str(run / "checkpoints")).save(
+    Checkpoints(str(run / "checkpoints")).save(
         1, 5, modeling.pretraining_model(encoder, settings, tokenizer), tf.Module(), state)
     text = refuses(export, run, tmp_path / "out", pretrained_checkpoint=str(run / "checkpoints" / "ckpt-5"))
     assert "ckpt-5" in text and "variables" in text
@@ -132,7 +132,7 @@ def test_a_fine_tuned_checkpoint_becomes_one_folder(tmp_path, vocab_file, capsys
                                 ).encoder_config(tokenizer.vocab_size)
     model = modeling.QuestionAnswering(encoder, joint_head=False, version_2=True)
     tokenizer.save(str(tmp_path / "squad"))
-    training.Checkpoints(str(tmp_path / "squad" / "checkpoints")).save(1, 7, model, tf.Module(), {
+    Checkpoints(str(tmp_path / "squad" / "checkpoints")).save(1, 7, model, tf.Module(), {
         "task": "squad", "head": model.settings, "encoder": encoder.to_dict(), "config": {},
         "tokenizer_fingerprint": tokenizer.fingerprint})
     export(tmp_path / "squad", tmp_path / "out")

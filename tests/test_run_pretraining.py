@@ -24,6 +24,7 @@ import postprocess_pretrained_ckpt
 import report
 import run_pretraining
 import training
+from checkpoints import Checkpoints, read_state
 from configuration import Interrupted, PretrainingConfig, RunFailed, UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -84,7 +85,7 @@ def finished(data, tmp_path_factory):
 
 def test_a_run_leaves_checkpoints_logs_configuration_vocabulary_and_curves(finished):
     config, second = finished
-    checkpoints = training.Checkpoints(config.checkpoint_dir).list()
+    checkpoints = Checkpoints(config.checkpoint_dir).list()
     assert [os.path.basename(found.prefix) for found in checkpoints] == ["ckpt-12", "ckpt-p2-6"]
     for name, phase, steps in (("pretraining_phase1", 1, 12), ("pretraining_phase2", 2, 6)):
         entries = metrics(config, phase)
@@ -178,7 +179,7 @@ def test_killed_at_random_moments_and_resumed_equals_an_uninterrupted_run(data, 
         resumed = dataclasses.replace(config, restore_checkpoint="latest" if folder.exists() else None)
         process = subprocess.Popen(command(resumed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
         deadline = time.monotonic() + 120
-        while not any(found.step >= step for found in training.Checkpoints(str(folder)).list()):
+        while not any(found.step >= step for found in Checkpoints(str(folder)).list()):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(delay)
@@ -201,7 +202,7 @@ def test_a_signal_finishes_the_update_saves_says_how_to_resume_and_exits_75(data
     assert process.returncode == 75
     assert len(said(errors).splitlines()) == 1 and "resume with --restore_checkpoint=latest" in errors
     step = int(re.search(r"at step (\d+)", errors)[1])
-    assert [found.step for found in training.Checkpoints(config.checkpoint_dir).list()] == [step] and step >= 3
+    assert [found.step for found in Checkpoints(config.checkpoint_dir).list()] == [step] and step >= 3
 
 
 def test_help_lists_every_option_with_its_default_and_exits_0(said):
@@ -251,9 +252,9 @@ def test_a_second_run_is_refused_with_the_three_ways_on_and_overwrite_starts_ane
         train(config)
     with pytest.raises(UserError, match="matches no file"):  # a mistake does not cost the old run
         train(dataclasses.replace(config, overwrite=True, pretrain_tfrecords="/nowhere"))
-    assert len(training.Checkpoints(config.checkpoint_dir).list()) == 2
+    assert len(Checkpoints(config.checkpoint_dir).list()) == 2
     train(dataclasses.replace(config, overwrite=True))
-    assert [found.prefix[-6:] for found in training.Checkpoints(config.checkpoint_dir).list()] == ["ckpt-3"]
+    assert [found.prefix[-6:] for found in Checkpoints(config.checkpoint_dir).list()] == ["ckpt-3"]
 
 
 def test_resuming_a_finished_phase_does_nothing_and_says_so(finished):
@@ -309,7 +310,7 @@ def test_a_changed_batch_size_continues_at_the_same_record(data, tmp_path):
     with pytest.raises(Interrupted):
         train(config, StopAfter(4))
     train(dataclasses.replace(config, restore_checkpoint="latest", train_batch_size=2, num_train_steps=6))
-    record = training.read_state(os.path.join(config.checkpoint_dir, "ckpt-6"))["record"]
+    record = read_state(os.path.join(config.checkpoint_dir, "ckpt-6"))["record"]
     assert record == 4 * 12 + 2 * 6
 
 
@@ -317,7 +318,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     config = make_config(data, tmp_path, optimizer="adamw", learning_rate=1e30, save_checkpoints_steps=1)
     with pytest.raises(RunFailed, match=r"not finite at update \d+ .*seed.*not applied; the last checkpoint is "):
         train(config)
-    newest = training.Checkpoints(config.checkpoint_dir).newest(1)
+    newest = Checkpoints(config.checkpoint_dir).newest(1)
     assert all(np.isfinite(value).all() for value in tensors(config, f"ckpt-{newest.step}").values())
 
 

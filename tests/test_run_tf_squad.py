@@ -21,6 +21,7 @@ import report
 import run_tf_squad
 import training
 import weights
+from checkpoints import Checkpoints
 from configuration import Interrupted, RunFailed, SquadConfig, UserError
 from tokenization import ElectraTokenizer
 
@@ -46,7 +47,7 @@ def written(config, name="predictions.json"):
 
 
 def tensors(config):
-    newest = training.Checkpoints(config.checkpoint_dir).newest(1)
+    newest = Checkpoints(config.checkpoint_dir).newest(1)
     reader = tf.train.load_checkpoint(newest.prefix)
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if name[:5] != "state"}
 
@@ -73,7 +74,7 @@ def test_the_files_of_the_design_are_written(finished, data):
         assert sum(answer["probability"] for answer in answers) == pytest.approx(1)
         for answer in answers:
             assert answer["text"] == paragraph["context"][answer["start"]:answer["end"]]
-    assert [f.step for f in training.Checkpoints(config.checkpoint_dir).list()] == [8, 16]
+    assert [f.step for f in Checkpoints(config.checkpoint_dir).list()] == [8, 16]
     log = [json.loads(line) for line in pathlib.Path(config.output_dir, "logs", "squad.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == [1, 2, 3, 6, 8, 9, 12, 15, 16]
     assert all(entry["gradient_norm"] > 0 and 0 <= entry["start_accuracy"] <= 1 for entry in log)
@@ -208,7 +209,7 @@ def test_a_signal_saves_and_exits_75(data, tmp_path, said):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 75 and len(said(errors).splitlines()) == 1, errors
     step = int(re.search(r"at step (\d+)", errors)[1])
-    assert training.Checkpoints(config.checkpoint_dir).list()[-1].step == step >= 3
+    assert Checkpoints(config.checkpoint_dir).list()[-1].step == step >= 3
 
 
 def test_bad_input_is_refused_before_training(data, tmp_path, finished, refuses):
@@ -293,7 +294,7 @@ def test_other_content_behind_the_same_names_is_another_fine_tuning(data, tmp_pa
 def test_pre_training_checkpoints_are_never_deleted_or_mixed(data, tmp_path, refuses):
     for phase in (1, 2):
         folder = tmp_path / str(phase) / "checkpoints"
-        training.Checkpoints(str(folder)).save(phase, 3, tf.Module(), tf.Module(), {"config": {}})
+        Checkpoints(str(folder)).save(phase, 3, tf.Module(), tf.Module(), {"config": {}})
         for overwrite in (False, True):
             config = make_config(data, tmp_path / str(phase), overwrite=overwrite)
             assert "holds pre-training checkpoints" in refuses(run, config)
@@ -303,7 +304,7 @@ def test_pre_training_checkpoints_are_never_deleted_or_mixed(data, tmp_path, ref
 def test_a_damaged_newest_checkpoint_is_passed_over_and_damaged_ones_are_not_deleted_unasked(data, tmp_path, refuses):
     config = make_config(data, tmp_path / "out")
     run(config)
-    found = training.Checkpoints(config.checkpoint_dir).list()
+    found = Checkpoints(config.checkpoint_dir).list()
     for checkpoint, damaged in zip(reversed(found), (1, 2)):
         pathlib.Path(checkpoint.prefix + ".index").write_bytes(b"no index")
         if damaged == 1:

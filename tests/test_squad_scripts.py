@@ -33,7 +33,7 @@ from support import (
 )
 
 import modeling
-import training
+from checkpoints import Checkpoints
 from configuration import PretrainingConfig
 from scripts import sweep_squad
 from tokenization import ElectraTokenizer
@@ -420,7 +420,7 @@ def test_mistakes_are_met_before_the_sweep_begins(fake, arguments, words):
 def empty_checkpoints(folder, steps, device="cpu"):
     """Checkpoints that hold a state and nothing else."""
     for phase, step in steps:
-        training.Checkpoints(str(folder), keep=99).save(phase, step, tf.Module(), tf.Module(), {"device": device})
+        Checkpoints(str(folder), keep=99).save(phase, step, tf.Module(), tf.Module(), {"device": device})
     return folder
 
 
@@ -476,7 +476,7 @@ def tiny(tmp_path_factory):
     state = {"config": vars(settings), "encoder": encoder.to_dict(), "tokenizer_fingerprint": tokenizer.fingerprint,
              "device": "cpu"}
     for phase, step in ((2, 3), (1, 9)):
-        training.Checkpoints(str(run / "checkpoints")).save(phase, step, model, tf.Module(), state)
+        Checkpoints(str(run / "checkpoints")).save(phase, step, model, tf.Module(), state)
     return folder
 
 

@@ -19,7 +19,7 @@ import pytest
 import tensorflow as tf
 from support import GAUDI_FILES, write_executable
 
-import training
+from checkpoints import Checkpoints, remove_checkpoint
 from configuration import Interrupted, RunFailed, UserError
 from scripts import sweep_squad
 from scripts.sweep_squad import SweepConfig
@@ -50,7 +50,7 @@ esac
 def save_checkpoints(folder, *places, model=None, **state):
     """Checkpoints at (phase, step) that hold a state and, where given, a model."""
     for phase, step in places:
-        training.Checkpoints(str(folder), keep=99).save(phase, step, model or tf.Module(), tf.Module(),
+        Checkpoints(str(folder), keep=99).save(phase, step, model or tf.Module(), tf.Module(),
                                                         {"device": "cpu", **state})
     return str(folder)
 
@@ -212,7 +212,7 @@ def test_an_export_of_another_content_is_refused_although_nothing_is_finished(sw
 
 def test_a_result_stays_where_pre_training_has_deleted_the_checkpoint(sweep, capfd):
     sweep("--seeds=1,2")
-    training.remove_checkpoint(str(sweep.checkpoints / "ckpt-2"))
+    remove_checkpoint(str(sweep.checkpoints / "ckpt-2"))
     save_checkpoints(sweep.checkpoints, (1, 20))
     sweep()  # without seed 2, whose results stay too
     found = [(row["checkpoint"], row["seed"], row["F1"], row["gone"]) for row in rows(sweep)]
@@ -230,7 +230,7 @@ def test_a_result_stays_where_pre_training_has_deleted_the_checkpoint(sweep, cap
 
 def test_an_interrupted_sweep_counts_its_own_and_keeps_the_rows_of_deleted_checkpoints(sweep):
     sweep()
-    training.remove_checkpoint(str(sweep.checkpoints / "ckpt-2"))
+    remove_checkpoint(str(sweep.checkpoints / "ckpt-2"))
     save_checkpoints(sweep.checkpoints, (1, 20))
     with pytest.raises(Interrupted, match=r"stopped at run ckpt-20 \(seed 1\), 2 of 3 are done"):
         sweep(FAKE_RUN="exit 75")

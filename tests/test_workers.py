@@ -29,8 +29,8 @@ import configuration
 import modeling
 import optimization
 import pretrain_utils
-import training
 import workers
+from checkpoints import Checkpoints, read_state
 from configuration import ElectraConfig, UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -386,13 +386,13 @@ def test_held_out_metrics_are_bit_identical_for_any_number_of_workers(two_worker
 @needs_horovod
 def test_one_worker_resumes_a_run_of_two(two_workers):
     config = two_workers[0].pretraining
-    state = training.read_state(os.path.join(config.checkpoint_dir, "ckpt-4"))
+    state = read_state(os.path.join(config.checkpoint_dir, "ckpt-4"))
     assert state["world_size"] == 2 and state["record"] == 4 * 2 * 2 * 4
     output = run_alone(["run_pretraining.py", *flags_of(
         config, restore_checkpoint=os.path.join(config.checkpoint_dir, "ckpt-4"), num_train_steps=6,
         log_dir=os.path.join(config.logs, "resumed"))])
     assert re.search("note: .*2 workers.* 8 sequences", output)
-    state = training.read_state(os.path.join(config.checkpoint_dir, "ckpt-6"))
+    state = read_state(os.path.join(config.checkpoint_dir, "ckpt-6"))
     assert state["world_size"] == 1 and state["record"] == 4 * 16 + 2 * 8
 
 
@@ -459,11 +459,11 @@ def test_a_job_ends_when_a_worker_dies_and_can_be_resumed(pretraining_data, tmp_
     killed = time.monotonic()
     rest = process.communicate(timeout=60)[0]
     assert process.returncode != 0 and time.monotonic() - killed < 60, output + rest
-    newest = training.Checkpoints(config.checkpoint_dir).newest(1)
+    newest = Checkpoints(config.checkpoint_dir).newest(1)
     output = run_alone(["run_pretraining.py", *flags_of(config, num_train_steps=newest.step + 2,
                                                         restore_checkpoint="latest")])
     assert f"at step {newest.step}." in output
-    assert training.Checkpoints(config.checkpoint_dir).newest(1).step == newest.step + 2
+    assert Checkpoints(config.checkpoint_dir).newest(1).step == newest.step + 2
 
 
 @needs_horovod
@@ -477,4 +477,4 @@ def test_a_signal_to_one_worker_stops_all_workers_after_saving(pretraining_data,
     assert process.returncode != 0
     assert "signal to another worker" in rest, output + rest
     assert (tmp_path / "status.0").read_text() == "75\n"
-    assert len(training.Checkpoints(config.checkpoint_dir).list()) == 1
+    assert len(Checkpoints(config.checkpoint_dir).list()) == 1
