@@ -19,6 +19,10 @@ from configuration import UserError
 WEIGHT_FILES = ("model.safetensors", "tf_model.h5", "pytorch_model.bin")  # in order of preference
 
 
+class Unavailable(UserError):
+    """A model that could not be downloaded."""
+
+
 def download(repository: str) -> str:
     """A folder with the configuration, vocabulary and weights of a model on the hub.
 
@@ -61,12 +65,12 @@ def download(repository: str) -> str:
         _check_download(path)
         return path
 
-    def unavailable(error: Exception) -> UserError:
+    def unavailable(error: Exception) -> Unavailable:
         cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
         reason = " ".join(str(cause).split())[:200].rstrip(".") or type(cause).__name__
         if isinstance(error, RepositoryNotFoundError):
             reason = "no such model, or one that needs HF_TOKEN"
-        return UserError(
+        return Unavailable(
             f"{repository} is no folder here, and it cannot be had from {huggingface_hub.constants.ENDPOINT} "
             f"({reason}): mend the name or the connection, or download config.json, vocab.txt and "
             f"{' or '.join(WEIGHT_FILES[:2])} of {repository} elsewhere and name the folder that holds them.")

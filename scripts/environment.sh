@@ -1,23 +1,21 @@
 # shellcheck shell=bash disable=SC2034,SC2154  # variables go to and come from the wrapper
-# Sourced by the wrappers beside it: their options, the Python they run, and how they run it. bash 4.2 or newer.
+# Sourced by the wrappers beside it: how they read their options, set up Python, and run programs. bash 4.2 or newer.
 #
-# PYTHON, where it is set, is the interpreter and nothing is installed. Otherwise .venv in the repository's root is made,
-# and the pinned requirements of the device are installed there once, and again when the requirements files change.
-#
-# What a wrapper finds here:
-#   read_options "$@"          command line -> value[name], given[name]
-#   option, is, choose         a value, a comparison, a refusal of other values
-#   in_start_dir PATHS         relative paths as absolute ones
-#   require_device DEVICE      ends the wrapper where there is no such device
+#   recipe NAME "$@"           has scripts/recipe.py read and check the call of wrapper NAME; sets the variables of its plan
 #   use_python DEVICE [tools]  sets `python`; `tools` adds what scripts/test.sh needs
-#   check_workers              refuses what does not fit together in num_workers, hostfile, env, gradient_compression
+#   planned_python             sets `python` for a dry run
 #   choose_launcher            sets `runner`, the words before the Python program: `python`, with several workers also what
 #                              starts them, and `launcher`, that alone
+#   make_sample_data           makes the sample data of the plan where it is missing
 #   running COMMAND...         prints it, ready to be copied into a shell
 #   run COMMAND...             runs it and leaves its exit status in `status`
 #   run_group COMMAND...       the same, for a command whose own children must end with it
 #   run_whole COMMAND...       the same, for one of a moment that no signal may stop half-way
 #   run_logged LOG COMMAND...  the same, with the command and a copy of its output added to LOG
+#
+# PYTHON, where it is set, is the interpreter and nothing is installed. Otherwise .venv in the repository's root is made,
+# and the pinned requirements of the device are installed there once, and again when the requirements files change.
+#
 # INT, TERM and HUP are trapped: the running command gets TERM and is waited for; `stopped` says that one has come. The
 # command starts with INT and HUP ignored: unless it handles them itself, Ctrl-C and a closed terminal reach it once, as
 # that TERM. Of several workers those on this machine get it, not the launcher, which would kill them soon after.
@@ -33,13 +31,13 @@ wrapper=${0##*/}
 start_dir=$PWD
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-rank=0  # with env=cluster every worker has its own wrapper, and that of rank 0 talks
+rank=0  # with --env=cluster every worker has its own wrapper, and that of rank 0 prints messages
 
 say() { (( rank )) || printf '%s: %s\n' "$wrapper" "$1"; }
 die() {
   local who=$wrapper
   if (( rank )); then
-    sleep 3  # what all wrappers find is told by that of rank 0, whose end ends the others
+    sleep 3  # what all wrappers find is reported by that of rank 0, whose end ends the others
     who="$wrapper (worker $rank)"
   fi
   printf '%s: %s\n' "$who" "$1" >&2
@@ -47,121 +45,53 @@ die() {
 }
 
 # --- Options ---
-# A wrapper lists its options once, one "name=default meaning" each, in two arrays: `positional` in their order, then
-# `by_name`. An option whose default is true or false is a switch and may stand without a value.
 
-declare -A value=() default=() given=()
-positional=() by_name=()
-
-read_options() {
-  local row first name names=() position=0
-  for row in "${positional[@]}" "${by_name[@]}"; do
-    first=${row%% *} name=${row%%=*}
-    names+=("$name") value[$name]=${first#*=} default[$name]=${first#*=}
-  done
-  while (( $# )); do
-    case $1 in
-      -h | --help) print_help; exit 0 ;;
-      --*=*) name=${1%%=*}; set_option "${name#--}" "${1#*=}" ;;
-      --*)
-        name=$(option_name "${1#--}")
-        if [[ ${default[$name]} != true && ${default[$name]} != false ]]; then
-          [[ $# -gt 1 && $2 != --* ]] || die "--$name needs a value (see --help)"
-          set_option "$name" "$2"; shift
-        elif [[ ${2:-} == true || ${2:-} == false ]]; then
-          set_option "$name" "$2"; shift
-        else
-          set_option "$name" true
-        fi ;;
-      -[!0-9.]*) die "unknown option $1 (see --help)" ;;
-      *)
-        (( position < ${#positional[@]} )) || die "too many arguments, beginning with '$1' (see --help)"
-        [[ -z $1 ]] || set_option "${names[position]}" "$1"  # an empty argument keeps the default
-        position=$((position + 1)) ;;
-    esac
-    shift
-  done
-}
-
-option_name() {  # prints the name of an option as the table has it; dashes and underscores are the same
-  local name=${1//-/_}
-  [[ $name != num_hpu ]] || name=num_workers
-  [[ $name =~ ^[a-z0-9_]+$ && -n ${value[$name]+set} ]] || die "unknown option --$1 (see --help)"
-  printf '%s' "$name"
-}
-
-set_option() {
-  local name
-  name=$(option_name "$1")
-  if [[ ${default[$name]} == true || ${default[$name]} == false ]]; then
-    [[ $2 == true || $2 == false ]] || die "$name=$2 must be true or false"
-  fi
-  value[$name]=$2 given[$name]=yes
-}
-
-print_help() {
-  local row number=0
-  printf '%s\n\nOptions with their defaults; the numbered ones also by position, in this order:\n' "$usage"
-  for row in "${positional[@]}"; do
-    number=$((number + 1))
-    printf ' %2d  --%-36s %s\n' "$number" "${row%% *}" "$(meaning "$row")"
-  done
-  printf 'by name only:\n'
-  for row in "${by_name[@]}"; do printf '     --%-36s %s\n' "${row%% *}" "$(meaning "$row")"; done
-  printf '     --%-36s %s\n' help "this text"
-}
-
-meaning() { local words; read -r _ words <<<"$1"; printf '%s' "$words"; }
-
-option() { printf '%s' "${value[$1]}"; }
-is() { [[ ${value[$1]} == "$2" ]]; }
-choose() {  # choose NAME WORD...: refuses another value
-  local name=$1 word
+# The plan is a list of assignments, each value quoted: nothing that a user gives is ever interpreted by the shell.
+recipe() {
+  local name=$1 plan
   shift
-  for word; do ! is "$name" "$word" || return 0; done
-  die "$name=$(option "$name") is unknown: choose one of $*"
+  find_any_python
+  { plan=$("$any_python" "$root/scripts/recipe.py" "$name" "$start_dir" "$@" 3>&1 >&4) || exit; } 4>&1
+  eval "$plan"
+  cd "$work_dir"
 }
 
-# --- Paths: relative ones belong to the folder where the wrapper was started ---
-
-in_start_dir() {  # each path of a comma list that names something there, as an absolute path
-  local pieces piece result=''
-  IFS=, read -ra pieces <<<"$1"
-  for piece in "${pieces[@]}"; do
-    case $piece in
-      /*) ;;
-      '~'/*) piece=$HOME/${piece#*/} ;;
-      *) if [[ $PWD != "$start_dir" ]] && { matches "$start_dir/$piece" || [[ -e $start_dir/$piece.index ]]; }; then
-           piece=$start_dir/$piece
-         fi ;;
-    esac
-    result+=,$piece
+# Sets `any_python` to a Python for the programs of this folder that need no packages.
+find_any_python() {
+  local candidate found
+  if [[ -n ${PYTHON:-} ]]; then
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null ||
+      die "PYTHON=$PYTHON does not run as a Python of 3.8 or newer: set PYTHON to one that does, or unset it"
+    any_python=$PYTHON
+    return
+  fi
+  for candidate in "$root/.venv/bin/python" python3 python3.{8..13}; do
+    found=$("$candidate" -c 'import sys; print(sys.executable); sys.exit(sys.version_info < (3, 8))' 2>/dev/null) &&
+      [[ -n $found ]] || continue
+    any_python=$found  # the interpreter itself: the candidate may be a slow script that starts it
+    return
   done
-  printf '%s' "${result#,}"
-}
-matches() { compgen -G "$1" >/dev/null; }
-
-# --- Devices ---
-
-device_present() {
-  local file
-  case $1 in
-    cpu) return 0 ;;
-    gpu) set -- /proc/driver/nvidia/version /dev/nvidiactl /dev/dxg ;;
-    hpu) set -- /sys/class/habanalabs /sys/class/accel/accel[0-9]* /dev/accel/accel[0-9]* /dev/hl[0-9]* ;;
-  esac
-  for file; do [[ ! -e $file ]] || return 0; done
-  return 1
+  device=cpu
+  find_python  # says what is missing
 }
 
-known_device() { case $1 in cpu | gpu | hpu) ;; *) die "device=$1 is unknown: choose cpu, gpu or hpu" ;; esac; }
-
-require_device() {
-  local kind
-  known_device "$1"
-  device_present "$1" && return
-  case $1 in gpu) kind="NVIDIA GPU" ;; *) kind="Gaudi card" ;; esac
-  die "no $kind is visible on this machine (or in this container): use the CPU with 'bash scripts/$wrapper cpu'"
+make_sample_data() {  # makes each of `sample_folders` with the command in `sample_<number>`; a folder appears when complete
+  local number command
+  (( ${#sample_folders[@]} )) || return 0
+  if (( rank )); then
+    for number in "${!sample_folders[@]}"; do await_folder "${sample_folders[number]}"; done
+    return
+  fi
+  [[ -n $dry_run ]] || take_lock "$python"
+  for number in "${!sample_folders[@]}"; do
+    [[ ! -d ${sample_folders[number]} ]] || continue
+    command="sample_${number}[@]"
+    running "$python" "${!command}"
+    [[ -z $dry_run ]] || continue
+    run "$python" "${!command}"
+    (( status == 0 )) || die "the sample data could not be made (status $status)" "$status"
+  done
+  [[ -n $dry_run ]] || release_lock
 }
 
 # --- Signals and running ---
@@ -282,35 +212,6 @@ run_logged() {
 
 launcher=() hosts='' workers=''  # `workers` is the folder of their statuses, while they run
 
-check_workers() {
-  local number size
-  choose env interactive cluster
-  choose gradient_compression none fp16 bf16
-  number=$(option num_workers)
-  [[ $number =~ ^[0-9]{1,6}$ ]] || die "num_workers=$number must be a whole number"
-  number=$((10#$number)) value[num_workers]=$((10#$number))
-  size=${OMPI_COMM_WORLD_SIZE:-${HOROVOD_SIZE:-}}
-  if is env cluster; then
-    rank=${OMPI_COMM_WORLD_RANK:-${HOROVOD_RANK:-0}}
-    [[ -z $(option hostfile) ]] || die "hostfile cannot go with env=cluster, where the scheduler chooses the hosts"
-    (( number <= 1 )) || [[ -n $size ]] || is dry_run true ||
-      die "env=cluster means that this wrapper is started once per worker, and neither OMPI_COMM_WORLD_SIZE nor \
-HOROVOD_SIZE says so: start it with mpirun, as in 'mpirun -np $number bash scripts/$wrapper --env=cluster', or leave env out"
-    return
-  fi
-  [[ ${size:-1} == 1 ]] || die "this wrapper was itself started as one of $size workers: add --env=cluster, or start it once \
-and name --num_workers=$size"
-  if [[ -n $(option hostfile) ]]; then
-    (( number > 1 )) || die "hostfile names the hosts of several workers: name their number with --num_workers"
-    case $(option hostfile) in
-      /*) ;;
-      '~'/*) value[hostfile]=$HOME/$(option hostfile | cut -c3-) ;;
-      *) value[hostfile]=$start_dir/$(option hostfile) ;;
-    esac
-    read_hostfile "$(option hostfile)" "$number"
-  fi
-}
-
 read_hostfile() {  # sets `hosts` to those of the file, as host:slots,...
   local file=$1 line words slots=0
   local form='^([A-Za-z0-9._-]+)[[:blank:]]+slots[[:blank:]]*=[[:blank:]]*([1-9][0-9]*)([[:blank:]].*)?$'
@@ -342,19 +243,20 @@ else:
 print(found)'
 
 choose_launcher() {  # `python` is known; a dry run does not ask for what is not there
-  local number found build name
-  number=$(option num_workers) runner=("$python")
+  local number=$num_workers found build name
+  [[ -z $hostfile ]] || read_hostfile "$hostfile" "$number"
+  runner=("$python")
   (( number > 1 )) || return 0
   # Rank 0 makes features and saves for minutes while the others wait, and a cold start differs from host to host.
   export HOROVOD_STALL_CHECK_TIME_SECONDS=${HOROVOD_STALL_CHECK_TIME_SECONDS:-600}
   export HOROVOD_GLOO_TIMEOUT_SECONDS=${HOROVOD_GLOO_TIMEOUT_SECONDS:-300}
   export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}  # the launcher loads TensorFlow too
-  ! is env cluster || return 0
-  build="bash scripts/install_horovod.sh $(option device)"
-  found=$(TF_CPP_MIN_LOG_LEVEL=3 "$python" -c "$horovod_code" "$(option device)" 2>/dev/null) || true
+  [[ -z $cluster ]] || return 0
+  build="bash scripts/install_horovod.sh $device"
+  found=$(TF_CPP_MIN_LOG_LEVEL=3 "$python" -c "$horovod_code" "$device" 2>/dev/null) || true
   [[ -z $stopped ]] || exit "$stopped"
   found=${found##*$'\n'}
-  if ! is dry_run true; then
+  if [[ -z $dry_run ]]; then
     case $found in
       mpi | gloo) ;;
       absent) die "num_workers=$number needs Horovod, which is not installed in $python: run '$build', or use one worker" ;;
@@ -362,17 +264,17 @@ choose_launcher() {  # `python` is known; a dry run does not ask for what is not
         die "Horovod does not load in $python${found:+ (${found# })}: build it again with '$build', or use one worker" ;;
     esac
   fi
-  if is device hpu || [[ $found == mpi ]]; then
-    is dry_run true || [[ -n $(type -P mpirun) ]] || die "num_workers=$number is started with mpirun, which is not there: \
+  if [[ $device == hpu ]] || [[ $found == mpi ]]; then
+    [[ -n $dry_run ]] || [[ -n $(type -P mpirun) ]] || die "num_workers=$number is started with mpirun, which is not there: \
 install Open MPI ('apt-get install openmpi-bin' on Debian), or use one worker"
     # Workers keep all cores of their host; Python shares them out where that helps.
     launcher=(mpirun -np "$number" --allow-run-as-root --tag-output --bind-to none --map-by slot)
-    if [[ -z $(option hostfile) ]]; then
+    if [[ -z $hostfile ]]; then
       launcher+=(-H "localhost:$number")
     else
       # By its full path mpirun finds its helpers on the other hosts without their PATH.
       launcher[0]=$(type -P mpirun) || launcher[0]=mpirun
-      launcher+=(--hostfile "$(option hostfile)" -x ELECTRA_STATUS_FILE -x ELECTRA_PROGRESS)
+      launcher+=(--hostfile "$hostfile" -x ELECTRA_STATUS_FILE -x ELECTRA_PROGRESS)
       for name in $(compgen -e); do  # what else the other hosts should know; which cards they see is their own affair
         case $name in
           *_VISIBLE_* | ELECTRA_STATUS_FILE | ELECTRA_PROGRESS) ;;
@@ -386,11 +288,6 @@ install Open MPI ('apt-get install openmpi-bin' on Debian), or use one worker"
     launcher=("$python" -m horovod.runner.launch --gloo -np "$number" --disable-cache -H "${hosts:-localhost:$number}")
   fi
   runner=("${launcher[@]}" "$python" -u)
-}
-
-worker_flags() {  # adds to `command` what Python should know of the workers
-  (( $(option num_workers) <= 1 )) || command+=(--num_workers="$(option num_workers)")
-  is gradient_compression none || command+=(--gradient_compression="$(option gradient_compression)")
 }
 
 await_folder() {  # waits for what the wrapper of rank 0 makes
@@ -452,13 +349,6 @@ workers_status() {
       cat "$workers"/launcher.* >&2 2>/dev/null || true  # the launcher itself has failed and says why
     fi
   fi
-}
-
-sample_step() {  # runs a command that makes sample data
-  running "$@"
-  ! is dry_run true || return 0
-  run "$@"
-  (( status == 0 )) || die "the sample data could not be made (status $status)" "$status"
 }
 
 # --- Python ---

@@ -13,15 +13,9 @@
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-usage="usage: bash scripts/install_horovod.sh [cpu|gpu|hpu] [--rebuild]
-Builds and installs Horovod into the Python that the wrappers use (\$PYTHON, else .venv). That takes some minutes."
-positional=("device=cpu cpu (over Gloo), gpu (over NCCL) or hpu (habana-horovod, over HCCL and MPI)")
-by_name=("rebuild=false build again although a Horovod that loads is there")
-read_options "$@"
-choose device cpu gpu hpu
-device=$(option device)
+recipe install_horovod "$@"
 horovod=0.28.1 serves="loads with"
-! is device hpu || serves="is built for"
+[[ $device != hpu ]] || serves="is built for"
 
 use_python "$device"
 
@@ -83,7 +77,7 @@ if (( major > 2 || minor > 15 )); then
   die "Horovod $horovod does not build with TensorFlow $tensorflow (2.15 is the newest with which it does): set PYTHON to a \
 Python 3.10 or 3.11 with requirements-${device/hpu/hpu-1.14}.txt installed, or use one worker"
 fi
-if [[ $state == serves ]] && is rebuild false; then
+if [[ $state == serves && -z $rebuild ]]; then
   say "$reason is in $python already and $serves TensorFlow $tensorflow; nothing to do"
   exit 0
 fi

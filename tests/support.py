@@ -10,6 +10,7 @@ import pathlib
 import shlex
 import shutil
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -26,8 +27,14 @@ UNTIL_TERM = """exec 2>/dev/null; trap 'trap "" TERM; echo saved; exit 75' TERM
 echo ready; while :; do sleep 0.05; done"""
 
 
+# First lines of a stand-in for the interpreter, in bash: what the wrappers themselves are written in runs.
+STAND_IN = f"""#!/usr/bin/env bash
+[[ $1 != */scripts/@(recipe|launcher|interpreters|horovod_state).py ]] || exec {shlex.quote(sys.executable)} "$@"
+"""
+
+
 class Clone:
-    """A folder with the scripts, where wrappers can be called."""
+    """A folder with the scripts and what they need of the repository, where wrappers can be called."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -36,7 +43,7 @@ class Clone:
                             if name not in ("PYTHON", "DATASET_P1", "DATASET_P2", "init_checkpoint", "CDPATH")}
         self.environment["CALLS"] = str(self.calls)
         shutil.copytree(ROOT / "scripts", folder / "scripts")
-        for file in ROOT.glob("requirements*.txt"):
+        for file in [*ROOT.glob("requirements*.txt"), ROOT / "configuration.py", ROOT / "files.py"]:
             shutil.copy(file, folder)
 
     def command(self, *arguments, wrapper="electra.sh"):

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import Clone, assert_refused, make_folder, wait_for, write_executable
+from support import STAND_IN, Clone, assert_refused, make_folder, wait_for, write_executable
 
 SCRIPT = "install_horovod.sh"
 
 # What is there stands in the file STATE, as the script's own question answers it; pip records how it is called, and
 # building a wheel does what FAKE_BUILD says, in bash.
-FAKE_PYTHON = r"""#!/usr/bin/env bash
+FAKE_PYTHON = STAND_IN + r"""
 if [[ $1 == -c ]]; then
   [[ $2 != *metadata* ]] || { echo a warning; echo "${FAKE_TENSORFLOW-2.15.1 -} $(cat "$STATE")"; }
   exit 0

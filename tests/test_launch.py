@@ -12,11 +12,11 @@ import subprocess
 import sys
 
 import pytest
-from support import Clone, assert_refused, commands, make_folder, wait_for, write_executable
+from support import STAND_IN, Clone, assert_refused, commands, make_folder, wait_for, write_executable
 
 # Stands in for the interpreter: says FAKE_HOROVOD when asked for Horovod, and every worker does FAKE_WORKER in bash,
 # where `leave STATUS` ends it as run_command does.
-FAKE_PYTHON = r"""#!/usr/bin/env bash
+FAKE_PYTHON = STAND_IN + r"""
 if [[ $1 == -c ]]; then
   [[ $2 != *"horovod.tensorflow"* ]] || echo "a warning"$'\n'"${FAKE_HOROVOD-gloo}"
   exit 0

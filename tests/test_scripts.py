@@ -15,7 +15,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import GAUDI_FILES, UNTIL_TERM, Clone, assert_refused, commands, make_folder, wait_for, write_executable
+from support import (
+    GAUDI_FILES,
+    STAND_IN,
+    UNTIL_TERM,
+    Clone,
+    assert_refused,
+    commands,
+    make_folder,
+    wait_for,
+    write_executable,
+)
+
+import configuration
+from configuration import PretrainingConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,7 +41,7 @@ electra_model=base data_dir_p1=DATASET_P1 data_dir_p2=DATASET_P2 code_dir=. init
 
 # Stands in for the interpreter: checks and locks (-c) succeed, the sample data is made as empty folders, and a phase
 # does what FAKE_PHASE1 or FAKE_PHASE2 says, in bash.
-FAKE_PYTHON = r"""#!/usr/bin/env bash
+FAKE_PYTHON = STAND_IN + r"""
 [[ $1 != -c ]] || exit 0
 echo "$*" >>"$CALLS"
 case "$*" in
@@ -43,6 +56,7 @@ esac
 # whose pip writes a line to CALLS and then does what FAKE_PIP says.
 FAKE_PYTHON3 = r"""#!/usr/bin/env bash
 case "$1 $2" in
+  */recipe.py\ *) exec REAL "$@" ;;
   "-c "*ensurepip*) echo "${FAKE_ANSWER-3.11}" ;;
   "-c "*) exec REAL "$@" ;;
   "-m venv")
@@ -118,13 +132,16 @@ def test_positions_and_names_print_the_same_commands(clone):
 
 def test_defaults_are_those_of_the_recipe(clone):
     phase1, phase2 = trainings(clone.call("--dry_run"))
-    recipe = {"--optimizer=lamb", "--skip_adaptive", "--opt_beta_1=0.878", "--opt_beta_2=0.974", "--lr_decay_power=0.5",
-              "--disc_weight=50", "--generator_hidden_size=0.3333333", "--seed=100", "--xla=auto", "--precision=fp32"}
-    assert recipe < set(phase1)
-    assert recipe < set(phase2)
-    assert "--restore_checkpoint=latest" not in phase1
-    assert "--restore_checkpoint=latest" in phase2
-    assert phase1[:2] == [".venv/bin/python", "run_pretraining.py"]
+    assert phase1[:2] == phase2[:2] == [".venv/bin/python", "run_pretraining.py"]
+    both = dict(optimizer="lamb", skip_adaptive=True, opt_beta_1=0.878, opt_beta_2=0.974, lr_decay_power=0.5,
+                disc_weight=50.0, generator_hidden_size=0.3333333, seed=100, xla="auto", precision="fp32", device="cpu",
+                train_batch_size=2, gradient_accumulation_steps=4, num_train_steps=20, num_warmup_steps=5,
+                save_checkpoints_steps=20, num_eval_steps=20, model_size="base", results_dir="results")
+    second = dict(max_seq_length=512, learning_rate=4e-3, phase2=True, restore_checkpoint="latest")
+    for words, more in (phase1, dict(max_seq_length=128, learning_rate=6e-3)), (phase2, second):
+        data = f"data/sample/tfrecord/seq_len_{more['max_seq_length']}"
+        assert configuration.parse(PretrainingConfig, words[1:], "") == PretrainingConfig(
+            pretrain_tfrecords=data, eval_tfrecords=f"{data}/eval", **both, **more)
 
 
 def test_switches_stand_alone_or_with_a_value_and_positions_may_surround_names(clone):
@@ -139,7 +156,7 @@ def test_options_that_change_only_what_was_asked(clone):
     default = trainings(clone.call("--dry_run"))
     single = trainings(clone.call("--dry_run", "--accumulate_gradients=false"))
     assert set(single[0]) ^ set(default[0]) == {"--gradient_accumulation_steps=4", "--gradient_accumulation_steps=1"}
-    options = {"--model_name=mine", "--mask_prob=0.25", "--generator_hidden_size=0.5", "--objective=electra",
+    options = {"--model_name=mine", "--mask_prob=0.25", "--generator_hidden_size=0.5", "--objective=mlm",
                "--generator=tied"}
     named = trainings(clone.call("--dry_run", *sorted(options)))
     assert set(named[1]) - set(default[1]) == options
@@ -154,7 +171,7 @@ def test_options_that_change_only_what_was_asked(clone):
     (["--a[b]=1"], "unknown option --a[b]"),
     (["-x"], "unknown option -x"),
     ([""] * 26, "too many arguments"),
-    (["tpu"], "device=tpu is unknown: choose one of cpu gpu hpu"),
+    (["tpu"], "--device=tpu is unknown: choose one of cpu, gpu, hpu"),
     (["tpu", "--dry_run"], "device=tpu is unknown"),
     (["--seed"], "--seed needs a value"),
     (["--seed", "--overwrite"], "--seed needs a value"),
@@ -163,7 +180,7 @@ def test_options_that_change_only_what_was_asked(clone):
     (["--phase=3"], "phase=3 is unknown"),
     (["--phase=2", "--overwrite"], "cannot go with --phase=2"),
     (["--job_name=a/b"], "must be a file name"),
-    (["--code_dir=nowhere"], "code_dir=nowhere is no folder"),
+    (["--code_dir=nowhere"], "--code_dir=nowhere is not a directory"),
     (["--data_dir_p1=/somewhere"], "phase 2 has no data while the other phase has"),
     (["--data_dir_p1=/", "--data_dir_p2=/nowhere/*.gz"], "the data of phase 2, /nowhere/*.gz, does not exist"),
 ])
@@ -200,7 +217,8 @@ def test_without_data_the_sample_is_built_once_and_the_first_line_says_so(traini
 def test_a_dry_run_prints_what_a_real_run_calls_and_touches_nothing(training):
     printed = commands(training.call("--dry_run"))
     assert training.recorded() == []
-    assert sorted(path.name for path in training.folder.iterdir() if "requirements" not in path.name) == ["scripts"]
+    made = {path.name for path in training.folder.iterdir() if path.suffix not in (".txt", ".py")}
+    assert made - {"__pycache__"} == {"scripts"}
     assert training.call().returncode == 0
     assert [" ".join(command[1:]) for command in printed] == training.recorded()
 
@@ -331,7 +349,7 @@ def test_on_a_terminal_the_bar_is_drawn_there_and_kept_out_of_the_log(training):
 
 
 def test_a_training_that_cannot_even_start_ends_the_wrapper(training):
-    training.environment["PYTHON"] = write_executable(training.folder / "python", "#!/bin/sh\n[ $1 = -c ]\n")
+    training.environment["PYTHON"] = write_executable(training.folder / "python", STAND_IN + "[[ $1 == -c ]]\n")
     assert training.call("--data_dir_p1=/", "--data_dir_p2=/").returncode == 1
 
 

@@ -17,7 +17,7 @@ import sys
 
 import pytest
 import tensorflow as tf
-from support import GAUDI_FILES, write_executable
+from support import GAUDI_FILES, STAND_IN, write_executable
 
 import training
 from configuration import Interrupted, RunFailed, UserError
@@ -28,7 +28,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # Stands in for the interpreter: an export makes the folders of $KINDS, a fine-tuning writes results.json, unless
 # FAKE_EXPORT or FAKE_RUN, in bash, end it before. $sweep is the tests' process.
-FAKE_PYTHON = r"""#!/usr/bin/env bash
+FAKE_PYTHON = STAND_IN + r"""
 [[ $1 != -c ]] || exit 0
 for word; do
   case $word in --output_dir=*) out=${word#*=} ;; --seed=*) seed=${word#*=} ;; esac
@@ -137,7 +137,7 @@ def test_folders_and_seeds_that_make_no_plan_are_refused(tmp_path, refuses):
     assert "holds no checkpoint" in refuses(sweep_squad.plan, SweepConfig(str(tmp_path)))
     assert "nowhere holds no checkpoint" in refuses(sweep_squad.plan, SweepConfig("nowhere"))
     for seeds in ("1,x", "", "1,,2", "-1", "1.5"):
-        assert f"--seeds={seeds} must be whole numbers" in refuses(sweep_squad.plan, SweepConfig(one, seeds))
+        assert f"--seeds={seeds} must be whole numbers" in refuses(SweepConfig, one, seeds)
 
 
 # --- The sweep ---
@@ -378,10 +378,10 @@ def test_a_failure_is_reported_the_others_are_done_and_the_next_start_tries_agai
 @pytest.mark.parametrize("arguments, words", [
     (["--precision=fp8"], "fp8"),
     (["--learning_rate=abc"], "learning_rate"),
-    (["--infer_batch_size=0"], "--predict_batch_size=0 is too small"),
+    (["--infer_batch_size=0"], "--infer_batch_size=0 is too small"),
     (["--length_buckets=a,b"], "--length_buckets=a,b"),
     (["--beam_size=999"], "--beam_size=999 is wider"),
-    (["--squad_dir=nowhere"], "squad_dir=nowhere is no folder"),
+    (["--squad_dir=nowhere"], "--squad_dir=nowhere is not a directory"),
     (["--mood=1"], "unknown option --mood"),
 ])
 def test_a_wrong_value_ends_the_sweep_before_anything_is_run(sweep, refuses, arguments, words):
