@@ -36,7 +36,7 @@ class Clone:
                             if name not in ("PYTHON", "DATASET_P1", "DATASET_P2", "init_checkpoint", "CDPATH")}
         self.environment["CALLS"] = str(self.calls)
         shutil.copytree(ROOT / "scripts", folder / "scripts")
-        for file in ROOT.glob("requirements*.txt"):
+        for file in (*ROOT.glob("requirements*.txt"), ROOT / "configuration.py", ROOT / "files.py"):
             shutil.copy(file, folder)
 
     def command(self, *arguments, wrapper="electra.sh"):
