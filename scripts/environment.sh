@@ -341,21 +341,23 @@ workers_status() {  # turns the launcher's exit status into that of the workers
 
 # --- Python ---
 
+any_python=''
+
 # Sets `any_python` to a Python for the programs of scripts/ that need only the standard library.
 find_any_python() {
   local candidate
-  for candidate in "${any_python:-}" python3 python3.{11,10,12,13,8,9} "${PYTHON:-}" "$root/.venv/bin/python"; do
-    if [[ -n $candidate ]] && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; then
-      any_python=$candidate
-      return
-    fi
+  for candidate in python3 python3.{11,10,12,13,8,9} "${PYTHON:-}" "$root/.venv/bin/python"; do
+    # The executable itself: what PATH has may be a slow script of pyenv.
+    any_python=$("${candidate:-false}" -c 'import sys
+if sys.version_info >= (3, 8): print(sys.executable)' 2>/dev/null) || continue
+    [[ -z $any_python ]] || return 0
   done
   die "no Python 3.8 or newer is on PATH: install Python 3.11, or set PYTHON to a Python that has the packages"
 }
 
 ask() {  # ask PROGRAM ARGUMENT...: leaves what a program of scripts/ prints in `answer`; its error ends the wrapper
   local failed=0
-  [[ -n ${any_python:-} ]] || find_any_python
+  [[ -n $any_python ]] || find_any_python
   answer=$("$any_python" "$root/scripts/$1" "${@:2}") || failed=$?
   [[ -z $stopped ]] || exit "$stopped"
   (( failed == 0 )) || die "${answer:-scripts/$1 failed, see above}" "$failed"

@@ -13,15 +13,15 @@
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-device='' rebuild=false
+device='' rebuild=''
 for word; do
   case $word in
     cpu | gpu | hpu | --device=cpu | --device=gpu | --device=hpu)
       [[ -z $device ]] || die "'$word' is a second device: name one (see --help)"
       device=${word#--device=} ;;
     --device) ;;  # the next word is the device
-    --rebuild | --rebuild=true) rebuild=true ;;
-    --rebuild=false) rebuild=false ;;
+    --rebuild | --rebuild=true) rebuild=yes ;;
+    --rebuild=false) rebuild='' ;;
     -h | --help)
       printf '%s\n' "usage: bash scripts/install_horovod.sh [cpu|gpu|hpu] [--rebuild]" \
         "Builds Horovod and installs it into the wrappers' Python (\$PYTHON, else .venv). This takes some minutes." \
@@ -55,7 +55,7 @@ if (( major > 2 || minor > 15 )); then
   die "Horovod $horovod does not build with TensorFlow $tensorflow (2.15 is the newest that works): set PYTHON to a \
 Python 3.10 or 3.11 with requirements-${device/hpu/hpu-1.14}.txt installed, or use one worker"
 fi
-if [[ $state == serves && $rebuild == false ]]; then
+if [[ $state == serves && -z $rebuild ]]; then
   say "$reason is already in $python and $serves TensorFlow $tensorflow; nothing to do"
   exit 0
 fi

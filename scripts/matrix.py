@@ -136,21 +136,13 @@ def main(argv) -> int:
                         help="keep the results of stacks that passed with the same tests and an unchanged source tree")
     parser.add_argument("--list", action="store_true", help="list the stacks and exit")
     options = parser.parse_args(argv[:cut])
-    full = chosen(options.stacks, parser)
-    fast = chosen(options.fast or [], parser)
-    if options.fast == [] or not (full or options.fast):
-        rest = [stack for stack in STACKS if stack not in full]
-        if options.fast is None:
-            full = rest
-        else:
-            fast = rest
+    plan = planned(options.stacks, options.fast, parser)
     pythons = {python: find_python(python) for python in sorted({stack.python for stack in STACKS})}
     if options.list:
         for stack in STACKS:
             found = pythons[stack.python]
             print(f"{stack.name:14} {found[0] or 'NOT RUN: ' + found[1]}")
         return 0
-    plan = [(stack, stack in fast and stack not in full) for stack in STACKS if stack in full or stack in fast]
     if options.one_python:
         plan = one_python(plan, pythons)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -163,6 +155,17 @@ def main(argv) -> int:
         except BlockingIOError:
             parser.error(f"another run is using {folder}: wait until it ends, or choose another --folder")
         return run_all(plan, pythons, folder, argv[cut + 1:], options.skip_finished)
+
+
+def planned(full_names, fast_names, parser):
+    """[(stack, whether only the fast subset runs), ...] for the names before --fast and after it (None: no --fast)."""
+    full, fast = chosen(full_names, parser), chosen(fast_names or [], parser)
+    rest = [stack for stack in STACKS if stack not in full]
+    if fast_names == []:
+        fast = rest
+    elif not full and not fast:
+        full = rest
+    return [(stack, stack not in full) for stack in STACKS if stack in full or stack in fast]
 
 
 def chosen(names, parser):
