@@ -52,7 +52,7 @@ recipe() {
   local plan
   find_any_python
   { plan=$("$any_python" "$root/scripts/recipe.py" "$1" "$start_dir" "${@:2}" 3>&1 >&4) || exit; } 4>&1
-  eval "$plan"
+  eval "${plan:-die "$any_python does not run scripts/recipe.py" 1}"
   cd "$work_dir"
 }
 

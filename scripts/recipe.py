@@ -336,6 +336,7 @@ class Call:
         self.by_name = {entry.name: entry for entry in table.options}
         self.given: Dict[str, str] = {}
         self._read(list(words))
+        self.given = {name: value for name, value in self.given.items() if value}  # an empty one keeps the default
         for name, value in self.given.items():
             choices = self.by_name[name].choices
             if choices == SWITCH and value not in SWITCH:
@@ -362,7 +363,7 @@ class Call:
                 raise UserError(f"too many arguments, beginning with {word!r} (see --help).")
             else:
                 entry, value, position = self.table.positional[position], word, position + 1
-            if value:
+            if value or word.startswith("--"):
                 self.given[entry.name] = value
 
     def _option(self, word: str) -> Option:

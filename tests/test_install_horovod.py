@@ -143,7 +143,8 @@ def test_habana_horovod_is_judged_without_loading_it(installing, tmp_path):
         (folder / "__init__.py").write_text("raise RuntimeError('there is no card')")
     (package / "metadata.json").write_text(json.dumps({"tensorflow": "2.15.0"}))
     python = write_executable(tmp_path / "only_site" / "python", f"""#!/bin/sh
-        case "$1" in */recipe.py | */horovod_state.py) exec {sys.executable} -S "$@" ;; esac  # without the packages installed here
+        # Without the packages installed here.
+        case "$1" in */recipe.py | */horovod_state.py) exec {sys.executable} -S "$@" ;; esac
     """)
     result = installing.call("hpu", wrapper=SCRIPT, PYTHON=python, PYTHONPATH=str(site))
     assert result.returncode == 0, result.stderr

@@ -139,7 +139,8 @@ def test_options_that_change_only_what_was_asked(clone):
 
 @needs_no_corpus
 @pytest.mark.parametrize("arguments, words", [
-    (["--learning_rate=1"], "unknown option --learning_rate"),
+    (["cpu", "--train_steps_p2=4"], "--warmup_steps_p2=5 must be below --train_steps_p2=4"),
+    (["--learning_rate=1"], "unknown option --learning_rate: did you mean --learning_rate_p"),
     (["--a[b]=1"], "unknown option --a[b]"),
     (["-x"], "unknown option -x"),
     ([""] * 26, "too many arguments"),

@@ -19,8 +19,9 @@ import pytest
 import tensorflow as tf
 from support import GAUDI_FILES, STAND_IN, write_executable
 
+import configuration
 import training
-from configuration import Interrupted, RunFailed, UserError
+from configuration import Interrupted, RunFailed, SquadConfig, UserError
 from scripts import sweep_squad
 from scripts.sweep_squad import SweepConfig
 
@@ -104,6 +105,10 @@ def value(command, name):
     return next(word.partition("=")[2] for word in command if word.startswith(f"--{name}="))
 
 
+def squad_config(command):
+    return configuration.parse(SquadConfig, command, "")
+
+
 def rows(sweep):
     with open(sweep.out / "sweep.csv", newline="") as file:
         return list(csv.DictReader(file))
@@ -154,7 +159,7 @@ def test_each_checkpoint_is_exported_once_and_fine_tuned_with_every_seed(sweep, 
         folder = os.path.dirname(value(command, "output_dir"))
         assert value(command, "init_checkpoint") == f"{folder}/exported/discriminator"
         assert value(command, "output_dir").endswith("seed-" + value(command, "seed"))
-        assert value(command, "device") == "cpu"
+        assert squad_config(command).device == "cpu"
         assert {"--max_steps=2", "--train_batch_size=8", "--do_train", "--do_predict", "--do_eval"} < set(command)
     printed = capfd.readouterr().out
     assert "[1/9] run ckpt-2, seed 1\n" in printed and "[9/9] run ckpt-p2-1, seed 4\n" in printed
@@ -344,7 +349,7 @@ def test_the_device_is_that_of_the_checkpoint_unless_named(sweep, tmp_path, capf
             sweep(checkpoints=checkpoints)
         assert "no Gaudi card is visible" in capfd.readouterr().err
     sweep("--device=cpu", checkpoints=checkpoints)
-    assert [value(command, "device") for command in sweep.fine_tunings()][-1] == "cpu"
+    assert squad_config(sweep.fine_tunings()[-1]).device == "cpu"
 
 
 def test_a_generator_alone_is_fine_tuned_too(sweep):
