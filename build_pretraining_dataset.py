@@ -1,34 +1,34 @@
-"""Builds pre-training records from plain text: ELECTRA's two-segment examples as TFRecord shards.
+"""Builds a pre-training dataset from plain text: ELECTRA's two-segment examples in TFRecord shards.
 
     python build_pretraining_dataset.py --corpus_dir=text --vocab_file=vocab.txt --output_dir=data/seq_len_128 \
         --max_seq_length=128 --num_out_files=64 --eval_fraction=0.005
 
-The corpus is every regular, not hidden file directly in --corpus_dir: UTF-8, one sentence a line. A line of ASCII white
-space ends a document, and so does the end of a file (with --noblanks_separate_docs only that).
+The corpus is every regular file directly in --corpus_dir that is not hidden: UTF-8, one sentence per line. A blank line
+(empty or ASCII white space) ends a document, and so does the end of a file (with --noblanks_separate_docs, only that).
 
-The rule is that of the builder released with Clark et al. 2020 (arXiv:2003.10555), for one document at a time:
+Examples are made as by the builder released with Clark et al. 2020 (arXiv:2003.10555), one document at a time:
 
-1.  An example takes whole sentences, in order, until they hold at least `target` tokens or the document ends. `target`
-    is max_seq_length, or for 5% of the examples a whole number drawn uniformly from 5 .. max_seq_length.
-2.  10% of the examples have one segment: all their sentences. In the others the first segment takes the first sentence,
-    then further ones while it stays below (target - 3) // 2 tokens. The sentence that would end that is taken too with
-    a chance of 50%, unless the first segment is there already. What follows goes to the second segment.
-3.  The first segment is cut to max_seq_length - 2 tokens, the second to what then fits into
-    `[CLS] first [SEP] second [SEP]`; an example whose second segment is empty is `[CLS] first [SEP]`.
+1.  An example takes whole sentences, in order, until it has at least `target` tokens or the document ends. `target` is
+    max_seq_length, or in 5% of the examples a length drawn uniformly from 5 .. max_seq_length.
+2.  10% of the examples have one segment with all their sentences. In the others, the first segment takes the first
+    sentence, then more while it stays below (target - 3) // 2 tokens. The next one, which would reach that length, is
+    added with probability 50%, unless the first sentence alone has reached it. The rest form the second segment.
+3.  The first segment is truncated to max_seq_length - 2 tokens, the second to the space left in
+    `[CLS] first [SEP] second [SEP]`; an example with an empty second segment is `[CLS] first [SEP]`.
 
-Two things differ from the release: once the second segment has begun no later sentence joins the first, and `target` is
-drawn for every example. Every draw, that of held-out documents (--eval_fraction) among them, is a hash of the seed, the
-file's name and the byte offset of the document; a shard is written by one process, from parts of the corpus that its
-size and --num_out_files decide: the same bytes come of any --num_processes. A document longer than `DOCUMENT_BOUND` may
-be cut between lines; its parts are then documents, and held out or not, each by itself.
+Two differences from that builder: once the second segment has started, no later sentence is added to the first, and
+`target` is drawn for every example. Every random choice, including which documents are held out (--eval_fraction), is a
+hash of the seed, the file name and the byte offset of the document; each shard is written by one process, from parts of
+the corpus that depend only on its size and --num_out_files. So any --num_processes gives the same bytes. A document
+longer than `DOCUMENT_BOUND` may be split between lines; its parts are then separate documents, each held out or not.
 
-Written, in a folder that takes the place of --output_dir when complete: `train-00000-of-00016.tfrecord` ..., with
+Output, in a folder that replaces --output_dir when it is complete: `train-00000-of-00016.tfrecord` ..., with
 --eval_fraction `eval/eval-00000-of-00001.tfrecord`, `vocab.txt`, `tokenizer_config.json`, `manifest.json`. A record is
-a `tf.train.Example` of three int64 lists as long as max_seq_length: input_ids; input_mask, 1 on tokens; segment_ids, 1
+a `tf.train.Example` with three int64 lists of length max_seq_length: input_ids; input_mask, 1 on tokens; segment_ids, 1
 on the second segment and its [SEP]. TensorFlow is not imported: records are encoded with numpy.
 
-The status is 0, 2 (a mistake to mend), 1 (a worker died), 130 (Ctrl-C) or 143 (SIGTERM); in all but the first nothing
-is left behind, and an older dataset in --output_dir is as it was.
+Exit status: 0, 2 (invalid option or input), 1 (a worker process failed), 130 (Ctrl-C) or 143 (SIGTERM). Unless it is 0,
+nothing is left behind, and an existing dataset in --output_dir is unchanged.
 """
 from __future__ import annotations
 
@@ -38,7 +38,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import glob
 import hashlib
 import json
 import multiprocessing
@@ -46,60 +45,56 @@ import os
 import pathlib
 import shutil
 import signal
-import struct
 import threading
 import time
 from typing import Iterator, Optional
 
-import google_crc32c
 import numpy as np
 import tokenizers
 import tqdm
 
 import configuration
 import files
+import tfrecord
 from configuration import Interrupted, RunFailed, UserError, option
 from tokenization import ElectraTokenizer
 
-DATASET_FORMAT = "electra-pretraining-tfrecord"
-
-CHUNK_BYTES = 4 << 20  # largest planned chunk: what a worker holds in memory at a time
-DOCUMENT_BOUND = 1 << 20  # a document that goes on for more than this past the planned end of a chunk is cut there
-LINE_BOUND = 16 << 20  # a longer line, met where a chunk is to end, is refused
-LINES_PER_CALL = 64  # joined for a call of the tokenizer
-LINE_END = "ꀀꀁꀂ"  # joins them: three letters of the Yi script that make no word
-ROW_TOKENS = 1 << 16  # tokens of the batch of examples that is encoded at once: fits a core's cache
-LOG_SECONDS = 30  # between two progress lines where there is no terminal
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+CHUNK_BYTES = 4 << 20  # largest planned chunk: a worker has one in memory at a time
+DOCUMENT_BOUND = 1 << 20  # a document that goes more bytes than this past a chunk's planned end is split there
+LINE_BOUND = 16 << 20  # a longer line at a chunk's planned end is refused
+LINES_PER_CALL = 64  # lines joined for one call of the tokenizer
+LINE_END = "ꀀꀁꀂ"  # joins them: three letters of the Yi script that do not form a word
+ROW_TOKENS = 1 << 16  # tokens of the examples that are encoded at once: fits a core's cache
+LOG_SECONDS = 30  # between progress lines if the output is not a terminal
 
 
 @dataclasses.dataclass(frozen=True)
 class BuildConfig:
-    """One build. Everything but the number of processes and the folders decides what is written."""
+    """One build. Every option except the folders and the number of processes affects what is written."""
 
-    corpus_dir: Optional[str] = option(None, "folder of UTF-8 text files, one sentence a line")
-    vocab_file: Optional[str] = option(None, "WordPiece vocabulary, one token a line")
-    output_dir: Optional[str] = option(None, "folder to make")
-    max_seq_length: int = option(128, "length of every record, tokens", minimum=8)
-    num_processes: Optional[int] = option(None, "worker processes (default: the cores this process may use)", minimum=1)
+    corpus_dir: Optional[str] = option(None, "folder of UTF-8 text files, one sentence per line")
+    vocab_file: Optional[str] = option(None, "WordPiece vocabulary, one token per line")
+    output_dir: Optional[str] = option(None, "folder to create")
+    max_seq_length: int = option(128, "length of every record, in tokens", minimum=8)
+    num_processes: Optional[int] = option(None, "worker processes (default: the available cores)", minimum=1)
     num_out_files: Optional[int] = option(
         None, "training shards; a multiple of num_processes keeps all of them busy to the end (default: 16, or "
-        "num_processes where that is more)", minimum=1, maximum=99999)
-    blanks_separate_docs: bool = option(True, "a blank line ends a document; false: a file is one document")
-    do_lower_case: bool = option(True, "lower-case the text, for uncased vocabularies")
+        "num_processes if that is larger)", minimum=1, maximum=99999)
+    blanks_separate_docs: bool = option(True, "a blank line ends a document; false: each file is one document")
+    do_lower_case: bool = option(True, "lower-case the text (for uncased vocabularies)")
     strip_accents: str = option("none", "strip accents (none: as do_lower_case)", choices=("none", "true", "false"))
-    seed: int = option(42, "seed of lengths, segments and the held-out share", minimum=0, maximum=2**31 - 1)
-    eval_fraction: float = option(0.0, "share of the documents held out in <output_dir>/eval", minimum=0.0, maximum=0.9)
-    encoding_errors: str = option("strict", "text that is not UTF-8: strict refuses it, replace drops the offending "
-                                  "bytes", choices=("strict", "replace"))
-    overwrite: bool = option(False, "replace the dataset in output_dir (and nothing but a dataset)")
+    seed: int = option(42, "random seed for lengths, segments and held-out documents", minimum=0, maximum=2**31 - 1)
+    eval_fraction: float = option(0.0, "fraction of documents held out in <output_dir>/eval", minimum=0.0, maximum=0.9)
+    encoding_errors: str = option("strict", "bytes that are not valid UTF-8: strict stops with an error, replace drops "
+                                  "them", choices=("strict", "replace"))
+    overwrite: bool = option(False, "replace an existing dataset in output_dir (never other files)")
 
     def __post_init__(self):
         configuration.check_options(self)
         configuration.require_options(self, "corpus_dir", "vocab_file", "output_dir")
         if self.out_files < self.processes:
-            raise UserError(f"--num_out_files={self.num_out_files} is below --num_processes={self.num_processes}, and "
-                            "every process writes whole files: ask for more files or fewer processes.")
+            raise UserError(f"--num_out_files={self.num_out_files} is less than --num_processes={self.num_processes}, "
+                            "but each file is written by one process: use more files or fewer processes.")
 
     @property
     def processes(self) -> int:
@@ -117,22 +112,22 @@ class BuildConfig:
 
 # --- The corpus and its chunks ---
 
-Chunk = collections.namedtuple("Chunk", "path begin end")  # whole lines of a file, bytes `begin` to `end`
+Chunk = collections.namedtuple("Chunk", "path begin end")  # complete lines of a file, bytes `begin` to `end`
 
 
 def list_corpus(corpus_dir: str) -> dict[str, int]:
-    """Bytes of each file of the corpus, by path, sorted. Raises: UserError: all of it is empty."""
+    """Sizes of the corpus files in bytes, by path, sorted. Raises: UserError: all of them are empty."""
     names = sorted((name for name in os.listdir(corpus_dir) if not name.startswith(".")), key=os.fsencode)
     paths = [os.path.join(corpus_dir, name) for name in names]
     sizes = {path: os.path.getsize(path) for path in paths if os.path.isfile(path)}
     if not any(sizes.values()):
-        raise UserError(f"--corpus_dir={corpus_dir} holds no text file: put the corpus there, not into subfolders.")
+        raise UserError(f"--corpus_dir={corpus_dir} contains no text: put the text files there, not into subfolders.")
     return sizes
 
 
 def plan_shards(sizes: dict[str, int], config: BuildConfig) -> list[list[Chunk]]:
-    """Cuts the files into chunks and gives each to the shard that has least. Shards that get none are left out."""
-    planned_bytes = sum(sizes.values()) // (8 * config.out_files)  # eight chunks make a shard, where they are not large
+    """Splits the files into chunks and assigns each to the smallest shard so far. Leaves out empty shards."""
+    planned_bytes = sum(sizes.values()) // (8 * config.out_files)  # eight chunks per shard, if not too large
     planned_bytes = min(CHUNK_BYTES, max(1024, planned_bytes))
     shards, loads = [[] for _ in range(config.out_files)], [0] * config.out_files
     for path, size in sizes.items():
@@ -148,15 +143,15 @@ def plan_shards(sizes: dict[str, int], config: BuildConfig) -> list[list[Chunk]]
 
 
 def find_cut(file, planned: int, size: int, blanks_separate_docs: bool) -> int:
-    """Where a chunk ends that is planned to end at byte `planned`: behind the next blank line, or at the file's end.
+    """The end of a chunk that is planned to end at byte `planned`: after the next blank line, or the end of the file.
 
-    Where both are more than `DOCUMENT_BOUND` away it ends with the line, inside a document.
+    If both are more than `DOCUMENT_BOUND` away, the chunk ends with its current line, inside a document.
     """
     file.seek(planned)
     next_line = position = planned + len(file.readline(LINE_BOUND))
     if position == planned + LINE_BOUND:
         raise UserError(f"{file.name} has a line of more than {LINE_BOUND >> 20} MiB around byte {planned}: put one "
-                        "sentence on a line.")
+                        "sentence on each line.")
     while position < min(size, planned + DOCUMENT_BOUND):
         line = file.readline(LINE_BOUND)
         position += len(line)
@@ -168,10 +163,10 @@ def find_cut(file, planned: int, size: int, blanks_separate_docs: bool) -> int:
 # --- Text to examples ---
 
 def joining_tokenizer(config: BuildConfig) -> ElectraTokenizer:
-    """The tokenizer, to which `LINE_END` is a word with the id that follows its vocabulary.
+    """The tokenizer, with `LINE_END` added as a word whose id is the vocabulary's size.
 
-    Lines are joined by it: a long text takes a quarter less time. The ids are those of the lines by themselves, because
-    BERT's normalisation and WordPiece never look across white space.
+    It joins lines, because tokenizing one long text takes a quarter less time than many short ones. The ids are the
+    same as for separate lines: BERT's normalisation and WordPiece never look across white space.
     """
     tokenizer = config.tokenizer()
     backend = json.loads(tokenizer.backend.to_str())
@@ -184,13 +179,13 @@ def read_documents(chunk: Chunk, config: BuildConfig, tokenizer: ElectraTokenize
                    ) -> tuple[np.ndarray, list[int], list[tuple[int, int, int]]]:
     """Tokenizes a chunk. Raises: UserError: it is not UTF-8.
 
-    Returns: ids, int32 [tokens]; begins, where sentence i is `ids[begins[i]:begins[i + 1]]` and none is empty; of each
+    Returns: ids, int32 [tokens]; begins: sentence i is `ids[begins[i]:begins[i + 1]]`, and none is empty; for each
         document (byte offset in the file, first sentence, end sentence).
     """
     with open(chunk.path, "rb") as file:
         file.seek(chunk.begin)
         data = file.read(chunk.end - chunk.begin)
-    lines, offsets, firsts = [], [], []  # the last two: of each document, its byte offset and first line
+    lines, offsets, firsts = [], [], []  # the last two: byte offset and first line of each document
     offset, in_document = chunk.begin, False
     for line in data.split(b"\n"):
         if line.strip():
@@ -201,8 +196,8 @@ def read_documents(chunk: Chunk, config: BuildConfig, tokenizer: ElectraTokenize
             try:
                 lines.append(line.decode("utf-8", config.encoding_errors))
             except UnicodeDecodeError as error:
-                raise UserError(f"{chunk.path} is not UTF-8 (byte {offset + error.start}): convert it, or drop what "
-                                "cannot be read with --encoding_errors=replace.") from error
+                raise UserError(f"{chunk.path} is not UTF-8 (byte {offset + error.start}): convert it, or drop the "
+                                "invalid bytes with --encoding_errors=replace.") from error
         elif config.blanks_separate_docs:
             in_document = False
         offset += len(line) + 1
@@ -215,8 +210,8 @@ def read_documents(chunk: Chunk, config: BuildConfig, tokenizer: ElectraTokenize
     ids = marked[marked != tokenizer.vocab_size]
     lengths = np.diff(np.flatnonzero(marked == tokenizer.vocab_size), prepend=-1) - 1
     if len(lengths) != len(lines):
-        raise UserError(f"{chunk.path} has the word {LINE_END}, which the builder uses itself: remove it.")
-    with_tokens = np.flatnonzero(lengths)  # lines of control characters have none
+        raise UserError(f"{chunk.path} contains the word {LINE_END}, which the builder uses internally: remove it.")
+    with_tokens = np.flatnonzero(lengths)  # not lines of control characters
     begins = [0, *np.cumsum(lengths[with_tokens]).tolist()]
     sentences = np.searchsorted(with_tokens, [*firsts, len(lines)]).tolist()
     documents = [document for document in zip(offsets, sentences, sentences[1:]) if document[1] < document[2]]
@@ -224,12 +219,12 @@ def read_documents(chunk: Chunk, config: BuildConfig, tokenizer: ElectraTokenize
 
 
 def random_bits(*key: bytes | int) -> int:
-    """64 bits, a function of `key`."""
+    """64 bits, a pure function of `key`."""
     return int.from_bytes(hashlib.blake2b(b"%d %b %d %d" % key, digest_size=8).digest(), "little")
 
 
 def draw(bits: int, max_seq_length: int) -> tuple[int, bool, bool]:
-    """An example's (target, has it one segment, may the first segment exceed its share), from 64 random bits."""
+    """An example's (target, whether it has one segment, whether the first may exceed its half), from 64 random bits."""
     target = max_seq_length
     if (bits & 0xFFFFF) < 0.05 * 2**20:
         target = 5 + ((bits >> 41) * (max_seq_length - 4) >> 23)
@@ -238,15 +233,15 @@ def draw(bits: int, max_seq_length: int) -> tuple[int, bool, bool]:
 
 def examples_of_document(begins: list[int], line: int, end_line: int, key, max_seq_length: int
                          ) -> Iterator[tuple[int, int, int, int]]:
-    """Applies the rule in the module's docstring to sentences `line` to `end_line` (see `read_documents`).
+    """Makes examples of sentences `line` to `end_line` (see `read_documents`) by the rules in the module's docstring.
 
-    Yields: where the two segments lie in `ids`: begin, number of tokens, begin, number of tokens (0 for no second one).
+    Yields: the two segments in `ids`: begin, number of tokens, begin, number of tokens (0 without a second segment).
     """
     number = 0
     while line < end_line:
         target, single_segment, exceed = draw(random_bits(*key, number), max_seq_length)
         begin = begins[line]
-        # The first line at whose start the target is reached, or the document's end.
+        # The first line by whose start the target is reached, or the end of the document.
         end = bisect.bisect_left(begins, begin + target, line + 1, end_line)
         first_target = (target - 3) // 2
         split = max(line + 1, bisect.bisect_left(begins, begin + first_target, line, end + 1) - 1)
@@ -273,22 +268,19 @@ def field(number: int, content: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
-def masked_crc(data: bytes) -> bytes:
-    """The checksum of the TFRecord format: CRC-32C, rotated and offset (tensorflow/core/lib/hash/crc32c.h)."""
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", (crc >> 15 | crc << 17 & 0xFFFFFFFF) + 0xA282EAD8 & 0xFFFFFFFF)
-
-
 @functools.lru_cache(maxsize=None)
 def record_heads(ids_size: int, max_seq_length: int) -> tuple[bytes, bytes, bytes, bytes]:
-    """What precedes the message, and in it input_ids (of `ids_size` bytes), input_mask and segment_ids."""
+    """The bytes before the values of input_ids (`ids_size` bytes), input_mask and segment_ids in a framed record.
+
+    Returns: the record's header, and the message up to each of the three.
+    """
     sizes = {b"input_ids": ids_size, b"input_mask": max_seq_length, b"segment_ids": max_seq_length}
     # Example.features is a map from name to Feature.int64_list, and Int64List.value is packed.
     features = [field(1, field(1, name) + field(2, field(3, field(1, bytes(size))))) for name, size in sizes.items()]
     message = field(1, b"".join(features))
-    length = struct.pack("<Q", len(message))
     heads = [feature[:-size] for feature, size in zip(features, sizes.values())]
-    return length + masked_crc(length), message[:-sum(map(len, features))] + heads[0], heads[1], heads[2]
+    header = tfrecord.record_header(len(message))
+    return header, message[:-sum(map(len, features))] + heads[0], heads[1], heads[2]
 
 
 def input_ids(ids: np.ndarray, examples: np.ndarray, max_seq_length: int, tokenizer: ElectraTokenizer) -> np.ndarray:
@@ -310,9 +302,9 @@ def input_ids(ids: np.ndarray, examples: np.ndarray, max_seq_length: int, tokeni
 
 def encode_records(ids: np.ndarray, examples: np.ndarray, max_seq_length: int, tokenizer: ElectraTokenizer
                    ) -> Iterator[bytes]:
-    """Framed TFRecords of `tf.train.Example`, in pieces. examples: int64 [B, 4], rows of `examples_of_document`.
+    """Framed records of `tf.train.Example`, in pieces. examples: int64 [B, 4], rows of `examples_of_document`.
 
-    Only input_ids vary in size (varints of one to three bytes, for ids below 2**21); the others are bytes 0 and 1.
+    Only input_ids vary in size (varints of one to three bytes, for ids below 2**21); the other values are bytes 0 or 1.
     """
     values = input_ids(ids, examples, max_seq_length, tokenizer)
     used = np.stack([np.ones_like(values, bool), values > 0x7F, values > 0x3FFF], axis=-1)  # bytes of each varint
@@ -321,22 +313,22 @@ def encode_records(ids: np.ndarray, examples: np.ndarray, max_seq_length: int, t
     packed = encoded[used].tobytes()
     ends = np.cumsum(np.count_nonzero(used, axis=(1, 2))).tolist()
     for begin, end, (_, first, _, second) in zip([0, *ends], ends, examples.tolist()):
-        frame, ids_head, mask_head, segment_head = record_heads(end - begin, max_seq_length)
+        header, ids_head, mask_head, segment_head = record_heads(end - begin, max_seq_length)
         first, second = first + 2, second and second + 1  # with [CLS] and [SEP]
         padding = bytes(max_seq_length - first - second)
         message = b"".join((ids_head, packed[begin:end], mask_head, b"\1" * (first + second), padding,
                             segment_head, bytes(first), b"\1" * second, padding))
-        yield from (frame, message, masked_crc(message))
+        yield from (header, message, tfrecord.masked_crc(message))
 
 
 # --- Workers ---
 
-_worker = None  # in a worker process: the arguments of `start_worker`, and the tokenizer
+_worker = None  # in a worker process: the arguments of `start_worker` and the tokenizer
 
 
 def start_worker(config: BuildConfig, folder: str, shards: list[list[Chunk]], bytes_done):
-    """Sets up a worker process, which begins with SIGINT and SIGTERM blocked; SIGINT is the parent's to see to."""
-    def end_with_parent():  # a pool's workers would wait for ever
+    """Sets up a worker process. It starts with SIGINT and SIGTERM blocked; SIGINT is left to the parent."""
+    def end_with_parent():  # otherwise the workers of a killed parent would wait forever
         multiprocessing.parent_process().join()
         os._exit(1)
 
@@ -348,7 +340,7 @@ def start_worker(config: BuildConfig, folder: str, shards: list[list[Chunk]], by
 
 
 def write_shard(shard: int) -> collections.Counter:
-    """Writes `train-<shard>.part` and `eval-<shard>.part`, and counts what they hold."""
+    """Writes `train-<shard>.part` and `eval-<shard>.part`. Returns: counts of records, documents and tokens."""
     config, folder, shards, bytes_done, tokenizer = _worker
     length, counts = config.max_seq_length, collections.Counter()
     batch = max(1, ROW_TOKENS // length)
@@ -372,16 +364,16 @@ def write_shard(shard: int) -> collections.Counter:
 
 
 def write_shards(config: BuildConfig, folder: str, shards: list[list[Chunk]]) -> list[collections.Counter]:
-    """Writes all shards in worker processes. Raises: RunFailed: one failed or died; UserError, OSError: that of one."""
+    """Writes all shards in worker processes. Raises: RunFailed: a worker failed; UserError, OSError: as in a worker."""
     total = sum(chunk.end - chunk.begin for shard in shards for chunk in shard)
-    context = multiprocessing.get_context("spawn")  # fork is unsafe beside the threads of a test or a progress bar
-    bytes_done = context.RawArray("q", len(shards))  # one writer each: no lock that a killed worker could keep
+    context = multiprocessing.get_context("spawn")  # fork is unsafe with the threads of a progress bar
+    bytes_done = context.RawArray("q", len(shards))  # one writer each: no lock that a killed worker could hold
     pool = concurrent.futures.ProcessPoolExecutor(
         min(config.processes, len(shards)), context, start_worker, (config, folder, shards, bytes_done))
     bar = tqdm.tqdm(total=total, unit="B", unit_scale=True, desc="building", disable=None)
     start_time = log_time = time.monotonic()
     try:
-        with blocked_signals():  # the processes start here
+        with files.blocked_signals():  # the processes start here
             futures = waiting = [pool.submit(write_shard, shard) for shard in range(len(shards))]
         while waiting:
             done, waiting = concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_EXCEPTION)
@@ -396,95 +388,49 @@ def write_shards(config: BuildConfig, folder: str, shards: list[list[Chunk]]) ->
     except (UserError, OSError, Interrupted):
         raise
     except concurrent.futures.BrokenExecutor as error:
-        raise RunFailed("a worker process was killed (try fewer --num_processes if memory ran out), and nothing was "
+        raise RunFailed("a worker process was killed (if memory ran out, use fewer --num_processes); nothing was "
                         "written.") from error
     except Exception as error:
-        raise RunFailed(f"a worker failed ({type(error).__name__}: {error}), and nothing was written.") from error
+        raise RunFailed(f"a worker failed ({type(error).__name__}: {error}); nothing was written.") from error
     finally:
         bar.close()
-        for process in multiprocessing.active_children():  # idle, or in the middle of what nobody wants any more
+        for process in multiprocessing.active_children():  # idle, or still working although the build has failed
             process.terminate()
         pool.shutdown()
 
 
 def stop_on_signals():
-    """Turns the first Ctrl-C or SIGTERM into `Interrupted` with the status a shell would give; ignores later ones."""
+    """Makes the first Ctrl-C or SIGTERM raise `Interrupted` with the shell's exit status; later ones are ignored."""
     def stop(number, frame):
-        for other in STOP_SIGNALS:
+        for other in files.STOP_SIGNALS:
             signal.signal(other, signal.SIG_IGN)
         error = Interrupted(f"stopped by {signal.Signals(number).name}; nothing was written: run the command again.")
         error.exit_status = 128 + number
         raise error
 
-    for number in STOP_SIGNALS:
+    for number in files.STOP_SIGNALS:
         signal.signal(number, stop)
-
-
-@contextlib.contextmanager
-def blocked_signals():
-    """Ctrl-C and SIGTERM wait until the body is done."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # --- The output folder ---
 
 def check_output(output_dir: str, overwrite: bool):
-    """Raises: UserError: `output_dir` exists and is not an empty folder, nor a dataset that may be replaced."""
+    """Raises: UserError: `output_dir` exists and is neither an empty folder nor a dataset that may be replaced."""
     if os.path.lexists(output_dir) and (not os.path.isdir(output_dir) or os.path.ismount(output_dir)):
-        raise UserError(f"--output_dir={output_dir} is not a folder that can be replaced: choose another.")
-    files = {path.relative_to(output_dir).as_posix() for path in pathlib.Path(output_dir).rglob("*")
-             if path.is_symlink() or not path.is_dir()}
-    manifest = configuration.read_json_object(f"{output_dir}/manifest.json") if "manifest.json" in files else {}
-    foreign = set(files)
-    if manifest.get("format") == DATASET_FORMAT:
+        raise UserError(f"--output_dir={output_dir} is not a folder that can be replaced: choose another folder.")
+    present = {path.relative_to(output_dir).as_posix() for path in pathlib.Path(output_dir).rglob("*")
+               if path.is_symlink() or not path.is_dir()}
+    manifest = configuration.read_json_object(f"{output_dir}/manifest.json") if "manifest.json" in present else {}
+    foreign = set(present)
+    if manifest.get("format") == tfrecord.DATASET_FORMAT:
         foreign -= {entry["file"] for entry in manifest["train"] + manifest["eval"]}
         foreign -= {"manifest.json", "vocab.txt", "tokenizer_config.json"}
     if foreign:
-        raise UserError(f"--output_dir={output_dir} holds {min(foreign)}, no part of a dataset: choose another folder.")
-    if files and not overwrite:
-        raise UserError(f"--output_dir={output_dir} holds a dataset: choose another folder or replace it with "
+        raise UserError(f"--output_dir={output_dir} contains {min(foreign)}, which is not part of a dataset: choose "
+                        "another folder.")
+    if present and not overwrite:
+        raise UserError(f"--output_dir={output_dir} contains a dataset: choose another folder, or replace it with "
                         "--overwrite.")
-
-
-@contextlib.contextmanager
-def building_folder(output_dir: str, overwrite: bool):
-    """Yields a folder beside `output_dir`; `new` in it takes the place of `output_dir` when the body is done."""
-    for leftover in glob.glob(glob.escape(output_dir) + ".building-*"):
-        if not is_running(leftover.rpartition("-")[2]):
-            remove_building(leftover, output_dir)
-    check_output(output_dir, overwrite)
-    building = f"{output_dir}.building-{os.getpid()}"
-    try:
-        os.makedirs(f"{building}/new")
-        yield building
-        check_output(output_dir, overwrite)  # another build may have made it meanwhile
-        with contextlib.suppress(Interrupted), blocked_signals():  # a signal now comes too late to stop the build
-            if os.path.isdir(output_dir):
-                os.rename(output_dir, f"{building}/old")
-            os.rename(f"{building}/new", output_dir)
-            remove_building(building, output_dir)
-    finally:
-        remove_building(building, output_dir)
-
-
-def remove_building(building: str, output_dir: str):
-    """Removes the folder of a build; a dataset that was just being replaced goes back to its place."""
-    if os.path.isdir(f"{building}/old") and not os.path.lexists(output_dir):
-        os.rename(f"{building}/old", output_dir)
-    shutil.rmtree(building, ignore_errors=True)
-
-
-def is_running(pid: str) -> bool:
-    """Whether another process has this id; True for what is no id."""
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, OSError) as error:
-        return not isinstance(error, ProcessLookupError)
-    return int(pid) != os.getpid()
 
 
 # --- The build ---
@@ -495,61 +441,70 @@ def build(config: BuildConfig) -> dict:
     tokenizer = config.tokenizer()
     output_dir, corpus_dir = os.path.realpath(config.output_dir), os.path.realpath(config.corpus_dir)
     if os.path.commonpath([output_dir, corpus_dir]) == corpus_dir:
-        raise UserError(f"--output_dir={config.output_dir} lies in --corpus_dir: choose a folder outside.")
+        raise UserError(f"--output_dir={config.output_dir} is inside --corpus_dir: choose another folder.")
     try:
         sizes = list_corpus(config.corpus_dir)
-        with building_folder(output_dir, config.overwrite) as folder:
+        files.remove_leftovers(output_dir)
+        check_output(output_dir, config.overwrite)
+        with contextlib.ExitStack() as last, files.new_folder(output_dir, replace=config.overwrite) as folder:
             needed, free = 1.2 * sum(sizes.values()), shutil.disk_usage(folder).free  # records take 1.1 to 2 times that
             if free < needed:
                 raise UserError(f"--output_dir={config.output_dir} has {free / 1e9:,.1f} GB free and needs about "
-                                f"{needed / 1e9:,.1f} GB: make room or choose another disk.")
+                                f"{needed / 1e9:,.1f} GB: free some space or choose another disk.")
             counts = write_shards(config, folder, plan_shards(sizes, config))
             total = sum(counts, collections.Counter())
             manifest = finish(config, tokenizer, sizes, folder, counts, total)
+            check_output(output_dir, config.overwrite)  # another build may have written it in the meantime
+            # From here on a signal is too late to stop the build: it waits until the folder is in place.
+            last.enter_context(contextlib.suppress(Interrupted))
+            last.enter_context(files.blocked_signals())
     except OSError as error:
-        raise UserError(f"{error.filename or config.output_dir} cannot be read or written ({error.strerror}): mend "
+        raise UserError(f"{error.filename or config.output_dir} could not be read or written ({error.strerror}): fix "
                         "that or choose another folder.") from error
     padding = 1 - total["tokens"] / ((total["train"] + total["eval"]) * config.max_seq_length)
     megabytes, elapsed_seconds = sum(sizes.values()) / 1e6, time.monotonic() - start_time
-    print(f"{config.output_dir}: {total['documents']:,} documents, {total['train']:,} records and {total['eval']:,} "
-          f"held out, {total['tokens']:,} tokens, {total['cut_tokens']:,} cut off, padding {padding:.1%}; "
+    print(f"{config.output_dir}: {total['documents']:,} documents, {total['train']:,} training and {total['eval']:,} "
+          f"held-out records, {total['tokens']:,} tokens, {total['cut_tokens']:,} truncated, padding {padding:.1%}; "
           f"{megabytes:,.1f} MB in {elapsed_seconds:,.1f} s, {megabytes / elapsed_seconds:.2f} MB/s", flush=True)
     return manifest
 
 
 def finish(config: BuildConfig, tokenizer: ElectraTokenizer, sizes: dict[str, int], folder: str,
            counts: list[collections.Counter], total: collections.Counter) -> dict:
-    """Makes `new` of the parts in `folder`; the held-out ones are joined into one file. counts: of each shard."""
+    """Turns the parts in `folder` into the dataset; the held-out parts are joined. counts: of each shard."""
     train = [shard for shard, count in enumerate(counts) if count["train"]]
     if not train:
-        raise UserError(f"--corpus_dir={config.corpus_dir} holds no document, or none that is not held out: add text.")
+        raise UserError(f"--corpus_dir={config.corpus_dir} contains no documents, or all of them are held out: add "
+                        "text.")
     if len(train) < config.out_files:
         print(f"the corpus is small: {len(train)} training files instead of {config.out_files}", flush=True)
-    new, written = f"{folder}/new", {"train": [], "eval": []}
+    written = {"train": [], "eval": []}
     for number, shard in enumerate(train):
         name = f"train-{number:05d}-of-{len(train):05d}.tfrecord"
-        os.rename(f"{folder}/train-{shard}.part", f"{new}/{name}")
+        os.rename(f"{folder}/train-{shard}.part", f"{folder}/{name}")
         written["train"].append((name, counts[shard]["train"]))
     if total["eval"]:
         name = "eval/eval-00000-of-00001.tfrecord"
-        os.mkdir(f"{new}/eval")
-        with open(f"{new}/{name}", "wb") as file:  # TFRecord files are joined by appending
+        os.mkdir(f"{folder}/eval")
+        with open(f"{folder}/{name}", "wb") as file:  # TFRecord files are joined by appending
             for shard in range(len(counts)):
                 with open(f"{folder}/eval-{shard}.part", "rb") as part:
                     shutil.copyfileobj(part, file, 1 << 20)
         written["eval"].append((name, total["eval"]))
-    tokenizer.save(new)
+    for part in pathlib.Path(folder).glob("*.part"):  # joined, or without records
+        part.unlink()
+    tokenizer.save(folder)
     manifest = {
-        "format": DATASET_FORMAT, "version": 1, "max_seq_length": config.max_seq_length,
+        "format": tfrecord.DATASET_FORMAT, "version": 1, "max_seq_length": config.max_seq_length,
         "vocab_size": tokenizer.vocab_size, "tokenizer_fingerprint": tokenizer.fingerprint,
         "do_lower_case": tokenizer.do_lower_case, "strip_accents": tokenizer.strip_accents,
         "blanks_separate_docs": config.blanks_separate_docs, "seed": config.seed, "eval_fraction": config.eval_fraction,
         "num_documents": total["documents"], "num_tokens": total["tokens"], "num_cut_tokens": total["cut_tokens"],
         "corpus": [{"file": os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace"), "bytes": size}
-                   for path, size in sizes.items()],  # a file name need not be text
-        **{split: [{"file": name, "bytes": os.path.getsize(f"{new}/{name}"), "records": records}
-                   for name, records in files] for split, files in written.items()}}
-    files.write_json(f"{new}/manifest.json", manifest)
+                   for path, size in sizes.items()],  # a file name may be any bytes
+        **{split: [{"file": name, "bytes": os.path.getsize(f"{folder}/{name}"), "records": records}
+                   for name, records in shards] for split, shards in written.items()}}
+    files.write_json(f"{folder}/manifest.json", manifest)
     return manifest
 
 

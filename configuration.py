@@ -1,13 +1,13 @@
-"""What is asked for: model sizes, pre-training settings, and the command lines that set them.
+"""Configuration: model sizes, options of the commands, command lines, errors and exit statuses.
 
-`ElectraConfig` is one Transformer encoder in the vocabulary of Hugging Face's `config.json`; `PretrainingConfig` is one
-pre-training run. Both are frozen and checked when made. Every field of `PretrainingConfig` is a flag of
-run_pretraining.py: name, default, bounds and meaning are written once, here.
+`ElectraConfig` is one Transformer encoder, with the field names of Hugging Face's `config.json`. `PretrainingConfig`
+and `SquadConfig` are the options of run_pretraining.py and run_tf_squad.py: every field is a flag, whose name, default,
+bounds and help text are written once, here. All are frozen dataclasses, validated when created.
 
-Sizes follow Clark et al. 2020 (arXiv:2003.10555), table 6 (small, base, large); `tiny` is ours, for tests and
-laptops. How commands end is here too: `UserError` is exit status 2, `RunFailed` 1, `Interrupted` 75 (EX_TEMPFAIL).
+Sizes follow Clark et al. 2020 (arXiv:2003.10555), table 6 (small, base, large); `tiny` is for tests and laptops. The
+exceptions set a command's exit status: `UserError` 2, `RunFailed` 1, `Interrupted` 75 (EX_TEMPFAIL).
 
-Only the standard library is imported (absl where a command line is parsed): a wrong command line is answered at once,
+Only the standard library is imported (absl where a command line is parsed): an invalid command line is refused at once,
 and scripts/recipe.py reads the options before any environment exists.
 """
 from __future__ import annotations
@@ -27,19 +27,19 @@ import files
 
 
 class UserError(Exception):
-    """A mistake the user can mend. Its text is one sentence naming the flag, file or key and the way out."""
+    """An error the user can fix. Its text is one sentence that names the flag, file or key and the way out."""
 
     exit_status = 2
 
 
 class RunFailed(Exception):
-    """The run went wrong through no mistake in what was asked. Its text says what happened and what is kept."""
+    """The run failed although its options and input were valid. Its text says what happened and what is kept."""
 
     exit_status = 1
 
 
 class Interrupted(Exception):
-    """The run was asked to stop and can be resumed. Its text says how."""
+    """The run was stopped on request and can be resumed. Its text says how."""
 
     exit_status = 75
 
@@ -82,7 +82,7 @@ class ElectraConfig:
                      "intermediate_size", "max_position_embeddings", "type_vocab_size"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(f"{name}={value!r} must be a whole number of at least 1.")
+                raise UserError(f"{name}={value!r} must be an integer of at least 1.")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value < 1:
@@ -99,14 +99,14 @@ class ElectraConfig:
 
     @property
     def padded_vocab_size(self) -> int:
-        """Rows of the word embedding: `vocab_size` rounded up to a multiple of 8, which matrix units prefer."""
+        """Rows of the word embedding: `vocab_size` rounded up to a multiple of 8, for the matrix units."""
         return round_up(self.vocab_size, 8)
 
     @classmethod
     def of_size(cls, size: str, **overrides) -> ElectraConfig:
         """The discriminator of a named size, with any field replaced.
 
-        Raises: UserError: an unknown size or field, named.
+        Raises: UserError: an unknown size or field.
         """
         if size not in SIZES:
             raise UserError(f"model_size={size!r} is unknown: choose one of {', '.join(SIZES)}.")
@@ -115,12 +115,12 @@ class ElectraConfig:
 
     @classmethod
     def from_json_file(cls, path: str) -> ElectraConfig:
-        """Reads a Hugging Face `config.json`; keys that say nothing about the encoder are passed over.
+        """Reads a Hugging Face `config.json`; keys that do not describe the encoder are ignored.
 
-        Raises: UserError: not a readable JSON object, another `model_type`, or a value this model cannot have.
+        Raises: UserError: not a readable JSON object, another `model_type`, or an unsupported value.
         """
         content = read_json_object(path)
-        model_type = content.get("model_type", "electra")  # google's and the oldest Hugging Face files name none
+        model_type = content.get("model_type", "electra")  # Google's and the oldest Hugging Face files have none
         if model_type != "electra":
             raise UserError(f"{path}: model_type is {model_type!r}, not 'electra': name an ELECTRA model folder.")
         known = {field.name for field in dataclasses.fields(cls)}
@@ -167,7 +167,7 @@ def read_json_object(path: str) -> dict:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path.") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): mend or replace it.") from error
+        raise UserError(f"{path} is not valid JSON ({error}): fix or replace it.") from error
 
 
 def parse_json_object(text: str, where: str) -> dict:
@@ -175,22 +175,22 @@ def parse_json_object(text: str, where: str) -> dict:
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{where} is not valid JSON ({error}): mend or replace it.") from error
+        raise UserError(f"{where} is not valid JSON ({error}): fix or replace it.") from error
     if not isinstance(content, dict):
-        raise UserError(f"{where} holds no JSON object: mend or replace it.")
+        raise UserError(f"{where} is not a JSON object: fix or replace it.")
     return content
 
 
 # --- Options: dataclass fields that are also flags ---
 
 def option(default, meaning, *, choices=None, minimum=None, maximum=None):
-    """A dataclass field with what a command line needs to know of it. `minimum` and `maximum` are inclusive."""
+    """A dataclass field with its help text, choices and bounds. `minimum` and `maximum` are inclusive."""
     return dataclasses.field(default=default, metadata=dict(meaning=meaning, choices=choices, minimum=minimum,
                                                             maximum=maximum))
 
 
 def check_options(config):
-    """Checks every field made by `option` against its choices and bounds. Raises: UserError naming the flag."""
+    """Checks every field created by `option` against its choices and bounds. Raises: UserError naming the flag."""
     for field in dataclasses.fields(config):
         value, rule = getattr(config, field.name), field.metadata
         if value is None or not rule:
@@ -198,7 +198,7 @@ def check_options(config):
         if rule["choices"] and value not in rule["choices"]:
             raise UserError(f"--{field.name}={value} is unknown: choose one of {', '.join(rule['choices'])}.")
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"--{field.name}={value} is not a finite number: give one.")
+            raise UserError(f"--{field.name}={value} is not a finite number: give a finite one.")
         if rule["minimum"] is not None and value < rule["minimum"]:
             raise UserError(f"--{field.name}={value} is too small: it must be at least {rule['minimum']}.")
         if rule["maximum"] is not None and value > rule["maximum"]:
@@ -206,7 +206,7 @@ def check_options(config):
 
 
 def require_options(config, *names: str):
-    """Raises UserError naming the first of `names` that is not given."""
+    """Raises UserError naming the first of `names` that was not given."""
     for name in names:
         if not getattr(config, name):
             raise UserError(f"--{name} is missing: give it (--help lists every option).")
@@ -214,72 +214,73 @@ def require_options(config, *names: str):
 
 @dataclasses.dataclass(frozen=True)
 class DeviceOptions:
-    """Where and how a training command computes."""
+    """The device of a training command, its precision, and its workers."""
 
     device: str = option("cpu", "device", choices=("cpu", "gpu", "hpu"))
-    precision: str = option("fp32", "arithmetic: fp32, bf16 (hmp is the same), or tf32 on gpu",
+    precision: str = option("fp32", "precision: fp32, bf16 (hmp is an alias), or tf32 on gpu",
                             choices=("fp32", "bf16", "hmp", "tf32"))
     xla: str = option("auto", "compile with XLA: auto means on gpu only; ignored on hpu",
                       choices=("auto", "true", "false"))
     bf16_config_path: typing.Optional[str] = option(
-        None, "hpu with bf16: JSON file with the lists of operations to convert (default: the recommended ones)")
+        None, "hpu with bf16: JSON file that lists the operations to convert (default: data/bf16_electra.json)")
     num_workers: int = option(
-        0, "workers that the launcher must have started, one device each (0: as many as it did)", minimum=0)
+        0, "number of workers the launcher must have started, one device each (0: any number)", minimum=0)
     gradient_compression: str = option(
-        "none", "type in which gradients travel between workers; bf16 where this Horovod has it",
+        "none", "type to which gradients are cast for the all-reduce; bf16 where Horovod supports it",
         choices=("none", "fp16", "bf16"))
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingConfig(DeviceOptions):
-    """One phase of one pre-training run. Lengths are tokens; a step is one optimizer update.
+    """One phase of a pre-training run. Lengths are in tokens; a step is one optimizer update.
 
     The global batch of an update is train_batch_size x gradient_accumulation_steps x workers.
     """
 
     # What is trained
-    model_size: str = option("base", "encoder size", choices=tuple(SIZES))
+    model_size: str = option("base", "model size", choices=tuple(SIZES))
     model_name: typing.Optional[str] = option(
         None, "name of the run's folder under <results_dir>/models (default: the model size)")
     model_config: typing.Optional[str] = option(
-        None, "fields of the encoder that replace those of the size: a JSON file, or JSON such as "
+        None, "encoder settings that replace those of the model size: a JSON file, or JSON such as "
         "{\"hidden_dropout_prob\": 0}")
     generator_hidden_size: typing.Optional[float] = option(
         None, "generator width as a fraction of the discriminator's (default: by size; tiny 1/2, base 1/3, others 1/4)",
         minimum=0.001, maximum=1.0)
     load_weights: bool = option(
-        False, "start at step 0 from the weights named by --weights_dir")
+        False, "start at step 0 with the weights named by --weights_dir")
     weights_dir: typing.Optional[str] = option(
-        None, "with --load_weights: a checkpoint (ours or google-research's; a prefix or its folder), a model folder, "
-        "or a model of the Hugging Face hub; two with a comma are discriminator and generator, such as "
+        None, "with --load_weights: a checkpoint (of this project or google-research; a prefix or its folder), a model "
+        "folder, or a model on the Hugging Face hub; a discriminator and a generator separated by a comma, such as "
         "google/electra-small-discriminator,google/electra-small-generator")
     # Data
     pretrain_tfrecords: typing.Optional[str] = option(
         None, "training shards: a folder, a glob, or a comma-separated list of either")
     eval_tfrecords: typing.Optional[str] = option(
-        None, "held-out shards, named as the training ones; evaluated every --eval_freq updates and at the end")
+        None, "held-out shards, in the same forms; evaluated every --eval_freq updates and at the end")
     eval_freq: typing.Optional[int] = option(
-        None, "updates between two evaluations (default: as --save_checkpoints_steps)", minimum=1)
+        None, "updates between two evaluations (default: --save_checkpoints_steps)", minimum=1)
     num_eval_steps: int = option(
-        100, "held-out batches of --train_batch_size per evaluation, at most; always the same ones", minimum=1)
+        100, "maximum number of held-out batches of --train_batch_size per evaluation; always the same ones", minimum=1)
     eval_only: bool = option(
-        False, "only evaluate the checkpoint named by --restore_checkpoint on --eval_tfrecords, and print the result")
+        False, "only evaluate the checkpoint named by --restore_checkpoint on --eval_tfrecords, and print the metrics")
     vocab_file: typing.Optional[str] = option(
         None, "WordPiece vocabulary (default: the vocab.txt beside the training shards)")
-    max_seq_length: int = option(128, "length of every record, tokens", minimum=8)
-    mask_prob: float = option(0.15, "share of the real tokens that is masked, 0 to 1", minimum=0.001, maximum=0.9)
+    max_seq_length: int = option(128, "sequence length of the records, in tokens", minimum=8)
+    mask_prob: float = option(0.15, "fraction of the real tokens that is masked", minimum=0.001, maximum=0.9)
     # Optimization
-    num_train_steps: int = option(10000, "optimizer updates in this phase", minimum=1)
-    num_warmup_steps: int = option(2000, "updates of linear warm-up", minimum=0)
+    num_train_steps: int = option(10000, "number of optimizer updates in this phase", minimum=1)
+    num_warmup_steps: int = option(2000, "number of updates of linear warm-up", minimum=0)
     train_batch_size: int = option(16, "sequences per micro-batch and worker", minimum=1)
-    gradient_accumulation_steps: int = option(1, "micro-batches averaged into one update", minimum=1)
+    gradient_accumulation_steps: int = option(1, "micro-batches accumulated (averaged) per update", minimum=1)
     optimizer: str = option("lamb", "optimizer", choices=("lamb", "adam", "adamw"))
     learning_rate: float = option(6e-3, "peak learning rate, reached at the end of warm-up", minimum=0.0)
     end_lr: float = option(0.0, "learning rate at the end of the decay", minimum=0.0)
     lr_decay_power: float = option(0.5, "power of the polynomial decay (1 is linear)", minimum=0.0)
-    opt_beta_1: float = option(0.878, "decay of the first moment", minimum=0.0, maximum=0.999999)
-    opt_beta_2: float = option(0.974, "decay of the second moment", minimum=0.0, maximum=0.999999)
-    weight_decay_rate: float = option(0.01, "decoupled weight decay, on all but biases and layer norms", minimum=0.0)
+    opt_beta_1: float = option(0.878, "decay rate of the first moment", minimum=0.0, maximum=0.999999)
+    opt_beta_2: float = option(0.974, "decay rate of the second moment", minimum=0.0, maximum=0.999999)
+    weight_decay_rate: float = option(
+        0.01, "decoupled weight decay, of everything except biases and layer norms", minimum=0.0)
     skip_adaptive: bool = option(True, "LAMB: trust ratio 1 for biases and layer norms")
     disc_weight: float = option(50.0, "weight of the discriminator's loss", minimum=0.0)
     objective: str = option(
@@ -288,24 +289,26 @@ class PretrainingConfig(DeviceOptions):
     generator: str = option(
         "separate", "separate (a smaller network), tied (the discriminator's own encoder), or uniform (random tokens)",
         choices=("separate", "tied", "uniform"))
-    share_embeddings: bool = option(True, "generator and discriminator use the same embeddings")
+    share_embeddings: bool = option(True, "generator and discriminator share their embeddings")
     disallow_correct: bool = option(False, "the generator never samples the original token")
-    temperature: float = option(1.0, "temperature of the generator's samples", minimum=0.01)
+    temperature: float = option(1.0, "sampling temperature of the generator", minimum=0.01)
     phase2: bool = option(False, "second phase: start from the phase-1 checkpoint of the same run")
-    seed: int = option(42, "seed of weights, data order, masks, samples and dropout", minimum=0, maximum=2**31 - 1)
+    seed: int = option(
+        42, "seed of weight initialisation, data order, masks, samples and dropout", minimum=0, maximum=2**31 - 1)
     # Output
-    results_dir: str = option("results", "folder of all results")
-    log_dir: typing.Optional[str] = option(None, "folder of logs (default: <results_dir>/models/<model_name>/logs)")
+    results_dir: str = option("results", "folder for all results")
+    log_dir: typing.Optional[str] = option(None, "folder for logs (default: <results_dir>/models/<model_name>/logs)")
     json_summary: typing.Optional[str] = option(
-        None, "file of one JSON line per logged step (default: <log_dir>/pretraining_phase<1|2>.jsonl)")
+        None, "file for the metrics, one JSON line per logged step (default: <log_dir>/pretraining_phase<1|2>.jsonl)")
     log_freq: typing.Optional[int] = option(
         None, "updates between two logged lines (default: 1 in phases of up to 100 updates, else 10)", minimum=1)
     save_checkpoints_steps: int = option(1000, "updates between two checkpoints", minimum=1)
-    keep_checkpoint_max: int = option(5, "newest checkpoints kept, of each phase", minimum=1)
-    skip_checkpoint: bool = option(False, "write no checkpoint at all (for timing)")
+    keep_checkpoint_max: int = option(5, "number of newest checkpoints kept, of each phase", minimum=1)
+    skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
     restore_checkpoint: typing.Optional[str] = option(
-        None, "resume: 'latest', or a checkpoint prefix such as results/models/base/checkpoints/ckpt-1000")
-    overwrite: bool = option(False, "delete what an earlier run left in the run's folder, and start anew")
+        None, "resume from 'latest', or from a checkpoint such as results/models/base/checkpoints/ckpt-1000")
+    overwrite: bool = option(
+        False, "delete the checkpoints of an earlier run in the run's folder, and start from scratch")
 
     def __post_init__(self):
         check_options(self)
@@ -313,15 +316,15 @@ class PretrainingConfig(DeviceOptions):
             raise UserError(f"--num_warmup_steps={self.num_warmup_steps} must be below "
                             f"--num_train_steps={self.num_train_steps}: warm up for fewer updates or train for more.")
         if self.generator != "separate" and not self.share_embeddings:
-            raise UserError(f"--noshare_embeddings needs a generator with embeddings of its own, not "
-                            f"--generator={self.generator}: give --generator=separate or share them.")
+            raise UserError(f"--noshare_embeddings needs a generator with its own embeddings, not "
+                            f"--generator={self.generator}: give --generator=separate, or omit --noshare_embeddings.")
         if self.load_weights != bool(self.weights_dir):
             missing = "--weights_dir" if self.load_weights else "--load_weights"
             raise UserError(f"--load_weights and --weights_dir go together: {missing} is missing.")
         if self.load_weights and self.restore_checkpoint:
             raise UserError("--load_weights starts at step 0 and --restore_checkpoint resumes: give one of them.")
         if self.overwrite and self.restore_checkpoint:
-            raise UserError("--overwrite deletes what --restore_checkpoint would resume: give one of them.")
+            raise UserError("--overwrite deletes what --restore_checkpoint would resume from: give one of them.")
         if self.eval_only and not (self.restore_checkpoint and self.eval_tfrecords):
             missing = "--eval_tfrecords" if self.restore_checkpoint else "--restore_checkpoint"
             raise UserError(f"--eval_only needs a checkpoint and held-out shards: {missing} is missing.")
@@ -331,9 +334,22 @@ class PretrainingConfig(DeviceOptions):
 
     @classmethod
     def from_saved(cls, settings: dict) -> PretrainingConfig:
-        """The settings that a checkpoint holds; those that this version does not know are passed over."""
+        """The settings saved in a checkpoint; those that this version does not know are ignored."""
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in settings.items() if name in known})
+
+    def with_model_of(self, saved: PretrainingConfig) -> PretrainingConfig:
+        """This configuration with the model size, generator and objective of a checkpoint's.
+
+        Raises: UserError: an option given here contradicts the checkpoint's.
+        """
+        taken = {}
+        for name in ("model_size", "model_config", "generator_hidden_size", "objective", "generator",
+                     "share_embeddings", "mask_prob", "disallow_correct", "temperature"):
+            ours, taken[name] = getattr(self, name), getattr(saved, name)
+            if ours not in (taken[name], type(self).__dataclass_fields__[name].default):
+                raise UserError(f"--{name}={ours}, but the checkpoint was trained with {taken[name]}: omit the option.")
+        return dataclasses.replace(self, model_name=self.run_name, **taken)
 
     @property
     def run_name(self) -> str:
@@ -365,11 +381,11 @@ class PretrainingConfig(DeviceOptions):
 
     @property
     def max_predictions_per_seq(self) -> int:
-        """Slots for masked positions in every sequence, N in the code: 19 at length 128, 79 at 512."""
+        """Maximum number of masked positions in a sequence, N in the code: 19 at length 128, 79 at 512."""
         return max(1, int((self.mask_prob + 0.005) * self.max_seq_length))
 
     def encoder_config(self, vocab_size: int) -> ElectraConfig:
-        """The discriminator's encoder: the size, then the fields of --model_config, then the vocabulary's size."""
+        """The discriminator's encoder: the model size, then --model_config, then the size of the vocabulary."""
         overrides = {}
         if self.model_config:
             inline = self.model_config.lstrip().startswith("{")
@@ -389,90 +405,96 @@ class PretrainingConfig(DeviceOptions):
 
 @dataclasses.dataclass(frozen=True)
 class SquadConfig(DeviceOptions):
-    """One fine-tuning, evaluation or prediction on SQuAD. Lengths are tokens; a step is one optimizer update.
+    """A fine-tuning, evaluation or prediction on SQuAD. Lengths are in tokens; a step is one optimizer update.
 
     The global batch of an update is train_batch_size x gradient_accumulation_steps x workers.
     """
 
     # What is done
     do_train: bool = option(False, "fine-tune on --train_file")
-    do_predict: bool = option(False, "answer the questions of --predict_file")
-    do_eval: bool = option(False, "score the answers (implies --do_predict)")
+    do_predict: bool = option(False, "predict answers to the questions of --predict_file")
+    do_eval: bool = option(False, "score the predictions (implies --do_predict)")
     # Model
     electra_model: str = option(
-        "google/electra-base-discriminator", "weights to start from: a model of the Hugging Face hub, or its folder")
+        "google/electra-base-discriminator", "weights to start from: a model on the Hugging Face hub, or its folder")
     init_checkpoint: typing.Optional[str] = option(
-        None, "weights to start from, before --electra_model: one of our checkpoints (a prefix, or its folder), or any "
-        "other kind that run_pretraining.py --weights_dir takes; evaluation and prediction need one with a "
-        "question-answering head (default for these: what --output_dir holds)")
+        None, "weights to start from in place of --electra_model: a checkpoint of this project (a prefix, or its "
+        "folder), or anything that run_pretraining.py --weights_dir accepts; evaluation and prediction need one with "
+        "a question-answering head (their default: the newest checkpoint in --output_dir)")
     vocab_file: typing.Optional[str] = option(None, "WordPiece vocabulary (default: the one beside the weights)")
     do_lower_case: typing.Optional[str] = option(
-        None, "lower-case the text (default: as the weights' tokenizer says)", choices=("true", "false"))
-    joint_head: bool = option(True, "start, end given the start, answerability; false: independent start and end")
+        None, "lower-case the text (default: as in the tokenizer of the weights)", choices=("true", "false"))
+    joint_head: bool = option(
+        True, "joint head (the end depends on the start, plus answerability); false: independent start and end")
     beam_size: typing.Optional[int] = option(
-        None, "joint head: starts, and ends for each, that are looked at (default: 5, or as the model was trained)",
-        minimum=1)
+        None, "joint head: beam size of the answer search, for starts and for the ends of each (default: 5 in "
+        "training, else that of the trained model)", minimum=1)
     answerability_from_gold: bool = option(
-        False, "joint head, 2.0: show answerability the gold start in training, as the ancestor does")
+        False, "joint head, 2.0: train answerability on the gold start, as NVIDIA's recipe does")
     # Data
-    data_dir: typing.Optional[str] = option(None, "folder of the SQuAD files, where they are not named")
+    data_dir: typing.Optional[str] = option(None, "folder of the SQuAD files")
     train_file: typing.Optional[str] = option(None, "default: <data_dir>/train-v1.1.json or train-v2.0.json")
     predict_file: typing.Optional[str] = option(None, "default: <data_dir>/dev-v1.1.json or dev-v2.0.json")
     version_2_with_negative: bool = option(False, "SQuAD 2.0: some questions have no answer")
-    max_seq_length: int = option(384, "question and context window together", minimum=8)
-    doc_stride: int = option(128, "tokens from one window of a long context to the next", minimum=1)
-    max_query_length: int = option(64, "longer questions are cut", minimum=1)
+    max_seq_length: int = option(384, "maximum length of question and context window together, in tokens", minimum=8)
+    doc_stride: int = option(128, "stride between the windows of a long context, in tokens", minimum=1)
+    max_query_length: int = option(64, "maximum length of a question, in tokens; longer ones are truncated", minimum=1)
     length_buckets: str = option(
-        "128,192,256,384", "batches are padded to the first of these lengths that holds their examples; those above "
-        "max_seq_length are left out and it is added. --length_buckets=384 pads everything to 384")
+        "128,192,256,384", "batches are padded to the first of these lengths that fits their examples; lengths above "
+        "max_seq_length are ignored, and it is always included. --length_buckets=384 pads everything to 384")
     cache_dir: typing.Optional[str] = option(None, "folder of the feature cache (default: <output_dir>/cache)")
     skip_cache: bool = option(False, "neither read nor write the feature cache")
     # Optimization
     train_batch_size: int = option(16, "examples per micro-batch and worker", minimum=1)
     predict_batch_size: int = option(128, "examples per batch and worker", minimum=1)
-    gradient_accumulation_steps: int = option(1, "micro-batches averaged into one update", minimum=1)
-    num_train_epochs: float = option(2.0, "passes over the training data", minimum=0.001)
-    max_steps: int = option(-1, "updates, in place of num_train_epochs where above 0; shapes the schedule too")
-    train_iter_per_epoch: int = option(-1, "updates of an epoch, at most, where above 0")
-    learning_rate: float = option(4e-4, "peak learning rate, of the top of the model", minimum=0.0)
-    warmup_proportion: float = option(0.05, "share of the updates with rising learning rate", minimum=0.0, maximum=0.99)
-    weight_decay_rate: float = option(0.01, "decoupled weight decay, on all but biases and layer norms", minimum=0.0)
-    layerwise_lr_decay: float = option(0.8, "factor on the learning rate from one layer to the one below", minimum=0.0,
+    gradient_accumulation_steps: int = option(1, "micro-batches accumulated (averaged) per update", minimum=1)
+    num_train_epochs: float = option(2.0, "number of epochs", minimum=0.001)
+    max_steps: int = option(
+        -1, "number of updates, in place of num_train_epochs if above 0; sets the learning-rate schedule too")
+    train_iter_per_epoch: int = option(-1, "maximum number of updates per epoch, if above 0")
+    learning_rate: float = option(4e-4, "peak learning rate, of the head", minimum=0.0)
+    warmup_proportion: float = option(
+        0.05, "fraction of the updates spent in linear warm-up", minimum=0.0, maximum=0.99)
+    weight_decay_rate: float = option(
+        0.01, "decoupled weight decay, of everything except biases and layer norms", minimum=0.0)
+    layerwise_lr_decay: float = option(0.8, "learning rate of a layer relative to the layer above it", minimum=0.0,
                                        maximum=1.0)
     seed: typing.Optional[int] = option(
-        None, "seed of the new head, data order and dropout (default: drawn, said, and kept for resuming)", minimum=0,
-        maximum=2**31 - 1)
+        None, "seed of the new head, data order and dropout (default: random; logged, and kept for resuming)",
+        minimum=0, maximum=2**31 - 1)
     # Answers
-    n_best_size: int = option(20, "answers kept for each question", minimum=1)
-    max_answer_length: int = option(30, "longest answer", minimum=1)
+    n_best_size: int = option(20, "number of answers kept per question", minimum=1)
+    max_answer_length: int = option(30, "maximum length of an answer, in tokens", minimum=1)
     null_score_diff_threshold: float = option(
-        0.0, "2.0: a question whose null odds exceed this is answered with nothing (the original recipe's -5.6 belongs "
+        0.0, "2.0: null-odds threshold above which a question is left unanswered (the -5.6 of NVIDIA's recipe belongs "
         "to --answerability_from_gold)")
-    eval_script: typing.Optional[str] = option(None, "an official evaluation script, run too and compared")
+    eval_script: typing.Optional[str] = option(
+        None, "official evaluation script to run on the predictions and compare with")
     # Output
-    output_dir: typing.Optional[str] = option(None, "folder of checkpoints, predictions and results")
-    overwrite: bool = option(False, "delete the checkpoints of another fine-tuning in output_dir, and start anew")
+    output_dir: typing.Optional[str] = option(None, "folder for checkpoints, predictions and results")
+    overwrite: bool = option(
+        False, "delete the checkpoints of another fine-tuning in output_dir, and start from scratch")
     json_summary: typing.Optional[str] = option(
-        None, "file of one JSON line per logged step (default: <output_dir>/logs/squad.jsonl)")
+        None, "file for the metrics, one JSON line per logged step (default: <output_dir>/logs/squad.jsonl)")
     log_freq: int = option(10, "updates between two logged lines", minimum=1)
-    evaluate_during_training: bool = option(False, "score the answers at the end of every epoch")
-    skip_checkpoint: bool = option(False, "write no checkpoint at all (for timing)")
-    keep_checkpoint_max: int = option(2, "newest checkpoints kept", minimum=1)
-    disable_progress_bar: bool = option(False, "draw no progress bar")
+    evaluate_during_training: bool = option(False, "evaluate on --predict_file at the end of every epoch")
+    skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
+    keep_checkpoint_max: int = option(2, "number of newest checkpoints kept", minimum=1)
+    disable_progress_bar: bool = option(False, "hide the progress bar")
 
     def __post_init__(self):
         check_options(self)
         if not (self.do_train or self.do_predict or self.do_eval):
-            raise UserError("nothing is asked for: give --do_train, --do_predict, --do_eval or several of them.")
+            raise UserError("nothing to do: give --do_train, --do_predict, --do_eval or several of them.")
         if not self.output_dir:
-            raise UserError("--output_dir is missing: name the folder of checkpoints, predictions and results.")
+            raise UserError("--output_dir is missing: name the folder for checkpoints, predictions and results.")
         wanted = {"train_file": self.do_train, "predict_file": self.predicts}
         for name, needed in wanted.items():
             if needed and not (getattr(self, name) or self.data_dir):
                 raise UserError(f"--{name} is missing: name it, or the folder of the SQuAD files as --data_dir.")
         if (self.beam_size or 1) > self.buckets[0]:
-            raise UserError(f"--beam_size={self.beam_size} is wider than batches of length {self.buckets[0]}: choose a "
-                            "narrower beam, or longer --length_buckets.")
+            raise UserError(f"--beam_size={self.beam_size} exceeds the shortest batch length, {self.buckets[0]}: "
+                            "choose a smaller beam or longer --length_buckets.")
 
     @property
     def predicts(self) -> bool:
@@ -480,12 +502,12 @@ class SquadConfig(DeviceOptions):
 
     @property
     def buckets(self) -> typing.List[int]:
-        """Lengths of batches, ascending; the last is max_seq_length."""
+        """Batch lengths, ascending; the last is max_seq_length."""
         try:
             lengths = {int(length) for length in self.length_buckets.split(",")}
         except ValueError as error:
-            raise UserError(f"--length_buckets={self.length_buckets} is no comma-separated list of lengths: give one, "
-                            "such as 128,256,384.") from error
+            raise UserError(f"--length_buckets={self.length_buckets} is not a comma-separated list of lengths: give "
+                            "one, such as 128,256,384.") from error
         return sorted({length for length in lengths if 0 < length < self.max_seq_length} | {self.max_seq_length})
 
     def data_file(self, split: str) -> str:
@@ -500,7 +522,7 @@ class SquadConfig(DeviceOptions):
 
 # --- Command lines ---
 
-REPORT_SECONDS = 15  # that a worker other than rank 0 waits before it says why it ends
+REPORT_SECONDS = 15  # delay before a rank other than 0 reports its error
 
 
 def parse(config_class, argv, doc: str, old_names: typing.Optional[dict] = None):
@@ -568,8 +590,8 @@ def define_flags(flag_values, config_class):
 def parse_command_line(argv, flag_values, description: str):
     """Parses `argv` (program name first) into absl's `flag_values`; prints help and exits 0 for -h, --help.
 
-    Kinder than absl alone: dashes and underscores in names are the same (`--json-summary`), and a switch takes its
-    value as the next word too (`--skip_adaptive false`), which absl would read as true followed by a stray argument.
+    More lenient than absl: dashes and underscores in names are equivalent (`--json-summary`), and a switch accepts its
+    value as the next word (`--skip_adaptive false`), which absl would read as true followed by a stray argument.
 
     Raises: UserError: an unknown flag, a value that does not parse, or a stray argument.
     """
@@ -594,7 +616,7 @@ def parse_command_line(argv, flag_values, description: str):
         reason = " ".join(str(error).replace("FATAL Flags parsing error:", "").split()).rstrip(".")
         raise UserError(f"{reason}; --help lists every option.") from error
     if len(rest) > 1:
-        raise UserError(f"argument {rest[1]!r} belongs to no option; --help lists every option.")
+        raise UserError(f"argument {rest[1]!r} does not belong to an option; --help lists every option.")
 
 
 def help_text(program: str, flag_values, description: str) -> str:
@@ -605,11 +627,11 @@ def help_text(program: str, flag_values, description: str) -> str:
         choices = f" ({', '.join(flag.parser.enum_values)})" if hasattr(flag.parser, "enum_values") else ""
         lines += [f"  --{name}={default}", *textwrap.wrap(flag.help + choices, 104, initial_indent=" " * 6,
                                                          subsequent_indent=" " * 6)]
-    return "\n".join([*lines, "", "A switch is set by --name or --name=true, and cleared by --noname or --name=false."])
+    return "\n".join([*lines, "", "--name or --name=true turns a switch on, --noname or --name=false turns it off."])
 
 
 def launched(word: str) -> typing.Optional[int]:
-    """What the launcher says; `word` is RANK, SIZE, LOCAL_RANK or LOCAL_SIZE. None without a launcher."""
+    """The launcher's RANK, SIZE, LOCAL_RANK or LOCAL_SIZE (`word`). None without a launcher."""
     for name in (f"OMPI_COMM_WORLD_{word}", f"HOROVOD_{word}"):
         if os.environ.get(name):
             return int(os.environ[name])
@@ -617,10 +639,10 @@ def launched(word: str) -> typing.Optional[int]:
 
 
 def run_command(main):
-    """Runs `main(argv)` as a command: a mistake ends in one sentence and status 2, an interruption in 75.
+    """Runs `main(argv)` as a command: an error of the user's ends in one sentence and status 2, an interruption in 75.
 
-    One of several workers says who it is and writes its status to $ELECTRA_STATUS_FILE.<rank> where that is set, since
-    launchers make a status of their own of the workers'.
+    One of several workers names its rank and writes its status to $ELECTRA_STATUS_FILE.<rank> if that is set, because
+    launchers exit with a status of their own.
     """
     rank = launched("RANK") or 0
     try:
@@ -628,12 +650,12 @@ def run_command(main):
     except (UserError, RunFailed, Interrupted) as stop:
         status = stop.exit_status
         write_status(rank, status)
-        if rank and not isinstance(stop, Interrupted):  # what all find is told by rank 0, whose end ends the others
+        if rank and not isinstance(stop, Interrupted):  # rank 0 reports what all ranks found, and its exit ends them
             time.sleep(REPORT_SECONDS)
         if not (rank and isinstance(stop, Interrupted)):
             who = os.path.basename(sys.argv[0]) + (f" (worker {rank})" if rank else "")
             print(f"{who}: {stop}", file=sys.stderr, flush=True)
-    except BrokenPipeError:  # the reader of our output (head, less) went away
+    except BrokenPipeError:  # the reader of our output (head, less) is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     write_status(rank, status or 0)
@@ -642,5 +664,5 @@ def run_command(main):
 
 def write_status(rank: int, status: int):
     if os.environ.get("ELECTRA_STATUS_FILE"):
-        with contextlib.suppress(OSError):  # another machine may not have that folder
+        with contextlib.suppress(OSError):  # the folder may not exist on another machine
             files.write_text(f"{os.environ['ELECTRA_STATUS_FILE']}.{rank}", f"{status}\n")

@@ -1,8 +1,8 @@
-"""cpu, gpu or hpu: whether it is there, its precision, and which of its cards this worker uses.
+"""Device selection (cpu, gpu, hpu): availability, precision, and the card of each worker.
 
-`open_device` returns a `Device`, all that the rest of the project knows of the hardware. On hpu bf16 means the
-conversion pass of habana-tensorflow over a float32 graph (gaudi.py); on cpu and gpu float32 weights and bfloat16 matrix
-products. The two mechanisms are never used together.
+`open_device` returns a `Device`, the only description of the hardware that other modules use. On hpu, bf16 means that
+habana-tensorflow converts operations of a float32 graph to bfloat16 (gaudi.py); on cpu and gpu it means float32
+weights with bfloat16 matrix products. The two mechanisms are never combined.
 """
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ CPUINFO = "/proc/cpuinfo"
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """Where and how to compute.
+    """An opened device and its numerical settings.
 
-    `description` goes into the first line of the log; `note` is one more sentence for the user, or empty.
+    `description` appears in the first log line; `note` is an additional sentence for the user, or empty.
     """
 
     kind: str
@@ -35,12 +35,8 @@ class Device:
     workers: Workers = ALONE
 
     def __str__(self):
-        """For the first line of a log, before its full stop."""
+        """Device, precision and note for the first log line, without a final full stop."""
         return f"{self.description}, {self.precision}" + (f" ({self.note.rstrip('.')})" if self.note else "")
-
-    @property
-    def rank(self) -> int:
-        return self.workers.rank
 
     @property
     def world_size(self) -> int:
@@ -53,15 +49,16 @@ class Device:
 
 def open_device(kind: str, precision: str, xla: str = "auto", bf16_config_path: Optional[str] = None,
                 workers: Workers = ALONE) -> Device:
-    """Prepares the device; call it once, before any other TensorFlow device use.
+    """Configures TensorFlow for the device; call it once, before anything else uses a device.
 
     Args:
         kind: cpu, gpu or hpu.
-        precision: fp32; bf16 (or hmp, its old name); tf32, on gpu alone.
+        precision: fp32; bf16 (hmp is its old name); tf32 (gpu only).
         xla: auto (gpu only), true or false.
-        bf16_config_path: hpu with bf16 only: JSON file with the lists of operations to convert (default: ours).
-        workers: this process among the others; on gpu and hpu each of a machine takes a card of its own.
-    Raises: UserError: no such device here, too few cards, or a precision it does not have.
+        bf16_config_path: hpu with bf16 only: a JSON file with the lists of operations to convert (default:
+            data/bf16_electra.json).
+        workers: ranks of this process; on gpu and hpu each worker of a machine uses its own card.
+    Raises: UserError: the device is not available, has too few cards, or does not support the precision.
     """
     precision = {"hmp": "bf16"}.get(precision, precision)
     if kind not in _OPENERS:
@@ -69,10 +66,10 @@ def open_device(kind: str, precision: str, xla: str = "auto", bf16_config_path: 
     if precision not in ("fp32", "bf16", "tf32"):
         raise UserError(f"--precision={precision} is unknown: choose fp32, bf16 or tf32.")
     if precision == "tf32" and kind != "gpu":
-        raise UserError(f"--precision=tf32 exists on gpu only: give fp32 or bf16 for --device={kind}.")
+        raise UserError(f"--precision=tf32 is supported on gpu only: choose fp32 or bf16 for --device={kind}.")
     if bf16_config_path is not None:
         if kind != "hpu" or precision != "bf16":
-            raise UserError("--bf16_config_path works with --device=hpu --precision=bf16 only: leave it out.")
+            raise UserError("--bf16_config_path requires --device=hpu --precision=bf16: remove it.")
         gaudi.check_bf16_lists(bf16_config_path)
     description, note = _OPENERS[kind](precision, workers, bf16_config_path)
     compute_dtype = tf.bfloat16 if precision == "bf16" and kind != "hpu" else tf.float32
@@ -81,11 +78,11 @@ def open_device(kind: str, precision: str, xla: str = "auto", bf16_config_path: 
 
 
 def open_for(options: DeviceOptions) -> Device:
-    """The device of a training command and its workers, in the order that Gaudi needs: first the bridge, then Horovod.
+    """Opens the device of a training command and joins its workers; Gaudi needs habana-tensorflow before Horovod.
 
     Raises: UserError: see `open_device`, `workers.place` and `workers.join`.
     """
-    placed = place(options.num_workers, own_cores=options.device == "cpu")
+    placed = place(options.num_workers, pin_cores=options.device == "cpu")
     device = open_device(options.device, options.precision, options.xla, options.bf16_config_path, placed)
     return dataclasses.replace(device, workers=join(placed, options.gradient_compression))
 
@@ -100,27 +97,26 @@ def _slow_bf16_note() -> str:
     try:
         with open(CPUINFO, encoding="utf-8") as file:
             words = set(file.read().split())
-    except OSError:  # not Linux: nothing is known
+    except OSError:  # not Linux
         return ""
-    if words & {"avx512_bf16", "amx_bf16", "bf16"}:  # the last is Arm's
+    if words & {"avx512_bf16", "amx_bf16", "bf16"}:  # bf16: Arm
         return ""
-    return "bf16 is slow on this processor, which has neither AVX512-BF16 nor AMX: --precision=fp32 is faster."
+    return "bf16 is slow on this CPU, which supports neither AVX512-BF16 nor AMX: --precision=fp32 is faster."
 
 
 def _open_gpu(precision: str, workers: Workers, _) -> Tuple[str, str]:
     cards = tf.config.list_physical_devices("GPU")
     if not cards:
-        raise UserError("--device=gpu: TensorFlow sees no NVIDIA GPU; install a driver and requirements-gpu.txt, "
-                        "or use --device=cpu.")
+        raise UserError("--device=gpu: TensorFlow found no NVIDIA GPU; install the driver and requirements-gpu.txt, or "
+                        "use --device=cpu.")
     if len(cards) < workers.local_size:
-        raise UserError(f"--device=gpu: there are {len(cards)} GPU(s) for the {workers.local_size} workers of this "
-                        "machine: start as many workers as there are GPUs, and let each of them see all "
-                        "(CUDA_VISIBLE_DEVICES).")
+        raise UserError(f"--device=gpu: this machine has {len(cards)} visible GPU(s) for {workers.local_size} workers: "
+                        "start one worker per GPU, and make all GPUs visible to every worker (CUDA_VISIBLE_DEVICES).")
     card = cards[workers.local_rank]
     details = tf.config.experimental.get_device_details(card)
     capability = details.get("compute_capability", (0, 0))
     if precision == "bf16" and capability < (8, 0):
-        raise UserError("--precision=bf16 needs compute capability 8.0, this GPU has "
+        raise UserError("--precision=bf16 requires compute capability 8.0 or higher, this GPU has "
                         f"{'.'.join(map(str, capability))}: use --precision=fp32.")
     tf.config.set_visible_devices(card, "GPU")
     tf.config.experimental.set_memory_growth(card, True)

@@ -1,15 +1,17 @@
-"""ELECTRA's networks: Transformer encoder, generator, discriminator, and the two trained together.
+"""ELECTRA networks: Transformer encoder, generator, discriminator, pre-training model and question-answering heads.
 
-Clark et al. 2020 (arXiv:2003.10555) on BERT's encoder (Devlin et al. 2019): post-layer-norm blocks, exact GELU. Word,
-position and type embeddings and their layer norm are shared by generator and discriminator; each projects them to its
-own width where the widths differ. The generator projects to the vocabulary at the masked positions alone.
+Clark et al. 2020 (arXiv:2003.10555) with BERT's encoder (Devlin et al. 2019): post-layer-norm blocks, exact GELU. The
+generator and the discriminator share the word, position and token-type embeddings and their layer norm; each network
+projects the embeddings to its own hidden size where the two sizes differ. The generator computes vocabulary logits only
+at the masked positions.
 
-Everything is `tf.Module`, `tf.Variable` and functions of tensors; shapes are static. Variables carry the names of the
+Everything is a `tf.Module`, a `tf.Variable` or a function of tensors; shapes are static. Variable names match the
 released google-research checkpoints. Matrix products run in `compute_dtype`; everything else (softmax, layer norm,
-losses, noise) is float32 in every precision; on Gaudi, whose bridge chooses by itself what to compute in bfloat16,
-`in_float32` sees to it. Randomness comes in as rows of one int32 seed tensor
+losses, noise) is float32 in every precision. On Gaudi, where habana-tensorflow decides what runs in bfloat16,
+`in_float32` excludes operations from the conversion. All randomness comes from rows of one int32 seed tensor
 (pretrain_utils.fold_seeds).
 
+Shape suffixes:
 B batch  L sequence  T = B * L  D hidden_size  E embedding_size  H heads  K head size  F feed-forward  N masked slots
 V vocabulary (padded)
 """
@@ -29,24 +31,25 @@ from tokenization import ElectraTokenizer
 # --- Functions of tensors ---
 
 
-def sizes(x) -> list:
-    """Sizes of the axes of `x`: numbers where they are known (always, in training), else scalars of the graph."""
+def shape_list(x) -> list:
+    """Shape of `x` as a list: a Python int for each static dimension (in training all are), else a scalar tensor."""
     return [tf.shape(x)[axis] if size is None else size for axis, size in enumerate(x.shape)]
 
 
 @contextlib.contextmanager
 def in_float32():
-    """Context or decorator: what is traced within, and its gradient, Gaudi's conversion pass leaves in float32.
+    """Context manager or decorator that excludes operations and their gradients from Gaudi's bfloat16 conversion.
 
-    Elsewhere it does nothing. Our lists of operations and the bridge's own (TF_BF16_CONVERSION=1) spare this name. The
-    gradient that TensorFlow derives carries it too, one that is written out (tf.custom_gradient) does not.
+    On other devices it has no effect. Both data/bf16_electra.json and the built-in lists of habana-tensorflow
+    (TF_BF16_CONVERSION=1) exclude operations by this name scope. Automatic gradients inherit the scope; a gradient
+    defined with tf.custom_gradient does not.
     """
     with tf.name_scope("KEEP_FP32_PRECISION"):
         yield
 
 
 def matmul(a, b, compute_dtype, **kwargs):
-    """Product in `compute_dtype`, returned as float32 (the product itself is rounded to `compute_dtype`)."""
+    """Matrix product in `compute_dtype`, cast to float32 (the result has been rounded to `compute_dtype`)."""
     return tf.cast(tf.matmul(tf.cast(a, compute_dtype), tf.cast(b, compute_dtype), **kwargs), tf.float32)
 
 
@@ -54,8 +57,8 @@ def matmul(a, b, compute_dtype, **kwargs):
 def layer_norm(x, gamma, beta, epsilon: float):
     """Layer normalisation over the last axis (Ba et al. 2016). x float32 [T, D]; gamma, beta float32 [D].
 
-    On Gaudi the bridge's fused kernel. Elsewhere the gradient is written out: it takes a third of the passes over
-    memory that differentiating the formula takes.
+    On Gaudi this is the fused kernel of habana-tensorflow. Elsewhere a custom gradient makes a third of the passes over
+    memory that automatic differentiation of the formula makes.
     """
     if "layer_norm" in gaudi.FUSED:
         return gaudi.FUSED["layer_norm"](x, gamma, beta, epsilon)
@@ -67,7 +70,7 @@ def layer_norm(x, gamma, beta, epsilon: float):
         normal = centred * inverse_std
 
         def gradient(upstream):
-            with in_float32():  # as a decorator it would have **kwargs, in which TensorFlow 2.9 expects variables
+            with in_float32():  # not a decorator: TensorFlow 2.9 would take its **kwargs for variables
                 scaled = upstream * gamma
                 projection = tf.reduce_mean(scaled * normal, axis=-1, keepdims=True)
                 d_x = inverse_std * (scaled - tf.reduce_mean(scaled, axis=-1, keepdims=True) - normal * projection)
@@ -81,9 +84,9 @@ def layer_norm(x, gamma, beta, epsilon: float):
 def dropout(x, rate: float, seed):
     """Inverted dropout (Srivastava et al. 2014). `seed` int32 [2], or None for no dropout.
 
-    The same on Gaudi: the seeds of its fused kernel (habana_dropout) are constants of the graph, so that every step and
-    worker would drop the same units, and could not follow the rule that randomness is a function of (seed, step,
-    micro-batch, rank, purpose). The bridge's graph passes know this pattern.
+    Gaudi's fused kernel (habana_dropout) is not used: its seeds are constants of the graph, so every step and worker
+    would drop the same units, while all randomness here is a function of (seed, step, micro-batch, rank, purpose). The
+    graph passes of habana-tensorflow recognise the pattern below.
     """
     if seed is None or rate == 0:
         return x
@@ -93,10 +96,10 @@ def dropout(x, rate: float, seed):
 
 @tf.custom_gradient
 def rows_at(table, ids):
-    """Rows of `table` float32 [R, D] at `ids` int32 [T]: float32 [T, D].
+    """Gathers rows of `table` float32 [R, D] at `ids` int32 [T]: float32 [T, D], with a dense gradient.
 
-    The gradient is dense: TensorFlow's own (IndexedSlices) would bring int64 arithmetic and dynamic shapes into the
-    training graph, and the word embedding's is added to the output projection's anyway.
+    TensorFlow's own gradient (IndexedSlices) would bring int64 arithmetic and dynamic shapes into the training graph,
+    and the gradient of the word embeddings is added to the dense one of the tied output projection anyway.
     """
 
     def gradient(upstream):
@@ -110,7 +113,7 @@ def attention(query, key, value, mask_bias, dropout_rate, dropout_seed, compute_
 
     Args:
         query, key, value: float32 [B, H, L, K].
-        mask_bias: float32 [B, 1, 1, L], 0 on tokens, -1e9 on padding (vanishes in any softmax, finite in bfloat16).
+        mask_bias: float32 [B, 1, 1, L], 0 on tokens, -1e9 on padding (0 after the softmax, finite in bfloat16).
     Returns: float32 [B, H, L, K].
     """
     scores_BHLL = matmul(query * (query.shape[-1] ** -0.5), key, compute_dtype, transpose_b=True) + mask_bias
@@ -124,16 +127,16 @@ def attention(query, key, value, mask_bias, dropout_rate, dropout_seed, compute_
 
 
 class VariableMaker:
-    """Makes named variables with values that depend on nothing but the seed and the name."""
+    """Creates named variables whose initial values depend only on the seed and the name."""
 
     def __init__(self, seed: int, stddev: float):
         self.seed = seed
         self.stddev = stddev
 
     def normal(self, name: str, shape) -> tf.Variable:
-        """Truncated normal, cut at two standard deviations (BERT's initializer)."""
+        """Truncated normal, truncated at two standard deviations (BERT's initializer)."""
         row = pretrain_utils.fold_seeds([self.seed, *name.encode()], 1)[0]
-        with tf.device("CPU"):  # the values are then the same whatever device trains
+        with tf.device("CPU"):  # the same initial values on every device
             value = tf.random.stateless_truncated_normal(shape, seed=row, stddev=self.stddev)
         return tf.Variable(value, name=name)
 
@@ -142,7 +145,7 @@ class VariableMaker:
 
 
 class Dense(tf.Module):
-    """x [T, I] -> [T, O]."""
+    """Linear layer: x float32 [T, inputs] -> float32 [T, outputs]."""
 
     def __init__(self, inputs: int, outputs: int, scope: str, make: VariableMaker, compute_dtype):
         super().__init__()
@@ -166,7 +169,7 @@ class LayerNorm(tf.Module):
 
 
 class Embeddings(tf.Module):
-    """Sum of word, position and type embeddings, normalised."""
+    """Sum of word, position and token-type embeddings, followed by layer norm."""
 
     def __init__(self, config: ElectraConfig, scope: str, make: VariableMaker):
         super().__init__()
@@ -178,8 +181,8 @@ class Embeddings(tf.Module):
         self.layer_norm = LayerNorm(size, config.layer_norm_eps, scope, make)
 
     def __call__(self, input_ids, segment_ids):
-        """int32 [B, L] each -> float32 [T, E], before dropout."""
-        batch, length = sizes(input_ids)
+        """input_ids, segment_ids int32 [B, L] -> float32 [T, E], before dropout."""
+        batch, length = shape_list(input_ids)
         size = self.config.embedding_size
         words = rows_at(tf.convert_to_tensor(self.word_embeddings), tf.reshape(input_ids, [-1]))
         types = rows_at(tf.convert_to_tensor(self.token_type_embeddings), tf.reshape(segment_ids, [-1]))
@@ -188,7 +191,7 @@ class Embeddings(tf.Module):
 
 
 class EncoderLayer(tf.Module):
-    """Self-attention and feed-forward, each followed by dropout, residual and layer norm."""
+    """Self-attention and feed-forward blocks, each followed by dropout, residual connection and layer norm."""
 
     def __init__(self, config: ElectraConfig, scope: str, make: VariableMaker, compute_dtype):
         super().__init__()
@@ -215,12 +218,12 @@ class EncoderLayer(tf.Module):
                                  self.config.attention_probs_dropout_prob, next(seeds), self.compute_dtype)
         context_TD = tf.reshape(tf.transpose(context_BHLK, [0, 2, 1, 3]), [-1, x_TD.shape[-1]])
         x_TD = self.attention_norm(dropout(self.attention_output(context_TD), rate, next(seeds)) + x_TD)
-        inner_TF = tf.nn.gelu(self.intermediate(x_TD))  # looked up at call time: habana-tensorflow replaces it
+        inner_TF = tf.nn.gelu(self.intermediate(x_TD))  # resolved at call time: habana-tensorflow replaces it
         return self.output_norm(dropout(self.output(inner_TF), rate, next(seeds)) + x_TD)
 
 
 class Encoder(tf.Module):
-    """Embedded tokens to contextual vectors; projects the embeddings where their size differs from the width."""
+    """Transformer encoder; projects the embeddings to hidden_size where the sizes differ."""
 
     def __init__(self, config: ElectraConfig, scope: str, make: VariableMaker, compute_dtype):
         super().__init__()
@@ -234,15 +237,16 @@ class Encoder(tf.Module):
 
     @staticmethod
     def num_seeds(config: ElectraConfig) -> int:
-        """Rows of seeds one pass draws: the embeddings' dropout, then three a layer."""
+        """Seed rows that one forward pass uses: one for the embedding dropout and three per layer."""
         return 1 + 3 * config.num_hidden_layers
 
     def __call__(self, embedded_TE, input_mask, seeds: Iterator):
-        """Args: embedded_TE float32 [T, E]; input_mask int32 [B, L]; seeds yields int32 [2] or None.
+        """Encodes embedded tokens.
 
-        Returns: float32 [T, D].
+        Args: embedded_TE float32 [T, E]; input_mask int32 [B, L]; seeds yields int32 [2], or None for no dropout.
+        Returns: hidden states, float32 [T, D].
         """
-        batch, length = sizes(input_mask)
+        batch, length = shape_list(input_mask)
         mask_bias = (1 - tf.cast(tf.reshape(input_mask, [batch, 1, 1, length]), tf.float32)) * -1e9
         x = dropout(embedded_TE, self.config.hidden_dropout_prob, next(seeds))
         if self.embeddings_project is not None:
@@ -256,7 +260,7 @@ class Encoder(tf.Module):
 
 
 class GeneratorHead(tf.Module):
-    """Hidden vectors to vocabulary logits, the output matrix tied to the word embedding."""
+    """Vocabulary logits from hidden states; the output matrix is tied to the word embeddings."""
 
     def __init__(self, config: ElectraConfig, make: VariableMaker, compute_dtype):
         super().__init__()
@@ -268,7 +272,7 @@ class GeneratorHead(tf.Module):
         self.output_bias = make.constant("generator_predictions/output_bias", [config.padded_vocab_size], 0.0)
 
     def __call__(self, hidden, word_embeddings):
-        """hidden float32 [T, D], word_embeddings float32 [V, E] -> float32 [T, V]; rows of padding have logit -1e9."""
+        """hidden float32 [T, D], word_embeddings float32 [V, E] -> float32 [T, V]; padding entries are about -1e9."""
         x = self.layer_norm(tf.nn.gelu(self.dense(hidden)))
         logits = matmul(x, word_embeddings, self.compute_dtype, transpose_b=True)
         with in_float32():
@@ -276,12 +280,12 @@ class GeneratorHead(tf.Module):
 
 
 def vocabulary_padding(config: ElectraConfig):
-    """Addend to logits that keeps padding rows of the vocabulary from being sampled: float32 [V], 0 or -1e9."""
+    """Logit bias that excludes the padding entries of the vocabulary from sampling: float32 [V], 0 or -1e9."""
     return tf.constant([0.0] * config.vocab_size + [-1e9] * (config.padded_vocab_size - config.vocab_size))
 
 
 class DiscriminatorHead(tf.Module):
-    """Hidden vectors to one logit a position: above 0 says replaced."""
+    """One logit per position from hidden states; a logit above 0 predicts "replaced"."""
 
     def __init__(self, config: ElectraConfig, make: VariableMaker, compute_dtype):
         super().__init__()
@@ -297,10 +301,10 @@ class DiscriminatorHead(tf.Module):
 
 
 class Network(tf.Module):
-    """One network as it is used after pre-training: embeddings, encoder and one head, without dropout.
+    """One pre-trained network for inference: embeddings, encoder and one head, without dropout.
 
     Args:
-        head: a DiscriminatorHead or a GeneratorHead, or None for the hidden vectors.
+        head: a DiscriminatorHead or a GeneratorHead, or None to return hidden states.
     """
 
     def __init__(self, embeddings: Embeddings, encoder: Encoder, head: Optional[tf.Module]):
@@ -308,9 +312,12 @@ class Network(tf.Module):
         self.embeddings, self.encoder, self.head = embeddings, encoder, head
 
     def __call__(self, input_ids, input_mask, segment_ids):
-        """int32 [B, L] each, of any B and L -> float32 logits: [B, L] of a discriminator, [B, L, vocab_size] of a
-        generator; without a head hidden vectors [B, L, D]."""
-        batch, length = sizes(input_ids)
+        """input_ids, input_mask, segment_ids int32 [B, L], any B and L -> float32.
+
+        Returns: discriminator logits [B, L], generator logits [B, L, vocab_size], or without a head hidden states
+            [B, L, D].
+        """
+        batch, length = shape_list(input_ids)
         hidden_TD = self.encoder(self.embeddings(input_ids, segment_ids), input_mask, itertools.repeat(None))
         if self.head is None:
             return tf.reshape(hidden_TD, [batch, length, hidden_TD.shape[-1]])
@@ -322,14 +329,14 @@ class Network(tf.Module):
 
 
 class Objective(NamedTuple):
-    """What is learnt, and from what. See the flags of the same names (configuration.PretrainingConfig)."""
+    """The pre-training objective. See the flags of the same names (configuration.PretrainingConfig)."""
 
     special_ids: Sequence[int]  # never masked (ElectraTokenizer.special_ids)
     mask_id: int
     mask_prob: float
     max_predictions_per_seq: int
     disc_weight: float = 50.0  # lambda in the paper
-    generator_fraction: float = 1.0  # width of a separate generator by the discriminator's
+    generator_fraction: float = 1.0  # hidden size of a separate generator, as a fraction of the discriminator's
     objective: str = "electra"
     generator: str = "separate"
     share_embeddings: bool = True
@@ -338,7 +345,7 @@ class Objective(NamedTuple):
 
 
 class PretrainingOutput(NamedTuple):
-    """What one pass over a micro-batch gives, shapes in the module's legend; None for what the objective lacks."""
+    """Outputs of one forward pass over a micro-batch; None where the objective has no such network."""
 
     masked: pretrain_utils.MaskedBatch
     generator_logits: Optional[tf.Tensor]  # float32 [B*N, V]
@@ -352,14 +359,15 @@ class PretrainingOutput(NamedTuple):
 class PretrainingModel(tf.Module):
     """Generator and discriminator with shared embeddings, and their joint loss (ELECTRA, section 2).
 
-    The alternatives are the paper's (section 3.2 and 3.4): a generator that is the discriminator's own encoder (tied),
-    one that draws tokens uniformly and learns nothing, embeddings of its own, and a plain masked language model.
+    Variants from the paper (sections 3.2 and 3.4): a generator that shares all encoder weights with the discriminator
+    (tied), one without weights that samples tokens uniformly (uniform), a generator with its own embeddings, and a
+    plain masked language model (mlm).
 
     Args:
-        config: the discriminator's encoder (its vocabulary is everybody's).
-        objective: what is learnt.
+        config: the discriminator's encoder; the generator uses the same vocabulary.
+        objective: the pre-training objective.
         compute_dtype: dtype of matrix products, tf.float32 or tf.bfloat16.
-        seed: of the initial values.
+        seed: seed of the initial values.
     """
 
     def __init__(self, config: ElectraConfig, objective: Objective, compute_dtype=tf.float32, seed: int = 0):
@@ -370,7 +378,7 @@ class PretrainingModel(tf.Module):
         self.embeddings = Embeddings(config, "electra/embeddings", make)
         self.encoder = Encoder(config, "electra", make, compute_dtype)
         self.discriminator_head = DiscriminatorHead(config, make, compute_dtype) if self.has_discriminator else None
-        # The encoder that fills masks: None draws tokens at random, `self.encoder` is the tied one.
+        # The generator's encoder: None for the uniform generator, `self.encoder` for a tied one.
         self.generator, self.generator_embeddings = self.encoder, self.embeddings
         if self.has_discriminator and objective.generator == "uniform":
             self.generator = None
@@ -381,7 +389,7 @@ class PretrainingModel(tf.Module):
         self.generator_head = GeneratorHead(self.generator.config, make, compute_dtype) if self.generator else None
 
     def networks(self) -> Dict[str, Network]:
-        """What is left when pre-training is over, by name: `discriminator`, `generator`, or both."""
+        """The networks to keep after pre-training, by name: `discriminator`, `generator`, or both."""
         found = {}
         if self.discriminator_head:
             found["discriminator"] = Network(self.embeddings, self.encoder, self.discriminator_head)
@@ -391,7 +399,7 @@ class PretrainingModel(tf.Module):
 
     @property
     def num_seeds(self) -> int:
-        """Rows of the seed tensor of one micro-batch: three for masking and sampling, the rest for dropout."""
+        """Seed rows that one micro-batch needs: three for masking and sampling, the rest for dropout."""
         return 3 + sum(Encoder.num_seeds(encoder.config) for encoder in (self.generator, self.encoder) if encoder)
 
     def __call__(self, features: Dict[str, tf.Tensor], seeds, training: bool) -> PretrainingOutput:
@@ -399,8 +407,8 @@ class PretrainingModel(tf.Module):
 
         Args:
             features: `input_ids`, `input_mask`, `segment_ids`, int32 [B, L].
-            seeds: int32 [num_seeds, 2]. Without `training` only the first three rows are used.
-            training: a Python bool, whether dropout is on.
+            seeds: int32 [num_seeds, 2]. Only the first three rows are used if `training` is False.
+            training: a Python bool; True enables dropout.
         """
         position_seed, keep_seed, sample_seed, *dropout_seeds = tf.unstack(seeds, num=self.num_seeds)
         seed_rows = iter(dropout_seeds if training else [None] * len(dropout_seeds))
@@ -436,7 +444,7 @@ class PretrainingModel(tf.Module):
 
     @in_float32()
     def _corrupt(self, masked: pretrain_utils.MaskedBatch, logits, input_ids, sample_seed):
-        """The discriminator's input: `input_ids` with a sample at every masked position, int32 [B, L]."""
+        """The discriminator's input: `input_ids` with a sampled token at every masked position, int32 [B, L]."""
         if logits is None:
             rows = masked.positions.shape[0] * masked.positions.shape[1]
             logits = tf.zeros([rows, self.config.padded_vocab_size]) + vocabulary_padding(self.config)
@@ -447,9 +455,9 @@ class PretrainingModel(tf.Module):
         sampled = tf.reshape(pretrain_utils.sample_tokens(logits, sample_seed), masked.positions.shape)
         return pretrain_utils.replace_at(input_ids, masked.positions, sampled, masked.weights)
 
-    # Sums that add up over micro-batches, steps and workers; `ratios` turns them into means.
-    metric_names = ("masked", "generator_loss", "generator_right", "tokens", "discriminator_loss",
-                    "discriminator_right", "replaced", "said_replaced", "rightly_said_replaced")
+    # Metric sums over micro-batches, steps and workers; `ratios` turns them into means. A positive is a replaced token.
+    metric_names = ("masked", "generator_loss", "generator_correct", "tokens", "discriminator_loss",
+                    "discriminator_correct", "positives", "predicted_positives", "true_positives")
 
     def loss(self, features, seeds):
         """Training loss of a micro-batch, float32 [], and its metrics, a dict of float32 [] by `metric_names`."""
@@ -457,34 +465,34 @@ class PretrainingModel(tf.Module):
 
     @in_float32()
     def loss_of(self, output: PretrainingOutput, input_mask):
-        """Loss and metrics of one pass.
+        """Loss and metric sums of one forward pass.
 
-        The generator's part is the mean over masked positions, the discriminator's the mean over real tokens.
+        The generator loss is the mean over masked positions, the discriminator loss the mean over all real tokens.
         """
         weights, mask = output.masked.weights, tf.cast(input_mask, tf.float32)
         sums = {name: tf.zeros([]) for name in self.metric_names}
         sums.update(masked=tf.reduce_sum(weights), tokens=tf.reduce_sum(mask))
         loss = tf.zeros([])
         if self.generator:
-            guesses = tf.reshape(tf.argmax(output.generator_logits, axis=-1, output_type=tf.int32), weights.shape)
-            right = tf.cast(tf.equal(guesses, output.masked.original_ids), tf.float32)
+            predictions = tf.reshape(tf.argmax(output.generator_logits, axis=-1, output_type=tf.int32), weights.shape)
+            correct = tf.cast(tf.equal(predictions, output.masked.original_ids), tf.float32)
             sums.update(generator_loss=tf.reduce_sum(output.generator_losses * weights),
-                        generator_right=tf.reduce_sum(right * weights))
+                        generator_correct=tf.reduce_sum(correct * weights))
             loss += sums["generator_loss"] / tf.maximum(sums["masked"], 1.0)
         if self.has_discriminator:
             labels = tf.cast(output.labels, tf.float32)
-            says_replaced = tf.cast(output.discriminator_logits > 0, tf.float32)
+            predicted = tf.cast(output.discriminator_logits > 0, tf.float32)
             sums.update(discriminator_loss=tf.reduce_sum(output.discriminator_losses * mask),
-                        discriminator_right=tf.reduce_sum(tf.cast(tf.equal(labels, says_replaced), tf.float32) * mask),
-                        replaced=tf.reduce_sum(labels), said_replaced=tf.reduce_sum(says_replaced * mask),
-                        rightly_said_replaced=tf.reduce_sum(says_replaced * labels))
+                        discriminator_correct=tf.reduce_sum(tf.cast(tf.equal(labels, predicted), tf.float32) * mask),
+                        positives=tf.reduce_sum(labels), predicted_positives=tf.reduce_sum(predicted * mask),
+                        true_positives=tf.reduce_sum(predicted * labels))
             loss += self.objective.disc_weight * sums["discriminator_loss"] / tf.maximum(sums["tokens"], 1.0)
         return loss, sums
 
 
 def pretraining_model(encoder: ElectraConfig, config: PretrainingConfig, tokenizer: ElectraTokenizer,
                       compute_dtype=tf.float32) -> PretrainingModel:
-    """The model of a run: `encoder` is the discriminator's, the rest comes from the run's settings."""
+    """The pre-training model for a configuration; `encoder` is the discriminator's encoder."""
     settings = {name: getattr(config, name) for name in Objective._fields if hasattr(config, name)}
     objective = Objective(special_ids=tokenizer.special_ids, mask_id=tokenizer.mask_id, **settings)
     return PretrainingModel(encoder, objective, compute_dtype, config.seed)
@@ -493,14 +501,14 @@ def pretraining_model(encoder: ElectraConfig, config: PretrainingConfig, tokeniz
 # --- Question answering ---
 
 
-BEAM_SIZE = 5  # of the joint head, where nothing else is asked for
-MASKED = -1e30  # a logit where no answer may be; its exponential is 0
+BEAM_SIZE = 5  # default for the joint head
+MASKED = -1e30  # logit of a position that cannot be part of an answer; its exponential is 0
 
 
 class IndependentHead(tf.Module):
-    """Start and end each from a linear layer (BERT, Devlin et al. 2019, section 4.2; `qa_outputs` in Hugging Face).
+    """Start and end logits from one linear layer (BERT, Devlin et al. 2019, section 4.2; `qa_outputs` in Hugging Face).
 
-    Unanswerable questions point at [CLS] with both.
+    For unanswerable questions both start and end are [CLS].
     """
 
     def __init__(self, config: ElectraConfig, make: VariableMaker, compute_dtype):
@@ -509,21 +517,21 @@ class IndependentHead(tf.Module):
 
     def __call__(self, hidden_BLD):
         """Returns: start and end logits, float32 [B, L]."""
-        batch, length = sizes(hidden_BLD)[:2]
+        batch, length = shape_list(hidden_BLD)[:2]
         with in_float32():
             logits_TX = self.dense(tf.reshape(hidden_BLD, [-1, hidden_BLD.shape[-1]]))
         return tuple(tf.reshape(logits_TX[:, side], [batch, length]) for side in (0, 1))
 
 
 class JointHead(tf.Module):
-    """Start, then the end seen from a start, and whether there is an answer (as in XLNet, Yang et al. 2019; the head of
+    """Start logits, end logits conditioned on a start, and answerability (as in XLNet, Yang et al. 2019; the head of
     NVIDIA's ELECTRA recipe).
 
-    The end's first layer works on the hidden vector joined to the start's; the product with each half is taken by
-    itself and the two are added, so that no [B, L, K, 2 D] tensor is made.
+    The first end layer takes the concatenation of two hidden states, that of the end and that of the start. Its matrix
+    is multiplied with each half separately and the results are added, which avoids a [B, L, K, 2 D] tensor.
 
     Args:
-        version_2: there are unanswerable questions.
+        version_2: whether to predict answerability (SQuAD 2.0).
     """
 
     def __init__(self, config: ElectraConfig, version_2: bool, make: VariableMaker, compute_dtype):
@@ -540,15 +548,15 @@ class JointHead(tf.Module):
             self.answer_kernel = make.normal("answer_class/pooler_answer_class_dense_1/kernel", [size, 1])
 
     def start_logits(self, hidden_BLD, p_mask):
-        """float32 [B, L]; `p_mask` int32 [B, L], 1 where no answer may be."""
+        """Start logits, float32 [B, L]; `p_mask` int32 [B, L], 1 on positions that cannot be part of an answer."""
         with in_float32():
             logits = self.start(tf.reshape(hidden_BLD, [-1, hidden_BLD.shape[-1]]))
-        return tf.where(p_mask > 0, MASKED, tf.reshape(logits, sizes(hidden_BLD)[:2]))
+        return tf.where(p_mask > 0, MASKED, tf.reshape(logits, shape_list(hidden_BLD)[:2]))
 
     def end_logits(self, hidden_BLD, start_states_BKD, p_mask):
-        """Logits of the end for each of K starts, float32 [B, K, L]."""
-        batch, length, size = sizes(hidden_BLD)
-        starts = sizes(start_states_BKD)[1]
+        """End logits for each of K starts, float32 [B, K, L]."""
+        batch, length, size = shape_list(hidden_BLD)
+        starts = shape_list(start_states_BKD)[1]
         kernel = tf.convert_to_tensor(self.end_joined.kernel)
         of_hidden = matmul(tf.reshape(hidden_BLD, [-1, size]), kernel[:size], self.compute_dtype)
         of_start = matmul(tf.reshape(start_states_BKD, [-1, size]), kernel[size:], self.compute_dtype)
@@ -559,28 +567,30 @@ class JointHead(tf.Module):
         return tf.where(p_mask[:, None] > 0, MASKED, tf.reshape(logits, [batch, starts, length]))
 
     def answerability_logits(self, start_state_BD, hidden_BLD):
-        """Above 0 says that there is no answer, float32 [B]."""
+        """Answerability logits, float32 [B]; a logit above 0 predicts that the question is unanswerable."""
         joined = tf.tanh(self.answer_joined(tf.concat([start_state_BD, hidden_BLD[:, 0]], axis=-1)))
         with in_float32():
             return tf.reshape(matmul(joined, self.answer_kernel, tf.float32), [-1])
 
 
 class QuestionAnswering(tf.Module):
-    """An ELECTRA encoder with a question-answering head, its loss and its answers (SQuAD).
+    """An ELECTRA encoder with a question-answering head (SQuAD): training loss and inference.
 
-    The loss is the mean of the start's and the end's cross-entropy over examples, plus, where questions may be
-    unanswerable and the head is joint, half the binary cross-entropy of answerability (google-research's weight).
+    The loss is the mean of start and end cross-entropy. With the joint head and SQuAD 2.0, half the binary
+    cross-entropy of answerability is added (the weight of google-research/electra).
 
-    In training the end sees the gold start. Answerability sees the start that the model expects (the mean of the
-    hidden vectors under its start probabilities), as it does at inference; the ancestor showed it the gold start, which
-    gives the answer away, since unanswerable questions start at [CLS]: `answerability_from_gold`.
+    In training the end logits are conditioned on the gold start. Answerability is conditioned on the expected start
+    (the mean of the hidden states, weighted by the start probabilities), in training as at inference. NVIDIA's recipe
+    trains it on the gold start (`answerability_from_gold`), which leaks the label: the gold start of an unanswerable
+    question is [CLS].
 
     Args:
-        joint_head: else the independent one.
-        beam_size: starts, and ends for each, that `answers` gives.
+        joint_head: use the joint head; else the independent head.
+        version_2: the data has unanswerable questions (SQuAD 2.0).
+        beam_size: number of starts, and of ends per start, that `answers` returns (joint head).
     """
 
-    metric_names = ("examples", "tokens", "start_right", "end_right", "answerability_right")
+    metric_names = ("examples", "tokens", "start_correct", "end_correct", "answerability_correct")
 
     def __init__(self, config: ElectraConfig, joint_head: bool = True, version_2: bool = False,
                  beam_size: int = BEAM_SIZE, answerability_from_gold: bool = False, compute_dtype=tf.float32,
@@ -596,7 +606,7 @@ class QuestionAnswering(tf.Module):
 
     @property
     def settings(self) -> dict:
-        """What, beside the encoder, makes this model again."""
+        """Arguments besides the encoder's configuration that rebuild this model."""
         return {name: getattr(self, name) for name in ("joint_head", "version_2", "beam_size",
                                                        "answerability_from_gold")}
 
@@ -605,8 +615,8 @@ class QuestionAnswering(tf.Module):
         return Encoder.num_seeds(self.config)
 
     def hidden(self, features: Dict[str, tf.Tensor], seeds: Iterator):
-        """float32 [B, L, D]."""
-        batch, length = sizes(features["input_ids"])
+        """Hidden states of the encoder, float32 [B, L, D]."""
+        batch, length = shape_list(features["input_ids"])
         embedded = self.embeddings(features["input_ids"], features["segment_ids"])
         hidden_TD = self.encoder(embedded, features["input_mask"], seeds)
         return tf.reshape(hidden_TD, [batch, length, self.config.hidden_size])
@@ -616,8 +626,8 @@ class QuestionAnswering(tf.Module):
 
         Args:
             features: `input_ids`, `input_mask`, `segment_ids`, `p_mask` int32 [B, L]; `start_positions`,
-                `end_positions`, `is_impossible` int32 [B]; `weights` float32 [B], 0 for an example that only fills up;
-                `num_examples` float32 [], above 0, which the sums over examples are divided by.
+                `end_positions`, `is_impossible` int32 [B]; `weights` float32 [B], 0 for padding examples;
+                `num_examples` float32 [], above 0, the divisor of the sums over examples.
             seeds: int32 [num_seeds, 2].
         """
         hidden_BLD = self.hidden(features, iter(tf.unstack(seeds, num=self.num_seeds)))
@@ -643,29 +653,29 @@ class QuestionAnswering(tf.Module):
         loss = (cross_entropy(starts, start_logits) + cross_entropy(ends, end_logits)) / 2
         tokens = tf.reduce_sum(tf.cast(features["input_mask"], tf.float32) * weights[:, None])
         sums = {"examples": tf.reduce_sum(weights), "tokens": tokens,
-                "start_right": self._right(start_logits, starts, weights),
-                "end_right": self._right(end_logits, ends, weights), "answerability_right": tf.zeros([])}
+                "start_correct": self._correct(start_logits, starts, weights),
+                "end_correct": self._correct(end_logits, ends, weights), "answerability_correct": tf.zeros([])}
         if answerability is not None:
             impossible = tf.cast(features["is_impossible"], tf.float32)
             with in_float32():
                 loss += 0.5 * mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=impossible, logits=answerability))
-            says_impossible = tf.cast(answerability > 0, tf.float32)
-            sums["answerability_right"] = tf.reduce_sum(
-                tf.cast(tf.equal(says_impossible, impossible), tf.float32) * weights)
+            predicted = tf.cast(answerability > 0, tf.float32)
+            sums["answerability_correct"] = tf.reduce_sum(
+                tf.cast(tf.equal(predicted, impossible), tf.float32) * weights)
         return loss, sums
 
     @staticmethod
-    def _right(logits, labels, weights):
-        guesses = tf.argmax(logits, axis=-1, output_type=tf.int32)
-        return tf.reduce_sum(tf.cast(tf.equal(guesses, labels), tf.float32) * weights)
+    def _correct(logits, labels, weights):
+        predictions = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        return tf.reduce_sum(tf.cast(tf.equal(predictions, labels), tf.float32) * weights)
 
     @staticmethod
     def _states_at(hidden_BLD, positions):
-        """The hidden vectors at `positions` int32 [B] or [B, K]: float32 [B, D] or [B, K, D]."""
-        batch, length, size = sizes(hidden_BLD)
+        """Hidden states at `positions` int32 [B] or [B, K]: float32 [B, D] or [B, K, D]."""
+        batch, length, size = shape_list(hidden_BLD)
         offsets = tf.reshape(tf.range(batch) * length, [-1] + [1] * (len(positions.shape) - 1))
         rows = rows_at(tf.reshape(hidden_BLD, [-1, size]), tf.reshape(positions + offsets, [-1]))
-        return tf.reshape(rows, [*sizes(positions), size])
+        return tf.reshape(rows, [*shape_list(positions), size])
 
     @staticmethod
     @in_float32()
@@ -673,7 +683,7 @@ class QuestionAnswering(tf.Module):
         return tf.squeeze(tf.matmul(tf.nn.softmax(start_logits)[:, None], hidden_BLD), 1)
 
     def answers(self, features: Dict[str, tf.Tensor]) -> Dict[str, tf.Tensor]:
-        """What the answer search needs, without dropout; squad_utils has the shapes."""
+        """Inputs of the answer search, computed without dropout; shapes are given in squad_utils."""
         hidden_BLD = self.hidden(features, itertools.repeat(None))
         if not self.joint_head:
             return dict(zip(("start_logits", "end_logits"), self.head(hidden_BLD)))
@@ -692,21 +702,21 @@ class QuestionAnswering(tf.Module):
 
 
 def ratios(sums: Dict[str, float]) -> Dict[str, float]:
-    """Means from the sums of `PretrainingModel.loss`: what is printed and logged. Shares are 0 to 1.
+    """Metrics to log, from the sums of `PretrainingModel.loss`. Accuracy, precision and recall are between 0 and 1.
 
-    A network that the objective lacks has a loss of exactly 0 and is left out.
+    A network that the objective does not have has a loss of exactly 0; its metrics are left out.
     """
 
-    def share(part: str, whole: str) -> float:
+    def mean(part: str, whole: str) -> float:
         return sums[part] / sums[whole] if sums[whole] else 0.0
 
     means = {}
     if sums["generator_loss"]:
-        means.update(generator_loss=share("generator_loss", "masked"),
-                     generator_accuracy=share("generator_right", "masked"))
+        means.update(generator_loss=mean("generator_loss", "masked"),
+                     generator_accuracy=mean("generator_correct", "masked"))
     if sums["discriminator_loss"]:
-        means.update(discriminator_loss=share("discriminator_loss", "tokens"),
-                     discriminator_accuracy=share("discriminator_right", "tokens"),
-                     discriminator_precision=share("rightly_said_replaced", "said_replaced"),
-                     discriminator_recall=share("rightly_said_replaced", "replaced"))
+        means.update(discriminator_loss=mean("discriminator_loss", "tokens"),
+                     discriminator_accuracy=mean("discriminator_correct", "tokens"),
+                     discriminator_precision=mean("true_positives", "predicted_positives"),
+                     discriminator_recall=mean("true_positives", "positives"))
     return means

@@ -1,15 +1,15 @@
 """Optimizers and learning-rate schedule of ELECTRA pre-training and SQuAD fine-tuning.
 
-LAMB: You et al. 2020 (arXiv:1904.00962), algorithm 2, with bias correction; by `skip_adaptive` biases and layer norms
-get trust ratio 1. AdamW: Loshchilov & Hutter 2019, algorithm 2, with bias correction (google-research/electra has
+LAMB: You et al. 2020 (arXiv:1904.00962), algorithm 2, with bias correction; with `skip_adaptive` biases and layer norms
+have a trust ratio of 1. AdamW: Loshchilov & Hutter 2019, algorithm 2, with bias correction (google-research/electra has
 none); epsilon is added to the square root of the uncorrected second moment ("epsilon hat" of Kingma & Ba 2015, section
-2), as in the NVIDIA recipe. Weight decay is decoupled and leaves out biases and layer norms.
+2), as in NVIDIA's recipe. Weight decay is decoupled and does not apply to biases and layer norms.
 Schedule: linear warm-up, then polynomial decay counted from the END of warm-up, as in NVIDIA's recipe; Google
-multiplies warm-up into a decay counted from step 0. Steps are optimizer updates, counted from 0, so that update 0 has
-rate 0 where there is a warm-up.
+multiplies the warm-up factor into a decay counted from step 0. Steps are optimizer updates, counted from 0: with a
+warm-up, update 0 has learning rate 0.
 
-All state is in `tf.Variable`s and an update is a graph of tensors: nothing runs in Python per variable and step. A
-gradient that is not finite leaves every variable as it was (`Optimizer.apply`).
+All state is held in `tf.Variable`s and an update is a single graph, without Python code per variable and step. A
+non-finite loss or gradient skips the update and all later ones (`TrainStep`).
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from workers import ALONE, Workers
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Learning rate as a function of the number of updates done. `power` 1 decays linearly."""
+    """Learning rate as a function of the number of completed updates. `power=1` is linear decay."""
 
     peak: float
     num_train_steps: int
@@ -37,23 +37,24 @@ class Schedule:
     def __call__(self, step):
         """int32 [] -> float32 []."""
         step = tf.cast(step, tf.float32)
-        done = (step - self.num_warmup_steps) / (self.num_train_steps - self.num_warmup_steps)
-        decayed = (self.peak - self.end) * (1 - tf.clip_by_value(done, 0.0, 1.0)) ** self.power + self.end
+        progress = (step - self.num_warmup_steps) / (self.num_train_steps - self.num_warmup_steps)
+        decayed = (self.peak - self.end) * (1 - tf.clip_by_value(progress, 0.0, 1.0)) ** self.power + self.end
         if self.num_warmup_steps == 0:
             return decayed
         return tf.where(step < self.num_warmup_steps, self.peak * (step / self.num_warmup_steps), decayed)
 
 
 def is_bias_or_norm(name: str) -> bool:
-    """Whether a variable of this name is left out of weight decay (and of LAMB's trust ratio)."""
+    """Whether the variable of this name is excluded from weight decay (and from LAMB's trust ratio)."""
     return name.split(":")[0].rsplit("/", 1)[-1] in ("bias", "output_bias", "gamma", "beta")
 
 
 def layerwise_multipliers(names: Sequence[str], decay: float, num_layers: int) -> List[float]:
-    """Learning-rate multiplier of every variable (ELECTRA, appendix B, "layerwise LR decay").
+    """Learning-rate multiplier of each variable (ELECTRA, appendix B, "layerwise LR decay").
 
-    decay ** (num_layers + 2 - depth), depth 0 for embeddings and their projection, i + 1 for layer i, num_layers + 2
-    for everything else, the task's heads. The top layer therefore gets decay squared, as in the released code.
+    decay ** (num_layers + 2 - depth), where depth is 0 for the embeddings and their projection, i + 1 for layer i, and
+    num_layers + 2 for everything else, i.e. the task heads. The top layer therefore gets decay squared, as in the
+    released code.
     """
 
     def depth(name: str) -> int:
@@ -66,19 +67,19 @@ def layerwise_multipliers(names: Sequence[str], decay: float, num_layers: int) -
 
 
 class Optimizer(tf.Module):
-    """First and second moments, weight decay and bias correction; a subclass says what to do with them.
+    """Base class: first and second moments, bias correction, weight decay. Subclasses define `direction`.
 
     Args:
         variables: the variables to train.
         schedule: learning rate by update number.
-        multipliers: factor on the learning rate of each variable (default 1).
+        multipliers: learning-rate multiplier of each variable (default 1).
     """
 
     def __init__(self, variables: Sequence[tf.Variable], schedule: Schedule, beta_1: float = 0.9,
                  beta_2: float = 0.999, epsilon: float = 1e-6, weight_decay_rate: float = 0.01,
                  multipliers: Optional[Sequence[float]] = None):
         super().__init__()
-        # Not tracked by tf.Module: a checkpoint should name the model's variables by the model alone.
+        # Hidden from tf.Module: a checkpoint should store the model's variables under the model only.
         self._trained = types.SimpleNamespace(variables=list(variables))
         self.schedule = schedule
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
@@ -90,91 +91,90 @@ class Optimizer(tf.Module):
 
     @property
     def trained(self) -> List[tf.Variable]:
-        """The variables that `apply` changes, in the order of its gradients."""
+        """The variables to train, in the order of the gradients."""
         return self._trained.variables
 
-    def apply(self, gradients: Sequence[tf.Tensor], scale=1.0, finite=True):
-        """Applies one update and counts it.
+    def apply(self, gradients: Sequence[tf.Tensor], step: tf.Tensor, scale, finite):
+        """Updates variables and moments; `count` then counts the update.
+
+        Only float32 variables are used here, because code that XLA compiles for GPU cannot use others: TensorFlow keeps
+        int32 variables in host memory.
 
         Args:
-            gradients: float32, shaped as the variables.
-            scale: float32 [], multiplies every gradient; 0 makes even infinite and NaN gradients 0.
-            finite: bool []. False: no variable, moment or counter changes.
+            gradients: float32, with the shapes of the variables.
+            step: int32 [], the number of updates so far.
+            scale: float32 [], multiplies each gradient; 0 turns even infinite and NaN gradients into 0.
+            finite: bool []; if False, no variable or moment changes.
         """
-        self.change(gradients, tf.convert_to_tensor(self.step), scale, finite)
-        self.count(finite)
-
-    def count(self, finite):
-        self.step.assign_add(tf.cast(finite, tf.int32))
-
-    def change(self, gradients: Sequence[tf.Tensor], step: tf.Tensor, scale=1.0, finite=True):
-        """`apply` without the counting, after `step` updates (int32 []). It touches float32 variables alone, since
-        XLA on GPU can use no others: TensorFlow keeps int32 variables in the host's memory."""
         learning_rate = self.schedule(step)
-        number = tf.cast(step + 1, tf.float32)
-        corrections = 1 - self.beta_1 ** number, 1 - self.beta_2 ** number
+        t = tf.cast(step + 1, tf.float32)
+        corrections = 1 - self.beta_1 ** t, 1 - self.beta_2 ** t
         applied = tf.cast(finite, tf.float32)
         scale = scale * applied
         for variable, gradient, m, v, multiplier in zip(
                 self.trained, gradients, self.first_moments, self.second_moments, self.multipliers):
             gradient = tf.math.multiply_no_nan(gradient, scale)
-            # "Biased first (second) moment estimate"; with applied = 0 both stay as they are, to the bit.
+            # "Biased first (second) moment estimate"; with applied = 0 both stay bit-identical.
             first = m + (gradient - m) * (applied * (1 - self.beta_1))
             second = v + (tf.square(gradient) - v) * (applied * (1 - self.beta_2))
             rate = learning_rate * (multiplier * applied)
             exempt = is_bias_or_norm(variable.name)
-            change = self.direction(tf.convert_to_tensor(variable), first, second, corrections,
-                                    0.0 if exempt else self.weight_decay_rate, exempt)
+            direction = self.direction(tf.convert_to_tensor(variable), first, second, corrections,
+                                       0.0 if exempt else self.weight_decay_rate, exempt)
             m.assign(first)
             v.assign(second)
-            variable.assign_sub(rate * change)
+            variable.assign_sub(rate * direction)
+
+    def count(self, finite):
+        """Adds 1 to `step` if the update was applied."""
+        self.step.assign_add(tf.cast(finite, tf.int32))
 
     def direction(self, value, first, second, corrections, weight_decay: float, exempt: bool):
-        """What the learning rate multiplies. `corrections` are 1 - beta ** number, of both moments."""
+        """The update direction, to be multiplied by the learning rate. `corrections`: 1 - beta ** t for each moment."""
         raise NotImplementedError
 
 
 class AdamW(Optimizer):
     def direction(self, value, first, second, corrections, weight_decay, exempt):
-        # lr * sqrt(c2) / c1 * m / (sqrt(v) + epsilon): the moments themselves are not corrected.
-        change = first / (tf.sqrt(second) + self.epsilon) * (tf.sqrt(corrections[1]) / corrections[0])
-        return change + weight_decay * value if weight_decay else change
+        # lr * sqrt(c2) / c1 * m / (sqrt(v) + epsilon): the correction is a factor, the moments are not corrected.
+        update = first / (tf.sqrt(second) + self.epsilon) * (tf.sqrt(corrections[1]) / corrections[0])
+        return update + weight_decay * value if weight_decay else update
 
 
 class LAMB(Optimizer):
-    """`skip_adaptive`: biases and layer norms get trust ratio 1."""
+    """`skip_adaptive`: biases and layer norms have a trust ratio of 1."""
 
     def __init__(self, *args, skip_adaptive: bool = True, **kwargs):
         super().__init__(*args, **kwargs)
         self.skip_adaptive = skip_adaptive
 
     def direction(self, value, first, second, corrections, weight_decay, exempt):
-        change = (first / corrections[0]) / (tf.sqrt(second / corrections[1]) + self.epsilon)
+        update = (first / corrections[0]) / (tf.sqrt(second / corrections[1]) + self.epsilon)
         if weight_decay:
-            change += weight_decay * value
+            update += weight_decay * value
         if exempt and self.skip_adaptive:
-            return change
-        value_norm, change_norm = tf.norm(value), tf.norm(change)
-        # 1 where either norm is 0; the inner maximum keeps the branch not taken finite.
-        trust_ratio = tf.where((value_norm > 0) & (change_norm > 0), value_norm / tf.maximum(change_norm, 1e-30), 1.0)
-        return trust_ratio * change
+            return update
+        value_norm, update_norm = tf.norm(value), tf.norm(update)
+        # 1 if either norm is 0; the inner maximum keeps the unused branch finite.
+        trust_ratio = tf.where((value_norm > 0) & (update_norm > 0), value_norm / tf.maximum(update_norm, 1e-30), 1.0)
+        return trust_ratio * update
 
 
 class TrainStep(tf.Module):
-    """Micro-batches to updates: gradients averaged, clipped at a global norm, applied, counted; metrics summed.
+    """A training step: gradient accumulation, all-reduce, clipping by global norm, optimizer update, metric sums.
 
-    A micro-batch's loss is a mean over its own tokens; an update uses the mean of its micro-batches' gradients at all
-    workers, who exchange theirs once an update. Metric sums stay on the device until `read_metrics`, the only transfer
-    to the host.
+    The loss of a micro-batch is a mean over its own tokens. An update uses the mean gradient of its micro-batches over
+    all workers, with one all-reduce per update. Metric sums stay on the device until `read_metrics`, which is the only
+    transfer to the host. After the first non-finite loss or gradient no update is applied; see `bad_step`.
 
     Args:
         loss_fn: (features, seeds) -> (loss float32 [], dict of float32 [] sums).
         metric_names: the keys of that dict.
-        optimizer: its variables are differentiated.
+        optimizer: the optimizer with the variables to train.
         accumulation_steps: micro-batches per update.
-        clip_norm: largest global norm of an update's gradient.
+        clip_norm: maximum global norm of an update's gradient.
         jit_compile: compile with XLA.
-        workers: each has its own micro-batches, and all the same variables.
+        workers: the data-parallel workers; each has its own micro-batches and a copy of the variables.
     """
 
     def __init__(self, loss_fn, metric_names: Sequence[str], optimizer: Optimizer, accumulation_steps: int = 1,
@@ -189,20 +189,20 @@ class TrainStep(tf.Module):
         self.accumulators = []
         if accumulation_steps > 1:
             self.accumulators = [_slot(variable, "gradient") for variable in optimizer.trained]
-        # Number (from 1) of the first update whose loss or gradient was not finite, 0 while there is none.
+        # Number (from 1) of the first update with a non-finite loss or gradient; 0 if there is none so far.
         self.bad_step = tf.Variable(0, dtype=tf.int32, name="bad_step", trainable=False)
         self.metric_sums = tf.Variable(tf.zeros([len(self.metric_names)]), trainable=False, name="metric_sums")
         compiled = dict(autograph=False, jit_compile=jit_compile or None)
-        if jit_compile:  # what stands before and after an exchange and the counters, which cannot be compiled
+        if jit_compile:  # only the parts before and after the all-reduce: it and the counters cannot be compiled
             self._gradients = tf.function(self._gradients, **compiled)
             self._apply = tf.function(self._apply, **compiled)
-        # Traced once each: every micro-batch has the shapes of the first.
+        # Each is traced once: all micro-batches have the same shapes.
         self._accumulate = tf.function(self._accumulate, **compiled)
         self._update_from = tf.function(self._update_from, autograph=False)
         self._update = tf.function(self._update, autograph=False)
 
     def __call__(self, micro_batches):
-        """Runs one update over `accumulation_steps` pairs (features, seeds) of tensors."""
+        """Runs one update. `micro_batches` yields `accumulation_steps` pairs of tensors (features, seeds)."""
         for features, seeds in micro_batches:
             if self.accumulation_steps == 1:
                 self._update_from(features, seeds)
@@ -235,43 +235,45 @@ class TrainStep(tf.Module):
             accumulator.assign(tf.zeros_like(accumulator))
 
     def _update_by(self, gradients):
-        """One update by this worker's summed gradients; once something was not finite nothing is applied any more."""
+        """One update from this worker's summed gradients, skipped from the first non-finite value on."""
         bad_step, step = tf.convert_to_tensor(self.bad_step), tf.convert_to_tensor(self.optimizer.step)
-        finite = self._apply(*self._exchanged(gradients), step, tf.equal(bad_step, 0))
+        finite = self._apply(*self._all_reduce(gradients), step, tf.equal(bad_step, 0))
         self.bad_step.assign(tf.where(finite | (bad_step > 0), bad_step, step + 1))
         self.optimizer.count(finite)
 
-    def _exchanged(self, gradients):
-        """The workers' mean gradients, and a float32 [], 0 where the losses of all of them are finite, else NaN."""
+    def _all_reduce(self, gradients):
+        """Mean gradients over the workers, and a float32 []: 0 if the losses of all workers are finite, else NaN."""
         loss_sum = self.metric_sums[self.metric_names.index("loss")]
-        *gradients, verdict = self.workers.mean([*gradients, tf.where(tf.math.is_finite(loss_sum), 0.0, np.nan)])
-        return gradients, verdict
+        *gradients, loss_check = self.workers.mean([*gradients, tf.where(tf.math.is_finite(loss_sum), 0.0, np.nan)])
+        return gradients, loss_check
 
-    def _apply(self, gradients, verdict, step, so_far):
-        """Averages, clips and applies summed gradients, where `so_far` and now everything is finite; returns whether
-        it is (bool [])."""
+    def _apply(self, gradients, loss_check, step, finite_so_far):
+        """Averages, clips and applies summed gradients if everything is finite.
+
+        Returns: bool [], whether the update was applied.
+        """
         norm = tf.linalg.global_norm(gradients) / self.accumulation_steps
-        finite = tf.math.is_finite(norm) & tf.math.is_finite(verdict) & so_far
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(loss_check) & finite_so_far
         scale = self.clip_norm / (tf.maximum(norm, self.clip_norm) * self.accumulation_steps)
-        self.optimizer.change(gradients, step, tf.where(finite, scale, 0.0), finite)
+        self.optimizer.apply(gradients, step, tf.where(finite, scale, 0.0), finite)
         self._add_to_metrics(gradient_norm=norm)
         return finite
 
     def _add_to_metrics(self, **sums):
-        assert set(sums) <= set(self.metric_names), f"{sorted(sums)} are not all among {self.metric_names}"
+        assert set(sums) <= set(self.metric_names), f"{sorted(sums)}: some are not in {self.metric_names}"
         self.metric_sums.assign_add(tf.stack([sums.get(name, 0.0) for name in self.metric_names]))
 
     def read_metrics(self):
-        """Sums over all workers since the last call as a dict of floats, then set to 0. This waits for the device.
+        """Returns the metric sums over all workers since the last call as floats and resets them. Waits for the device.
 
-        Beside the loss function's own: `loss` (summed over `micro_batches`), `gradient_norm` (summed over updates,
-        before clipping; the same at every worker), and `bad_step`. Every worker has to call it.
+        In addition to the sums of `loss_fn`: `loss` (summed over `micro_batches`), `gradient_norm` (before clipping,
+        summed over updates; the same on every worker) and `bad_step`. A collective operation: all workers must call it.
         """
-        own = self.metric_sums.numpy()
+        local = self.metric_sums.numpy()
         self.metric_sums.assign(tf.zeros_like(self.metric_sums))
-        values = np.sum(self.workers.gather(own), axis=0)
+        values = np.sum(self.workers.gather(local), axis=0)
         norm = self.metric_names.index("gradient_norm")
-        values[norm] = own[norm]
+        values[norm] = local[norm]
         return {**dict(zip(self.metric_names, values.tolist())), "bad_step": int(self.bad_step.numpy())}
 
 

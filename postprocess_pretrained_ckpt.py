@@ -1,25 +1,25 @@
-"""Takes a checkpoint apart into folders that Hugging Face transformers load: a discriminator and a generator.
+"""Exports a checkpoint to folders that Hugging Face transformers load: a discriminator and a generator.
 
     python postprocess_pretrained_ckpt.py --pretrained_checkpoint=results/models/base/checkpoints/ckpt-p2-933 \\
         --output_dir=results/models/base/exported --savedmodel
 
-Written, in a folder that appears when complete: `discriminator/` and `generator/` (what of the two the objective has),
-each with config.json, model.safetensors, vocab.txt, tokenizer_config.json, and with --savedmodel a SavedModel in
-`saved_model/`. A checkpoint of run_tf_squad.py becomes `question_answering/`, which transformers load where the head is
-the independent one (--nojoint_head). Size and settings are those that the checkpoint was saved with; a checkpoint that
-does not match them in every variable is refused.
+Writes, into a folder that appears when complete: `discriminator/` and `generator/` (if the objective has both), each
+with config.json, model.safetensors, vocab.txt, tokenizer_config.json, and with --savedmodel a SavedModel in
+`saved_model/`. A checkpoint of run_tf_squad.py becomes `question_answering/`, which transformers load if it has
+the independent head (--nojoint_head). Size and settings are those saved in the checkpoint; a checkpoint with missing or
+unexpected variables is refused.
 """
 from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 from typing import Optional
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow loads; its start-up notes would hide ours
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
 
 import configuration
+import files
 import modeling
 import weights
 from configuration import UserError, option
@@ -30,51 +30,42 @@ KINDS = tuple(weights.ARCHITECTURES)
 @dataclasses.dataclass(frozen=True)
 class ExportConfig:
     pretrained_checkpoint: Optional[str] = option(
-        None, "checkpoint to take apart: a prefix such as .../checkpoints/ckpt-1000, or a checkpoints folder (its "
+        None, "checkpoint to export: a prefix such as .../checkpoints/ckpt-1000, or a folder of checkpoints (its "
         "newest)")
-    output_dir: Optional[str] = option(None, "folder to make")
-    savedmodel: bool = option(False, "write a TensorFlow SavedModel with a serving signature too")
+    output_dir: Optional[str] = option(None, "folder to create")
+    savedmodel: bool = option(False, "also write a TensorFlow SavedModel with a serving signature")
     vocab_file: Optional[str] = option(None, "vocabulary (default: the vocab.txt in the run's folder)")
-    overwrite: bool = option(False, "replace what an earlier call left in output_dir")
+    overwrite: bool = option(False, "replace the export of an earlier call in output_dir")
 
     def __post_init__(self):
         configuration.require_options(self, "pretrained_checkpoint", "output_dir")
 
 
 def export(config: ExportConfig):
-    """Writes the folders. Raises: UserError: no such checkpoint, another one, or a folder in the way."""
+    """Writes the folders. Raises: UserError: no such checkpoint, or output_dir cannot be created or replaced."""
     output_dir = config.output_dir.rstrip("/")
+    files.remove_leftovers(output_dir)
     there = sorted(os.listdir(output_dir)) if os.path.isdir(output_dir) else []
     foreign = [name for name in there if name not in KINDS]
     here = os.path.isdir(output_dir) and os.path.samefile(output_dir, ".")
-    foreign = foreign or here  # the folder that one stands in cannot be replaced
+    foreign = foreign or here  # the current folder cannot be replaced
     if foreign or there and not config.overwrite or os.path.isfile(output_dir):
         way_out = "" if foreign or os.path.isfile(output_dir) else ", or replace it with --overwrite"
-        raise UserError(f"--output_dir={config.output_dir} is there already: name another folder{way_out}.")
-    prefix = config.pretrained_checkpoint
-    prefix = prefix[:-len(".index")] if prefix.endswith(".index") else prefix
-    if os.path.isdir(prefix):
-        prefix = weights.find_weights(prefix)
-    run = weights.open_checkpoint(prefix, config.vocab_file)
-    is_squad = isinstance(run.model, modeling.QuestionAnswering)
-    networks = {"question_answering": run.model} if is_squad else run.model.networks()
-    building = f"{output_dir}.tmp{os.getpid()}"
+        raise UserError(f"--output_dir={config.output_dir} exists already: choose another folder{way_out}.")
+    run = weights.open_checkpoint(config.pretrained_checkpoint, config.vocab_file)
+    model = run.model()
+    is_squad = isinstance(model, modeling.QuestionAnswering)
+    networks = {"question_answering": model} if is_squad else model.networks()
     try:
-        try:
-            os.makedirs(building)
-        except OSError as error:
-            raise UserError(f"--output_dir={config.output_dir} cannot be written ({error.strerror}): name another "
-                            "folder.") from error
-        for kind, network in networks.items():
-            weights.save_folder(network, kind, run.tokenizer, os.path.join(building, kind), config.savedmodel)
-        if there:
-            shutil.rmtree(output_dir)
-        os.replace(building, output_dir)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        with files.new_folder(output_dir, replace=config.overwrite) as folder:
+            for kind, network in networks.items():
+                weights.save_folder(network, kind, run.tokenizer, os.path.join(folder, kind), config.savedmodel)
+    except OSError as error:
+        raise UserError(f"--output_dir={config.output_dir} could not be written ({error.strerror or error}): choose "
+                        "another folder.") from error
     step = f"step {run.state['step']}" + ("" if is_squad else f" of phase {run.state['phase']}")
     for kind in networks:
-        print(f"{kind} of {prefix} ({step}): {os.path.join(output_dir, kind)}")
+        print(f"{kind} of {run.prefix} ({step}): {os.path.join(output_dir, kind)}")
 
 
 def main(argv):

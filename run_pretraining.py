@@ -15,9 +15,9 @@ import json
 import math
 import os
 import sys
-from typing import Dict, Iterator, List, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow loads; its start-up notes would hide ours
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
 import numpy as np
 import tensorflow as tf
@@ -30,33 +30,35 @@ import files
 import modeling
 import optimization
 import pretrain_utils
+import report
 import training
 import weights
-from configuration import Interrupted, PretrainingConfig, RunFailed, UserError
+from configuration import PretrainingConfig, UserError
+from report import Metric
 from tokenization import ElectraTokenizer
-from workers import Workers, lost_workers_told
+from workers import Workers, catch_lost_workers
 
-# Switches of Habana's recipe, by the option that each stands for.
+# Switches of Habana's recipe: the option that each one sets, and its value.
 OLD_NAMES = {"use_hpu": ("device", "hpu"), "hmp": ("precision", "bf16"), "bfloat16": ("precision", "bf16"),
              "fp16_compression": ("gradient_compression", "fp16")}
 
-# --- What is trained, and on what ---
+# --- Data and optimizer ---
 
 
 class Data(NamedTuple):
-    """A dataset in its order, and how to decode it."""
+    """A dataset: the order of its records, and how to decode them."""
 
     order: pretrain_utils.RecordOrder
     record_format: pretrain_utils.RecordFormat
 
     @property
     def fingerprint(self) -> list:
-        """What a data position is relative to: the shards' names and sizes."""
+        """The shards' names and sizes, which a saved data position refers to."""
         return [[os.path.basename(shard.path), shard.records] for shard in self.order.shards]
 
 
 def open_tokenizer(config: PretrainingConfig, shards) -> ElectraTokenizer:
-    """--vocab_file, else the vocabulary beside the shards; checked against the dataset's manifest where it has one."""
+    """--vocab_file, else the vocabulary beside the shards; compared with the dataset's manifest if there is one."""
     manifest = pretrain_utils.read_manifest(shards) or {}
     casing = {key: manifest[key] for key in ("do_lower_case", "strip_accents") if key in manifest}
     if config.vocab_file:
@@ -70,13 +72,13 @@ def open_tokenizer(config: PretrainingConfig, shards) -> ElectraTokenizer:
                             "--vocab_file.")
         tokenizer = ElectraTokenizer.from_folder(places[0], **casing)
     if manifest and manifest["tokenizer_fingerprint"] != tokenizer.fingerprint:
-        raise UserError(f"--vocab_file: {tokenizer.vocab_file} is not the vocabulary that {os.path.dirname(shards[0])} "
-                        "was built with (its manifest says so): give that one, or rebuild the dataset.")
+        raise UserError(f"--vocab_file: {tokenizer.vocab_file} is not the vocabulary of {os.path.dirname(shards[0])} "
+                        "(according to its manifest): give that one, or rebuild the dataset.")
     return tokenizer
 
 
 def open_data(paths, config: PretrainingConfig, vocab_size: int) -> Data:
-    """Checks every shard's first record and counts the records (once: the counts are kept in the run's folder)."""
+    """Checks every shard's first record and counts the records (once: the counts are cached in the run's folder)."""
     shards = pretrain_utils.count_shards(
         paths, pretrain_utils.read_manifest(paths), os.path.join(config.model_dir, "record_counts.json"),
         lambda uncounted: tqdm(uncounted, desc="counting records", unit="shard", disable=not sys.stderr.isatty()))
@@ -99,17 +101,14 @@ def make_optimizer(config: PretrainingConfig, variables) -> optimization.Optimiz
 
 
 class Start(NamedTuple):
-    """Updates done in this phase, and global record number of the next one."""
+    """Updates done in this phase, and the global number of the next record."""
 
     step: int
     record: int
 
 
 def refuse_second_run(config: PretrainingConfig, checkpoints: training.Checkpoints):
-    """Refuses to mix two runs in one folder.
-
-    A first phase without --restore_checkpoint is a new run; phase 2 belongs to the run it finds.
-    """
+    """Refuses to mix two runs in one folder. Phase 1 without --restore_checkpoint is a new run."""
     found = checkpoints.list(2 if config.phase2 else None)
     if found and not config.restore_checkpoint and not config.overwrite:
         raise UserError(
@@ -118,14 +117,14 @@ def refuse_second_run(config: PretrainingConfig, checkpoints: training.Checkpoin
             "--model_name, or delete it with --overwrite.")
 
 
-def find_checkpoint(config: PretrainingConfig, checkpoints: training.Checkpoints) -> Optional[str]:
+def checkpoint_to_restore(config: PretrainingConfig, checkpoints: training.Checkpoints) -> Optional[str]:
     """The checkpoint to start from, or None for a fresh start.
 
-    In order: the one --restore_checkpoint names; with `latest` the newest of this phase; in phase 2 the newest of
-    phase 1, which must have done all its updates.
+    In order: the one that --restore_checkpoint names; with `latest` the newest of this phase; in phase 2 the newest of
+    phase 1, which must have finished.
     """
     if config.restore_checkpoint not in (None, "latest"):
-        return config.restore_checkpoint.replace(".index", "")
+        return config.restore_checkpoint
     newest = checkpoints.newest(config.phase) if config.restore_checkpoint else None
     if newest is None and config.phase2:
         newest = checkpoints.newest(1)
@@ -133,50 +132,45 @@ def find_checkpoint(config: PretrainingConfig, checkpoints: training.Checkpoints
             raise UserError(f"--phase2: {config.checkpoint_dir} holds no checkpoint of phase 1: run phase 1 first, or "
                             "name the run with --model_name.")
     if newest is None and config.restore_checkpoint:
-        raise UserError(f"--restore_checkpoint=latest: {config.checkpoint_dir} holds no checkpoint: leave the option "
-                        "(scripts/electra.sh: resume_training) out for a new run, or mend --model_name.")
+        raise UserError(f"--restore_checkpoint=latest: {config.checkpoint_dir} holds no checkpoint: omit the option "
+                        "(scripts/electra.sh: resume_training) for a new run, or correct --model_name.")
     return newest.prefix if newest else None
 
 
 def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, checkpoints, workers: Workers) -> Start:
-    """Sets the variables and says where they come from. See `find_checkpoint`; else --load_weights; else fresh."""
-    prefix = find_checkpoint(config, checkpoints)
+    """Sets the variables and logs where they come from: a checkpoint, else --load_weights, else fresh values."""
+    name = checkpoint_to_restore(config, checkpoints)
     if config.load_weights:
-        source = weights.merge([weights.read(name.strip()) for name in config.weights_dir.split(",")])
+        source = weights.merge([weights.read(part.strip()) for part in config.weights_dir.split(",")])
         for line in weights.load(source, model.trainable_variables, tokenizer):
             logging.info(line)
         return Start(0, 0)
-    if prefix is None:
+    if name is None:
         return Start(0, 0)
-    state = training.read_state(prefix)
-    if state["tokenizer_fingerprint"] != tokenizer.fingerprint:
-        raise UserError(f"checkpoint {prefix} was trained on another vocabulary than {tokenizer.vocab_file}: give the "
-                        "data and --vocab_file it belongs to.")
+    saved = weights.open_checkpoint(name, tokenizer=tokenizer)
+    state = saved.state
     if state["phase"] == 1 and config.phase2:
         if state["step"] < state["config"]["num_train_steps"]:
             raise UserError(f"--phase2: phase 1 stopped at step {state['step']} of "
-                            f"{state['config']['num_train_steps']} ({prefix}): finish it first with "
+                            f"{state['config']['num_train_steps']} ({saved.prefix}): finish it first with "
                             "--restore_checkpoint=latest (scripts/electra.sh: --resume_training=true).")
-        training.restore(prefix, model)
-        logging.info("phase 2 starts from the weights of %s, with a fresh optimizer.", prefix)
+        saved.restore(model)
+        logging.info("phase 2 starts from the weights of %s, with a fresh optimizer.", saved.prefix)
         return Start(0, 0)
     if state["phase"] != config.phase:
-        raise UserError(f"checkpoint {prefix} belongs to phase {state['phase']}, this run is phase {config.phase}: "
-                        f"{'leave out' if config.phase2 else 'add'} --phase2 or name another checkpoint.")
-    training.restore(prefix, model, optimizer)
-    logging.info("resuming from %s at step %d.", prefix, state["step"])
-    if state["environment"] != training.environment():
-        logging.info("note: this machine or TensorFlow differs from the checkpoint's: results agree only to rounding.")
-    if state["world_size"] != workers.size:
-        logging.info("note: %d workers wrote the checkpoint, %d go on: an update is %d sequences now; every record of "
-                     "the epoch is still seen once.", state["world_size"], workers.size,
-                     config.train_batch_size * config.gradient_accumulation_steps * workers.size)
-    for name, value in dataclasses.asdict(config).items():
-        if name not in ("restore_checkpoint", "overwrite", "num_workers") and state["config"].get(name, value) != value:
-            logging.info("note: --%s was %s when the checkpoint was written and is %s now.", name,
-                         state["config"].get(name), value)
+        raise UserError(f"checkpoint {saved.prefix} belongs to phase {state['phase']}, this run is phase "
+                        f"{config.phase}: {'omit' if config.phase2 else 'add'} --phase2 or name another checkpoint.")
+    saved.restore(model, optimizer)
+    logging.info("resuming from %s at step %d.", saved.prefix, state["step"])
+    training.log_differences(state, workers, config.train_batch_size * config.gradient_accumulation_steps
+                             * workers.size, "record")
+    for option, value in dataclasses.asdict(config).items():
+        before = state["config"].get(option, value)
+        if option not in ("restore_checkpoint", "overwrite", "num_workers") and before != value:
+            logging.info("note: --%s was %s when the checkpoint was written and is %s now.", option, before, value)
     if state["data"] != data.fingerprint:
-        logging.info("note: the training data differs from the checkpoint's: its first epoch starts anew.")
+        logging.info("note: the training data differs from the checkpoint's: its first epoch starts at the first "
+                     "record.")
         return Start(state["step"], 0)
     return Start(state["step"], state["record"])
 
@@ -185,7 +179,7 @@ def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, check
 
 
 class Scored(NamedTuple):
-    """What one held-out batch gives: metric sums, and the discriminator's logit and label at every real token."""
+    """The result of one held-out batch: metric sums, and the discriminator's logit and label at every real token."""
 
     number: int
     sums: Dict[str, float]
@@ -195,17 +189,17 @@ class Scored(NamedTuple):
 
 def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, tokenizer: ElectraTokenizer,
                    workers: Workers):
-    """A function that measures the model on the held-out records and returns a dict of floats.
+    """A function that evaluates the model on the held-out records and returns a dict of floats.
 
     Records, masks and samples are the same at every call: they depend on --seed alone. The function takes a callable
-    that says whether to give up early, and then returns None. Every worker calls it and takes its share of the batches;
-    the result does not depend on how many there are.
+    that returns whether to stop early, and then returns None. Every worker calls it and evaluates its share of the
+    batches; the result does not depend on the number of workers.
     """
     data = open_data(pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords"), config, tokenizer.vocab_size)
     batches = min(config.num_eval_steps, data.order.records // config.train_batch_size)
     if not batches:
         raise UserError(f"--eval_tfrecords hold {data.order.records} records, fewer than one batch of "
-                        f"--train_batch_size={config.train_batch_size}: hold out more, or leave the option out.")
+                        f"--train_batch_size={config.train_batch_size}: hold out more, or omit the option.")
 
     @tf.function(autograph=False)
     def evaluate_batch(features, seeds):
@@ -221,11 +215,11 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
             if should_stop():
                 return None
             features = next(stream)
-            seeds = pretrain_utils.fold_seeds([config.seed, EVALUATION, number], model.num_seeds)
+            seeds = pretrain_utils.fold_seeds([config.seed, pretrain_utils.EVALUATION, number], model.num_seeds)
             sums, logits, labels = evaluate_batch(*as_tensors(features, seeds))
             real = features["input_mask"] > 0
-            told = (logits.numpy()[real], labels.numpy()[real]) if model.has_discriminator else ([], [])
-            scored.append(Scored(number, {name: float(value) for name, value in sums.items()}, *told))
+            by_token = (logits.numpy()[real], labels.numpy()[real]) if model.has_discriminator else ([], [])
+            scored.append(Scored(number, {name: float(value) for name, value in sums.items()}, *by_token))
         stream.close()
         return scored
 
@@ -233,7 +227,7 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
         shares = workers.gather(own_batches(should_stop))
         if None in shares:
             return None
-        # In the order of the data, so that the sums are the same to the bit for any number of workers.
+        # In the order of the data, so that the sums are bit-identical for any number of workers.
         scored = sorted((batch for share in shares for batch in share), key=lambda batch: batch.number)
         metrics = modeling.ratios({name: sum(batch.sums[name] for batch in scored) for name in model.metric_names})
         if model.generator:
@@ -247,9 +241,9 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
 
 
 def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve: the share of (replaced, original) pairs that `scores` order rightly, ties half.
+    """Area under the ROC curve: the fraction of (replaced, original) pairs that `scores` rank correctly.
 
-    0.5 where one of the classes is absent.
+    Ties count half; 0.5 if one of the classes is absent.
     """
     values, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     positives = int(labels.sum())
@@ -263,34 +257,34 @@ def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
 
 # --- Training ---
 
-TRAINING, EVALUATION = 0, 1  # purposes, part of the key of every seed
-
-
 def as_tensors(features: Dict[str, np.ndarray], seeds: np.ndarray):
     return {name: tf.constant(value) for name, value in features.items()}, tf.constant(seeds)
 
 
-def seeded(batches: Iterator, config: PretrainingConfig, step: int, num_seeds: int, rank: int):
-    """The micro-batches of one update, each with its seeds."""
-    for micro_batch in range(config.gradient_accumulation_steps):
-        key = [config.seed, TRAINING, config.phase, step, micro_batch, rank]
-        yield as_tensors(next(batches), pretrain_utils.fold_seeds(key, num_seeds))
+class Setup(NamedTuple):
+    """A phase, validated and ready to train."""
+
+    checkpoints: training.Checkpoints
+    tokenizer: ElectraTokenizer
+    data: Data
+    model: modeling.PretrainingModel
+    optimizer: optimization.Optimizer
+    evaluate: Optional[Callable]  # see `make_evaluator`; None without held-out data
+    start: Start
+    global_batch: int  # sequences of an update
 
 
-def train(config: PretrainingConfig, device: devices.Device, stop: training.StopRequest):
-    """Runs one phase to its end, or until it is asked to stop.
-
-    Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite.
-    """
+def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
+    """Opens the data, builds the model and restores it: everything that can be refused, before the first update."""
     workers = device.workers
     checkpoints = training.Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max)
     refuse_second_run(config, checkpoints)
-    training.start_logging(config.logs, f"pretraining_phase{config.phase}_rank{workers.rank}",
-                           on_console=workers.is_chief)
+    report.start_logging(config.logs, f"pretraining_phase{config.phase}_rank{workers.rank}",
+                         on_console=workers.is_chief)
     logging.info("ELECTRA %s, phase %d, on %s.", config.run_name, config.phase, device)
     shards = pretrain_utils.find_shards(config.pretrain_tfrecords, "pretrain_tfrecords")
     tokenizer = open_tokenizer(config, shards)
-    with workers.chief_first():  # who counts the records
+    with workers.chief_first():  # rank 0 counts the records
         data = open_data(shards, config, tokenizer.vocab_size)
         model = modeling.pretraining_model(config.encoder_config(tokenizer.vocab_size), config, tokenizer,
                                            device.compute_dtype)
@@ -309,76 +303,70 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
         tokenizer.save(config.model_dir)
     start = workers.from_chief(start)
     workers.broadcast([*model.variables, *optimizer.variables])
-    if start.step >= config.num_train_steps:
-        logging.info("phase %d has done its %d updates already: nothing to do.", config.phase, start.step)
-        return
+    return Setup(checkpoints, tokenizer, data, model, optimizer, evaluate, start, global_batch)
 
-    train_step = optimization.TrainStep(model.loss, model.metric_names, optimizer, config.gradient_accumulation_steps,
-                                        jit_compile=device.jit_compile, workers=workers)
+
+def train(config: PretrainingConfig, device: devices.Device, stop: training.StopRequest):
+    """Runs one phase to its end, or until a stop is requested.
+
+    Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite.
+    """
+    workers = device.workers
+    setup = prepare(config, device)
+    model, data, start = setup.model, setup.data, setup.start
     batches = pretrain_utils.micro_batches(data.order, data.record_format, config.train_batch_size, start.record,
                                            workers.rank, workers.size)
-    report = Report(config, start, optimizer.schedule, checkpoints, global_batch, workers)
+    common = training.run_state(dataclasses.asdict(config), model, setup.tokenizer.fingerprint, device.kind, workers)
+
+    def micro_batches(step: int):
+        for micro_batch in range(config.gradient_accumulation_steps):
+            key = [config.seed, pretrain_utils.TRAINING, config.phase, step, micro_batch, workers.rank]
+            yield as_tensors(next(batches), pretrain_utils.fold_seeds(key, model.num_seeds))
 
     def save(step: int):
-        if not workers.is_chief:
-            return
-        state = {"record": start.record + (step - start.step) * global_batch, "config": dataclasses.asdict(config),
-                 "encoder": model.config.to_dict(), "tokenizer_fingerprint": tokenizer.fingerprint,
-                 "data": data.fingerprint, "world_size": workers.size, "environment": training.environment(),
-                 "device": device.kind}
-        logging.info("saved %s.", checkpoints.save(config.phase, step, model, optimizer, state))
+        if workers.is_chief:
+            state = {**common, "data": data.fingerprint,
+                     "record": start.record + (step - start.step) * setup.global_batch}
+            logging.info("saved %s.", setup.checkpoints.save(config.phase, step, model, setup.optimizer, state))
 
-    def log(step: int):
-        report.training(step, train_step.read_metrics(), bar)
-
-    stop.begin()
-    step = logged = saved = start.step
-    with training.progress_bar(config.num_train_steps, start.step, f"phase {config.phase}",
-                               hidden=not workers.is_chief) as bar:
-        while step < config.num_train_steps and not workers.any(bool(stop.signal_name)):
-            step += 1
-            train_step(seeded(batches, config, step, model.num_seeds, workers.rank))
-            last = step == config.num_train_steps
-            saves = not config.skip_checkpoint and (last or step % config.save_checkpoints_steps == 0)
-            # The first update traces and compiles, the second gives the pace and with it the time left.
-            if step <= start.step + 2 or step % config.updates_per_log == 0 or last or saves:
-                log(step)
-                logged = step
-            bar.update()
-            with report.speed.apart():
-                if saves:
-                    save(step)
-                    saved = step
-                if evaluate and (last or step % config.updates_per_eval == 0):
-                    report.evaluation(step, evaluate(lambda: stop.signal_name))
-        if step < config.num_train_steps:
-            if step > logged:
-                log(step)
-            if step > saved and not config.skip_checkpoint:
-                save(step)
-            workers.from_chief(None)  # the end of any worker ends the others: not before the chief has saved
-            raise Interrupted(resume_hint(training.stopped_by(stop), step, config, anything_new=step > start.step))
-    report.summary()
+    job = training.Job(
+        start.step, config.num_train_steps, micro_batches, config.updates_per_log,
+        saves_after=lambda step: step % config.save_checkpoints_steps == 0,
+        evaluates_after=lambda step: setup.evaluate and (step == config.num_train_steps
+                                                         or step % config.updates_per_eval == 0),
+        save=None if config.skip_checkpoint else save,
+        evaluate=lambda: setup.evaluate(lambda: stop.signal_name),
+        not_finite=lambda step: not_finite(step, config, setup.checkpoints),
+        interrupted=lambda *stopped: resume_hint(config, *stopped))
+    train_step = optimization.TrainStep(model.loss, model.metric_names, setup.optimizer,
+                                        config.gradient_accumulation_steps, jit_compile=device.jit_compile,
+                                        workers=workers)
+    training.run_updates(job, train_step, make_report(config, setup, workers), stop, workers)
 
 
 def evaluate_only(config: PretrainingConfig, device: devices.Device):
-    """Prints the held-out metrics of one checkpoint, as one line and as JSON."""
+    """Prints the held-out metrics of one checkpoint, as one line and as JSON.
+
+    Model and objective are those of the checkpoint.
+    """
     shards = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
     tokenizer = open_tokenizer(config, shards)
-    prefix = find_checkpoint(config, training.Checkpoints(config.checkpoint_dir))
-    model = modeling.pretraining_model(config.encoder_config(tokenizer.vocab_size), config, tokenizer,
-                                       device.compute_dtype)
+    name = checkpoint_to_restore(config, training.Checkpoints(config.checkpoint_dir))
+    saved = weights.open_checkpoint(name, tokenizer=tokenizer)
+    config = config.with_model_of(PretrainingConfig.from_saved(saved.state["config"]))
+    model = modeling.pretraining_model(saved.encoder, config, tokenizer, device.compute_dtype)
     evaluate = make_evaluator(model, config, tokenizer, device.workers)
-    state = training.restore(prefix, model)
-    metrics = evaluate()
+    saved.restore(model)
+    prefix, state, metrics = saved.prefix, saved.state, evaluate()
     if not device.is_chief:
         return
-    print(f"{prefix}, step {state['step']} of phase {state['phase']}, held out: {in_words(metrics)}")
+    held_out = report.format_metrics(metrics, METRICS)
+    print(f"{prefix}, step {state['step']} of phase {state['phase']}, held out: {held_out}")
     print(json.dumps({"checkpoint": prefix, "step": state["step"], "phase": state["phase"], **metrics}))
 
 
 def describe_run(config, device, model, data: Data, start: Start, global_batch: int):
-    """Says and saves what is about to run."""
+    """Logs and saves what is about to run."""
     def millions(*parts) -> float:
         unique = {id(variable): variable for part in parts if part for variable in part.trainable_variables}
         return sum(variable.shape.num_elements() for variable in unique.values()) / 1e6
@@ -392,92 +380,57 @@ def describe_run(config, device, model, data: Data, start: Start, global_batch: 
                  start.step + 1, config.num_train_steps,
                  (config.num_train_steps - start.step) * global_batch / data.order.records)
     if data.record_format.has_static_masks:
-        logging.info("the records hold BERT's static masks: their tokens are restored before masking anew.")
+        logging.info("the records hold BERT's static masks: the original tokens are restored before dynamic masking.")
     files.write_json(os.path.join(config.logs, f"configuration_phase{config.phase}.json"), {
         "config": dataclasses.asdict(config), "discriminator": model.config.to_dict(),
         "generator": model.generator.config.to_dict() if model.generator else None, "data": data.fingerprint,
         "device": device.description, "world_size": device.world_size, "environment": training.environment()})
 
 
-def in_words(metrics: Dict[str, float]) -> str:
-    """The metrics of either kind that there are, for a person."""
-    forms = (("loss", "loss {:.4f}"), ("generator_loss", "generator {:.4f}"),
-             ("generator_perplexity", "perplexity {:.2f}"), ("generator_accuracy", "accuracy {:.1%}"),
-             ("discriminator_loss", "discriminator {:.4f}"), ("discriminator_accuracy", "accuracy {:.1%}"),
-             ("discriminator_precision", "precision {:.1%}"), ("discriminator_recall", "recall {:.1%}"),
-             ("discriminator_auc", "AUC {:.4f}"), ("learning_rate", "rate {:.2e}"))
-    return "  ".join(form.format(metrics[name]) for name, form in forms if name in metrics)
+METRICS = (
+    Metric("loss", "loss {:.4f}"),
+    Metric("generator_loss", "generator {:.4f}", "generator loss"),
+    Metric("generator_perplexity", "perplexity {:.2f}"),
+    Metric("generator_accuracy", "accuracy {:.1%}", "generator accuracy"),
+    Metric("discriminator_loss", "discriminator {:.4f}", "discriminator loss"),
+    Metric("discriminator_accuracy", "accuracy {:.1%}"),
+    Metric("discriminator_precision", "precision {:.1%}"),
+    Metric("discriminator_recall", "recall {:.1%}"),
+    Metric("discriminator_auc", "AUC {:.4f}", "discriminator AUC"),
+    Metric("learning_rate", "rate {:.2e}", "learning rate"),
+    Metric("gradient_norm", "gradient norm {:.2f}", "gradient norm"))
 
 
-class Report:
-    """Turns metric sums into the console's line, the bar, JSON lines, TensorBoard and the plot of the curves."""
-
-    def __init__(self, config: PretrainingConfig, start: Start, schedule: optimization.Schedule,
-                 checkpoints: training.Checkpoints, global_batch: int, workers: Workers):
-        self.config, self.schedule, self.checkpoints, self.global_batch = config, schedule, checkpoints, global_batch
-        self.workers = workers
-        name = f"pretraining_phase{config.phase}"
-        self.plot_file = os.path.join(config.logs, f"{name}.png")
-        if workers.is_chief:
-            self.log = training.MetricsLog(config.json_summary or os.path.join(config.logs, f"{name}.jsonl"),
-                                           os.path.join(config.logs, "tensorboard", f"phase{config.phase}"), start.step)
-        self.speed = training.Speed()
-
-    def training(self, step: int, sums: Dict[str, float], bar: tqdm):
-        """Logs the updates since the last call. Raises: RunFailed: one of them was not finite."""
-        if sums["bad_step"]:
-            newest = self.checkpoints.list(self.config.phase)
-            good = f"the last checkpoint is {newest[-1].prefix}" if newest else "there is no checkpoint yet"
-            raise RunFailed(
-                f"the loss or its gradient is not finite at update {sums['bad_step']} (batch seed "
-                f"{[self.config.seed, TRAINING, self.config.phase, sums['bad_step']]}), which was not applied; {good}: "
-                "resume with a lower --learning_rate or a longer warm-up.")
-        if not self.workers.is_chief:
-            return
-        updates = round(sums["micro_batches"] / (self.config.gradient_accumulation_steps * self.workers.size))
-        metrics = {"loss": sums["loss"] / sums["micro_batches"], **modeling.ratios(sums),
-                   "learning_rate": float(self.schedule(tf.constant(step - 1))),
-                   "gradient_norm": sums["gradient_norm"] / updates}
-        timing = self.speed.after(updates, updates * self.global_batch, sums["tokens"])
-        self.log.write(step, "train", {**metrics, **timing})
-        bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
-        if "updates_per_second" in timing:
-            left = (self.config.num_train_steps - step) / timing["updates_per_second"]
-            pace = f"{timing['sequences_per_second']:.1f} sequences/s  {training.hours(left)} left"
-        else:
-            pace = f"first update took {timing['first_update_seconds']:.1f} s"
-        logging.info("step %d/%d  %s  %s", step, self.config.num_train_steps, in_words(metrics), pace)
-
-    def evaluation(self, step: int, metrics: Optional[Dict[str, float]]):
-        if metrics and self.workers.is_chief:
-            self.log.write(step, "eval", metrics)
-            logging.info("held out at step %d: %s", step, in_words(metrics))
-            training.plot_curves(self.log.path, self.plot_file, self.title, training.PRETRAINING_PANELS)
-
-    @property
-    def title(self) -> str:
-        return f"ELECTRA {self.config.run_name}, phase {self.config.phase}"
-
-    def summary(self):
-        if not self.workers.is_chief:
-            return
-        with self.speed.apart():
-            training.plot_curves(self.log.path, self.plot_file, self.title, training.PRETRAINING_PANELS)
-        logging.info("phase %d is done: %d updates. %s Curves: %s", self.config.phase, self.config.num_train_steps,
-                     self.speed.summary(), self.plot_file)
+def make_report(config: PretrainingConfig, setup: Setup, workers: Workers) -> report.Report:
+    name = f"pretraining_phase{config.phase}"
+    return report.Report(
+        f"ELECTRA {config.run_name}, phase {config.phase}", f"phase {config.phase}", METRICS, modeling.ratios,
+        setup.optimizer.schedule, setup.start.step, config.num_train_steps, setup.global_batch,
+        json_file=config.json_summary or os.path.join(config.logs, f"{name}.jsonl"),
+        plot_file=os.path.join(config.logs, f"{name}.png"),
+        tensorboard_dir=os.path.join(config.logs, "tensorboard", f"phase{config.phase}"), writes=workers.is_chief)
 
 
-def resume_hint(signal_name: str, step: int, config: PretrainingConfig, anything_new: bool) -> str:
+def not_finite(step: int, config: PretrainingConfig, checkpoints: training.Checkpoints) -> str:
+    newest = checkpoints.list(config.phase)
+    kept = f"the last checkpoint is {newest[-1].prefix}" if newest else "there is no checkpoint yet"
+    return (f"the loss or its gradient is not finite at update {step} (batch seed "
+            f"{[config.seed, pretrain_utils.TRAINING, config.phase, step]}), which was not applied; {kept}: resume "
+            "with a lower --learning_rate or a longer warm-up.")
+
+
+def resume_hint(config: PretrainingConfig, signal_name: str, step: int, anything_new: bool) -> str:
+    stopped = f"stopped by {signal_name} at step {step} of phase {config.phase}"
     if config.skip_checkpoint or not anything_new:
-        return f"stopped by {signal_name} at step {step} of phase {config.phase}; nothing new was there to save."
-    return (f"stopped by {signal_name} at step {step} of phase {config.phase}, which is saved; resume with "
-            "--restore_checkpoint=latest (scripts/electra.sh: --resume_training=true).")
+        return f"{stopped}; there was nothing new to save."
+    return (f"{stopped}, which is saved; resume with --restore_checkpoint=latest (scripts/electra.sh: "
+            "--resume_training=true).")
 
 
 def main(argv):
     config = configuration.parse(PretrainingConfig, argv, __doc__, OLD_NAMES)
     device = devices.open_for(config)
-    with lost_workers_told():
+    with catch_lost_workers():
         if config.eval_only:
             evaluate_only(config, device)
             return

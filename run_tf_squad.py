@@ -24,7 +24,7 @@ import sys
 import time
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow loads; its start-up notes would hide ours
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
 import numpy as np
 import tensorflow as tf
@@ -38,126 +38,40 @@ import hub
 import modeling
 import optimization
 import pretrain_utils
+import report
 import squad_utils
 import training
 import weights
-from configuration import Interrupted, PretrainingConfig, RunFailed, SquadConfig, UserError
+from configuration import Interrupted, PretrainingConfig, SquadConfig, UserError
+from report import Metric
 from tokenization import ElectraTokenizer
-from workers import Workers, lost_workers_told
-
-# --- Batches ---
-
-
-class Batch(NamedTuple):
-    """Rows of the features that go through the network together, padded to `length`."""
-
-    length: int
-    rows: np.ndarray  # int [n], at most the batch size
-
-
-def plan_batches(lengths: np.ndarray, buckets: List[int], batch_size: int, order: np.ndarray) -> List[Batch]:
-    """Groups rows, taken in `order`, by the first bucket that holds them: ceil(n / batch_size) batches, one not full.
-
-    What is left in a bucket at the end goes to the next longer one, so that every row comes exactly once.
-    """
-    bucket_of = np.searchsorted(buckets, lengths)
-    waiting: List[List[int]] = [[] for _ in buckets]
-    batches = []
-    for row in order.tolist():
-        bucket = bucket_of[row]
-        waiting[bucket].append(row)
-        if len(waiting[bucket]) == batch_size:
-            batches.append(Batch(buckets[bucket], np.array(waiting[bucket])))
-            waiting[bucket] = []
-    rest: List[int] = []
-    longest = 0
-    for bucket, rows in enumerate(waiting):
-        rest += rows
-        longest = bucket if rows else longest
-        if len(rest) >= batch_size:
-            batches.append(Batch(buckets[longest], np.array(rest[:batch_size])))
-            rest = rest[batch_size:]
-    if rest:
-        batches.append(Batch(buckets[longest], np.array(rest)))
-    return batches
-
-
-class Questions:
-    """The training windows in their order, for ever: an epoch after another, each shuffled by (seed, epoch).
-
-    Where it stands is kept in `position`, from which training goes on, also with batches of another size: no window of
-    the epoch is lost or seen twice.
-
-    Args:
-        lengths: int [n], tokens of every window.
-        batch_size: of all workers together.
-        limit: batches of an epoch, at most; None for all.
-        position: where an earlier run stood.
-    """
-
-    def __init__(self, lengths: np.ndarray, buckets: List[int], batch_size: int, seed: int,
-                 limit: Optional[int] = None, position: Optional[dict] = None):
-        self.lengths, self.buckets, self.batch_size, self.seed, self.limit = lengths, buckets, batch_size, seed, limit
-        # Of the current epoch: how many batches of which size are done.
-        self.epoch, self._taken = (position["epoch"], list(position["taken"])) if position else (0, [])
-        self._left = self._rest_of_epoch()
-
-    def _rest_of_epoch(self) -> List[Batch]:
-        order = pretrain_utils.permutation([self.seed, self.epoch], len(self.lengths))
-        for batch_size, count in self._taken:
-            done = plan_batches(self.lengths, self.buckets, batch_size, order)[:count]
-            order = order[~np.isin(order, np.concatenate([batch.rows for batch in done]))]
-        left = plan_batches(self.lengths, self.buckets, self.batch_size, order)
-        return left if self.limit is None else left[:max(0, self.limit - sum(count for _, count in self._taken))]
-
-    @property
-    def position(self) -> dict:
-        return {"epoch": self.epoch, "taken": self._taken}
-
-    @property
-    def epochs_done(self) -> int:
-        return self.epoch + (not self._left)
-
-    @property
-    def batches_per_epoch(self) -> int:
-        batches = math.ceil(len(self.lengths) / self.batch_size)
-        return batches if self.limit is None else min(batches, self.limit)
-
-    def batches_until(self, epochs: float) -> int:
-        """How many batches are left until `epochs` epochs are done."""
-        return max(0, math.ceil((epochs - self.epoch - 1) * self.batches_per_epoch + len(self._left)))
-
-    def __next__(self) -> Batch:
-        if not self._left:
-            self.epoch, self._taken = self.epoch + 1, []
-            self._left = self._rest_of_epoch()
-        if not self._taken or self._taken[-1][0] != self.batch_size:
-            self._taken.append([self.batch_size, 0])
-        self._taken[-1][1] += 1
-        return self._left.pop(0)
-
-
-NETWORK_INPUTS = ("input_ids", "input_mask", "segment_ids", "p_mask")
-LABELS = ("start_positions", "end_positions", "is_impossible")
-
-
-def feed(features: squad_utils.Features, batch: Batch, batch_size: int, labels: bool = False,
-         num_examples: Optional[float] = None) -> Dict[str, tf.Tensor]:
-    """The tensors of a batch, filled up to `batch_size` with its first row, which then has weight 0.
-
-    num_examples: what sums over examples are divided by for the loss, by default the number of rows.
-    """
-    fill = batch_size - len(batch.rows)
-    rows = np.concatenate([batch.rows, np.repeat(batch.rows[:1] if len(batch.rows) else [0], fill)]).astype(int)
-    tensors = {name: tf.constant(getattr(features, name)[rows, :batch.length]) for name in NETWORK_INPUTS}
-    if labels:
-        tensors.update({name: tf.constant(getattr(features, name)[rows]) for name in LABELS})
-        tensors["weights"] = tf.constant([1.0] * len(batch.rows) + [0.0] * fill)
-        tensors["num_examples"] = tf.constant(float(num_examples or len(batch.rows)))
-    return tensors
-
+from workers import Workers, catch_lost_workers
 
 # --- Setting up ---
+
+
+def check_files(config: SquadConfig):
+    """Refuses missing files before a download. Raises: UserError."""
+    if config.eval_script and not os.path.exists(config.eval_script):
+        raise UserError(f"--eval_script={config.eval_script} does not exist: correct the path or omit the option.")
+    for split in (["train"] if config.do_train else []) + (["dev"] if config.predicts else []):
+        if not os.path.exists(config.data_file(split)):
+            raise UserError(f"{config.data_file(split)} does not exist: name the SQuAD files with --data_dir, "
+                            "--train_file and --predict_file.")
+
+
+def read_weights(config: SquadConfig, workers: Workers) -> Tuple[weights.Source, ElectraTokenizer]:
+    """The weights to start from, validated, and their vocabulary. Raises: UserError."""
+    with workers.chief_first():  # rank 0 downloads
+        source = read_source(config)
+    casing = {} if config.do_lower_case is None else {"do_lower_case": config.do_lower_case == "true"}
+    tokenizer = weights.open_tokenizer(source, config.vocab_file, **casing)
+    if source.config is None:
+        raise UserError(f"{source.name} has no config.json beside it: put the encoder's there.")
+    if config.max_seq_length > source.config.max_position_embeddings:
+        raise UserError(f"--max_seq_length={config.max_seq_length} exceeds the {source.config.max_position_embeddings} "
+                        f"positions of {source.name}: choose a shorter one.")
+    return source, tokenizer
 
 
 def read_source(config: SquadConfig) -> weights.Source:
@@ -206,8 +120,8 @@ def read_split(config: SquadConfig, name: str, tokenizer: ElectraTokenizer, need
     return Split(path, examples, features)
 
 
-# What decides the weights that training ends with, beside the content of files (`identity`): a run is only resumed
-# where all of it is the same.
+# The options that decide the result of training, besides the content of files (`identity`): a run is only resumed if
+# all of them are the same.
 RESUMABLE = ("version_2_with_negative", "joint_head", "answerability_from_gold", "max_seq_length", "doc_stride",
              "max_query_length", "length_buckets", "train_batch_size", "gradient_accumulation_steps",
              "num_train_epochs", "max_steps", "train_iter_per_epoch", "learning_rate", "warmup_proportion",
@@ -215,25 +129,25 @@ RESUMABLE = ("version_2_with_negative", "joint_head", "answerability_from_gold",
 
 
 def identity(config: SquadConfig, source: weights.Source, tokenizer: ElectraTokenizer) -> Dict[str, str]:
-    """Fingerprints of what is read, by the option that names it."""
+    """Fingerprints of the input, by the option that names it."""
     with open(config.data_file("train"), "rb") as file:
         data = hashlib.sha256(file.read()).hexdigest()
     return {"init_checkpoint": weights.fingerprint(source), "train_file": data, "vocab_file": tokenizer.fingerprint}
 
 
 def find_own_run(config: SquadConfig, checkpoints: training.Checkpoints, read: Dict[str, str]) -> Optional[dict]:
-    """State of the newest checkpoint in output_dir, with its `prefix`; None where training starts anew.
+    """State of the newest checkpoint in output_dir, with its `prefix`; None where training starts from scratch.
 
     Raises: UserError: checkpoints of another fine-tuning without --overwrite, or any of pre-training.
     """
     newest = checkpoints.newest(1)
     state = training.read_state(newest.prefix) if newest else {"task": "squad"}
     if checkpoints.list(2) or state.get("task") != "squad":
-        raise UserError(f"{config.checkpoint_dir} holds pre-training checkpoints: name another --output_dir.")
+        raise UserError(f"{config.checkpoint_dir} holds pre-training checkpoints: choose another --output_dir.")
     if newest is None:
         if checkpoints.list() and not config.overwrite:
-            raise UserError(f"{config.checkpoint_dir} holds no checkpoint that can be read: name another --output_dir, "
-                            "or delete them with --overwrite.")
+            raise UserError(f"none of the checkpoints in {config.checkpoint_dir} can be read: choose another "
+                            "--output_dir, or delete them with --overwrite.")
         return None
     theirs = state["config"]
     changed = [f"--{name}={theirs.get(name)}" for name in RESUMABLE if theirs.get(name) != getattr(config, name)]
@@ -244,17 +158,29 @@ def find_own_run(config: SquadConfig, checkpoints: training.Checkpoints, read: D
         return {**state, "prefix": newest.prefix}
     if config.overwrite:
         return None
-    raise UserError(f"{config.checkpoint_dir} holds checkpoints of a fine-tuning with {changed[0]}: name another "
+    raise UserError(f"{config.checkpoint_dir} holds checkpoints of a fine-tuning with {changed[0]}: choose another "
                     "--output_dir, or delete them with --overwrite.")
 
 
-def check_model(config: SquadConfig, source: weights.Source):
-    """Refuses, before anything expensive, weights that do not go with what is asked for."""
-    if source.config is None:
-        raise UserError(f"{source.name} has no config.json beside it: put the encoder's there.")
-    if config.max_seq_length > source.config.max_position_embeddings:
-        raise UserError(f"--max_seq_length={config.max_seq_length} exceeds the {source.config.max_position_embeddings} "
-                        f"positions of {source.name}: choose a shorter one.")
+def trained_model(config: SquadConfig, source: weights.Source, tokenizer: ElectraTokenizer, compute_dtype
+                  ) -> modeling.QuestionAnswering:
+    """A fine-tuned model, to answer with. Raises: UserError: it has no head, or one of the other SQuAD version."""
+    model = weights.question_answering(source, tokenizer, config.beam_size, compute_dtype)
+    if model.joint_head and model.version_2 != config.version_2_with_negative:
+        raise UserError(f"{source.name} was trained for SQuAD {'2.0' if model.version_2 else '1.1'}: "
+                        f"{'add' if model.version_2 else 'omit'} --version_2_with_negative.")
+    return model
+
+
+class Inputs(NamedTuple):
+    """What a fine-tuning reads, validated."""
+
+    source: weights.Source
+    tokenizer: ElectraTokenizer
+    identity: Dict[str, str]
+    found: Optional[dict]  # see `find_own_run`
+    train: Split
+    dev: Optional[Split]
 
 
 # --- Training ---
@@ -272,151 +198,175 @@ def make_optimizer(config: SquadConfig, model: modeling.QuestionAnswering, updat
                               multipliers=multipliers)
 
 
-def train(config: SquadConfig, device: devices.Device, stop: training.StopRequest, source: weights.Source,
-          tokenizer: ElectraTokenizer, found: Optional[dict], read: Dict[str, str], split: Split,
-          dev: Optional[Split]) -> Tuple[modeling.QuestionAnswering, dict]:
-    """Fine-tunes, or goes on with what `found` says. Returns: the model and what results.json says of training.
+class Setup(NamedTuple):
+    """A fine-tuning, validated and ready to train."""
 
-    Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite.
-    """
-    workers = device.workers
+    checkpoints: training.Checkpoints
+    seed: int
+    model: modeling.QuestionAnswering
+    optimizer: optimization.AdamW
+    windows: squad_utils.WindowOrder
+    step: int  # updates done before
+    num_train_steps: int
+
+
+def prepare(config: SquadConfig, device: devices.Device, inputs: Inputs) -> Setup:
+    """Builds the model and sets its variables, from the newest checkpoint in output_dir or from the given weights."""
+    workers, found = device.workers, inputs.found
     checkpoints = training.Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max, "output_dir")
     seed = found["config"]["seed"] if found else config.seed if config.seed is not None else random.randrange(2**31)
     seed = workers.from_chief(seed)
-    encoder = dataclasses.replace(source.config, vocab_size=tokenizer.vocab_size)
+    encoder = dataclasses.replace(inputs.source.config, vocab_size=inputs.tokenizer.vocab_size)
     model = modeling.QuestionAnswering(encoder, config.joint_head, config.version_2_with_negative,
                                        config.beam_size or modeling.BEAM_SIZE, config.answerability_from_gold,
                                        device.compute_dtype, seed)
-    done = found["step"] if found else 0
     # Epochs follow each other without a gap: an update may take its micro-batches from two.
     accumulation = config.gradient_accumulation_steps
     limit = config.train_iter_per_epoch * accumulation if config.train_iter_per_epoch > 0 else None
-    questions = Questions(split.features.lengths, config.buckets, config.train_batch_size * workers.size, seed, limit,
-                          found and found["position"])
+    windows = squad_utils.WindowOrder(inputs.train.features.lengths, config.buckets,
+                                      config.train_batch_size * workers.size, seed, limit, found and found["position"])
+    done = found["step"] if found else 0
     updates = config.max_steps
     if updates <= 0:
-        updates = done + math.ceil(questions.batches_until(config.num_train_epochs) / accumulation)
+        updates = done + math.ceil(windows.batches_until(config.num_train_epochs) / accumulation)
     optimizer = make_optimizer(config, model, updates)
-    logs = os.path.join(config.output_dir, "logs")
+    setup = Setup(checkpoints, seed, model, optimizer, windows, done, updates)
     if workers.is_chief:
         if not config.skip_checkpoint:
             checkpoints.check_disk(model)
-        if found:
-            training.restore(found["prefix"], model, optimizer)
-            logging.info("going on from %s at step %d of %d.", found["prefix"], done, updates)
-            if found["environment"] != training.environment():
-                logging.info("note: this machine or TensorFlow differs from the checkpoint's: results agree only to "
-                             "rounding.")
-            if found["world_size"] != workers.size:
-                logging.info("note: %d workers wrote the checkpoint, %d go on: updates are of another size now; every "
-                             "question of the epoch is still seen once.", found["world_size"], workers.size)
-        else:
-            for line in weights.load(source, model.trainable_variables, tokenizer, weights.SQUAD_WAY_OUT):
-                logging.info(line)
-            checkpoints.clear()  # only now that the new training is known to be possible; empty without --overwrite
-        tokenizer.save(config.output_dir)
-        logging.info("seed %d; %d updates of %d examples, %d an epoch; batches of lengths %s.", seed, updates,
-                     questions.batch_size * accumulation, math.ceil(questions.batches_per_epoch / accumulation),
-                     ", ".join(map(str, config.buckets)))
-        os.makedirs(logs, exist_ok=True)
-        files.write_json(os.path.join(logs, "configuration.json"), {
-            "config": {**dataclasses.asdict(config), "seed": seed}, "encoder": encoder.to_dict(),
-            "device": device.description, "world_size": workers.size, "environment": training.environment()})
+        restore_or_load(setup, inputs, workers)
+        inputs.tokenizer.save(config.output_dir)
+        describe_run(config, device, setup)
     workers.broadcast([*model.variables, *optimizer.variables])
+    return setup
 
-    step_function = optimization.TrainStep(model.loss, model.metric_names, optimizer, accumulation,
-                                           jit_compile=device.jit_compile, workers=workers)
-    if workers.is_chief:
-        log = training.MetricsLog(config.json_summary or os.path.join(logs, "squad.jsonl"),
-                                  os.path.join(logs, "tensorboard"), done)
-    speed = training.Speed()
-    state = {"task": "squad", "config": {**dataclasses.asdict(config), "seed": seed}, "head": model.settings,
-             "identity": read, "encoder": encoder.to_dict(), "tokenizer_fingerprint": tokenizer.fingerprint,
-             "environment": training.environment(), "device": device.kind, "updates": updates,
-             "world_size": workers.size}
-    stop.begin()
-    step = logged = saved = done
 
-    def report():
-        sums = step_function.read_metrics()
-        if sums["bad_step"]:
-            raise RunFailed(f"the loss or its gradient is not finite at update {sums['bad_step']} (seed {seed}), which "
-                            "was not applied: choose a lower --learning_rate or a longer --warmup_proportion.")
-        if not workers.is_chief:
-            return
-        metrics = {"loss": sums["loss"] / sums["micro_batches"],
-                   **{name[:-len("_right")] + "_accuracy": sums[name] / sums["examples"]
-                      for name in ("start_right", "end_right")},
-                   "learning_rate": float(optimizer.schedule(tf.constant(step - 1)))}
-        timing = speed.after(step - logged, sums["examples"], sums["tokens"])
-        log.write(step, "train", {**metrics, **timing})
-        pace = (f"{timing['sequences_per_second']:.1f} sequences/s  "
-                f"{training.hours((updates - step) / timing['updates_per_second'])} left"
-                if "updates_per_second" in timing else f"first update took {timing['first_update_seconds']:.1f} s")
-        logging.info("step %d/%d  loss %.4f  start %.1f%%  end %.1f%%  rate %.2e  %s", step, updates,
-                     metrics["loss"], 100 * metrics["start_accuracy"], 100 * metrics["end_accuracy"],
-                     metrics["learning_rate"], pace)
+def restore_or_load(setup: Setup, inputs: Inputs, workers: Workers):
+    """Sets the variables and logs where they come from."""
+    if inputs.found:
+        saved = weights.open_checkpoint(inputs.found["prefix"], tokenizer=inputs.tokenizer)
+        saved.restore(setup.model, setup.optimizer)
+        logging.info("resuming from %s at step %d of %d.", saved.prefix, setup.step, setup.num_train_steps)
+        training.log_differences(saved.state, workers, setup.windows.batch_size, "question")
+        return
+    for line in weights.load(inputs.source, setup.model.trainable_variables, inputs.tokenizer, weights.SQUAD_WAY_OUT):
+        logging.info(line)
+    setup.checkpoints.clear()  # only now that the new training is known to be possible; empty without --overwrite
 
-    def save():
-        if workers.is_chief:
-            logging.info("saved %s.", checkpoints.save(1, step, model, optimizer,
-                                                       {**state, "position": questions.position}))
 
-    def micro_batches():
+def describe_run(config: SquadConfig, device: devices.Device, setup: Setup):
+    """Logs and saves what is about to run."""
+    accumulation = config.gradient_accumulation_steps
+    logging.info("seed %d; %d updates of %d examples, %d an epoch; batches of lengths %s.", setup.seed,
+                 setup.num_train_steps, setup.windows.batch_size * accumulation,
+                 math.ceil(setup.windows.batches_per_epoch / accumulation), ", ".join(map(str, config.buckets)))
+    logs = os.path.join(config.output_dir, "logs")
+    os.makedirs(logs, exist_ok=True)
+    files.write_json(os.path.join(logs, "configuration.json"), {
+        "config": {**dataclasses.asdict(config), "seed": setup.seed}, "encoder": setup.model.config.to_dict(),
+        "device": device.description, "world_size": device.workers.size, "environment": training.environment()})
+
+
+def train(config: SquadConfig, device: devices.Device, stop: training.StopRequest, inputs: Inputs
+          ) -> Tuple[modeling.QuestionAnswering, dict]:
+    """Fine-tunes, or resumes. Returns: the model and the part of results.json about training.
+
+    Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite.
+    """
+    workers, accumulation = device.workers, config.gradient_accumulation_steps
+    setup = prepare(config, device, inputs)
+    model, windows = setup.model, setup.windows
+
+    def micro_batches(step: int):
         """Of one update: this worker's rows of each batch, and seeds."""
         for micro_batch in range(accumulation):
-            batch = next(questions)
+            batch = next(windows)
             own = batch._replace(rows=np.array_split(batch.rows, workers.size)[workers.rank])
-            key = [seed, 2, step, micro_batch, workers.rank]
+            key = [setup.seed, pretrain_utils.FINE_TUNING, step, micro_batch, workers.rank]
             # Averaged over the workers, gradients are those of the whole batch, also where they have unequal parts.
-            yield (feed(split.features, own, config.train_batch_size, True, len(batch.rows) / workers.size),
+            yield (squad_utils.feed(inputs.train.features, own, config.train_batch_size, True,
+                                    len(batch.rows) / workers.size),
                    tf.constant(pretrain_utils.fold_seeds(key, model.num_seeds)))
 
-    with training.progress_bar(updates, done, "fine-tuning",
-                               config.disable_progress_bar or not workers.is_chief) as bar:
-        while step < updates and not workers.any(bool(stop.signal_name)):
-            step += 1
-            epochs_done = questions.epochs_done
-            step_function(micro_batches())
-            last = step == updates
-            epoch_end = last or questions.epochs_done > epochs_done
-            if step <= done + 2 or step % config.log_freq == 0 or epoch_end:
-                report()
-                logged = step
-            bar.update()
-            with speed.apart():
-                if epoch_end and not config.skip_checkpoint:
-                    save()
-                    saved = step
-                if epoch_end and not last and config.evaluate_during_training:
-                    scores = predict(config, model, dev, workers, stop)[1]
-                    if scores:
-                        log.write(step, "eval", scores)
-                        logging.info("dev at step %d: %s", step, in_words(scores))
-        if step < updates:
-            if step > logged:
-                report()
-            if step > saved and not config.skip_checkpoint:
-                save()
-            workers.from_chief(None)  # the end of any worker ends the others: not before the chief has saved
-            ahead = ("no checkpoint was asked for, so the same call starts again" if config.skip_checkpoint
-                     else "the same call goes on from there")
-            raise Interrupted(f"stopped by {training.stopped_by(stop)} at step {step} of {updates}; {ahead}.")
-    summary = {"train_steps": updates, "seed": seed}
-    if not workers.is_chief:
-        return model, summary
-    if step > done:
-        logging.info("fine-tuned: %s", speed.summary())
-        summary["train_sequences_per_second"] = speed.after(0, 0, 0).get("sequences_per_second")
-    training.plot_curves(log.path, os.path.join(logs, "squad.png"), "ELECTRA on SQuAD", training.SQUAD_PANELS)
+    common = {"task": "squad", "head": model.settings, "identity": inputs.identity, "updates": setup.num_train_steps,
+              **training.run_state({**dataclasses.asdict(config), "seed": setup.seed}, model,
+                                   inputs.tokenizer.fingerprint, device.kind, workers)}
+
+    def save(step: int):
+        if workers.is_chief:
+            state = {**common, "position": windows.position}
+            logging.info("saved %s.", setup.checkpoints.save(1, step, model, setup.optimizer, state))
+
+    def epoch_ended(step: int) -> bool:
+        return windows.batches_since_epoch_end < accumulation
+
+    job = training.Job(
+        setup.step, setup.num_train_steps, micro_batches, config.log_freq, saves_after=epoch_ended,
+        evaluates_after=lambda step: (config.evaluate_during_training and epoch_ended(step)
+                                      and step < setup.num_train_steps),
+        save=None if config.skip_checkpoint else save,
+        evaluate=lambda: predict(config, model, inputs.dev, workers, stop)[1],
+        not_finite=lambda step: not_finite(step, setup),
+        interrupted=lambda *stopped: resume_hint(config, setup.num_train_steps, *stopped))
+    train_step = optimization.TrainStep(model.loss, model.metric_names, setup.optimizer, accumulation,
+                                        jit_compile=device.jit_compile, workers=workers)
+    rates = training.run_updates(job, train_step, make_report(config, setup, workers), stop, workers)
+    summary = {"train_steps": setup.num_train_steps, "seed": setup.seed}
+    if rates:
+        summary["train_sequences_per_second"] = rates["sequences_per_second"]
     return model, summary
+
+
+METRICS = (
+    Metric("loss", "loss {:.4f}", "loss"),
+    Metric("start_accuracy", "start {:.1%}", "start accuracy"),
+    Metric("end_accuracy", "end {:.1%}", "end accuracy"),
+    Metric("answerability_accuracy", "answerability {:.1%}", "answerability accuracy"),
+    Metric("exact_match", "EM {:.2f}"),
+    Metric("exact", "EM {:.2f}"),
+    Metric("f1", "F1 {:.2f}", "F1"),
+    Metric("null_score_diff_threshold", "at the fixed threshold {:g}"),
+    Metric("best_exact", "EM {:.2f}"),
+    Metric("best_f1", "F1 {:.2f}"),
+    Metric("best_f1_thresh", "at the best threshold {:.3f}"),
+    Metric("learning_rate", "rate {:.2e}", "learning rate"),
+    Metric("gradient_norm", "gradient norm {:.2f}", "gradient norm"))
+
+
+def accuracies(sums: Dict[str, float], answerability: bool) -> Dict[str, float]:
+    """Shares of correct examples, 0 to 1, from the sums of `QuestionAnswering.loss`."""
+    names = ("start", "end", "answerability") if answerability else ("start", "end")
+    return {f"{name}_accuracy": sums[f"{name}_correct"] / sums["examples"] for name in names}
+
+
+def make_report(config: SquadConfig, setup: Setup, workers: Workers) -> report.Report:
+    logs = os.path.join(config.output_dir, "logs")
+    answerability = config.joint_head and config.version_2_with_negative
+    return report.Report(
+        "ELECTRA on SQuAD", "fine-tuning", METRICS, lambda sums: accuracies(sums, answerability),
+        setup.optimizer.schedule, setup.step, setup.num_train_steps,
+        setup.windows.batch_size * config.gradient_accumulation_steps,
+        json_file=config.json_summary or os.path.join(logs, "squad.jsonl"), plot_file=os.path.join(logs, "squad.png"),
+        tensorboard_dir=os.path.join(logs, "tensorboard"), writes=workers.is_chief,
+        hide_bar=config.disable_progress_bar)
+
+
+def not_finite(step: int, setup: Setup) -> str:
+    return (f"the loss or its gradient is not finite at update {step} (seed {setup.seed}), which was not applied: "
+            "choose a lower --learning_rate or a longer --warmup_proportion.")
+
+
+def resume_hint(config: SquadConfig, num_train_steps: int, signal_name: str, step: int, anything_new: bool) -> str:
+    way_on = ("no checkpoint was to be written, so the same command starts from scratch" if config.skip_checkpoint
+              else "the same command resumes from there")
+    return f"stopped by {signal_name} at step {step} of {num_train_steps}; {way_on}."
 
 
 # --- Prediction ---
 
 
 class Interval(NamedTuple):
-    """How long prediction took."""
+    """The timing of a prediction."""
 
     sequences_per_second: float
     latencies: np.ndarray  # seconds per batch
@@ -424,9 +374,9 @@ class Interval(NamedTuple):
 
 def run_model(config: SquadConfig, model: modeling.QuestionAnswering, features: squad_utils.Features, workers: Workers,
               stop: Optional[training.StopRequest]) -> Tuple[Optional[Dict[str, np.ndarray]], Optional[Interval]]:
-    """Outputs of `QuestionAnswering.answers` for every window, in its order, and the time; None when asked to stop.
+    """Outputs of `QuestionAnswering.answers` for every window, in its order, and the timing; None when stopped.
 
-    The workers share the batches; which of them answers changes nothing. Each length is traced before the clock starts.
+    The workers share the batches; the result does not depend on their number. Each length is traced before timing.
     """
     shares = workers.gather(own_outputs(config, model, features, workers, stop))
     if None in shares:
@@ -448,22 +398,22 @@ def run_model(config: SquadConfig, model: modeling.QuestionAnswering, features: 
 
 
 def own_outputs(config, model, features, workers, stop) -> Optional[Tuple[list, List[float]]]:
-    """This worker's part: (rows, padded length, outputs by name) of each of its batches, and their seconds."""
+    """This worker's share: (rows, padded length, outputs by name) of each of its batches, and their latencies."""
     answers = tf.function(model.answers, autograph=False)
-    batches = plan_batches(features.lengths, config.buckets, config.predict_batch_size, np.argsort(features.lengths,
-                                                                                                 kind="stable"))
+    batches = squad_utils.plan_batches(features.lengths, config.buckets, config.predict_batch_size,
+                                       np.argsort(features.lengths, kind="stable"))
     batches = batches[workers.rank::workers.size]
     for length in sorted({batch.length for batch in batches}):
         first = next(batch for batch in batches if batch.length == length)
-        answers(feed(features, first, config.predict_batch_size))
+        answers(squad_utils.feed(features, first, config.predict_batch_size))
     parts, latencies = [], []
     hidden = config.disable_progress_bar or not (workers.is_chief and sys.stderr.isatty())
     for batch in tqdm(batches, desc="answering", unit="batch", leave=False, disable=hidden):
         if stop is not None and stop.signal_name:
             return None
         started = time.monotonic()
-        found = {name: value.numpy() for name, value in answers(feed(features, batch,
-                                                                     config.predict_batch_size)).items()}
+        tensors = squad_utils.feed(features, batch, config.predict_batch_size)
+        found = {name: value.numpy() for name, value in answers(tensors).items()}
         latencies.append(time.monotonic() - started)
         parts.append((batch.rows, batch.length, {name: value[:len(batch.rows)] for name, value in found.items()}))
     return parts, latencies
@@ -471,18 +421,18 @@ def own_outputs(config, model, features, workers, stop) -> Optional[Tuple[list, 
 
 def predict(config: SquadConfig, model: modeling.QuestionAnswering, dev: Split, workers: Workers,
             stop: Optional[training.StopRequest] = None, write: bool = False) -> Tuple[Optional[dict], Optional[dict]]:
-    """Answers the questions of `dev`. Returns: what results.json says of it, and the scores (None without answers).
+    """Answers the questions of `dev`. Returns: its part of results.json, and the scores (None without gold answers).
 
-    Both are None when asked to stop. With `write` the predictions go to output_dir. Rank 0 alone searches the answers;
-    the others return an empty dict and None.
+    Both are None when stopped. With `write` the predictions go to output_dir. Only rank 0 searches for answers; the
+    others return an empty dict and None.
     """
     outputs, interval = run_model(config, model, dev.features, workers, stop)
     if outputs is None:
         return None, None
     if not workers.is_chief:
         return {}, None
-    search = squad_utils.joint_answers if model.joint_head else squad_utils.independent_answers
-    nbest, null_odds = search(dev.examples, dev.features, outputs, config.n_best_size, config.max_answer_length)
+    nbest, null_odds = squad_utils.search_answers(model.joint_head, dev.examples, dev.features, outputs,
+                                                  config.n_best_size, config.max_answer_length)
     version_2 = config.version_2_with_negative
     raw = squad_utils.predictions(nbest, null_odds)
     final = squad_utils.predictions(nbest, null_odds, config.null_score_diff_threshold) if version_2 else raw
@@ -491,7 +441,7 @@ def predict(config: SquadConfig, model: modeling.QuestionAnswering, dev: Split, 
             id_: [answer._asdict() for answer in answers] for id_, answers in nbest.items()}}
         if version_2:
             written["null_odds.json"] = null_odds
-        for name, content in written.items():  # in ASCII: half a surrogate pair of the data has no other spelling
+        for name, content in written.items():  # in ASCII: a lone surrogate of the data has no UTF-8 form
             files.write_text(os.path.join(config.output_dir, name), json.dumps(content, indent=1) + "\n")
     scores = None
     if config.do_eval or config.evaluate_during_training:
@@ -505,18 +455,8 @@ def predict(config: SquadConfig, model: modeling.QuestionAnswering, dev: Split, 
             "predict_batch_size": config.predict_batch_size, **percentiles}, scores
 
 
-def in_words(scores: Dict[str, float]) -> str:
-    exact = scores.get("exact_match", scores.get("exact"))
-    words = f"EM {exact:.2f}  F1 {scores['f1']:.2f}"
-    if "best_f1" in scores:
-        words = (f"EM {exact:.2f}  F1 {scores['f1']:.2f} at the fixed threshold {scores['null_score_diff_threshold']:g}"
-                 f"; EM {scores['best_exact']:.2f}  F1 {scores['best_f1']:.2f} at the best one, "
-                 f"{scores['best_f1_thresh']:.3f}")
-    return words
-
-
 def run_eval_script(config: SquadConfig, dev: Split, scores: Dict[str, float]):
-    """Runs an official script on the written predictions and says whether it agrees."""
+    """Runs an official script on the written predictions and logs whether it agrees."""
     command = [sys.executable, config.eval_script, dev.path, os.path.join(config.output_dir, "predictions.json")]
     result = subprocess.run(command, capture_output=True, text=True)
     try:
@@ -538,73 +478,65 @@ def run_eval_script(config: SquadConfig, dev: Split, scores: Dict[str, float]):
 
 
 def run(config: SquadConfig, stop: training.StopRequest):
-    """Does what is asked for. Everything is validated, and features are made, before the first update."""
+    """Trains, answers and scores, as the options say. Everything is validated before the first update."""
     device = devices.open_for(config)
     workers = device.workers
-    training.start_logging(config.output_dir, f"logfile_rank{workers.rank}" if workers.rank else "logfile",
-                           suffix="txt", on_console=workers.is_chief)
+    report.start_logging(config.output_dir, f"logfile_rank{workers.rank}" if workers.rank else "logfile",
+                         suffix="txt", on_console=workers.is_chief)
     logging.info("ELECTRA on SQuAD %s, on %s.", "2.0" if config.version_2_with_negative else "1.1", device)
-    if config.eval_script and not os.path.exists(config.eval_script):
-        raise UserError(f"--eval_script={config.eval_script} does not exist: mend the path or leave the option out.")
-    for split in (["train"] if config.do_train else []) + (["dev"] if config.predicts else []):
-        if not os.path.exists(config.data_file(split)):  # before a download
-            raise UserError(f"{config.data_file(split)} does not exist: name the SQuAD files with --data_dir, "
-                            "--train_file and --predict_file.")
-    with workers.chief_first():  # who downloads
-        source = read_source(config)
-    casing = {} if config.do_lower_case is None else {"do_lower_case": config.do_lower_case == "true"}
-    tokenizer = weights.open_tokenizer(source, config.vocab_file, **casing)
-    check_model(config, source)
+    check_files(config)
+    source, tokenizer = read_weights(config, workers)
+    fingerprints, found, model = {}, None, None
     if config.do_train:
-        read = identity(config, source, tokenizer)
-        found = None
+        fingerprints = identity(config, source, tokenizer)
         if workers.is_chief:
-            found = find_own_run(config, training.Checkpoints(config.checkpoint_dir), read)
+            found = find_own_run(config, training.Checkpoints(config.checkpoint_dir), fingerprints)
         found = workers.from_chief(found)
     else:
-        model = weights.question_answering(source, tokenizer, config.beam_size, device.compute_dtype)
-        if model.joint_head and model.version_2 != config.version_2_with_negative:
-            raise UserError(f"{source.name} was trained for SQuAD {'2.0' if model.version_2 else '1.1'}: "
-                            f"{'add' if model.version_2 else 'leave out'} --version_2_with_negative.")
-    splits = {}
-    with workers.chief_first():  # who writes the feature cache
-        if config.do_train:
-            splits["train"] = read_split(config, "train", tokenizer, needs_answers=True)
-        if config.predicts:
-            needs_answers = config.do_eval or config.evaluate_during_training
-            splits["dev"] = read_split(config, "dev", tokenizer, needs_answers)
-    results = {"version_2": config.version_2_with_negative, "model": source.name}
+        model = trained_model(config, source, tokenizer, device.compute_dtype)
+    with workers.chief_first():  # rank 0 writes the feature cache
+        train_split = read_split(config, "train", tokenizer, needs_answers=True) if config.do_train else None
+        needs_answers = config.do_eval or config.evaluate_during_training
+        dev = read_split(config, "dev", tokenizer, needs_answers) if config.predicts else None
     results_file = os.path.join(config.output_dir, "results.json")
+    results = {"version_2": config.version_2_with_negative, "model": source.name}
     if os.path.exists(results_file) and (found if config.do_train else not config.init_checkpoint):
-        results = {**configuration.read_json_object(results_file), **results}  # of the same model: what stays true
+        results = {**configuration.read_json_object(results_file), **results}  # of the same model: still valid
     if config.do_train:
-        model, summary = train(config, device, stop, source, tokenizer, found, read, splits["train"], splits.get("dev"))
+        model, summary = train(config, device, stop, Inputs(source, tokenizer, fingerprints, found, train_split, dev))
         results.update(summary)
     if config.do_predict or config.do_eval:
-        timing, scores = predict(config, model, splits["dev"], workers, stop, write=True)
-        if timing is None:
-            raise Interrupted(f"stopped by {training.stopped_by(stop)} while answering; the same call goes on from the "
-                              "last checkpoint.")
-        if not workers.is_chief:
-            return
-        results.update(timing)
-        if config.do_eval:
-            results.update(scores)
-            logging.info("%s", in_words(scores))
-            if config.eval_script:
-                run_eval_script(config, splits["dev"], scores)
-        logging.info("%.1f sequences/s; a batch of %d takes %.0f ms (p50), %.0f ms (p99).",
-                     timing["inference_sequences_per_second"], config.predict_batch_size, timing["latency_p50_ms"],
-                     timing["latency_p99_ms"])
+        results.update(answer(config, model, dev, workers, stop))
+    if workers.is_chief:
+        files.write_json(results_file, results)
+        logging.info("results are in %s.", results_file)
+
+
+def answer(config: SquadConfig, model: modeling.QuestionAnswering, dev: Split, workers: Workers,
+           stop: training.StopRequest) -> dict:
+    """Answers and scores, with a log line for each. Returns: its part of results.json; {} on all ranks but 0.
+
+    Raises: Interrupted: stopped on request.
+    """
+    timing, scores = predict(config, model, dev, workers, stop, write=True)
+    if timing is None:
+        raise Interrupted(f"stopped by {training.stopped_by(stop)} while answering; the same command resumes from the "
+                          "last checkpoint.")
     if not workers.is_chief:
-        return
-    files.write_json(results_file, results)
-    logging.info("results are in %s.", results_file)
+        return {}
+    if config.do_eval:
+        logging.info("%s", report.format_metrics(scores, METRICS))
+        if config.eval_script:
+            run_eval_script(config, dev, scores)
+    logging.info("%.1f sequences/s; a batch of %d takes %.0f ms (p50), %.0f ms (p99).",
+                 timing["inference_sequences_per_second"], config.predict_batch_size, timing["latency_p50_ms"],
+                 timing["latency_p99_ms"])
+    return {**timing, **(scores if config.do_eval else {})}
 
 
 def main(argv):
     config = configuration.parse(SquadConfig, argv, __doc__)
-    with training.StopRequest() as stop, lost_workers_told():
+    with training.StopRequest() as stop, catch_lost_workers():
         run(config, stop)
 
 

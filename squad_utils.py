@@ -1,18 +1,17 @@
-"""SQuAD: files to features, model outputs to answers, answers to scores.
+"""SQuAD: files to features, features to batches, model outputs to answers, answers to scores.
 
 Data: Rajpurkar et al. 2016 (1.1) and 2018 (2.0, with unanswerable questions). Windows, the maximum-context rule and the
 n-best list are BERT's (Devlin et al. 2019, run_squad.py); the null score of the joint head is ELECTRA's (Clark et al.
 2020): the answerability logit. Scores are those of the two official evaluation scripts, under their keys.
 
-Answers are character spans of the context from end to end: tokens carry the characters they were read from, and a
-predicted text is a slice of the context. So nothing is re-aligned, as BERT's get_final_text does.
+Answers are character spans of the context: every token keeps its character offsets, and a predicted text is a slice of
+the context. So nothing needs to be re-aligned, as in BERT's get_final_text.
 
-A Features array has a row for every window: N windows, L max_seq_length. K is the joint head's beam.
+A Features array has one row per window: N windows, L max_seq_length. K is the beam size of the joint head.
 """
 from __future__ import annotations
 
 import collections
-import contextlib
 import hashlib
 import math
 import os
@@ -22,9 +21,12 @@ import unicodedata
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 import configuration
+import files
+import pretrain_utils
 import tokenization
 from configuration import UserError
 
@@ -46,13 +48,13 @@ def read_squad(path: str, version_2: bool, needs_answers: bool = True) -> List[E
 
     Args:
         version_2: as --version_2_with_negative; must agree with the data.
-        needs_answers: False for questions to predict, whose `answers` and `is_impossible` may be left out.
-    Raises: UserError: unreadable, not of SQuAD's shape, of the other version, a repeated id, an answer that is not in
-        the context where it is said to be, or a question without an answer.
+        needs_answers: False for questions to predict, whose `answers` and `is_impossible` are optional.
+    Raises: UserError: unreadable, not in SQuAD's format, of the other version, a repeated id, an answer that is not in
+        the context at its answer_start, or a question without an answer.
     """
     def field(holder, key, kind, where):
         if not isinstance(holder, dict) or type(holder.get(key)) is not kind:
-            name = {list: "list", str: "text", int: "whole number", bool: "true or false"}[kind]
+            name = {list: "list", str: "text", int: "integer", bool: "true or false"}[kind]
             raise UserError(f"{path}: {where} has no {key!r} ({name}): give a file in SQuAD's format.")
         return holder[key]
 
@@ -72,7 +74,7 @@ def read_squad(path: str, version_2: bool, needs_answers: bool = True) -> List[E
                 id_ = field(entry, "id", str, f"{where}.qas[{q}]")
                 where_q = f"question {id_!r}"
                 if id_ in seen:
-                    raise UserError(f"{path} has the id {id_!r} twice: give every question its own.")
+                    raise UserError(f"{path} has the id {id_!r} twice: ids must be unique.")
                 seen.add(id_)
                 is_impossible = "is_impossible" in entry and field(entry, "is_impossible", bool, where_q)
                 marked = marked or "is_impossible" in entry
@@ -84,43 +86,43 @@ def read_squad(path: str, version_2: bool, needs_answers: bool = True) -> List[E
                     start = field(answer, "answer_start", int, f"an answer of {where_q}")
                     if start < 0 or context[start:start + len(text)] != text:
                         raise UserError(f"{path}: {where_q} has an answer {text[:60]!r} that is not in the context at "
-                                        f"answer_start={start}: mend it or leave the question out.")
+                                        f"answer_start={start}: correct it or remove the question.")
                     answers.append((text, start))
                 if needs_answers and not answers and not is_impossible:
-                    raise UserError(f"{path}: {where_q} has no answers: add one or leave the question out.")
+                    raise UserError(f"{path}: {where_q} has no answers: add one or remove the question.")
                 question = field(entry, "question", str, where_q)
                 examples.append(Example(id_, question, context, tuple(answers), is_impossible))
     if not examples:
-        raise UserError(f"{path} holds no question: give a SQuAD file with some.")
+        raise UserError(f"{path} contains no questions: give a SQuAD file with some.")
     if version_2 and needs_answers and not marked and not said_version_2:
-        raise UserError(f"{path} holds SQuAD 1.1 data (no question has 'is_impossible'): leave out "
+        raise UserError(f"{path} holds SQuAD 1.1 data (no question has 'is_impossible'): omit "
                         "--version_2_with_negative, or give a 2.0 file.")
     return examples
 
 
 # --- Features ---
 
-FEATURE_VERSION = 1  # raised where features change for a reason outside this file
+FEATURE_VERSION = 1  # increased when features change for a reason outside this file
 
 
 class Features(NamedTuple):
     """[CLS] question [SEP] window of the context [SEP], padded, for every window of every example in order.
 
-    A window that does not hold all of the first answer, and every window of an unanswerable question, is trained to
-    point at [CLS]: positions 0 and 0, and `is_impossible` 1, in 1.1 as in 2.0. So is an answer of white space alone.
+    A window that does not contain all of the first answer, and every window of an unanswerable question, is trained to
+    point at [CLS]: positions 0 and 0, and `is_impossible` 1, in 1.1 as in 2.0. So is an answer of white space.
     """
 
     input_ids: np.ndarray  # int32 [N, L]
     input_mask: np.ndarray  # int32 [N, L], 1 on tokens, 0 on padding
-    segment_ids: np.ndarray  # int32 [N, L], 1 on the window and the [SEP] behind it
-    p_mask: np.ndarray  # int32 [N, L], 1 where no answer may be: all but the window and [CLS]
+    segment_ids: np.ndarray  # int32 [N, L], 1 on the window and the [SEP] after it
+    p_mask: np.ndarray  # int32 [N, L], 1 where no answer is possible: all but the window and [CLS]
     lengths: np.ndarray  # int32 [N], tokens
     example_index: np.ndarray  # int32 [N]
     char_start: np.ndarray  # int32 [N, L], first character of a window's token in the context, elsewhere -1
-    char_end: np.ndarray  # int32 [N, L], the character behind its last one, elsewhere -1
-    is_max_context: np.ndarray  # bool [N, L], True in the one window that shows most around the token
+    char_end: np.ndarray  # int32 [N, L], end of the token in the context (exclusive), elsewhere -1
+    is_max_context: np.ndarray  # bool [N, L], True in the one window with the most context around the token
     start_positions: np.ndarray  # int32 [N], first token of the answer
-    end_positions: np.ndarray  # int32 [N], last token of the answer, itself included
+    end_positions: np.ndarray  # int32 [N], last token of the answer (inclusive)
     is_impossible: np.ndarray  # int32 [N]
 
 
@@ -130,12 +132,12 @@ _PER_TOKEN = ("input_ids", "char_start", "char_end", "is_max_context")
 
 def build_features(examples: Sequence[Example], tokenizer: tokenization.ElectraTokenizer, max_seq_length: int = 384,
                    doc_stride: int = 128, max_query_length: int = 64) -> Features:
-    """Tokenizes examples and cuts their contexts into windows.
+    """Tokenizes examples and splits their contexts into windows.
 
-    Windows begin every `doc_stride` tokens until one reaches the end; a context without a token has one empty window.
-    Where an answer begins or ends inside a token, all of the token is taken.
+    A window starts every `doc_stride` tokens until one reaches the end; a context without tokens has one empty window.
+    If an answer starts or ends inside a token, it includes the whole token.
 
-    Raises: UserError: lengths that leave no room for the context, or skip parts of it.
+    Raises: UserError: lengths that leave no room for the context, or a stride that skips tokens.
     """
     for name, value in (("doc_stride", doc_stride), ("max_query_length", max_query_length)):
         if value < 1:
@@ -145,11 +147,11 @@ def build_features(examples: Sequence[Example], tokenizer: tokenization.ElectraT
     longest = max(examples, key=lambda example: len(query_of[example.question]))
     room = max_seq_length - len(query_of[longest.question]) - 3
     if room < 1:
-        raise UserError(f"--max_seq_length={max_seq_length} leaves no room for a context beside question {longest.id!r}"
-                        f": raise it, or lower --max_query_length={max_query_length}.")
+        raise UserError(f"--max_seq_length={max_seq_length} leaves no room for a context with question {longest.id!r}: "
+                        f"increase it, or lower --max_query_length={max_query_length}.")
     if doc_stride > room:
-        raise UserError(f"--doc_stride={doc_stride} skips tokens: beside question {longest.id!r} a window of "
-                        f"--max_seq_length={max_seq_length} holds {room}, give at most that.")
+        raise UserError(f"--doc_stride={doc_stride} skips tokens: with question {longest.id!r} a window of "
+                        f"--max_seq_length={max_seq_length} holds {room} tokens of context, give at most that.")
     context_of = tokenize_contexts(list(dict.fromkeys(example.context for example in examples)), tokenizer)
 
     rooms = np.array([max_seq_length - 3 - len(query_of[example.question]) for example in examples])
@@ -190,7 +192,7 @@ def build_features(examples: Sequence[Example], tokenizer: tokenization.ElectraT
 
 
 def _complete(arrays: Dict[str, np.ndarray]) -> Features:
-    """Adds the masks, which follow from the other arrays."""
+    """Adds the masks, which are derived from the other arrays."""
     lengths, in_window = arrays["lengths"][:, np.newaxis], arrays["char_start"] >= 0
     position = np.arange(in_window.shape[1])
     p_mask = (~in_window).astype(np.int32)
@@ -202,11 +204,11 @@ def _complete(arrays: Dict[str, np.ndarray]) -> Features:
 def tokenize_contexts(contexts: List[str], tokenizer: tokenization.ElectraTokenizer) -> Dict[str, Tuple]:
     """Ids, first characters and end characters of the tokens of every context, int32 [tokens] each.
 
-    The normaliser drops accents that are characters of their own (category Mn), and its offsets leave out those behind
-    a token's last letter; here they belong to the token.
+    The normalizer drops combining accents (category Mn), and its offsets exclude those after a token's last letter;
+    here they belong to the token.
     """
     tokenized = {}
-    for first in range(0, len(contexts), 1000):  # an Encoding is large, an array is not
+    for first in range(0, len(contexts), 1000):  # an Encoding takes far more memory than an array
         part = contexts[first:first + 1000]
         whole = [tokenization._LONE_SURROGATE.sub("\ufffd", context) for context in part]
         for context, encoding in zip(part, tokenizer.backend.encode_batch(whole, add_special_tokens=False)):
@@ -220,7 +222,7 @@ def tokenize_contexts(contexts: List[str], tokenizer: tokenization.ElectraTokeni
 
 
 def answer_tokens(example: Example, first_chars: np.ndarray, end_chars: np.ndarray) -> Tuple[int, int]:
-    """First and last token of the context that touch the first answer; (-1, -1) where there is none."""
+    """First and last token of the context that overlap the first answer; (-1, -1) if there is none."""
     if example.is_impossible or not example.answers:
         return -1, -1
     text, start = example.answers[0]
@@ -230,9 +232,9 @@ def answer_tokens(example: Example, first_chars: np.ndarray, end_chars: np.ndarr
 
 
 def max_context_windows(tokens: int, room: int, doc_stride: int, windows: int) -> np.ndarray:
-    """For every token of a context, the window that shows most on the token's poorer side: int [tokens].
+    """The window with maximum context for every token of a context: int [tokens].
 
-    BERT's rule: the tokens on that side + 0.01 x the window's length, the earliest window where equal.
+    BERT's rule: min(tokens before, tokens after) + 0.01 x the window's length; the first window wins ties.
     """
     first = np.arange(windows)[:, np.newaxis] * doc_stride
     last = np.minimum(first + room, tokens) - 1
@@ -245,9 +247,9 @@ def max_context_windows(tokens: int, room: int, doc_stride: int, windows: int) -
 
 def cached_features(path: str, examples: Sequence[Example], tokenizer: tokenization.ElectraTokenizer, cache_dir: str,
                     version_2: bool, **lengths: int) -> Features:
-    """`build_features`, remembered in `cache_dir` under a name made of everything that it depends on.
+    """`build_features`, cached in `cache_dir` under a hash of everything that the features depend on.
 
-    A file that cannot be read, or is another's, is built anew; one that cannot be written is done without.
+    A damaged or foreign file is rebuilt; if the cache cannot be written, a warning says so.
 
     Args:
         path: the file that `examples` were read from.
@@ -263,20 +265,15 @@ def cached_features(path: str, examples: Sequence[Example], tokenizer: tokenizat
     if os.path.exists(name):
         try:
             return _load_features(name, examples, tokenizer, **lengths)
-        except Exception as error:  # numpy, zipfile and zlib have many ways to dislike a damaged file
-            logging.warning("%s is damaged or foreign (%s): built anew.", name, error)
+        except Exception as error:  # numpy, zipfile and zlib raise many kinds of errors for a damaged file
+            logging.warning("%s is damaged or foreign (%s): rebuilding the features.", name, error)
     features = build_features(examples, tokenizer, **lengths)
-    temporary = f"{name}.tmp{os.getpid()}"
     try:
         os.makedirs(cache_dir, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with files.replacing(name) as temporary, open(temporary, "wb") as file:
             np.savez(file, **{field: array for field, array in features._asdict().items() if field not in _DERIVED})
-        os.replace(temporary, name)
     except OSError as error:
-        logging.warning("%s cannot be written (%s): features will be built at every start.", name, error)
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
+        logging.warning("%s could not be written (%s): features will be rebuilt at every start.", name, error)
     return features
 
 
@@ -297,11 +294,126 @@ def _load_features(name: str, examples, tokenizer, max_seq_length: int = 384, **
     return _complete(arrays)
 
 
+# --- Batches ---
+
+
+class Batch(NamedTuple):
+    """Rows of the features that go through the network together, padded to `length`."""
+
+    length: int
+    rows: np.ndarray  # int [n], at most the batch size
+
+
+def plan_batches(lengths: np.ndarray, buckets: List[int], batch_size: int, order: np.ndarray) -> List[Batch]:
+    """Groups rows, in `order`, by the first bucket that holds them: ceil(n / batch_size) batches, at most one not full.
+
+    The rest of a bucket at the end goes to the next longer one, so that every row comes exactly once.
+    """
+    bucket_of = np.searchsorted(buckets, lengths)
+    waiting: List[List[int]] = [[] for _ in buckets]
+    batches = []
+    for row in order.tolist():
+        bucket = bucket_of[row]
+        waiting[bucket].append(row)
+        if len(waiting[bucket]) == batch_size:
+            batches.append(Batch(buckets[bucket], np.array(waiting[bucket])))
+            waiting[bucket] = []
+    rest: List[int] = []
+    longest = 0
+    for bucket, rows in enumerate(waiting):
+        rest += rows
+        longest = bucket if rows else longest
+        if len(rest) >= batch_size:
+            batches.append(Batch(buckets[longest], np.array(rest[:batch_size])))
+            rest = rest[batch_size:]
+    if rest:
+        batches.append(Batch(buckets[longest], np.array(rest)))
+    return batches
+
+
+class WindowOrder:
+    """The training windows in order, without end: epoch after epoch, each shuffled by (seed, epoch).
+
+    `position` says how far it is. A run resumes from there, also with batches of another size: no window of the epoch
+    is lost or seen twice.
+
+    Args:
+        lengths: int [n], tokens of every window.
+        batch_size: of all workers together.
+        limit: batches of an epoch, at most; None for all.
+        position: of an earlier run, to resume from.
+    """
+
+    def __init__(self, lengths: np.ndarray, buckets: List[int], batch_size: int, seed: int,
+                 limit: Optional[int] = None, position: Optional[dict] = None):
+        self.lengths, self.buckets, self.batch_size, self.seed, self.limit = lengths, buckets, batch_size, seed, limit
+        # Of the current epoch: [batch size, batches done], in order.
+        self.epoch, self._taken = (position["epoch"], list(position["taken"])) if position else (0, [])
+        self._left = self._rest_of_epoch()
+
+    def _rest_of_epoch(self) -> List[Batch]:
+        order = pretrain_utils.permutation([self.seed, self.epoch], len(self.lengths))
+        for batch_size, count in self._taken:
+            done = plan_batches(self.lengths, self.buckets, batch_size, order)[:count]
+            order = order[~np.isin(order, np.concatenate([batch.rows for batch in done]))]
+        left = plan_batches(self.lengths, self.buckets, self.batch_size, order)
+        return left if self.limit is None else left[:max(0, self.limit - sum(count for _, count in self._taken))]
+
+    @property
+    def position(self) -> dict:
+        return {"epoch": self.epoch, "taken": self._taken}
+
+    @property
+    def batches_since_epoch_end(self) -> int:
+        """0 right after the last batch of an epoch."""
+        return sum(count for _, count in self._taken) if self._left else 0
+
+    @property
+    def batches_per_epoch(self) -> int:
+        batches = math.ceil(len(self.lengths) / self.batch_size)
+        return batches if self.limit is None else min(batches, self.limit)
+
+    def batches_until(self, epochs: float) -> int:
+        """How many batches are left until `epochs` epochs are done."""
+        return max(0, math.ceil((epochs - self.epoch - 1) * self.batches_per_epoch + len(self._left)))
+
+    def __next__(self) -> Batch:
+        if not self._left:
+            self.epoch, self._taken = self.epoch + 1, []
+            self._left = self._rest_of_epoch()
+        if not self._taken or self._taken[-1][0] != self.batch_size:
+            self._taken.append([self.batch_size, 0])
+        self._taken[-1][1] += 1
+        return self._left.pop(0)
+
+
+NETWORK_INPUTS = ("input_ids", "input_mask", "segment_ids", "p_mask")
+LABELS = ("start_positions", "end_positions", "is_impossible")
+
+
+def feed(features: Features, batch: Batch, batch_size: int, labels: bool = False,
+         num_examples: Optional[float] = None) -> Dict[str, tf.Tensor]:
+    """The tensors of a batch, padded to `batch_size` rows with its first row, which then has weight 0.
+
+    Args:
+        labels: add what training needs.
+        num_examples: divisor of the loss's sums over examples (default: the number of rows).
+    """
+    fill = batch_size - len(batch.rows)
+    rows = np.concatenate([batch.rows, np.repeat(batch.rows[:1] if len(batch.rows) else [0], fill)]).astype(int)
+    tensors = {name: tf.constant(getattr(features, name)[rows, :batch.length]) for name in NETWORK_INPUTS}
+    if labels:
+        tensors.update({name: tf.constant(getattr(features, name)[rows]) for name in LABELS})
+        tensors["weights"] = tf.constant([1.0] * len(batch.rows) + [0.0] * fill)
+        tensors["num_examples"] = tf.constant(float(num_examples or len(batch.rows)))
+    return tensors
+
+
 # --- Answers ---
 
 
 class Answer(NamedTuple):
-    """A span of the context: characters [start, end). `score` is the model's, `probability` among the n best."""
+    """A span of the context, characters [start, end). `probability` is the softmax of `score` over the n best."""
 
     text: str
     start: int
@@ -310,20 +422,25 @@ class Answer(NamedTuple):
     probability: float
 
 
+def search_answers(joint_head: bool, *args, **kwargs) -> Tuple[Dict[str, List[Answer]], Dict[str, float]]:
+    """`joint_answers` or `independent_answers`, whichever the head needs."""
+    return (joint_answers if joint_head else independent_answers)(*args, **kwargs)
+
+
 def joint_answers(examples: Sequence[Example], features: Features, outputs: Dict[str, np.ndarray],
                   n_best_size: int = 20, max_answer_length: int = 30,
                   ) -> Tuple[Dict[str, List[Answer]], Dict[str, float]]:
-    """The best answers of every question by the joint head, and its null odds.
+    """The n-best answers of every question from the joint head, and their null odds.
 
-    A span counts where both its ends are in the window, in order, at most `max_answer_length` tokens apart (ends
-    included), and the window is the one with most context around its start. A text found more than once counts once,
-    with its best score. A question without any span gets one empty answer.
+    A span is valid if both ends are in the window and in order, it has at most `max_answer_length` tokens, and the
+    window has the maximum context for its start. A text found more than once counts once, with its best score. A
+    question without any valid span gets one empty answer.
 
     Args:
         outputs: `start_log_probs`, `start_index` [N, K]; `end_log_probs`, `end_index` [N, K, K], for start k the best
-            ends; in 2.0 also `answerability_logits` [N], above 0 where there is no answer.
-    Returns: answers by id, best first, and null odds by id: the least answerability logit of the question's windows;
-        without such logits, nothing.
+            ends; in 2.0 also `answerability_logits` [N], above 0 if there is no answer.
+    Returns: answers by id, best first, and null odds by id: the minimum answerability logit of the question's windows;
+        empty without such logits.
     """
     ends, scores = outputs["end_index"], outputs["start_log_probs"][:, :, np.newaxis] + outputs["end_log_probs"]
     starts = np.broadcast_to(outputs["start_index"][:, :, np.newaxis], ends.shape)
@@ -339,17 +456,17 @@ def joint_answers(examples: Sequence[Example], features: Features, outputs: Dict
 def independent_answers(examples: Sequence[Example], features: Features, outputs: Dict[str, np.ndarray],
                         n_best_size: int = 20, max_answer_length: int = 30,
                         ) -> Tuple[Dict[str, List[Answer]], Dict[str, float]]:
-    """As `joint_answers`, by the independent head: all spans are weighed, and each window's `n_best_size` best kept.
+    """As `joint_answers`, from the independent head: scores all spans and keeps the `n_best_size` best of each window.
 
     Args:
         outputs: `start_logits`, `end_logits` [N, L].
-    Returns: answers by id, best first, and null odds by id: the least score of [CLS] as start and end among the
+    Returns: answers by id, best first, and null odds by id: the minimum score of [CLS] as start and end over the
         question's windows, minus the score of the best answer.
     """
     count, length = features.input_ids.shape
     kept = min(n_best_size, length * max_answer_length)
     found = []
-    for first in range(0, count, 64):  # so that the scores of all spans fit into the processor's cache
+    for first in range(0, count, 64):  # so that the scores of all spans fit into the CPU cache
         part = slice(first, first + 64)
         start_scores = np.where(features.is_max_context[part], outputs["start_logits"][part], -np.inf)
         end_scores = np.where(features.char_start[part] >= 0, outputs["end_logits"][part], -np.inf)
@@ -367,14 +484,14 @@ def independent_answers(examples: Sequence[Example], features: Features, outputs
 
 
 def _least(examples, features: Features, scores: np.ndarray) -> Dict[str, float]:
-    """The least of `scores` [N] among the windows of each question."""
+    """The minimum of `scores` [N] over the windows of each question."""
     least = np.full(len(examples), np.inf)
     np.minimum.at(least, features.example_index, scores)
     return {example.id: score for example, score in zip(examples, least.tolist())}
 
 
 def _n_best(examples, features: Features, rows, starts, ends, scores, n_best_size: int) -> Dict[str, List[Answer]]:
-    """The best of the spans [spans] of each question, equal scores in the order given."""
+    """The n best of the spans [spans] of each question; equal scores keep their order."""
     of_example = features.example_index[rows]
     order = np.lexsort((-scores, of_example))
     bounds = np.searchsorted(of_example[order], np.arange(len(examples) + 1)).tolist()
@@ -398,7 +515,7 @@ def _n_best(examples, features: Features, rows, starts, ends, scores, n_best_siz
 
 def predictions(nbest: Dict[str, List[Answer]], null_odds: Dict[str, float],
                 threshold: Optional[float] = None) -> Dict[str, str]:
-    """The best text of every question, or "" where its null odds exceed `threshold` (None: never)."""
+    """The best text of every question, or "" if its null odds exceed `threshold` (None: never)."""
     return {id_: "" if threshold is not None and null_odds[id_] > threshold else answers[0].text
             for id_, answers in nbest.items()}
 
@@ -410,12 +527,12 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, without ASCII punctuation, articles, and superfluous white space."""
+    """Lower case, without ASCII punctuation, articles and extra white space."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def f1_score(prediction: str, gold: str, version_2: bool) -> float:
-    """F1 of the bags of words of two normalised texts; two empty ones score 1 in 2.0, 0 in 1.1."""
+    """Word-level F1 of two normalized texts; two empty texts score 1 in 2.0 and 0 in 1.1."""
     predicted_words, gold_words = prediction.split(), gold.split()
     if version_2 and not (predicted_words and gold_words):
         return float(predicted_words == gold_words)
@@ -423,7 +540,7 @@ def f1_score(prediction: str, gold: str, version_2: bool) -> float:
     if not common:
         return 0.0
     precision, recall = common / len(predicted_words), common / len(gold_words)
-    return 2 * precision * recall / (precision + recall)  # in this order: the official sums are exact to the last bit
+    return 2 * precision * recall / (precision + recall)  # in this order: equal to the official script to the last bit
 
 
 def evaluate(examples: Sequence[Example], predictions: Dict[str, str], version_2: bool,
@@ -433,15 +550,15 @@ def evaluate(examples: Sequence[Example], predictions: Dict[str, str], version_2
     In 1.1 a question without a prediction scores 0.
 
     Args:
-        predictions: text by id. With `na_probs`, those made without a threshold: it is applied here.
-        na_probs: 2.0: by id, the higher the likelier unanswerable, on any scale; adds `best_*`, the scores under the
+        predictions: text by id. With `na_probs`, predictions without a threshold: it is applied here.
+        na_probs: 2.0: by id, higher means more likely unanswerable, on any scale; adds `best_*`, the scores at the
             best threshold.
-        na_prob_thresh: above it the answer counts as "". The official 1.0 is for probabilities.
+        na_prob_thresh: above it the prediction counts as "". The official 1.0 is for probabilities.
     Raises: UserError: 2.0, a question without a prediction.
     """
     missing = [example.id for example in examples if example.id not in predictions]
     if missing and version_2:
-        raise UserError(f"the predictions lack question {missing[0]!r}: predict every question of the evaluation file.")
+        raise UserError(f"question {missing[0]!r} has no prediction: predict every question of the evaluation file.")
     if missing:
         logging.warning("%d of %d questions have no prediction and score 0.", len(missing), len(examples))
     raw_exact, raw_f1 = {}, {}
@@ -456,7 +573,7 @@ def evaluate(examples: Sequence[Example], predictions: Dict[str, str], version_2
 
     def percent(scores: Dict[str, float], ids: Sequence[str]) -> float:
         total = 0.0
-        for id_ in ids:  # Python 3.12's sum() compensates rounding, which moves the last digit
+        for id_ in ids:  # Python 3.12's sum() compensates for rounding, which changes the last digit
             total += scores[id_]
         return 100.0 * total / len(ids)
 
@@ -479,10 +596,10 @@ def evaluate(examples: Sequence[Example], predictions: Dict[str, str], version_2
 
 def _best_threshold(scores: Dict[str, float], predictions: Dict[str, str], answerable: Dict[str, bool],
                     na_probs: Dict[str, float]) -> Tuple[float, float]:
-    """The best percentage that a threshold on `na_probs` reaches, and the lowest such threshold.
+    """The best score in percent over all thresholds on `na_probs`, and the lowest threshold that reaches it.
 
-    Begins with every answer "", and takes answers in by ascending `na_probs`; scores count one question after another,
-    also where `na_probs` are equal, as in the official script.
+    Starts with every prediction "" and adds predictions by ascending `na_probs`, one question at a time even if
+    `na_probs` are equal, as in the official script.
     """
     current = best = sum(not has_answer for has_answer in answerable.values())
     threshold = 0.0

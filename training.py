@@ -1,38 +1,35 @@
-"""What every training command shares: checkpoints, stopping on request, logs, curves, speed.
+"""What every training command shares: the training loop, checkpoints, and stopping on request.
 
-A checkpoint holds the model, the optimizer and a JSON state (step, phase, data position, configuration) under one
-prefix. It is written under a temporary name, read back, and renamed, `.index` last, so that a file named `ckpt-*.index`
-is a whole checkpoint. It is only cut between updates; randomness and data order are functions of what the state holds
-(see pretrain_utils), so a resumed run equals an uninterrupted one.
+`run_updates` is the only training loop. A checkpoint holds the model, the optimizer and a JSON state (step, phase, data
+position, configuration) under one prefix. It is written under a temporary name, read back, and renamed, `.index` last,
+so that a file named `ckpt-*.index` is a complete checkpoint. Checkpoints are only written between updates; randomness
+and data order are functions of what the state holds (see pretrain_utils), so a resumed run equals an uninterrupted one.
 """
 from __future__ import annotations
 
-import contextlib
 import json
-import logging as python_logging
 import os
 import re
 import shutil
 import signal
-import sys
-import time
-from typing import Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 import tensorflow as tf
 from absl import logging
-from tqdm import tqdm
 
-import files
-from configuration import Interrupted, UserError
+from configuration import Interrupted, RunFailed, UserError
+from optimization import TrainStep
+from report import Report
+from workers import Workers
 
 # --- Stopping on request ---
 
 
 class StopRequest:
-    """Turns SIGINT and SIGTERM into a request that the loop meets between two updates. Used as a context manager.
+    """Turns SIGINT and SIGTERM into a request that the loop honours between two updates. A context manager.
 
-    Until `begin` nothing has been done that could be lost, and a signal ends the command at once. Repeated signals are
-    one request: a Ctrl-C reaches a process both from the terminal and from the wrapper.
+    Before `begin` there is nothing to lose, and a signal ends the command at once. Repeated signals are one request:
+    Ctrl-C reaches a process both from the terminal and from the wrapper.
     """
 
     def __init__(self):
@@ -48,19 +45,86 @@ class StopRequest:
             signal.signal(number, handler)
 
     def begin(self):
-        """From here on a signal is a request."""
+        """From now on a signal is a request."""
         self._begun = True
 
     def _note(self, number, frame):
         if self.signal_name is None:
             self.signal_name = signal.Signals(number).name
             if not self._begun:
-                raise Interrupted(f"stopped by {self.signal_name} before the first update; the same call starts again.")
+                raise Interrupted(f"stopped by {self.signal_name} before the first update: run the same command again.")
 
 
 def stopped_by(stop) -> str:
-    """What ended the loop: this worker's signal, or another's."""
+    """What stopped the loop: a signal to this worker or to another."""
     return stop.signal_name or "a signal to another worker"
+
+
+# --- The training loop ---
+
+
+class Job(NamedTuple):
+    """What a command gives to the training loop. A step is one update; steps are numbered from 1."""
+
+    step: int  # updates done before
+    num_train_steps: int
+    micro_batches: Callable[[int], Iterable[Tuple]]  # step -> its pairs (features, seeds) of tensors
+    log_every: int  # updates
+    saves_after: Callable[[int], bool]  # step -> whether a checkpoint is due; asked after the update
+    evaluates_after: Callable[[int], bool]  # the same for a held-out evaluation
+    save: Optional[Callable[[int], None]]  # writes the checkpoint of a step; None: no checkpoints
+    evaluate: Callable[[], Optional[Dict[str, float]]]  # held-out metrics; None when it was stopped
+    not_finite: Callable[[int], str]  # the sentence for an update whose loss or gradient was not finite
+    interrupted: Callable[[str, int, bool], str]  # the sentence for a stop: what stopped it, step, anything new
+
+
+def run_updates(job: Job, train_step: TrainStep, report: Report, stop: StopRequest, workers: Workers
+                ) -> Dict[str, float]:
+    """The training loop: update, log, save, evaluate, until all updates are done or a stop is requested.
+
+    The first update is logged because it traces and compiles, the second because it gives the pace. Every worker calls
+    this with the same cadence.
+
+    Returns: see `report.Speed.rates`; empty where all updates had been done before.
+    Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite.
+    """
+    if job.step >= job.num_train_steps:
+        logging.info("%s has finished its %d updates already: nothing to train.", report.name, job.step)
+        return {}
+
+    def log(step: int):
+        sums = train_step.read_metrics()
+        if sums["bad_step"]:
+            raise RunFailed(job.not_finite(sums["bad_step"]))
+        report.training(step, sums)
+
+    stop.begin()
+    step = logged = saved = job.step
+    with report:
+        while step < job.num_train_steps and not workers.any(bool(stop.signal_name)):
+            step += 1
+            train_step(job.micro_batches(step))
+            last = step == job.num_train_steps
+            save_due = last or job.saves_after(step)
+            if step <= job.step + 2 or step % job.log_every == 0 or save_due:
+                log(step)
+                logged = step
+            report.advance()
+            with report.speed.excluded():
+                if save_due and job.save:
+                    job.save(step)
+                    saved = step
+                if job.evaluates_after(step):
+                    report.evaluation(step, job.evaluate())
+        if step < job.num_train_steps:
+            if step > logged:
+                log(step)
+            if step > saved and job.save:
+                job.save(step)
+            workers.from_chief(None)  # a worker that exits ends the others: not before rank 0 has saved
+            raise Interrupted(job.interrupted(stopped_by(stop), step, step > job.step))
+    report.summary()
+    return report.speed.rates()
 
 
 # --- Checkpoints ---
@@ -76,7 +140,7 @@ class Checkpoints:
     """The checkpoints of one run: `ckpt-<step>` of phase 1 and `ckpt-p2-<step>` of phase 2, in one folder.
 
     Args:
-        folder: made on the first save.
+        folder: created by the first save.
         keep: newest checkpoints kept, of each phase.
         flag: the option that names the folder in the user's command.
     """
@@ -87,7 +151,7 @@ class Checkpoints:
         self.flag = flag
 
     def list(self, phase: Optional[int] = None) -> List[Checkpoint]:
-        """Whole checkpoints, oldest first (phase 1 before phase 2, by step)."""
+        """Complete checkpoints, oldest first (phase 1 before phase 2, by step)."""
         found = []
         for name in os.listdir(self.folder) if os.path.isdir(self.folder) else []:
             match = re.fullmatch(r"ckpt-(p2-)?(\d+)\.index", name)
@@ -104,8 +168,7 @@ class Checkpoints:
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise UserError(f"{self.folder} has {free / 1e9:.1f} GB free, the checkpoints need {needed / 1e9:.1f} GB: "
-                            "make room, lower --keep_checkpoint_max, or give another "
-                            f"--{self.flag}.")
+                            f"free some space, lower --keep_checkpoint_max, or choose another --{self.flag}.")
 
     def save(self, phase: int, step: int, model: tf.Module, optimizer: tf.Module, state: dict) -> str:
         """Writes one checkpoint and removes the oldest beyond `keep`. Returns its prefix."""
@@ -154,7 +217,7 @@ class Checkpoints:
 
 
 def remove_checkpoint(prefix: str):
-    """Removes the index first: what is left after an interruption is not taken for a checkpoint."""
+    """Removes the index first, so that what an interruption leaves is not taken for a checkpoint."""
     folder, name = os.path.split(prefix)
     os.remove(prefix + ".index")
     for file in os.listdir(folder):
@@ -163,11 +226,11 @@ def remove_checkpoint(prefix: str):
 
 
 class UnreadableCheckpoint(Exception):
-    """Missing, damaged or half there."""
+    """Missing, damaged or incomplete."""
 
 
 STATE_KEY = "state/.ATTRIBUTES/VARIABLE_VALUE"
-_DAMAGE = (tf.errors.OpError, IndexError, RuntimeError, ValueError)  # what TensorFlow raises, by kind of damage
+_DAMAGE = (tf.errors.OpError, IndexError, RuntimeError, ValueError)  # raised by TensorFlow, depending on the damage
 
 
 def in_short(error: Exception) -> str:
@@ -175,8 +238,29 @@ def in_short(error: Exception) -> str:
 
 
 def unreadable(prefix: str, error: Exception) -> UserError:
-    return UserError(f"checkpoint {prefix} cannot be read ({in_short(error)}): give the prefix of a whole one, such as "
-                     ".../checkpoints/ckpt-1000.")
+    return UserError(f"checkpoint {prefix} cannot be read ({in_short(error)}): give the prefix of a complete one, such "
+                     "as .../checkpoints/ckpt-1000.")
+
+
+def find_checkpoint(name: str) -> Optional[str]:
+    """The checkpoint prefix that `name` stands for, or None where there is no checkpoint.
+
+    Args:
+        name: a prefix, its `.index` file, a folder of checkpoints, or the folder of a run: of a folder the newest
+            checkpoint of phase 2, else of phase 1.
+    Raises: UserError: the folder has checkpoints, and none of them can be read.
+    """
+    for prefix in (name, name[:-len(".index")] if name.endswith(".index") else name):
+        if os.path.exists(prefix + ".index"):
+            return prefix
+    for folder in (name, os.path.join(name, "checkpoints")):
+        checkpoints = Checkpoints(folder)
+        if checkpoints.list():
+            newest = checkpoints.newest(2) or checkpoints.newest(1)
+            if newest is None:
+                raise UserError(f"none of the checkpoints in {folder} can be read: choose another.")
+            return newest.prefix
+    return None
 
 
 def read_back(prefix: str):
@@ -190,14 +274,15 @@ def read_back(prefix: str):
 
 
 def read_state(prefix: str) -> dict:
-    """The JSON state of a checkpoint. Raises: UserError: there is none at `prefix`, or it is not one of ours."""
+    """The JSON state of a checkpoint. Raises: UserError: there is none at `prefix`, or another program wrote it."""
     try:
         reader = tf.train.load_checkpoint(prefix)
         text = reader.get_tensor(STATE_KEY) if reader.has_tensor(STATE_KEY) else None
     except _DAMAGE as error:
         raise unreadable(prefix, error) from error
     if text is None:
-        raise UserError(f"{prefix} is not a checkpoint of this project: give one of ours.")
+        raise UserError(f"checkpoint {prefix} was not written by this project: give one that run_pretraining.py or "
+                        "run_tf_squad.py wrote.")
     return json.loads(text)
 
 
@@ -225,139 +310,7 @@ def restore(prefix: str, model: tf.Module, optimizer: Optional[tf.Module] = None
     return state
 
 
-# --- Logs ---
-
-
-class _ConsoleHandler(python_logging.Handler):
-    """Writes lines without tearing the progress bar."""
-
-    def emit(self, record):
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
-
-
-def start_logging(log_dir: str, name: str, suffix: str = "log", on_console: bool = True):
-    """Sends `absl.logging` to the console and, with the time, to `<log_dir>/<name>.<suffix>`."""
-    try:
-        os.makedirs(log_dir, exist_ok=True)
-        file = python_logging.FileHandler(os.path.join(log_dir, f"{name}.{suffix}"), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{log_dir} cannot be written ({error.strerror}): "
-                        "give another folder.") from error
-    console = _ConsoleHandler()
-    console.setFormatter(python_logging.Formatter("%(message)s"))
-    file.setFormatter(python_logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger = logging.get_absl_logger()
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-    logger.propagate = False
-    if on_console:
-        logger.addHandler(console)
-    logger.addHandler(file)
-    logging.set_verbosity(logging.INFO)
-
-
-class MetricsLog:
-    """One JSON object per logged step, and the same numbers for TensorBoard.
-
-    Args:
-        path: the JSON-lines file; on resuming, lines beyond `step` are dropped, since those steps come again.
-        tensorboard_dir: folder of event files.
-    Raises: UserError: the file cannot be written.
-    """
-
-    def __init__(self, path: str, tensorboard_dir: str, step: int = 0):
-        self.path = path
-        try:
-            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-            kept = [entry for entry in read_metrics_log(path) if entry["step"] <= step] if step else []
-            files.write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
-        except OSError as error:
-            raise UserError(f"{path} cannot be written ({error.strerror}): name another file with "
-                            "--json_summary.") from error
-        self._writer = tf.summary.create_file_writer(tensorboard_dir)
-
-    def write(self, step: int, kind: str, metrics: Dict[str, float]):
-        """`kind` is `train` or `eval`."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "kind": kind, **metrics}) + "\n")
-        with self._writer.as_default():
-            for name, value in metrics.items():
-                tf.summary.scalar(f"{kind}/{name}", value, step=step)
-        self._writer.flush()
-
-
-def read_metrics_log(path: str) -> List[dict]:
-    """Entries of a JSON-lines log; a last line that an interruption cut short is left out."""
-    entries = []
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            for line in file:
-                if line.endswith("\n"):
-                    entries.append(json.loads(line))
-    return entries
-
-
-# --- Progress ---
-
-
-class Speed:
-    """Sequences, tokens and updates per second: totals over totals, waiting for input included.
-
-    The first update, which traces and compiles, is timed apart; saving and evaluating (`apart`) do not count.
-    """
-
-    def __init__(self):
-        self._started = time.monotonic()
-        self.first_update_seconds: Optional[float] = None
-        self._updates = self._sequences = self._tokens = 0.0
-
-    def after(self, updates: int, sequences: int, tokens: float) -> Dict[str, float]:
-        """Counts what was done since the last call; the first call must come after the first update.
-
-        Returns: `first_update_seconds` after that, the rates since then afterwards.
-        """
-        if self.first_update_seconds is None:
-            self.first_update_seconds = time.monotonic() - self._started
-            self._started = time.monotonic()
-            return {"first_update_seconds": self.first_update_seconds}
-        self._updates += updates
-        self._sequences += sequences
-        self._tokens += tokens
-        elapsed = max(time.monotonic() - self._started, 1e-9)
-        return {"updates_per_second": self._updates / elapsed, "sequences_per_second": self._sequences / elapsed,
-                "tokens_per_second": self._tokens / elapsed}
-
-    @contextlib.contextmanager
-    def apart(self):
-        """Leaves the time spent inside out of every rate."""
-        entered = time.monotonic()
-        yield
-        self._started += time.monotonic() - entered
-
-    def summary(self) -> str:
-        first = f"the first update took {self.first_update_seconds:.1f} s"
-        if not self._updates:
-            return f"In all, {first}."
-        rates = self.after(0, 0, 0)
-        return (f"{rates['sequences_per_second']:.1f} sequences/s, {rates['tokens_per_second']:.0f} tokens/s; {first}, "
-                "which is not counted.")
-
-
-def hours(seconds: float) -> str:
-    """A duration as h:mm:ss."""
-    seconds = int(seconds + 0.5)
-    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-
-
-def progress_bar(total: int, initial: int, description: str, hidden: bool = False) -> tqdm:
-    """A bar over updates, drawn on stderr where that is a terminal.
-
-    ELECTRA_PROGRESS=1, from a wrapper whose pipe ends on a terminal, draws it all the same.
-    """
-    drawn = sys.stderr.isatty() or os.environ.get("ELECTRA_PROGRESS") == "1"
-    return tqdm(total=total, initial=initial, desc=description, unit="update", dynamic_ncols=True, smoothing=0.1,
-                disable=hidden or not drawn)
+# --- What a checkpoint says of its run ---
 
 
 def environment() -> dict:
@@ -371,40 +324,21 @@ def environment() -> dict:
             "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads()}
 
 
-PRETRAINING_PANELS = {
-    "generator_loss": "generator loss", "generator_accuracy": "generator accuracy",
-    "discriminator_loss": "discriminator loss", "discriminator_auc": "discriminator AUC",
-    "discriminator_recall": "discriminator recall", "learning_rate": "learning rate"}
-SQUAD_PANELS = {"loss": "loss", "start_accuracy": "start accuracy", "end_accuracy": "end accuracy", "f1": "F1",
-                "learning_rate": "learning rate"}
+def run_state(config: dict, model: tf.Module, tokenizer_fingerprint: str, device_kind: str, workers: Workers) -> dict:
+    """The part of a checkpoint's state that every command writes, read by `weights.open_checkpoint`."""
+    return {"config": config, "encoder": model.config.to_dict(), "tokenizer_fingerprint": tokenizer_fingerprint,
+            "world_size": workers.size, "environment": environment(), "device": device_kind}
 
 
-def plot_curves(metrics_log: str, png: str, title: str, panels: Dict[str, str]):
-    """Draws the curves of a metrics log, training and held out: metrics with their labels, those that there are."""
-    # Imported here: it takes most of a second, and refusals of bad input should not wait for it.
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+def log_differences(state: dict, workers: Workers, update_size: int, unit: str):
+    """Logs what differs from the run that wrote a checkpoint and keeps a resumed run from being the same.
 
-    entries = read_metrics_log(metrics_log)
-    panels = [(name, label) for name, label in panels.items() if any(name in entry for entry in entries)]
-    if not panels:
-        return
-    figure, axes = plt.subplots(2, -(-len(panels) // 2), figsize=(4.2 * -(-len(panels) // 2), 6), squeeze=False)
-    for axis, (name, label) in zip(axes.flat, panels):
-        for kind, style in (("train", dict(linewidth=0.9, color="tab:blue", label="training")),
-                            ("eval", dict(marker="o", markersize=3, color="tab:orange", label="held out"))):
-            points = [(entry["step"], entry[name]) for entry in entries if entry["kind"] == kind and name in entry]
-            if points:
-                axis.plot(*zip(*points), **style)
-        axis.set(title=label, xlabel="update")
-        axis.grid(alpha=0.3)
-    for axis in axes.flat[len(panels):]:
-        axis.set_visible(False)
-    axes.flat[0].legend()
-    figure.suptitle(title)
-    figure.tight_layout()
-    temporary = f"{png}.tmp{os.getpid()}"
-    figure.savefig(temporary, dpi=110, format="png")
-    plt.close(figure)
-    os.replace(temporary, png)
+    Args:
+        update_size: sequences of an update from now on.
+        unit: what the data consists of: `record` or `question`.
+    """
+    if state["environment"] != environment():
+        logging.info("note: this machine or TensorFlow differs from the checkpoint's: results agree only to rounding.")
+    if state["world_size"] != workers.size:
+        logging.info("note: %d workers wrote the checkpoint and %d resume: an update is %d sequences now; every %s of "
+                     "the epoch is still seen once.", state["world_size"], workers.size, update_size, unit)

@@ -2,14 +2,14 @@
 
 In (`read`): Hugging Face folders or hub names (model.safetensors, tf_model.h5, or with torch pytorch_model.bin) of
 ELECTRA and, as an encoder, BERT; TF1 checkpoints of google-research/electra and bert; tf_model.h5 of NVIDIA's and
-Habana's recipes; our own checkpoints; our exported folders. Everything becomes arrays under the names of our variables,
-which are those of the released TF1 checkpoints; `MODULES` is the one table between them and Hugging Face's. A
-generator's folder has its encoder under `generator/` and its embeddings under `generator/embeddings/`, whether shared
-or not.
+Habana's recipes; this project's checkpoints and exported folders. Everything becomes arrays under the names of this
+project's variables, which are those of the released TF1 checkpoints; `MODULES` is the one table between them and
+Hugging Face's. A generator's folder has its encoder under `generator/` and its embeddings under
+`generator/embeddings/`, whether shared or not.
 
-`load` puts them into a model. Every tensor is accounted for: one of an encoder that is missing, left over or of
-another shape is refused; a head, or the whole generator, may be new, which is said. Rows of the vocabulary are matched
-by token.
+`load` assigns them to a model. Every tensor is accounted for: a missing, unexpected or misshapen encoder tensor is
+refused; a head, or the whole generator, may be newly initialised, which is logged. Vocabulary rows are matched by
+token. `open_checkpoint` is the one way to open a checkpoint of this project.
 
 Out (`save_folder`): a folder that transformers 4 and 5 load without a missing or unexpected key, and a SavedModel.
 """
@@ -34,7 +34,7 @@ from tokenization import ElectraTokenizer
 
 # --- Names ---
 
-# Our module (below `electra/` for encoders), Hugging Face's, and what it holds; {} is a layer's number.
+# Our module (under `electra/` for encoders), Hugging Face's, and its kind; {} is the layer number.
 MODULES = (
     ("electra/embeddings/word_embeddings", "electra.embeddings.word_embeddings", "table"),
     ("electra/embeddings/position_embeddings", "electra.embeddings.position_embeddings", "table"),
@@ -56,7 +56,7 @@ MODULES = (
     ("generator_predictions/LayerNorm", "generator_predictions.LayerNorm", "norm"),
     ("generator_predictions", "generator_lm_head", "output bias"),
     ("qa_outputs", "qa_outputs", "dense"),
-    # The joint head has no counterpart in Hugging Face; these are the ancestor's names.
+    # The joint head has no counterpart in Hugging Face; these are the names in NVIDIA's recipe.
     ("start_logits/start_logit_pooler_dense", "start_logits.start_logit_pooler_dense", "dense"),
     ("end_logits/end_logit_pooler_dense_0", "end_logits.end_logit_pooler_dense_0", "dense"),
     ("end_logits/end_logit_pooler/LayerNorm", "end_logits.end_logit_pooler_LayerNorm", "norm"),
@@ -64,30 +64,30 @@ MODULES = (
     ("answer_class/pooler_answer_class_dense_0", "answer_class.pooler_answer_class_dense_0", "dense"),
     ("answer_class/pooler_answer_class_dense_1", "answer_class.pooler_answer_class_dense_1", "dense"),
 )
-# What a module holds: our parameter, PyTorch's, Keras'. A kernel is transposed in PyTorch.
+# Parameters of a module by kind: our name, PyTorch's, Keras'. A kernel is transposed in PyTorch.
 PARAMETERS = {
     "table": (("", ("weight",), ("weight", "embeddings")),),
     "dense": (("kernel", ("weight",), ("kernel",)), ("bias", ("bias",), ("bias",))),
     "norm": (("gamma", ("weight", "gamma"), ("gamma",)), ("beta", ("bias", "beta"), ("beta",))),
     "output bias": (("output_bias", ("bias",), ("bias",)),),
 }
-ENCODERS = ("electra/", "generator/")  # how their names begin; everything else belongs to a head
-VOCABULARY_TENSORS = ("embeddings/word_embeddings", "generator_predictions/output_bias")  # how their names end
-_NO_WEIGHTS = re.compile(  # buffers, counters and optimizer slots: nothing a network is made of
+ENCODERS = ("electra/", "generator/")  # prefixes of encoder variables; everything else belongs to a head
+VOCABULARY_TENSORS = ("embeddings/word_embeddings", "generator_predictions/output_bias")  # suffixes of their names
+_NO_WEIGHTS = re.compile(  # buffers, counters and optimizer slots: not part of the network
     r".*embeddings\.position_ids|global_step|.*/adam_[mv](_1)?|beta[12]_power|.*/Adam(_1)?|checkpoint_initialized.*")
 
 
 class Tensor(NamedTuple):
-    """One row of the table, written out for one layer."""
+    """One row of the table, for one layer."""
 
     name: str  # ours
-    torch: Tuple[str, ...]  # Hugging Face's; the first is what is written, all are read
+    torch: Tuple[str, ...]  # Hugging Face's; all are read, the first is written
     keras: Tuple[str, ...]
     transposed: bool
 
 
 def table(num_layers: int) -> List[Tensor]:
-    """Every tensor of an encoder of `num_layers` and of the heads, in all spellings."""
+    """Every tensor of an encoder of `num_layers` and of the heads, with all its names."""
     rows = []
     for ours, theirs, kind in MODULES:
         for layer in range(num_layers) if "{}" in ours else (0,):
@@ -100,12 +100,12 @@ def table(num_layers: int) -> List[Tensor]:
 
 
 def as_generator(name: str) -> str:
-    """The name in a generator of what is called `name` in an encoder that stands alone."""
+    """The name of an encoder variable within a generator."""
     return re.sub("^electra/", "generator/", name)
 
 
 def as_encoder(name: str) -> str:
-    """The other way round."""
+    """The inverse of `as_generator`."""
     return re.sub("^generator/", "electra/", name)
 
 
@@ -113,34 +113,32 @@ def as_encoder(name: str) -> str:
 
 
 class Source(NamedTuple):
-    """Weights as they were found."""
+    """Weights as they were read."""
 
-    name: str  # as the user called it
-    tensors: Dict[str, np.ndarray]  # float32, by our names; others than our own without vocabulary padding
-    unused: List[str]  # tensors that have no place in this project, by their own names
+    name: str  # as given by the user
+    tensors: Dict[str, np.ndarray]  # float32, by our names; without vocabulary padding unless from our checkpoints
+    unused: List[str]  # tensors that this project does not use, by their original names
     config: Optional[ElectraConfig]  # of the encoder; TF1 checkpoints may come without one
-    tokenizer: Optional[ElectraTokenizer]  # where a vocab.txt lies beside the weights
-    head: Optional[dict] = None  # settings of a question-answering head of ours: joint_head, version_2, beam_size
-    state: Optional[dict] = None  # of our own checkpoints
+    tokenizer: Optional[ElectraTokenizer]  # if a vocab.txt lies beside the weights
+    head: Optional[dict] = None  # settings of this project's question-answering head: joint_head, version_2, beam_size
+    state: Optional[dict] = None  # of this project's checkpoints
 
 
 def read(name: str) -> Source:
-    """Reads weights of any known kind.
+    """Reads weights in any supported format.
 
     Args:
-        name: a checkpoint prefix (ours or TF1), a folder (checkpoints, Hugging Face's, our export, TF1), or a model on
-            the Hugging Face hub, such as google/electra-small-discriminator, which is downloaded once.
-    Raises: UserError: there is nothing of the kind, or it is damaged or incomplete.
+        name: a checkpoint prefix (of this project or TF1), a folder (checkpoints, Hugging Face, exported, TF1), or a
+            model on the Hugging Face hub, such as google/electra-small-discriminator, which is downloaded once.
+    Raises: UserError: there are no such weights, or they are damaged or incomplete.
     """
-    path = name[:-len(".index")] if name.endswith(".index") else name
-    if not os.path.exists(path + ".index"):
-        path = find_weights(path)
+    path = find_weights(name)
     try:
         if os.path.isdir(path):
             return _read_folder(name, path)
         if not os.path.exists(path + ".index"):
             raise UserError(f"{name} is neither a folder of weights nor the prefix of a checkpoint: name one, or a "
-                            "model of the Hugging Face hub.")
+                            "model on the Hugging Face hub.")
         reader = tf.train.load_checkpoint(path)
         if reader.has_tensor(training.STATE_KEY):
             return _read_own(name, path)
@@ -150,19 +148,15 @@ def read(name: str) -> Source:
 
 
 def find_weights(name: str) -> str:
-    """The folder or checkpoint prefix that `name` stands for: the newest of a checkpoints folder, a download."""
+    """The folder or checkpoint prefix that `name` stands for: the newest checkpoint of a folder, or a download."""
+    checkpoint = training.find_checkpoint(name)
+    if checkpoint:
+        return checkpoint
     if not os.path.exists(name):
         if re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
             return hub.download(name)
-        raise UserError(f"{name} does not exist: name a checkpoint, a model folder, or a model of the Hugging Face "
-                        "hub such as google/electra-small-discriminator.")
-    for folder in (name, os.path.join(name, "checkpoints")):
-        checkpoints = training.Checkpoints(folder)
-        if checkpoints.list():
-            newest = checkpoints.newest(2) or checkpoints.newest(1)
-            if newest is None:
-                raise UserError(f"{folder} holds no checkpoint that can be read: name another.")
-            return newest.prefix
+        raise UserError(f"{name} does not exist: name a checkpoint, a model folder, or a model on the Hugging Face hub "
+                        "such as google/electra-small-discriminator.")
     if os.path.isdir(name) and not any(os.path.exists(os.path.join(name, file)) for file in hub.WEIGHT_FILES):
         indices = glob.glob(os.path.join(glob.escape(name), "*.ckpt*.index"))  # a released TF1 archive, unpacked
         if len(indices) == 1:
@@ -171,40 +165,70 @@ def find_weights(name: str) -> str:
 
 
 def _read_own(name: str, prefix: str) -> Source:
-    run = open_checkpoint(prefix)
-    tensors = {variable.name.split(":")[0]: variable.numpy() for variable in run.model.trainable_variables}
-    return Source(name, tensors, [], run.model.config, run.tokenizer,
-                  run.state.get("head"), run.state)
+    saved = open_checkpoint(prefix)
+    tensors = {variable.name.split(":")[0]: variable.numpy() for variable in saved.model().trainable_variables}
+    return Source(name, tensors, [], saved.encoder, saved.tokenizer, saved.state.get("head"), saved.state)
 
 
-class Run(NamedTuple):
-    """A checkpoint of ours, opened. `model` is a PretrainingModel or a QuestionAnswering."""
+class SavedRun(NamedTuple):
+    """A checkpoint that this project wrote, with the vocabulary and encoder that belong to it."""
 
-    model: tf.Module
-    tokenizer: ElectraTokenizer
+    prefix: str
     state: dict
+    tokenizer: ElectraTokenizer
+    encoder: ElectraConfig
+
+    def model(self, compute_dtype=tf.float32) -> tf.Module:
+        """The saved network, a PretrainingModel or QuestionAnswering, as its own settings build it.
+
+        Raises: UserError: the checkpoint is damaged, or its variables do not match its settings.
+        """
+        if self.state.get("task") == "squad":
+            model = modeling.QuestionAnswering(self.encoder, compute_dtype=compute_dtype, **self.state["head"])
+        else:
+            config = PretrainingConfig.from_saved(self.state["config"])
+            model = modeling.pretraining_model(self.encoder, config, self.tokenizer, compute_dtype)
+        self.restore(model)
+        return model
+
+    def restore(self, model: tf.Module, optimizer: Optional[tf.Module] = None):
+        """Restores the variables of a model built elsewhere, and of its optimizer where given.
+
+        Raises: UserError: the model's encoder has other settings, or a variable is missing, left over, or of another
+            shape.
+        """
+        free = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range")  # matter in training alone
+        for name, ours in model.config.to_dict().items():
+            theirs = self.encoder.to_dict()[name]
+            if ours != theirs and name not in free:
+                raise UserError(f"checkpoint {self.prefix} does not fit this model ({name} is {theirs} there and "
+                                f"{ours} here): give one of the same size and settings.")
+        training.restore(self.prefix, model, optimizer)
 
 
-def open_checkpoint(prefix: str, vocab_file: Optional[str] = None) -> Run:
-    """The model of a checkpoint of ours, as its own saved settings build it, and its vocabulary.
+def open_checkpoint(name: str, vocab_file: Optional[str] = None, tokenizer: Optional[ElectraTokenizer] = None
+                    ) -> SavedRun:
+    """Opens a checkpoint of this project: the one way to it, for resuming, evaluating, exporting, and fine-tuning.
 
-    Raises: UserError: no vocabulary or another one, a damaged checkpoint, or variables that do not match.
+    Args:
+        name: see `training.find_checkpoint`.
+        vocab_file: its vocabulary (default: the vocab.txt of the run's folder).
+        tokenizer: the vocabulary of the data in use, in place of both.
+    Raises: UserError: no such checkpoint, no vocabulary or another one than it was trained on.
     """
+    prefix = training.find_checkpoint(name) or name
     state = training.read_state(prefix)
-    folder = os.path.dirname(os.path.dirname(os.path.abspath(prefix)))
-    if not vocab_file and not os.path.exists(os.path.join(folder, "vocab.txt")):
-        raise UserError(f"{folder} has no vocab.txt beside checkpoints/: keep the run's folder together, or give the "
-                        "vocabulary as --vocab_file.")
-    tokenizer = ElectraTokenizer.from_folder(folder, vocab_file)
+    if tokenizer is None:
+        folder = os.path.dirname(os.path.dirname(os.path.abspath(prefix)))
+        if not vocab_file and not os.path.exists(os.path.join(folder, "vocab.txt")):
+            raise UserError(f"{folder} has no vocab.txt beside checkpoints/: keep the run's folder together, or give "
+                            "the vocabulary as --vocab_file.")
+        tokenizer = ElectraTokenizer.from_folder(folder, vocab_file)
     if tokenizer.fingerprint != state["tokenizer_fingerprint"]:
-        raise UserError(f"{tokenizer.vocab_file} is not the vocabulary that {prefix} was trained with: give that one.")
+        raise UserError(f"checkpoint {prefix} was trained on another vocabulary than {tokenizer.vocab_file}: give the "
+                        "data and --vocab_file that belong to it.")
     encoder = ElectraConfig(**{key: value for key, value in state["encoder"].items() if key != "model_type"})
-    if state.get("task") == "squad":
-        model = modeling.QuestionAnswering(encoder, **state["head"])
-    else:
-        model = modeling.pretraining_model(encoder, PretrainingConfig.from_saved(state["config"]), tokenizer)
-    training.restore(prefix, model)
-    return Run(model, tokenizer, state)
+    return SavedRun(prefix, state, tokenizer, encoder)
 
 
 def _read_tf1(name: str, prefix: str, reader) -> Source:
@@ -218,7 +242,7 @@ def _read_tf1(name: str, prefix: str, reader) -> Source:
         elif not _NO_WEIGHTS.fullmatch(ours):
             unused.append(theirs)
     if not tensors:
-        raise UserError(f"checkpoint {prefix} holds no ELECTRA or BERT encoder: give another.")
+        raise UserError(f"checkpoint {prefix} does not contain an ELECTRA or BERT encoder: give another.")
     return _beside(name, os.path.dirname(prefix), tensors, unused)
 
 
@@ -234,7 +258,8 @@ def _read_folder(name: str, folder: str) -> Source:
             found = dict(load(path))
             break
     else:
-        raise UserError(f"{folder} holds none of {', '.join(hub.WEIGHT_FILES)} and no checkpoint: name a model folder.")
+        raise UserError(f"{folder} contains none of {', '.join(hub.WEIGHT_FILES)} and no checkpoint: name a model "
+                        "folder.")
     num_layers = 1 + max((int(match[1]) for match in (re.search(r"encoder[./]layer[._/]+(\d+)[./]", theirs)
                                                       for theirs in found) if match), default=-1)
     tensors, keras = {}, file.endswith(".h5")
@@ -244,11 +269,11 @@ def _read_folder(name: str, folder: str) -> Source:
                 value = np.asarray(found.pop(theirs), np.float32)
                 tensors[row.name] = value.T if row.transposed and not keras else value
     if num_layers == 0 or "electra/embeddings/word_embeddings" not in tensors:
-        raise UserError(f"{path} holds no ELECTRA or BERT encoder: name another model.")
+        raise UserError(f"{path} does not contain an ELECTRA or BERT encoder: name another model.")
     tied = found.pop("generator_lm_head.weight", None)
     if tied is not None and not np.array_equal(np.asarray(tied), tensors["electra/embeddings/word_embeddings"]):
-        raise UserError(f"{path}: generator_lm_head.weight differs from the word embeddings, and ELECTRA's generator "
-                        "has one matrix for both: name another model.")
+        raise UserError(f"{path}: generator_lm_head.weight differs from the word embeddings, but ELECTRA's generator "
+                        "uses one matrix for both: name another model.")
     if any(ours.startswith("generator_predictions/") for ours in tensors):
         tensors = {as_generator(ours): value for ours, value in tensors.items()}
     unused = sorted(theirs for theirs in found if not _NO_WEIGHTS.fullmatch(theirs))
@@ -256,7 +281,7 @@ def _read_folder(name: str, folder: str) -> Source:
 
 
 def _beside(name: str, folder: str, tensors, unused) -> Source:
-    """Adds what lies beside the weights: configuration and vocabulary."""
+    """Adds the configuration and vocabulary beside the weights."""
     config_file = os.path.join(folder, "config.json")
     config = head = None
     if os.path.exists(config_file):
@@ -269,7 +294,7 @@ def _beside(name: str, folder: str, tensors, unused) -> Source:
         rows = _vocabulary_size(tensors)
         if rows < size:
             file = "vocab.txt" if tokenizer else "config.json"
-            raise UserError(f"{name} has {rows} vocabulary rows and the {file} beside it says {size}: put the file "
+            raise UserError(f"{name} has {rows} vocabulary rows, but the {file} beside it has {size}: put the file "
                             "there that belongs to the weights.")
         if rows > configuration.round_up(size, 8):
             unused = [*unused, f"{rows - size} rows beyond the vocabulary"]
@@ -291,7 +316,7 @@ def _vocabulary_size(tensors: Dict[str, np.ndarray]) -> int:
 
 
 def _trimmed(tensors: Dict[str, np.ndarray], vocab_size: int) -> Dict[str, np.ndarray]:
-    """Without the padding rows of the vocabulary."""
+    """Removes the padding rows of the vocabulary."""
     return {name: value[:vocab_size] if name.endswith(VOCABULARY_TENSORS) else value for name, value in tensors.items()}
 
 
@@ -301,7 +326,7 @@ def _load_safetensors(path: str) -> Iterator[Tuple[str, np.ndarray]]:
         with safetensors.safe_open(path, framework="np") as file:
             for name in file.keys():
                 yield _with_electra_prefix(name), file.get_tensor(name)
-    except (safetensors.SafetensorError, TypeError) as error:  # the latter: a dtype that numpy has no name for
+    except (safetensors.SafetensorError, TypeError) as error:  # TypeError: a dtype that numpy does not have
         raise UserError(f"{path} cannot be read ({error}): download it again, or convert it to float32.") from error
 
 
@@ -313,14 +338,14 @@ def _load_torch(path: str) -> Iterator[Tuple[str, np.ndarray]]:
                         "has model.safetensors or tf_model.h5.") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # UnpicklingError, RuntimeError, EOFError, by kind of damage
+    except Exception as error:  # UnpicklingError, RuntimeError or EOFError, depending on the damage
         raise UserError(f"{path} cannot be read ({training.in_short(error)}): download it again.") from error
     for name, value in content.items():
         yield _with_electra_prefix(name), value.float().numpy()
 
 
 def _with_electra_prefix(name: str) -> str:
-    """BERT's encoder, and an encoder saved without a head, under ELECTRA's names."""
+    """Renames BERT's encoder, and an encoder saved without a head, to ELECTRA's names."""
     return re.sub(r"^(bert\.)?(?=(embeddings|encoder|embeddings_project)\.)", "electra.", name)
 
 
@@ -348,7 +373,7 @@ def _load_keras(path: str) -> Iterator[Tuple[str, np.ndarray]]:
 
 
 def fingerprint(source: Source) -> str:
-    """SHA-256 over the encoder's settings and all tensors: the same where a training that starts here is the same."""
+    """SHA-256 of the encoder's settings and all tensors: equal if a training from these weights would be equal."""
     digest = hashlib.sha256(repr(source.config).encode())
     for name in sorted(source.tensors):
         digest.update(name.encode() + np.ascontiguousarray(source.tensors[name]).tobytes())
@@ -356,13 +381,13 @@ def fingerprint(source: Source) -> str:
 
 
 def merge(sources: List[Source]) -> Source:
-    """A discriminator and a generator as one. Raises: UserError: two of a kind."""
+    """Merges a discriminator and a generator. Raises: UserError: two of the same kind."""
     tensors: Dict[str, np.ndarray] = {}
     for source in sources:
         twice = sorted(set(tensors) & set(source.tensors))
         if twice:
-            raise UserError(f"{' and '.join(s.name for s in sources)} both hold {twice[0]}: name one discriminator and "
-                            "one generator.")
+            raise UserError(f"{' and '.join(s.name for s in sources)} both contain {twice[0]}: name one discriminator "
+                            "and one generator.")
         tensors.update(source.tensors)
     tokenizers = [source.tokenizer for source in sources if source.tokenizer]
     if any(other.tokens != tokenizers[0].tokens for other in tokenizers):
@@ -378,19 +403,19 @@ PRETRAINING_WAY_OUT = "choose --model_size, --model_config and --generator_hidde
 def load(source: Source, variables, tokenizer: ElectraTokenizer, way_out: str = PRETRAINING_WAY_OUT) -> List[str]:
     """Assigns weights to variables by name.
 
-    Encoders and embeddings must be there in full and in the right shape. Heads, and a generator of which nothing is
-    there, keep their fresh values. Vocabulary rows are taken by token where the vocabularies differ; rows of tokens
-    that the source does not know, and padding rows, keep their fresh values.
+    Encoders and embeddings must be complete and of the right shape. Heads, and a generator that is missing altogether,
+    keep their initial values. If the vocabularies differ, rows are matched by token; rows of unknown tokens and padding
+    rows keep their initial values.
 
-    Returns: what was done, as sentences for the log.
-    Raises: UserError: listing what is missing, left over or of another shape.
+    Returns: sentences for the log.
+    Raises: UserError: listing missing, unexpected and misshapen tensors.
     """
     wanted = {variable.name.split(":")[0]: variable for variable in variables}
     tensors = dict(source.tensors)
     has_generator = any(name.startswith("generator/") for name in wanted)
     lines = []
     if not has_generator and not any(name.startswith("electra/") for name in tensors):
-        tensors = {as_encoder(name): value for name, value in tensors.items()}  # a generator that stands alone
+        tensors = {as_encoder(name): value for name, value in tensors.items()}  # a generator by itself
     lines += _settle_generator_embeddings(tensors, wanted)
     rows, sentence = _vocabulary_rows(source, tensors, tokenizer)
     lines += [sentence] if sentence else []
@@ -409,10 +434,10 @@ def load(source: Source, variables, tokenizer: ElectraTokenizer, way_out: str = 
             values[name] = np.array(wanted[name].numpy())
             values[name][rows[0]] = value[rows[1]]
         elif value.shape != shape:
-            misshaped.append(f"{name} is {_by(value.shape)} there and {_by(shape)} here")
+            misshaped.append(f"{name} is {_by(value.shape)} in the weights and {_by(shape)} in the model")
         else:
             values[name] = value
-    problems = (misshaped + [f"{name} is missing" for name in missing] + [f"{name} is left over" for name in left_over])
+    problems = misshaped + [f"{name} is missing" for name in missing] + [f"{name} is unexpected" for name in left_over]
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(f"{source.name} does not fit this model ({'; '.join(problems[:3])}{more}): "
@@ -421,14 +446,14 @@ def load(source: Source, variables, tokenizer: ElectraTokenizer, way_out: str = 
         wanted[name].assign(value)
     unused = sorted([name for name in tensors if name not in wanted] + source.unused)
     lines.insert(0, f"{len(values)} tensors of {source.name} loaded.")
-    for what, names in (("keep fresh values", fresh), ("have no place here and are not used", unused)):
+    for what, names in (("are newly initialised", fresh), ("are not used", unused)):
         if names:
             lines.append(f"{len(names)} tensors {what}: {_short_list(names)}.")
     return lines
 
 
 def _settle_generator_embeddings(tensors: Dict[str, np.ndarray], wanted) -> List[str]:
-    """Makes `tensors` have embeddings where `wanted` has them: shared ones once, own ones twice. Edits in place."""
+    """Gives `tensors` the embeddings that `wanted` has: shared, or one copy per network. Edits in place."""
     own = [name for name in tensors if name.startswith("generator/embeddings/")]
     differ = False
     for name in own:
@@ -442,25 +467,25 @@ def _settle_generator_embeddings(tensors: Dict[str, np.ndarray], wanted) -> List
                 shared = as_encoder(name)
                 if shared in tensors:
                     tensors[name] = tensors[shared]
-    return ["the generator's own embeddings differ from the discriminator's, which are used for both: "
-            "--noshare_embeddings keeps the two."] if differ else []
+    return ["the generator's embeddings differ from the discriminator's, which are used for both networks: "
+            "--noshare_embeddings keeps both."] if differ else []
 
 
 def _vocabulary_rows(source: Source, tensors, tokenizer) -> Tuple[Tuple[np.ndarray, np.ndarray], str]:
-    """Rows of our vocabulary, the rows of the source that go there, and a sentence where not all are matched."""
+    """Rows of our vocabulary, their rows in the source, and a sentence if not all are matched."""
     count = _vocabulary_size(tensors)
     if source.tokenizer is None or source.tokenizer.tokens == tokenizer.tokens:
         sizes = (tokenizer.vocab_size, configuration.round_up(tokenizer.vocab_size, 8))
         if source.tokenizer is None and count not in sizes:
-            raise UserError(f"{source.name} has {count} vocabulary rows and no vocab.txt beside it, "
+            raise UserError(f"{source.name} has {count} vocabulary rows and no vocab.txt beside it, but "
                             f"{tokenizer.vocab_file} has {tokenizer.vocab_size} tokens: put its vocab.txt there, so "
                             "that rows can be matched by token.")
         everything = np.arange(tokenizer.vocab_size)
         return (everything, everything), ""
     theirs = {token: row for row, token in enumerate(source.tokenizer.tokens) if row < count}
     pairs = np.array([(row, theirs[token]) for row, token in enumerate(tokenizer.tokens) if token in theirs])
-    return (pairs[:, 0], pairs[:, 1]), (f"{len(pairs)} of {tokenizer.vocab_size} vocabulary rows are those of the same "
-                                        "token there, the others are fresh.")
+    return (pairs[:, 0], pairs[:, 1]), (f"{len(pairs)} of {tokenizer.vocab_size} vocabulary rows are taken from the "
+                                        "weights by token; the others are newly initialised.")
 
 
 def _by(shape) -> str:
@@ -472,7 +497,7 @@ def _short_list(names: List[str]) -> str:
 
 
 def open_tokenizer(source: Source, vocab_file: Optional[str] = None, **casing) -> ElectraTokenizer:
-    """`vocab_file`, else the vocabulary beside the weights, with the casing of the weights' own where not given."""
+    """`vocab_file`, else the vocabulary beside the weights; casing not given here is that of the weights."""
     if source.tokenizer:
         own = {"do_lower_case": source.tokenizer.do_lower_case, "strip_accents": source.tokenizer.strip_accents}
         return ElectraTokenizer(vocab_file or source.tokenizer.vocab_file, **{**own, **casing})
@@ -481,12 +506,12 @@ def open_tokenizer(source: Source, vocab_file: Optional[str] = None, **casing) -
     return ElectraTokenizer(vocab_file, **casing)
 
 
-SQUAD_WAY_OUT = "its config.json describes another model, put its own there"
+SQUAD_WAY_OUT = "its config.json describes another model, put the right one there"
 
 
 def question_answering(source: Source, tokenizer: ElectraTokenizer, beam_size: Optional[int] = None,
                        compute_dtype=tf.float32) -> modeling.QuestionAnswering:
-    """A trained question-answering model: ours, the ancestor's, or an ElectraForQuestionAnswering.
+    """A trained question-answering model: this project's, NVIDIA's recipe's, or an ElectraForQuestionAnswering.
 
     Args: beam_size: of the joint head; None for the one it was trained with.
     Raises: UserError: there is no such head, or no configuration.
@@ -499,8 +524,8 @@ def question_answering(source: Source, tokenizer: ElectraTokenizer, beam_size: O
                         "--do_train), or name a fine-tuned model.")
     has_answerability = "answer_class/pooler_answer_class_dense_0/kernel" in source.tensors
     if source.tokenizer and source.tokenizer.tokens != tokenizer.tokens:
-        raise UserError(f"{tokenizer.vocab_file} is not the vocabulary that {source.name} was trained with: leave "
-                        "--vocab_file out.")
+        raise UserError(f"{tokenizer.vocab_file} is not the vocabulary that {source.name} was trained with: omit "
+                        "--vocab_file.")
     head = {"joint_head": joint_head, "version_2": has_answerability}
     saved = source.head or {}
     head.update({name: saved[name] for name in ("version_2", "beam_size", "answerability_from_gold") if name in saved})
@@ -510,20 +535,20 @@ def question_answering(source: Source, tokenizer: ElectraTokenizer, beam_size: O
     lacking = [variable.name.split(":")[0] for variable in model.trainable_variables
                if variable.name.split(":")[0] not in source.tensors]
     if lacking:
-        raise UserError(f"{source.name} lacks {lacking[0]} of its question-answering head: name a whole model.")
+        raise UserError(f"{source.name} lacks {lacking[0]} of its question-answering head: name a complete model.")
     load(source, model.trainable_variables, tokenizer, SQUAD_WAY_OUT)
     return model
 
 
 # --- Out ---
 
-# The class of transformers by kind of network; it has none for the joint head.
+# The class in transformers by kind of network; there is none for the joint head.
 ARCHITECTURES = {"discriminator": "ElectraForPreTraining", "generator": "ElectraForMaskedLM",
                  "question_answering": "ElectraForQuestionAnswering"}
 
 
 def huggingface_tensors(network: tf.Module) -> Dict[str, np.ndarray]:
-    """The weights of one network under Hugging Face's names, kernels transposed, vocabulary padding cut off."""
+    """The weights of one network with Hugging Face's names, kernels transposed, without vocabulary padding."""
     rows = {row.name: row for row in table(network.encoder.config.num_hidden_layers)}
     tensors = {as_encoder(variable.name.split(":")[0]): variable.numpy() for variable in network.variables}
     return {rows[name].torch[0]: np.ascontiguousarray(value.T if rows[name].transposed else value)
@@ -533,7 +558,7 @@ def huggingface_tensors(network: tf.Module) -> Dict[str, np.ndarray]:
 def save_folder(network: tf.Module, kind: str, tokenizer: ElectraTokenizer, folder: str, saved_model: bool = False):
     """Writes a Hugging Face folder; with `saved_model` also `<folder>/saved_model` for TensorFlow Serving.
 
-    The joint head has no class in transformers: its folder is for this project (`read`), and for serving.
+    transformers has no class for the joint head: its folder is for this project (`read`) and for serving.
 
     Args:
         network: a modeling.Network, or a modeling.QuestionAnswering.
@@ -542,7 +567,7 @@ def save_folder(network: tf.Module, kind: str, tokenizer: ElectraTokenizer, fold
     import safetensors.numpy
     os.makedirs(folder, exist_ok=True)
     safetensors.numpy.save_file(huggingface_tensors(network), os.path.join(folder, "model.safetensors"),
-                                metadata={"format": "pt"})  # transformers 4 refuses a file that does not say so
+                                metadata={"format": "pt"})  # transformers 4 refuses a file without it
     content = {**network.encoder.config.to_dict(), "pad_token_id": tokenizer.pad_id}
     if kind != "question_answering":
         content["architectures"] = [ARCHITECTURES[kind]]

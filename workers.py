@@ -1,8 +1,8 @@
-"""Several workers on one training: which one this process is, and what they exchange (Horovod).
+"""Data-parallel training with Horovod: ranks and collectives.
 
-Every worker runs the same program on its own device and its own part of the data; gradients are averaged, rank 0 writes
-files. Horovod is only imported where there is more than one worker. The launcher (mpirun, horovodrun, a scheduler) says
-who is who in OMPI_COMM_WORLD_* or HOROVOD_*.
+Each worker runs the same program on its own device and its own part of the data; gradients are averaged with an
+all-reduce, and rank 0 writes all files. Horovod is imported only if there is more than one worker. Ranks and sizes are
+read from the environment variables of the launcher (mpirun, horovodrun, a scheduler): OMPI_COMM_WORLD_* or HOROVOD_*.
 """
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from configuration import RunFailed, UserError, launched
 
 @dataclasses.dataclass(frozen=True)
 class Workers:
-    """`rank` of `size` processes, `local_rank` of `local_size` on this machine. By itself: one worker."""
+    """Ranks of this process among all workers and among those of its machine. The default is a single worker."""
 
     rank: int = 0
     size: int = 1
@@ -28,31 +28,31 @@ class Workers:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this worker writes files and talks."""
+        """Whether this is rank 0, which writes files and logs to the console."""
         return self.rank == 0
 
     def mean(self, tensors: Sequence[tf.Tensor]) -> List[tf.Tensor]:
-        """The workers' means of float32 tensors, in one exchange; inside a traced function or not."""
+        """Averages float32 tensors over the workers in one all-reduce; works in eager mode and in a tf.function."""
         return list(tensors)
 
     def broadcast(self, variables: Sequence[tf.Variable]):
-        """Gives every worker rank 0's values."""
+        """Assigns the values of rank 0 to the variables of all workers."""
 
     def from_chief(self, value: Any) -> Any:
-        """Rank 0's `value` (anything that pickles), at every worker. What others pass is ignored."""
+        """Broadcasts the `value` of rank 0 (any picklable object); the argument of other workers is ignored."""
         return value
 
     def gather(self, value: Any) -> List[Any]:
-        """Every worker's `value` (anything that pickles) in the order of ranks, at every worker."""
+        """All-gathers `value` (any picklable object): a list in order of rank, on every worker."""
         return [value]
 
     def any(self, flag: bool) -> bool:
-        """Whether any worker says so. Asked before every update, so it does not wait for the device."""
+        """Whether `flag` is true on any worker. Called before every update, so it does not wait for the device."""
         return flag
 
     @contextlib.contextmanager
     def chief_first(self):
-        """Rank 0 runs the block alone, then the others do, who find the files it wrote."""
+        """Runs the block on rank 0 first, then on the other workers, which find the files that rank 0 wrote."""
         if not self.is_chief:
             self.from_chief(None)
         yield
@@ -64,33 +64,39 @@ ALONE = Workers()
 
 
 class HorovodWorkers(Workers):
-    """Args: compression: none, fp16 or bf16, the type in which gradients travel."""
+    """The workers of a Horovod job.
+
+    Args:
+        horovod: the module horovod.tensorflow, initialised.
+        compression: none, fp16 or bf16, the data type of gradients in the all-reduce.
+    """
 
     def __init__(self, horovod, compression: str = "none"):
         super().__init__(horovod.rank(), horovod.size(), horovod.local_rank(), horovod.local_size())
         object.__setattr__(self, "_horovod", horovod)
-        object.__setattr__(self, "_travels_as", {"none": None, "fp16": tf.float16, "bf16": tf.bfloat16}[compression])
+        dtypes = {"none": None, "fp16": tf.float16, "bf16": tf.bfloat16}
+        object.__setattr__(self, "_compressed_dtype", dtypes[compression])
 
     def mean(self, tensors):
         tensors = list(tensors)
-        kinds, shapes = [tensor.dtype for tensor in tensors], [tensor.shape for tensor in tensors]
-        if self._travels_as:
-            tensors = [tf.cast(tensor, self._travels_as) for tensor in tensors]
+        dtypes, shapes = [tensor.dtype for tensor in tensors], [tensor.shape for tensor in tensors]
+        if self._compressed_dtype:
+            tensors = [tf.cast(tensor, self._compressed_dtype) for tensor in tensors]
         if getattr(self._horovod, "hccl_built", lambda: False)():
-            # Of the two exchanges habana-horovod has only the plain one on the card (and only that one in bfloat16):
-            # one vector, so that it is still one exchange.
+            # habana-horovod has no grouped all-reduce on the card, and supports bfloat16 only in the plain one:
+            # concatenating the tensors keeps it to one all-reduce.
             vector = self._horovod.allreduce(tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0),
                                              op=self._horovod.Average)
             parts = tf.split(vector, [shape.num_elements() for shape in shapes])
             means = [tf.reshape(part, shape) for part, shape in zip(parts, shapes)]
         else:
             means = self._horovod.grouped_allreduce(tensors, op=self._horovod.Average)
-        return [tf.cast(mean, kind) for mean, kind in zip(means, kinds)]
+        return [tf.cast(mean, dtype) for mean, dtype in zip(means, dtypes)]
 
     def broadcast(self, variables):
         self._horovod.broadcast_variables(variables, root_rank=0)
 
-    # What is pickled travels as bytes, which a Gaudi card has no type for.
+    # Pickled objects are sent as bytes, a data type that Gaudi cards do not support: these run on the CPU.
 
     def from_chief(self, value):
         with tf.device("CPU"):
@@ -105,71 +111,73 @@ class HorovodWorkers(Workers):
             return int(self._horovod.allreduce(tf.constant(int(flag)), op=self._horovod.Sum)) > 0
 
 
-def place(num_workers: int, own_cores: bool = False) -> Workers:
-    """This process among the others, as the launcher says. Call it before TensorFlow makes its threads.
+def place(num_workers: int, pin_cores: bool = False) -> Workers:
+    """Reads this worker's rank from the launcher's environment. Call it before TensorFlow starts its threads.
 
     Args:
-        num_workers: how many there should be; 0 takes what the launcher started.
-        own_cores: they compute on the processor: give each of this machine its share of the cores.
-    Raises: UserError: Horovod is missing, or the workers are not as many as asked for.
+        num_workers: the expected number of workers; 0 accepts the number that the launcher started.
+        pin_cores: for training on cpu: pin each worker of this machine to its own share of the cores.
+    Raises: UserError: Horovod is not installed, or the number of workers differs from num_workers.
     """
     started = launched("SIZE") or 1
     others = [name for name in ("SLURM_STEP_NUM_TASKS", "PMI_SIZE") if int(os.environ.get(name) or 1) > 1]
     if launched("SIZE") is None and others:
-        raise UserError(f"{others[0]}={os.environ[others[0]]} says that this process is one of several, which Horovod "
-                        "does not learn from that launcher: start them with mpirun, or one of them with --num_workers.")
+        raise UserError(f"{others[0]}={os.environ[others[0]]}: the launcher started several processes, but Horovod "
+                        "does not support it: use mpirun or horovodrun, or start one process with --num_workers.")
     if num_workers > 1 and started == 1:
-        raise UserError(f"--num_workers={num_workers}, but this process was started alone: give num_workers to "
-                        "scripts/electra.sh or scripts/electra_squad.sh, or start it under mpirun or horovodrun.")
+        raise UserError(f"--num_workers={num_workers}, but only one process was started: pass --num_workers to "
+                        "scripts/electra.sh or scripts/electra_squad.sh, or use mpirun or horovodrun.")
     if num_workers and started not in (1, num_workers):
-        raise UserError(f"--num_workers={num_workers}, but the launcher started {started} processes: give both the "
-                        "same number.")
+        raise UserError(f"--num_workers={num_workers}, but the launcher started {started} processes: use the same "
+                        "number for both.")
     if started == 1:
         return ALONE
     if importlib.util.find_spec("horovod") is None:
-        raise UserError(f"{started} workers need Horovod, which is not installed: run "
+        raise UserError(f"Horovod is not installed, and training with {started} workers requires it: run "
                         "'bash scripts/install_horovod.sh', or use one worker.")
     placed = Workers(launched("RANK") or 0, started, launched("LOCAL_RANK") or 0, launched("LOCAL_SIZE") or 1)
-    if own_cores:
-        # Horovod's thread looks for work every millisecond by default, on the core that computes: that took a seventh
-        # of it (`small`, two workers of one core: 12.5 sequences/s, 14.9 with 5 ms).
+    if pin_cores:
+        # By default Horovod's background thread wakes up every millisecond, on a core that also computes. 5 ms is
+        # faster (`small`, two workers with one core each: 14.9 instead of 12.5 sequences/s).
         os.environ.setdefault("HOROVOD_CYCLE_TIME", "5")
         if hasattr(os, "sched_setaffinity"):
-            take_own_cores(placed.local_rank, placed.local_size)
+            pin_to_cores(placed.local_rank, placed.local_size)
     return placed
 
 
 def join(placed: Workers, compression: str = "none") -> Workers:
-    """Joins the others through Horovod; call it after the device is open.
+    """Initialises Horovod; call it after the device is open.
 
-    Args: compression: see `HorovodWorkers`.
-    Raises: UserError: Horovod was built for something else, counts others than the launcher, or lacks the type.
+    Args:
+        placed: the result of `place`.
+        compression: see `HorovodWorkers`.
+    Raises: UserError: Horovod cannot be loaded, has another size than the launcher, or does not support the data type.
     """
     if placed.size == 1:
         return placed
     try:
         import horovod.tensorflow as horovod
         horovod.init()
-    except Exception as error:  # ImportError, or what its libraries raise when built for another TensorFlow
+    except Exception as error:  # ImportError, or another error of its libraries if built for another TensorFlow
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"Horovod does not load with TensorFlow {tf.__version__} ({reason}): build it again with "
+        raise UserError(f"Horovod could not be loaded with TensorFlow {tf.__version__} ({reason}): rebuild it with "
                         "'bash scripts/install_horovod.sh'.") from error
     if horovod.size() != placed.size:
-        why = "" if horovod.mpi_built() else " (it is built without MPI and cannot join what mpirun starts)"
-        raise UserError(f"the launcher started {placed.size} processes, but Horovod counts {horovod.size()}{why}: use "
-                        "horovodrun --gloo, or build Horovod with MPI.")
+        why = "" if horovod.mpi_built() else " (it was built without MPI and does not work with mpirun)"
+        raise UserError(f"the launcher started {placed.size} processes, but Horovod's size is {horovod.size()}{why}: "
+                        "use horovodrun --gloo, or build Horovod with MPI.")
     workers = HorovodWorkers(horovod, compression)
     if compression != "none":
         try:
             workers.mean([tf.zeros([1])])
         except (TypeError, tf.errors.OpError) as error:
-            raise UserError(f"--gradient_compression={compression}: this Horovod cannot exchange that type; choose "
+            raise UserError(f"--gradient_compression={compression} is not supported by the installed Horovod: choose "
                             f"{'fp16 or none' if compression == 'bf16' else 'none'}.") from error
     return workers
 
 
-def take_own_cores(local_rank: int, local_size: int):
-    """Keeps this process on its share of the cores, unless the launcher has bound it already or there are too few."""
+def pin_to_cores(local_rank: int, local_size: int):
+    """Pins this process to its share of the CPU cores, unless the launcher did so or there are too few cores."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) == os.cpu_count() and len(cores) >= local_size:
         bounds = [rank * len(cores) // local_size for rank in (local_rank, local_rank + 1)]
@@ -177,13 +185,13 @@ def take_own_cores(local_rank: int, local_size: int):
 
 
 @contextlib.contextmanager
-def lost_workers_told():
-    """Turns what Horovod raises when another worker is gone into one sentence."""
+def catch_lost_workers():
+    """Turns the error that Horovod raises when another worker exits into a RunFailed."""
     try:
         yield
     except Exception as error:
         if type(error).__name__ != "HorovodInternalError" and not (
                 isinstance(error, tf.errors.OpError) and "Horovod" in str(error)):
             raise
-        raise RunFailed("another worker has ended, so this one ends too; the reason is in that worker's output. The "
-                        "checkpoints are whole: resume from the last one.") from error
+        raise RunFailed("another worker exited; stopping. That worker's output gives the reason. Saved checkpoints are "
+                        "intact: resume from the latest one.") from error

@@ -1,62 +1,61 @@
 #!/usr/bin/env python3
-"""Makes sample data: a corpus of an invented world, a vocabulary, and questions in the SQuAD formats.
+"""Makes sample data: a corpus about an invented world, a vocabulary, and questions in the SQuAD formats.
 
     python data/make_sample_data.py --output_dir=data/sample/demo --size=demo --seed=1
     python data/make_sample_data.py --output_dir=data/sample/20mb --size=20
 
-Writes to <output_dir>, which appears when everything is done and not before:
+Writes to <output_dir>, which appears when everything is complete and not before:
     corpus/part-*.txt         one sentence a line, an empty line after each document
     vocab.txt                 WordPiece, lower-cased; [PAD] [UNK] [CLS] [SEP] [MASK] are ids 0 to 4
     squad/{train,dev}-v1.1.json, squad/{train,dev}-v2.0.json
-    manifest.json             seed, size, counts, and what simple guessers score at masked positions
+    manifest.json             seed, size, counts, and the accuracy of simple guessers at masked positions
 
-The same size and seed give the same bytes, given the same version of the `tokenizers` library (it trains the
-vocabulary). No network is used. The world and its language are in sample_world.py.
+The same size and seed give the same bytes, with the same version of the `tokenizers` library (it trains the
+vocabulary). No network is used. Files beside this one:
+    world/                    the lists and sentences that the texts are made of, to read and edit
+    sample_templates.py       the template language of those sentences
+    sample_world.py           provinces: their names and facts
+    sample_documents.py       what documents say about them
+    sample_guessers.py        the guessers: unigram, bigram, and an oracle that knows the grammar
 
-Questions ask about registers: documents that state the same few facts of five to seven people, towns, rivers, ships
-or works. Several values of the right type stand in each context, so the question decides; values are drawn at random,
-so the context decides. With --passages=gazetteers they ask about documents on three to six things of different kinds,
-where what is asked decides more often than the name: a two-layer model learns to read these in minutes, while telling
-names apart takes it far longer. The corpus then holds many of them, most with questions and answers.
+Questions are about registers: documents that state the same few facts about five to seven people, towns, rivers, ships
+or works. Each context holds several values of the right type, so a model has to read the question; values are drawn at
+random, so it has to read the context. With --passages=gazetteers they are about documents on three to six things of
+different kinds, where the type of the fact decides more often than the name: a two-layer model learns to read these in
+minutes, while telling names apart takes it far longer. The corpus then contains many gazetteers, most with questions
+and answers.
 
-Every tenth province is held out: dev questions come from these alone, and their names are made of words that no other
-province can have. SQuAD 2.0 is 1.1 plus questions on facts that the passage leaves out of one entity and states of
-others (of a gazetteer: while another value of that sort stands there), worded as questions of the same file that have
-an answer.
-
-Guessers. The score is the accuracy of the best single guess for one masked WordPiece. Unigram guesses the most frequent
-piece, bigram the most frequent follower of the piece before; both are counted on nine documents in ten, in the first
-8 MB, and all three are scored on the tenth document. The oracle knows the grammar, the province and every draw
-but the masked one. It is an upper bound: a piece counts as certain (1.0) unless it belongs to a single word drawn from
-a list; then it counts as the share of its likeliest value among the words of that list that agree with the other
-pieces of the word, and with "a" or "an" before it. Values (names, years, numbers, trades) whose word shows again in
-the document are certain, and a year is taken as known to 20 years, a quantity to 20% or 10.
+Every tenth province is held out: all dev questions are about these, and their names are made of words that no other
+province can have. SQuAD 2.0 is 1.1 plus questions without an answer: about facts that the passage states of other
+entities but not of this one (in a gazetteer: while it contains another value of that type). They are worded like
+answerable questions of the same file.
 """
 from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import hashlib
 import json
 import math
 import os
 import random
 import re
-import shutil
 import signal
 import string
 import sys
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-import numpy as np
 import tokenizers
 import tqdm
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(HERE), HERE]
 
-import sample_world  # noqa: E402  (found through the line above)
+import sample_guessers  # noqa: E402  (found through the line above)
+from sample_documents import REGISTERS, Document, DocumentWriter, Passage  # noqa: E402
+from sample_guessers import GUESSER_BYTES, SCORED_EVERY  # noqa: E402
+from sample_templates import MARKS, capitalized  # noqa: E402
+from sample_world import SLOT_POOLS, Province  # noqa: E402
 
 import configuration  # noqa: E402
 import files  # noqa: E402
@@ -67,30 +66,27 @@ MEGABYTE = 1_000_000
 DEMO_MEGABYTES = 4
 SHARD_BYTES = 8 * MEGABYTE      # and at least MIN_SHARDS files
 MIN_SHARDS = 4
-PROVINCE_BYTES = 75_000         # roughly; used for pacing the questions only
+PROVINCE_BYTES = 75_000         # roughly; only used to pace the questions
 HELD_OUT_EVERY = 10
 QUESTIONS_PER_PASSAGE = {"registers": 4, "gazetteers": 8}
-GAZETTEERS = 60                 # of a province, with --passages=gazetteers
-GUESSER_BYTES = 8 * MEGABYTE    # guessers look at no more than this
-SCORED_EVERY = 10
-MARKS = re.compile(f"([{chr(sample_world.MARK)}-{chr(sample_world.MARK + sample_world.MAX_MARKS - 1)}])")
+GAZETTEERS = 60                 # per province, with --passages=gazetteers
 UNITS = "miles|crowns|people|sailors"
 SQUAD_FILES = ("train-v1.1.json", "dev-v1.1.json", "train-v2.0.json", "dev-v2.0.json")
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleDataConfig:
-    output_dir: Optional[str] = option(None, "folder to make, e.g. data/sample/demo")
+    output_dir: Optional[str] = option(None, "folder to create, e.g. data/sample/demo")
     size: str = option("demo", "'demo' (4 MB, few questions) or the corpus in megabytes, 0.2 to 2000, e.g. 20")
     seed: int = option(1, "seed of the world and its texts", minimum=0, maximum=2**31 - 1)
-    passages: str = option("registers", "what is asked about: registers (several things of one kind) or gazetteers "
-                           "(things of different kinds)", choices=("registers", "gazetteers"))
-    overwrite: bool = option(False, "replace what an earlier run of this command left in --output_dir")
+    passages: str = option("registers", "what the questions are about: registers (several things of one kind) or "
+                           "gazetteers (things of different kinds)", choices=("registers", "gazetteers"))
+    overwrite: bool = option(False, "replace the sample data in --output_dir")
 
     def __post_init__(self):
         configuration.check_options(self)
         if not self.output_dir:
-            raise UserError("--output_dir is missing: name the folder to make, e.g. data/sample/demo.")
+            raise UserError("--output_dir is missing: give a folder, e.g. data/sample/demo.")
         try:
             valid = self.size == "demo" or 0.2 <= float(self.size) <= 2000
         except ValueError:
@@ -104,8 +100,8 @@ class SampleDataConfig:
 
     @property
     def num_questions(self) -> Dict[str, int]:
-        """Answerable questions of each split: 75 per MB for the demo, else 150 (of gazetteers 400), and at most 20,000
-        (24,000); a tenth for dev. Of gazetteers a few less, since short ones have fewer facts."""
+        """Answerable questions of each split: 75 per MB for the demo, else 150 (gazetteers: 400), at most 20,000
+        (24,000); a tenth for dev. Gazetteers may give a few less, since short ones have fewer facts."""
         if self.size == "demo":
             return {"train": 300, "dev": 60}
         per_megabyte, most = (150, 20_000) if self.passages == "registers" else (400, 24_000)
@@ -120,21 +116,21 @@ class SampleDataConfig:
 # --- Corpus ---
 
 class Corpus(NamedTuple):
-    """What is kept of a corpus once it is on disk."""
+    """What is kept in memory of a corpus that has been written."""
 
     counts: Dict[str, int]
     contexts: Dict[str, List[Context]]           # by split
-    scored: List[sample_world.Document]          # marked documents, for the guessers
+    scored: List[Document]                       # marked documents, for the guessers
 
 
 class Context(NamedTuple):
     title: str
     text: str
-    passage: sample_world.Passage
+    passage: Passage
 
 
 def write_corpus(config: SampleDataConfig, folder: str) -> Corpus:
-    """Writes corpus/part-*.txt until the size is reached, and picks the passages to ask about on the way."""
+    """Writes corpus/part-*.txt up to the configured size, and picks the passages for questions on the way."""
     os.mkdir(os.path.join(folder, "corpus"))
     total = round(config.megabytes * MEGABYTE)
     shard_bytes = total / max(MIN_SHARDS, math.ceil(total / SHARD_BYTES))
@@ -171,8 +167,8 @@ def write_corpus(config: SampleDataConfig, folder: str) -> Corpus:
     return Corpus(counts, {split: picker.contexts for split, picker in pick.items()}, scored)
 
 
-def _documents(config: SampleDataConfig, counts) -> Iterator[Tuple[bool, str, sample_world.Document]]:
-    """Documents of one province after another without end; every tenth one of the first megabytes is marked."""
+def _documents(config: SampleDataConfig, counts) -> Iterator[Tuple[bool, str, Document]]:
+    """Endlessly yields (held out, province, document); every tenth document of the first megabytes is marked."""
     def marked():
         return counts["documents"] % SCORED_EVERY == SCORED_EVERY - 1 and counts["bytes"] < GUESSER_BYTES
 
@@ -180,14 +176,15 @@ def _documents(config: SampleDataConfig, counts) -> Iterator[Tuple[bool, str, sa
         index = counts["provinces"]
         held_out = index % HELD_OUT_EVERY == 1
         counts.update(provinces=1, held_out_provinces=int(held_out))
-        province = sample_world.Province(config.seed, index, held_out, long_registers=config.megabytes >= 10,
-                                         gazetteers=GAZETTEERS if config.passages == "gazetteers" else 0)
-        for document in province.documents(marked):
+        province = Province(config.seed, index, held_out)
+        writer = DocumentWriter(province, long_registers=config.megabytes >= 10,
+                                gazetteers=GAZETTEERS if config.passages == "gazetteers" else 0)
+        for document in writer.documents(marked):
             yield held_out, province.name, document
 
 
 class PassagePicker:
-    """Takes passages at an even pace, so that questions come from the whole corpus."""
+    """Picks passages at an even pace, so that questions come from the whole corpus."""
 
     def __init__(self, num_questions: int, each: int, total_bytes: int, ahead_bytes: int):
         self.num_questions, self.each = num_questions, each
@@ -200,19 +197,19 @@ class PassagePicker:
             self.contexts.append(context)
 
 
-def plain_document(document: sample_world.Document) -> sample_world.Document:
+def plain_document(document: Document) -> Document:
     """The same document without marks."""
     passage = document.passage
     if passage:
         passage = passage._replace(opening=MARKS.sub("", passage.opening),
                                    rows=[row._replace(text=MARKS.sub("", row.text)) for row in passage.rows])
-    return sample_world.Document([MARKS.sub("", sentence) for sentence in document.sentences], [], passage)
+    return Document([MARKS.sub("", sentence) for sentence in document.sentences], [], passage)
 
 
 # --- Questions ---
 
 class Question(NamedTuple):
-    """`span` is the answer's place in the context, of a question without answer a plausible one's."""
+    """`span` is the position of the answer in the context; without an answer, that of a plausible one."""
 
     context: Context
     kind: str  # of REGISTERS
@@ -222,7 +219,7 @@ class Question(NamedTuple):
 
 
 def ask(contexts: List[Context], num_answerable: int, each: int, rng: random.Random) -> Tuple[List[dict], List[dict]]:
-    """Articles of SQuAD 1.1 and of 2.0 on `contexts`, up to `each` questions on one.
+    """Articles of SQuAD 1.1 and of 2.0 about `contexts`, up to `each` answerable questions about one.
 
     2.0 adds a third of `num_answerable` without an answer.
     """
@@ -236,7 +233,7 @@ def ask(contexts: List[Context], num_answerable: int, each: int, rng: random.Ran
     used = collections.defaultdict(list)
     for question, wording, _ in entries:
         used[question.kind, question.fact].append(wording)
-    # As many of each fact as its share of the answerable ones, so that a fact's name says nothing.
+    # In proportion to the answerable ones about each fact, so that the fact does not give the answer away.
     rng.shuffle(impossible)
     wanted = {key: math.ceil(len(wordings) / 3) + 1 for key, wordings in used.items()}
     chosen = []
@@ -250,9 +247,9 @@ def ask(contexts: List[Context], num_answerable: int, each: int, rng: random.Ran
 
 
 def possible_questions(context: Context) -> Tuple[List[Question], List[Question]]:
-    """Every stated fact of a context with the place of its value, and every fact left out that others have.
+    """Questions about every stated fact of a context, and about every fact left out that is stated of others.
 
-    Of a register three others must have it; of a gazetteer one value of its sort must stand there.
+    In a register it must be stated of three others; a gazetteer must contain one value of the same type.
     """
     stated, unstated, start = [], [], len(context.passage.opening) + 1 if context.passage.opening else 0
     for row in context.passage.rows:
@@ -265,29 +262,28 @@ def possible_questions(context: Context) -> Tuple[List[Question], List[Question]
     mixed = len({row.kind for row in context.passage.rows}) > 1
     rivals = collections.defaultdict(list)
 
-    def sort(fact):
-        return sample_world.SLOT_POOLS.get(fact, fact) if mixed else fact
+    def value_type(fact):
+        return SLOT_POOLS.get(fact, fact) if mixed else fact
 
     for question in stated:
-        rivals[sort(question.fact)].append(question.span)
+        rivals[value_type(question.fact)].append(question.span)
     for position, row in enumerate(context.passage.rows):
         for fact in row.unstated:
-            # "Ada married Bo" in Ada's row also answers whom Bo married.
+            # "Ada married Bo" in Ada's row also says whom Bo married.
             named = any(row.entity == other.stated.get("spouse") for other in context.passage.rows)
-            others = rivals[sort(fact)]
+            others = rivals[value_type(fact)]
             if len(others) >= (1 if mixed else 3) and not (fact == "spouse" and named):
                 unstated.append(Question(context, row.kind, fact, row.entity, others[position % len(others)]))
     return stated, unstated
 
 
 def _wordings(question: Question) -> Tuple[str, ...]:
-    return sample_world.REGISTERS[question.kind].facts[question.fact].questions
+    return REGISTERS[question.kind].facts[question.fact].questions
 
 
 def _entry(question: Question, wording: str, impossible: bool = False) -> Tuple[str, dict]:
-    """The wording, and a question of SQuAD 2.0 (1.1 lacks the keys `is_impossible` and `plausible_answers`)."""
-    text = wording.format(it=question.entity)
-    text = text[0].upper() + text[1:]
+    """The wording, and the SQuAD 2.0 entry (1.1 lacks the keys `is_impossible` and `plausible_answers`)."""
+    text = capitalized(wording.format(it=question.entity))
     context = question.context.text
     answers = [dict(text=context[start:end], answer_start=start)
                for start, end in ([question.span] if impossible else accepted_spans(context, *question.span))]
@@ -297,7 +293,7 @@ def _entry(question: Question, wording: str, impossible: bool = False) -> Tuple[
 
 
 def accepted_spans(context: str, start: int, end: int) -> List[Tuple[int, int]]:
-    """The value's span, and where the text has them the value with its article or with its unit."""
+    """The span of the value, and of the value with its article or its unit if the text has them."""
     spans = [(start, end)]
     article = re.search(r"\b[Aa]n? $", context[:start])
     if article:
@@ -309,7 +305,7 @@ def accepted_spans(context: str, start: int, end: int) -> List[Tuple[int, int]]:
 
 
 def _articles(contexts: List[Context], entries, version_2: bool) -> List[dict]:
-    """SQuAD's `data`: an article a province, a paragraph a context that is asked about."""
+    """SQuAD's `data`: an article per province, a paragraph per context that has questions."""
     by_context = collections.defaultdict(list)
     for question, _, entry in entries:
         entry = entry if version_2 else {key: entry[key] for key in ("id", "question", "answers")}
@@ -322,7 +318,7 @@ def _articles(contexts: List[Context], entries, version_2: bool) -> List[dict]:
 
 
 def write_squad(config: SampleDataConfig, contexts: Dict[str, List[Context]], folder: str) -> Dict[str, int]:
-    """Writes the four files; train accepts one answer, dev all. Returns questions per file."""
+    """Writes the four files; train lists one answer per question, dev all accepted ones. Returns questions per file."""
     os.mkdir(os.path.join(folder, "squad"))
     counts = {}
     for split in ("train", "dev"):
@@ -334,9 +330,9 @@ def write_squad(config: SampleDataConfig, contexts: Dict[str, List[Context]], fo
                 for qa in questions:
                     qa["answers"] = qa["answers"][:1]
             name = f"{split}-v{version}.json"
-            file_version = version if version == "1.1" else "v2.0"  # as the official files have it
+            file_version = version if version == "1.1" else "v2.0"  # as in the official files
             files.write_text(os.path.join(folder, "squad", name),
-                                     json.dumps(dict(version=file_version, data=articles)) + "\n")
+                             json.dumps(dict(version=file_version, data=articles)) + "\n")
             counts[name] = len(questions)
     return counts
 
@@ -344,10 +340,10 @@ def write_squad(config: SampleDataConfig, contexts: Dict[str, List[Context]], fo
 # --- Vocabulary ---
 
 def train_vocabulary(corpus_dir: str, vocab_size: int) -> List[str]:
-    """Trains a WordPiece vocabulary on every file of the corpus; tokens in id order.
+    """Trains a WordPiece vocabulary on all files of the corpus and returns the tokens in id order.
 
-    The library numbers continuation characters (`##a`) in the order of a hash table and breaks ties between merges by
-    number. Naming them beside the special tokens fixes their numbers, and so the vocabulary.
+    The library numbers continuation characters (`##a`) in hash-table order and breaks ties between merges by number.
+    Listing them with the special tokens fixes their numbers, and thus the vocabulary.
     """
     backend = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     backend.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
@@ -359,119 +355,18 @@ def train_vocabulary(corpus_dir: str, vocab_size: int) -> List[str]:
     return sorted(backend.get_vocab(), key=backend.get_vocab().get)
 
 
-# --- Guessers ---
-
-def score_guessers(corpus_dir: str, scored: List[sample_world.Document], tokenizer: ElectraTokenizer) -> dict:
-    """Accuracy of the unigram, bigram and oracle guessers at the pieces of the `scored` documents."""
-    size, start = tokenizer.vocab_size, tokenizer.vocab_size  # `start` stands before a document's first piece
-    counted = [np.array([start, *ids]) for ids in tokenizer.encode_batch(list(_counted_documents(corpus_dir)))]
-    unigrams = np.bincount(np.concatenate([ids[1:] for ids in counted]), minlength=size)
-    pairs, pair_counts = np.unique(np.concatenate([ids[:-1] * size + ids[1:] for ids in counted]), return_counts=True)
-    order = np.lexsort((-pairs, pair_counts))  # the most frequent last; of equals the lowest id
-    follower = np.full(size + 1, unigrams.argmax())
-    follower[pairs[order] // size] = pairs[order] % size  # later assignments win
-
-    hits, oracle, total = collections.Counter(), 0.0, 0
-    for document in scored:
-        ids, chances = oracle_chances(document, tokenizer)
-        before = np.array([start, *ids[:-1]])
-        hits.update(unigram=int((ids == unigrams.argmax()).sum()), bigram=int((ids == follower[before]).sum()))
-        oracle += float(chances.sum())
-        total += len(ids)
-    return dict(scored_pieces=total, unigram=round(hits["unigram"] / total, 4), bigram=round(hits["bigram"] / total, 4),
-                oracle=round(oracle / total, 4))
-
-
-def _counted_documents(corpus_dir: str) -> Iterator[str]:
-    """Documents of the first megabytes as one line each, without those that are scored."""
-    index = size = 0
-    for name in sorted(os.listdir(corpus_dir)):
-        with open(os.path.join(corpus_dir, name), encoding="utf-8") as file:
-            lines: List[str] = []
-            for line in file:
-                if line != "\n":
-                    lines.append(line.rstrip("\n"))
-                    continue
-                if size >= GUESSER_BYTES:
-                    return
-                if index % SCORED_EVERY != SCORED_EVERY - 1:
-                    yield " ".join(lines)
-                index, size, lines = index + 1, size + sum(map(len, lines)), []
-
-
-def oracle_chances(document: sample_world.Document, tokenizer: ElectraTokenizer) -> Tuple[np.ndarray, np.ndarray]:
-    """Ids of a marked document's pieces, and for each the chance that the oracle's guess is right."""
-    text, *rest = MARKS.split(" ".join(document.sentences))
-    draws = {}
-    for mark, piece in zip(rest[::2], rest[1::2]):
-        draws[len(text)] = document.draws[ord(mark) - sample_world.MARK]
-        text += piece
-    occurrences = collections.Counter(re.findall(r"\w+", text.lower()))
-    encoding = tokenizer.backend.encode(text, add_special_tokens=False)
-    words = collections.defaultdict(list)
-    for position, word in enumerate(encoding.word_ids):
-        words[word].append(position)
-    ids, offsets = encoding.ids, encoding.offsets  # properties that make a list at every call
-    chances = np.ones(len(ids))
-    for positions in words.values():
-        start, end = offsets[positions[0]][0], offsets[positions[-1]][1]
-        draw, shown = draws.get(start), text[start:end].lower()
-        stem = draw.word.lower() if draw else ""
-        if not draw or not shown.startswith(stem):
-            continue
-        if draw.is_value and occurrences[stem] + occurrences[stem + "s"] > 1:
-            continue
-        article = re.search(r"\b(an?) $", text[max(0, start - 3):start].lower())
-        rivals = _rivals(tokenizer, draw.pool, shown[len(stem):], article and article.group(1))
-        pieces = tuple(ids[position] for position in positions)
-        for place, position in enumerate(positions):
-            chances[position] = rivals.get((place, pieces[:place], pieces[place + 1:]), 1.0)
-    return np.array(ids), chances
-
-
-@functools.lru_cache(maxsize=None)
-def _rivals(tokenizer: ElectraTokenizer, pool: Sequence, suffix: str, article: Optional[str]) -> dict:
-    """{(place, pieces before, pieces after): share of the likeliest piece there}, over the words of `pool`."""
-    found = collections.defaultdict(collections.Counter)
-    for word in pool:
-        word = str(word).lower() + suffix
-        if article and article != ("an" if re.match("[aeiou]|honest", word) else "a"):
-            continue
-        pieces = _pieces(tokenizer, word)
-        for place, piece in enumerate(pieces):
-            found[place, pieces[:place], pieces[place + 1:]][piece] += 1
-    return {key: max(counts.values()) / sum(counts.values()) for key, counts in found.items()}
-
-
-@functools.lru_cache(maxsize=None)
-def _pieces(tokenizer: ElectraTokenizer, word: str) -> Tuple[int, ...]:
-    return tuple(tokenizer.encode(word).ids)
-
-
 # --- The command ---
 
 def make_sample_data(config: SampleDataConfig) -> dict:
-    """Makes the folder and returns its manifest. Raises: UserError: the folder is in use by something else."""
-    output_dir = os.path.abspath(config.output_dir)
-    refuse_foreign_folder(output_dir, config.overwrite)
-    temporary = f"{output_dir}.tmp{os.getpid()}"
+    """Creates the folder and returns its manifest. Raises: UserError: the folder cannot be created or replaced."""
     try:
-        os.makedirs(temporary)
+        files.remove_leftovers(config.output_dir)
+        refuse_foreign_folder(config.output_dir, config.overwrite)
+        with files.new_folder(config.output_dir, replace=config.overwrite) as folder:
+            return _build(config, folder)
     except OSError as error:
-        raise UserError(f"{temporary} cannot be made ({error.strerror}): choose another --output_dir.") from error
-    try:
-        manifest = _build(config, temporary)
-        if os.path.isdir(output_dir):
-            old = f"{output_dir}.old{os.getpid()}"
-            os.rename(output_dir, old)
-            os.rename(temporary, output_dir)
-            shutil.rmtree(old)
-        else:
-            os.rename(temporary, output_dir)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return manifest
+        raise UserError(f"--output_dir={config.output_dir} could not be written ({error.strerror or error}): choose "
+                        "another folder.") from error
 
 
 def _build(config: SampleDataConfig, folder: str) -> dict:
@@ -480,32 +375,30 @@ def _build(config: SampleDataConfig, folder: str) -> dict:
     questions = write_squad(config, corpus.contexts, folder)
     tokens = train_vocabulary(corpus_dir, config.vocab_size)
     files.write_text(vocab_file, "".join(token + "\n" for token in tokens))
-    guessers = score_guessers(corpus_dir, corpus.scored, ElectraTokenizer(vocab_file))
-    _rivals.cache_clear()
-    _pieces.cache_clear()
+    guessers = sample_guessers.score_guessers(corpus_dir, corpus.scored, ElectraTokenizer(vocab_file))
     manifest = dict(made_by="data/make_sample_data.py", size=config.size, seed=config.seed, passages=config.passages,
-                    corpus=dict(corpus.counts),
-                    vocab_size=len(tokens), tokenizers_version=tokenizers.__version__, squad_questions=questions,
-                    masked_piece_accuracy=guessers)
+                    corpus=dict(corpus.counts), vocab_size=len(tokens), tokenizers_version=tokenizers.__version__,
+                    squad_questions=questions, masked_piece_accuracy=guessers)
     files.write_json(os.path.join(folder, "manifest.json"), manifest)
     return manifest
 
 
 def refuse_foreign_folder(folder: str, overwrite: bool):
-    """Raises UserError unless `folder` is absent or empty, or holds sample data only and may be overwritten."""
+    """Raises: UserError: `folder` exists, is not empty, and may not be overwritten or contains other files."""
     if not os.path.lexists(folder):
         return
     if not os.path.isdir(folder) or os.path.islink(folder):
-        raise UserError(f"{folder} exists and is not a folder of its own: choose another --output_dir.")
+        raise UserError(f"--output_dir={folder} is a file or a symbolic link, not a directory: choose another folder.")
     ours = re.compile(r"corpus/part-\d{4,}\.txt|squad/(?:" + "|".join(map(re.escape, SQUAD_FILES))
                       + r")|vocab\.txt|manifest\.json")
-    files = sorted(os.path.relpath(os.path.join(path, name), folder)
+    found = sorted(os.path.relpath(os.path.join(path, name), folder)
                    for path, _, names in os.walk(folder) for name in names)
-    foreign = [name for name in files if not ours.fullmatch(name)]
+    foreign = [name for name in found if not ours.fullmatch(name)]
     if foreign:
-        raise UserError(f"{folder} holds {foreign[0]}, which this command does not make: choose another --output_dir.")
+        raise UserError(f"--output_dir={folder} contains {foreign[0]}, which this command did not write: "
+                        "choose another folder.")
     if os.listdir(folder) and not overwrite:
-        raise UserError(f"{folder} is not empty: choose another --output_dir, or replace its sample data with "
+        raise UserError(f"--output_dir={folder} is not empty: choose another folder, or replace the sample data with "
                         "--overwrite.")
 
 
@@ -525,7 +418,8 @@ def main(argv) -> int:
     config = configuration.parse(SampleDataConfig, argv, __doc__)
 
     def stop(*_):
-        raise configuration.Interrupted("stopped before it was done, and nothing was kept: run the same command again.")
+        raise configuration.Interrupted("stopped before the sample data was complete, and nothing was kept: run the "
+                                        "command again.")
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)

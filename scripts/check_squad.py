@@ -29,7 +29,6 @@ import files  # noqa: E402
 import modeling  # noqa: E402
 import optimization  # noqa: E402
 import pretrain_utils  # noqa: E402
-import run_tf_squad  # noqa: E402
 import squad_utils  # noqa: E402
 import weights  # noqa: E402
 from configuration import option  # noqa: E402
@@ -67,9 +66,9 @@ def main(argv) -> int:
     train = features["train"]
     model = modeling.QuestionAnswering(encoder, joint_head=False, seed=1)
     weights.load(source, model.trainable_variables, source.tokenizer)
-    batches = run_tf_squad.plan_batches(train.lengths, [config.max_seq_length], config.batch_size,
+    batches = squad_utils.plan_batches(train.lengths, [config.max_seq_length], config.batch_size,
                                         pretrain_utils.permutation([1], len(train.lengths)))
-    feeds = [run_tf_squad.feed(train, batch, config.batch_size, labels=True) for batch in batches]
+    feeds = [squad_utils.feed(train, batch, config.batch_size, labels=True) for batch in batches]
     warmup = len(batches) // 10
     arrays = {name: np.stack([feed[name].numpy() for feed in feeds]) for name in feeds[0]}
     np.savez(os.path.join(folder, "batches.npz"), real=[len(batch.rows) for batch in batches],
@@ -91,7 +90,7 @@ def main(argv) -> int:
         step([(feed, seeds)])
         losses.append(step.read_metrics()["loss"])
     answers = tf.function(model.answers, autograph=False)
-    found = [answers(run_tf_squad.feed(dev, run_tf_squad.Batch(config.max_seq_length, rows), 16)) for rows in
+    found = [answers(squad_utils.feed(dev, squad_utils.Batch(config.max_seq_length, rows), 16)) for rows in
              np.array_split(np.arange(len(dev.lengths)), -(-len(dev.lengths) // 16))]
     sizes = [len(rows) for rows in np.array_split(np.arange(len(dev.lengths)), len(found))]
     ours = {name: np.concatenate([piece[name][:size].numpy() for piece, size in zip(found, sizes)])

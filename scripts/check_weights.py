@@ -49,7 +49,7 @@ WORDS = [*tokenization.SPECIAL_TOKENS,
 class CheckConfig:
     work_dir: Optional[str] = option(None, "folder for the environments and models")
     encoder: Optional[str] = option(None, "folder of a real encoder whose hidden states are compared too")
-    regenerate: bool = option(False, "write tests/data/transformers_tiny anew and stop")
+    regenerate: bool = option(False, "regenerate tests/data/transformers_tiny and stop")
 
     def __post_init__(self):
         if not self.work_dir:

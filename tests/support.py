@@ -123,6 +123,16 @@ class StopAfter:
 PRETRAINING_VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(56))]  # 61 tokens
 
 
+def write_records(path, records, compression="") -> str:
+    """Writes a TFRecord file with TensorFlow's writer, and its folder. compression: "" or "GZIP"."""
+    import tensorflow as tf
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path), compression) as file:
+        for record in records:
+            file.write(record)
+    return str(path)
+
+
 def write_shards(folder, length, records=90, shards=3, seed=0, features=()):
     """Records with a pattern to learn: each token is often followed by its successor."""
     import tensorflow as tf

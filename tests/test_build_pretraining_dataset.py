@@ -1,5 +1,5 @@
-"""The dataset builder: records against a slow reference of its rule, the same bytes for any number of processes, what
-it refuses, and how it ends when a worker dies or it is told to stop.
+"""build_pretraining_dataset.py: records against a slow reference of its rules, the same bytes for any number of
+processes, what it refuses, and how it ends when a worker dies or a signal arrives.
 """
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ import numpy as np
 import pytest
 
 import build_pretraining_dataset as builder
+import files
+import tfrecord
 from configuration import RunFailed
 from tokenization import ElectraTokenizer
 
@@ -64,6 +66,17 @@ def configure(corpus, tmp_path, tmp_path_factory):
         **{**paths, "max_seq_length": 32, "num_processes": 1, "num_out_files": 4, **options})
 
 
+@pytest.fixture
+def in_process(monkeypatch):
+    """Writes the shards in this process, where a test is not about workers: they take half a second to start."""
+    def write_shards(config, folder, shards):
+        bytes_done = [0] * len(shards)
+        monkeypatch.setattr(builder, "_worker", (config, folder, shards, bytes_done, builder.joining_tokenizer(config)))
+        return [builder.write_shard(shard) for shard in range(len(shards))]
+
+    monkeypatch.setattr(builder, "write_shards", write_shards)
+
+
 def arguments(config) -> list[str]:
     return [f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
             for name, value in dataclasses.asdict(config).items()]
@@ -73,13 +86,13 @@ def content(folder) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def records(folder, files, max_seq_length=32) -> list[tuple]:
+def records(folder, shards, max_seq_length=32) -> list[tuple]:
     """Records as (input_ids, input_mask, segment_ids), read by TensorFlow, which also verifies the checksums."""
     tf = pytest.importorskip("tensorflow")
     feature = tf.io.FixedLenFeature([max_seq_length], tf.int64)
     features = dict.fromkeys(("input_ids", "input_mask", "segment_ids"), feature)
     parsed = [tf.io.parse_example(batch, features) for batch in
-              tf.data.TFRecordDataset([str(folder / file["file"]) for file in files]).batch(10000)]
+              tf.data.TFRecordDataset([str(folder / file["file"]) for file in shards]).batch(10000)]
     return [record for batch in parsed for record in zip(*(batch[name].numpy().tolist() for name in features))]
 
 
@@ -131,7 +144,7 @@ def reference_records(path, tokenizer, config):
 
 @pytest.mark.parametrize("length, options", [(32, {}), (64, dict(blanks_separate_docs=False, do_lower_case=False)),
                                              (300, dict(strip_accents="false"))])
-def test_records_equal_a_slow_reference_of_the_rule(corpus, configure, tmp_path, length, options):
+def test_records_equal_a_slow_reference_of_the_rules(corpus, configure, in_process, tmp_path, length, options):
     config = configure(max_seq_length=length, seed=7, num_out_files=1, **options)
     actual = records(tmp_path / "out", builder.build(config)["train"], length)
     tokenizer = config.tokenizer()
@@ -155,14 +168,18 @@ def test_draws_have_the_shares_of_the_paper():
     assert abs((targets[single] < 128).mean() - 0.05) < 0.0125
 
 
-def test_number_of_processes_does_not_change_a_byte_and_the_seed_does(configure, tmp_path):
+def test_number_of_processes_does_not_change_a_byte(configure, tmp_path):
     for processes in (1, 2, 3):
         builder.build(configure(num_processes=processes, eval_fraction=0.2, output_dir=str(tmp_path / f"{processes}")))
     first = content(tmp_path / "1")
     assert first == content(tmp_path / "2") == content(tmp_path / "3") and "eval/eval-00000-of-00001.tfrecord" in first
-    builder.build(configure(seed=1))
+
+
+def test_the_seed_changes_the_records(configure, in_process, tmp_path):
+    for seed in (42, 1):
+        builder.build(configure(seed=seed, output_dir=str(tmp_path / f"{seed}")))
     name = "train-00000-of-00004.tfrecord"
-    assert content(tmp_path / "out")[name] != first[name]
+    assert content(tmp_path / "42")[name] != content(tmp_path / "1")[name]
 
 
 # --- Chunks ---
@@ -198,7 +215,7 @@ def test_a_long_document_is_cut_at_a_line_and_a_long_line_refused(tmp_path, monk
     assert all(data.startswith((b"a line", b"short two")) for _, _, data in chunks[1:])
     assert max(len(data) for _, _, data in chunks) < 1024 + 2000 + 50
     monkeypatch.setattr(builder, "LINE_BOUND", 10)
-    assert "one sentence on a line" in refuses(plan, tmp_path, num_out_files=2)
+    assert "one sentence" in refuses(plan, tmp_path, num_out_files=2)
 
 
 # --- What is written ---
@@ -211,8 +228,8 @@ def test_manifest_and_summary_say_what_is_there(corpus, configure, tmp_path, cap
     assert (tokenizer.do_lower_case, tokenizer.strip_accents) == (True, False)
     names = [f"train-{number:05d}-of-00004.tfrecord" for number in range(4)] + ["eval/eval-00000-of-00001.tfrecord"]
     found = [records(output, [{"file": name}]) for name in names]
-    files = [{"file": name, "bytes": (output / name).stat().st_size, "records": len(of_file)}
-             for name, of_file in zip(names, found)]
+    shards = [{"file": name, "bytes": (output / name).stat().st_size, "records": len(of_file)}
+              for name, of_file in zip(names, found)]
     num_tokens = sum(sum(mask) for of_file in found for _, mask, _ in of_file)
     num_special = sum(ids.count(2) + ids.count(3) for of_file in found for ids, _, _ in of_file)  # [CLS], [SEP]
     text = "".join((corpus / name).read_text(encoding="utf-8") for name in ("a.txt", "b.txt", "c.txt"))
@@ -224,17 +241,17 @@ def test_manifest_and_summary_say_what_is_there(corpus, configure, tmp_path, cap
         "num_tokens": num_tokens, "num_cut_tokens": num_text_tokens - (num_tokens - num_special),
         "corpus": [{"file": name, "bytes": (corpus / name).stat().st_size}
                    for name in ("a.txt", "b.txt", "c.txt", "empty.txt")],
-        "train": files[:4], "eval": files[4:]}
+        "train": shards[:4], "eval": shards[4:]}
     assert sorted(content(output)) == sorted(["manifest.json", "vocab.txt", "tokenizer_config.json", *names])
     assert sorted(os.listdir(tmp_path)) == ["corpus", "out"]
     summary = capsys.readouterr().out
-    assert "180 documents" in summary and f"{len(found[-1])} held out" in summary and "padding" in summary
+    assert "180 documents" in summary and f"{len(found[-1])} held-out records" in summary and "padding" in summary
 
 
-def test_held_out_documents_are_disjoint_and_stay_when_text_is_added(tmp_path, configure):
-    def documents_of(files) -> set[str]:  # whose every word is an own token, so that a record names its document
+def test_held_out_documents_are_disjoint_and_stay_when_text_is_added(tmp_path, configure, in_process):
+    def documents_of(shards) -> set[str]:  # whose every word is an own token, so that a record names its document
         names = [{VOCABULARY[id_] for id_ in ids} - {"[PAD]", "[CLS]", "[SEP]"}
-                 for ids, _, _ in records(tmp_path / "out", files)]
+                 for ids, _, _ in records(tmp_path / "out", shards)]
         assert all(len(of_record) == 1 for of_record in names), "a record crosses documents"
         return set().union(*names)
 
@@ -251,17 +268,17 @@ def test_held_out_documents_are_disjoint_and_stay_when_text_is_added(tmp_path, c
     assert sides[0] == sides[1] != sides[2]
 
 
-def test_fewer_documents_than_shards_make_fewer_shards(tmp_path, configure, capsys):
+def test_fewer_documents_than_shards_make_fewer_shards(tmp_path, configure, in_process, capsys):
     (tmp_path / "three").mkdir()
     (tmp_path / "three" / "text").write_text(("\n" + "river\n" * 300) * 3 + "\n" * 3000)
-    manifest = builder.build(configure(corpus_dir=str(tmp_path / "three"), num_out_files=16, num_processes=4))
+    manifest = builder.build(configure(corpus_dir=str(tmp_path / "three"), num_out_files=16))
     assert "3 training files instead of 16" in capsys.readouterr().out
     assert [file["file"] for file in manifest["train"]] == [f"train-{i:05d}-of-00003.tfrecord" for i in range(3)]
 
 
 # --- An existing output folder ---
 
-def test_existing_folder_is_replaced_only_with_overwrite_and_only_a_dataset(configure, tmp_path, refuses):
+def test_existing_folder_is_replaced_only_with_overwrite_and_only_a_dataset(configure, in_process, tmp_path, refuses):
     output = tmp_path / "out"
     output.mkdir()  # empty: used
     builder.build(configure(eval_fraction=0.2))
@@ -274,26 +291,46 @@ def test_existing_folder_is_replaced_only_with_overwrite_and_only_a_dataset(conf
     builder.build(configure(seed=2, overwrite=True))
     assert not any(name.startswith("eval") for name in content(output))
     (output / "manifest.json").write_text('{"format": "something else"}')
-    assert "manifest.json, no part of a dataset" in refuses(builder.build, configure(overwrite=True))
+    assert "manifest.json, which is not part of a dataset" in refuses(builder.build, configure(overwrite=True))
     (tmp_path / "file").write_text("mine")
     assert "not a folder" in refuses(builder.build, configure(output_dir=str(tmp_path / "file"), overwrite=True))
     assert sorted(os.listdir(tmp_path)) == ["corpus", "file", "out"]
 
 
-def test_leftovers_of_killed_builds_are_cleaned_up(configure, tmp_path, refuses):
+def test_leftovers_of_killed_builds_are_cleaned_up(configure, in_process, tmp_path, refuses):
     output, dead = tmp_path / "out", subprocess.Popen(["true"])
     dead.wait()
     builder.build(configure())
     complete = content(output)
     for pid in (dead.pid, os.getppid()):  # the second one is another build that runs
-        (tmp_path / f"out.building-{pid}" / "new").mkdir(parents=True)
-    output.rename(tmp_path / f"out.building-{dead.pid}" / "old")  # killed between the two renames of --overwrite
+        (tmp_path / f"out.tmp{pid}" / "new").mkdir(parents=True)
+    output.rename(tmp_path / f"out.tmp{dead.pid}" / "old")  # killed between the two renames of --overwrite
     assert "--overwrite" in refuses(builder.build, configure(seed=3))
     assert content(output) == complete
-    assert sorted(os.listdir(tmp_path)) == ["corpus", "out", f"out.building-{os.getppid()}"]
+    assert sorted(os.listdir(tmp_path)) == ["corpus", "out", f"out.tmp{os.getppid()}"]
 
 
-# --- Ends other than the good one ---
+# --- Failures and signals ---
+
+def test_a_signal_while_the_folder_is_replaced_is_too_late_to_stop_the_build(configure, in_process, tmp_path,
+                                                                             monkeypatch):
+    def rename(source, destination, rename=os.rename):
+        if destination == str(tmp_path / "out"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "rename", rename)
+    handlers = {number: signal.getsignal(number) for number in files.STOP_SIGNALS}
+    builder.stop_on_signals()
+    try:
+        manifest = builder.build(configure())
+        assert all(signal.getsignal(number) == signal.SIG_IGN for number in files.STOP_SIGNALS)  # it arrived
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8")) == manifest
+    assert sorted(os.listdir(tmp_path)) == ["corpus", "out"]
+
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="finds worker processes in /proc")
 @pytest.mark.parametrize("number, target, num_begun, status, sentence", [
@@ -305,11 +342,11 @@ def test_leftovers_of_killed_builds_are_cleaned_up(configure, tmp_path, refuses)
     (signal.SIGTERM, "parent", 2, 143, "stopped by SIGTERM")])
 def test_killed_worker_or_signal_ends_the_build_at_once_and_leaves_nothing(
         configure, corpus, tmp_path, number, target, num_begun, status, sentence):
-    (corpus / "long").write_text(make_text(9, 1000) * 80, encoding="utf-8")
+    (corpus / "long").write_text(make_text(9, 1000) * 20, encoding="utf-8")
     process = subprocess.Popen([*COMMAND, *arguments(configure(num_processes=2, num_out_files=2))],
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
     workers, deadline = [], time.monotonic() + 60
-    while len(workers) < 2 or len(list(tmp_path.glob("out.building-*/train-*.part"))) < num_begun:
+    while len(workers) < 2 or len(list(tmp_path.glob("out.tmp*/new/train-*.part"))) < num_begun:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         workers = [pid for pid in children if b"spawn_main" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]
@@ -353,7 +390,9 @@ def test_progress_is_lines_in_a_log_and_a_bar_on_a_terminal(configure, monkeypat
 # --- What is refused ---
 
 def test_text_that_is_not_utf8_is_refused_with_file_and_byte_or_dropped(corpus, configure, tmp_path, refuses):
-    builder.build(configure())
+    (tmp_path / "out").mkdir()
+    dataset = {"format": tfrecord.DATASET_FORMAT, "train": [], "eval": []}
+    files.write_json(str(tmp_path / "out" / "manifest.json"), dataset)
     before = content(tmp_path / "out")
     valid = b"river stone\n\nlamp\n\n" * 20
     (corpus / "d.txt").write_bytes(valid + b"gre\xe9en lamp\n")
@@ -365,7 +404,7 @@ def test_text_that_is_not_utf8_is_refused_with_file_and_byte_or_dropped(corpus, 
     assert [VOCABULARY[id_] for id_ in last[:5]] == ["[CLS]", "green", "lamp", "[SEP]", "[PAD]"]
 
 
-def test_bad_input_is_refused_in_one_sentence(corpus, configure, tmp_path, monkeypatch, refuses):
+def test_bad_input_is_refused_in_one_sentence(corpus, configure, in_process, tmp_path, monkeypatch, refuses):
     def sentence(**options):
         return refuses(lambda: builder.build(configure(**options)))
 
@@ -373,24 +412,26 @@ def test_bad_input_is_refused_in_one_sentence(corpus, configure, tmp_path, monke
     assert "no_vocab.txt" in sentence(vocab_file=str(tmp_path / "no_vocab.txt"))
     assert "--max_seq_length=4" in sentence(max_seq_length=4)
     assert "--num_out_files=2" in sentence(num_out_files=2, num_processes=3)
-    assert "lies in --corpus_dir" in sentence(output_dir=str(corpus / "out"))
-    assert "cannot be read or written (Not a directory)" in sentence(output_dir="/dev/null/out")
+    assert "inside --corpus_dir" in sentence(output_dir=str(corpus / "out"))
+    assert "could not be read or written (Not a directory)" in sentence(output_dir="/dev/null/out")
     assert "--eval_fraction" in sentence(eval_fraction=float("nan"))
-    for name, text, words in (("none", "", "no text file"), ("blank", "\n \n\t\n\x01", "holds no document")):
+    for name, text, words in (("none", "", "contains no text"), ("blank", "\n \n\t\n\x01", "contains no documents")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "text").write_text(text)
         assert words in sentence(corpus_dir=str(tmp_path / name))
     monkeypatch.setattr(builder.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=100))
-    assert "make room" in sentence()
+    assert "free some space" in sentence()
     assert sorted(os.listdir(tmp_path)) == ["blank", "corpus", "none"]
 
 
-def test_command_line_has_every_field_and_a_mistake_is_one_sentence_and_status_2():
-    result = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True)
-    assert all(f"--{field.name}=" in result.stdout for field in dataclasses.fields(builder.BuildConfig))
+def test_command_line_has_every_field_and_a_mistake_is_one_sentence_and_status_2(capsys):
+    with pytest.raises(SystemExit) as caught:
+        builder.main([builder.__file__, "--help"])
+    shown = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert all(f"--{field.name}=" in shown for field in dataclasses.fields(builder.BuildConfig))
     result = subprocess.run([*COMMAND, "--output_dir=x"], capture_output=True, text=True)
-    assert (result.returncode, result.stderr) == (
-        2, "build_pretraining_dataset.py: --corpus_dir is missing: give it (--help lists every option).\n")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1) and "--corpus_dir is missing" in result.stderr
 
 
 def test_tensorflow_is_not_imported():

@@ -88,7 +88,7 @@ def test_config_json_may_hold_keys_that_are_not_the_encoders(tmp_path):
 @pytest.mark.parametrize("content, part", [
     ('{"model_type": "bert"}', "model_type is 'bert'"),
     ('{"hidden_size": 64', "not valid JSON"),
-    ('[1, 2]', "holds no JSON object"),
+    ('[1, 2]', "is not a JSON object"),
     ('{"hidden_size": 0}', "hidden_size=0"),
     ('{"hidden_size": 64.0}', "hidden_size=64.0"),
     ('{"vocab_size": true}', "vocab_size=True"),

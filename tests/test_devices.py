@@ -1,7 +1,7 @@
-"""devices.py and gaudi.py: what opens here, what is refused with the way out, and what is set before what is loaded.
+"""devices.py and gaudi.py: opening each device, refusals, and the environment set before libraries are loaded.
 
-No GPU or Gaudi card is needed: TensorFlow's view of GPUs, the driver's files, SynapseAI's library and habana-tensorflow
-are played by stand-ins at the boundary. The parts that a card would show are skipped where it is absent.
+No GPU or Gaudi card is needed: TensorFlow's list of GPUs, the driver files, the SynapseAI library and habana-tensorflow
+are replaced by fakes. Tests that depend on the absence of a device are skipped where it is present.
 """
 import glob
 import importlib.metadata
@@ -25,14 +25,14 @@ GAUDI = bool(glob.glob("/sys/class/accel/accel*/device/device_type") or glob.glo
 
 
 @pytest.mark.parametrize("arguments, part", [
-    (("tpu", "fp32"), "--device=tpu is unknown: choose one of cpu, gpu, hpu"),
-    (("cpu", "fp16"), "--precision=fp16 is unknown: choose fp32, bf16 or tf32"),
-    (("cpu", "tf32"), "--precision=tf32 exists on gpu only"),
-    (("hpu", "tf32"), "--precision=tf32 exists on gpu only"),
-    (("cpu", "bf16", "auto", "lists.json"), "--bf16_config_path works with --device=hpu --precision=bf16 only"),
-    (("hpu", "fp32", "auto", "lists.json"), "--bf16_config_path works with --device=hpu --precision=bf16 only"),
+    (("tpu", "fp32"), "--device=tpu"),
+    (("cpu", "fp16"), "--precision=fp16"),
+    (("cpu", "tf32"), "--precision=tf32"),
+    (("hpu", "tf32"), "--precision=tf32"),
+    (("cpu", "bf16", "auto", "lists.json"), "--bf16_config_path requires --device=hpu --precision=bf16"),
+    (("hpu", "fp32", "auto", "lists.json"), "--bf16_config_path requires --device=hpu --precision=bf16"),
 ])
-def test_what_does_not_exist_is_refused_with_the_choices(arguments, part, refuses):
+def test_an_unknown_or_unsupported_choice_is_refused(arguments, part, refuses):
     assert part in refuses(open_device, *arguments)
 
 
@@ -45,7 +45,7 @@ def test_what_does_not_exist_is_refused_with_the_choices(arguments, part, refuse
 def test_cpu_opens_in_its_precisions(precision, name, compute_dtype):
     device = open_device("cpu", precision)
     assert (device.kind, device.precision, device.compute_dtype) == ("cpu", name, compute_dtype)
-    assert (device.rank, device.world_size, device.is_chief) == (0, 1, True)
+    assert (device.world_size, device.is_chief) == (1, True)
     assert device.description.startswith("cpu (") and device.jit_compile is False
 
 
@@ -56,9 +56,9 @@ def test_cpu_compiles_only_on_demand(xla, compiled):
 
 
 @pytest.mark.skipif(GPU, reason="a visible GPU cannot be hidden after other tests used it")
-def test_device_tells_its_place_among_the_workers():
+def test_a_device_knows_its_workers():
     device = open_device("cpu", "fp32", workers=Workers(5, 8, 1, 4))
-    assert (device.rank, device.world_size, device.is_chief, device.workers.local_rank) == (5, 8, False, 1)
+    assert (device.workers.rank, device.world_size, device.is_chief) == (5, 8, False)
 
 
 @pytest.mark.skipif(GPU, reason="a visible GPU cannot be hidden after other tests used it")
@@ -66,16 +66,16 @@ def test_device_tells_its_place_among_the_workers():
     ("bf16", "flags\t\t: fpu avx2 avx512f", True), ("fp32", "flags\t\t: fpu avx2 avx512f", False),
     ("bf16", "flags\t\t: fpu avx512_bf16 fma", False), ("bf16", "flags\t\t: fpu amx_bf16 fma", False),
     ("bf16", "Features\t: fp asimd bf16", False), ("bf16", None, False)])
-def test_bf16_on_a_processor_without_it_is_said_to_be_slow(precision, cpuinfo, slow, tmp_path, monkeypatch):
+def test_a_note_says_that_bf16_is_slow_on_a_cpu_without_support(precision, cpuinfo, slow, tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "CPUINFO", str(tmp_path / "cpuinfo"))
     if cpuinfo is not None:
         (tmp_path / "cpuinfo").write_text("processor\t: 0\n" + cpuinfo + "\n")
     note = open_device("cpu", precision).note
-    assert note.startswith("bf16 is slow on this processor") and note.endswith(".") if slow else note == ""
+    assert "bf16 is slow" in note and "--precision=fp32" in note and note.endswith(".") if slow else note == ""
 
 
 @pytest.mark.skipif(GPU, reason="a visible GPU cannot be hidden after other tests used it")
-def test_bfloat16_is_the_type_of_products_and_not_of_variables():
+def test_bf16_computes_products_in_bfloat16_and_keeps_float32_variables():
     layers = {precision: modeling.Dense(64, 5, "dense", modeling.VariableMaker(0, 0.5),
                                         open_device("cpu", precision).compute_dtype) for precision in ("fp32", "bf16")}
     x = np.random.RandomState(0).randn(3, 64).astype(np.float32)
@@ -94,30 +94,32 @@ def test_bfloat16_is_the_type_of_products_and_not_of_variables():
 
 
 @pytest.mark.skipif(GPU, reason="an NVIDIA GPU is here")
-def test_gpu_is_refused_where_there_is_none_with_the_way_out(refuses):
+def test_gpu_without_a_gpu_is_refused_with_the_way_out(refuses):
     text = refuses(open_device, "gpu", "fp32")
     assert "--device=gpu" in text and "requirements-gpu.txt" in text and "--device=cpu" in text
 
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Two GPUs of compute capability 7.5 and 9.0; returns what TensorFlow was told, by the call's name."""
-    told = {}
+    """Two GPUs of compute capability 7.5 and 9.0; returns the settings that TensorFlow received."""
+    received = {}
     cards = [types.SimpleNamespace(name=f"/physical_device:GPU:{number}") for number in (0, 1)]
     details = {cards[0].name: {"device_name": "Turing", "compute_capability": (7, 5)},
                cards[1].name: {"device_name": "Hopper", "compute_capability": (9, 0)}}
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: cards if kind == "GPU" else [])
-    monkeypatch.setattr(tf.config, "set_visible_devices", lambda shown, kind: told.update(shown=shown.name, kind=kind))
+    monkeypatch.setattr(tf.config, "set_visible_devices",
+                        lambda shown, kind: received.update(shown=shown.name, kind=kind))
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda card: details[card.name])
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth",
-                        lambda card, on: told.update(growth=(card.name, on)))
-    monkeypatch.setattr(tf.config.experimental, "enable_tensor_float_32_execution", lambda on: told.update(tf32=on))
-    return told
+                        lambda card, on: received.update(growth=(card.name, on)))
+    monkeypatch.setattr(tf.config.experimental, "enable_tensor_float_32_execution",
+                        lambda on: received.update(tf32=on))
+    return received
 
 
 @pytest.mark.parametrize("local_rank, name", [(0, "Turing"), (1, "Hopper")])
-def test_every_local_worker_takes_a_gpu_of_its_own(local_rank, name, gpus):
-    # Rank 4 + local rank: the card goes by the place on the machine, not among all workers.
+def test_each_local_worker_uses_its_own_gpu(local_rank, name, gpus):
+    # Rank 4 + local rank: the local rank decides on the card, not the rank.
     device = open_device("gpu", "fp32", workers=Workers(4 + local_rank, 6, local_rank, 2))
     assert device.description == f"gpu ({name})"
     assert gpus == {"shown": f"/physical_device:GPU:{local_rank}", "kind": "GPU", "tf32": False,
@@ -144,22 +146,22 @@ def test_bf16_is_refused_on_an_old_gpu(gpus, refuses):
 
 def test_more_workers_than_gpus_are_refused(gpus, refuses):
     text = refuses(open_device, "gpu", "fp32", workers=Workers(0, 3, 0, 3))
-    assert "2 GPU(s) for the 3 workers" in text and "CUDA_VISIBLE_DEVICES" in text
+    assert "2 visible GPU(s) for 3 workers" in text and "CUDA_VISIBLE_DEVICES" in text
 
 
-# --- Gaudi: what is missing ---
+# --- Gaudi: missing components ---
 
 
 @pytest.fixture(autouse=True)
-def own_environment(monkeypatch):
-    """Removes what decides on hpu and puts it back, also where the code under test has set it."""
+def clean_environment(monkeypatch):
+    """Unsets the variables that hpu reads, and restores them after the test, which may have set them."""
     for name in ("TF_BF16_CONVERSION", "HLS_MODULE_ID", "HABANA_VISIBLE_MODULES"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setattr(gaudi, "FUSED", {})
 
 
-STAND_IN = '''
+FAKE_MODULE = '''
 import os
 events = []
 
@@ -178,15 +180,15 @@ class habana_ops:
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A Gaudi machine of stand-ins: habana-tensorflow 1.14.0.493, TensorFlow 2.15.0, SynapseAI, driver, two cards.
+    """A fake Gaudi machine: habana-tensorflow 1.14.0.493, TensorFlow 2.15.0, SynapseAI, driver, two cards.
 
-    `events` holds what the bridge saw; `bridge(version)`, `sys` and `dev` make or remove pieces.
+    `bridge(version, tensorflow)` changes versions; `sys`, `dev` and `logical` hold the driver's files and the devices.
     """
     site = tmp_path / "site"
     found = types.SimpleNamespace(sys=tmp_path / "sys", dev=tmp_path / "dev", logical=["HPU:0"])
     package = site / "habana_frameworks" / "tensorflow"
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text(STAND_IN)
+    (package / "__init__.py").write_text(FAKE_MODULE)
 
     def bridge(version, tensorflow=tf.__version__):
         def installed(name):
@@ -224,7 +226,7 @@ def machine(tmp_path, monkeypatch):
 
 
 def events():
-    """What the stand-in for the bridge saw; nothing where it was never imported."""
+    """The calls of the fake habana-tensorflow; empty if it was never imported."""
     module = sys.modules.get("habana_frameworks.tensorflow")
     return module.events if module else []
 
@@ -280,47 +282,47 @@ def showing_no_device(machine, monkeypatch):
     machine.logical = []
 
 
-# In the order in which they are looked for.
+# In the order of the checks.
 MISSING = [
     (without_bridge, ["habana-tensorflow is not installed", "requirements-hpu-1.14.txt"]),
-    (with_another_tensorflow, ["1.14.0.493 loads with TensorFlow 2.15.0, and 2.15.1", "tensorflow-cpu==2.15.0"]),
-    (with_another_tensorflow_of_two, ["1.6.1.92 loads with TensorFlow 2.8.2 or 2.9.1", "tensorflow-cpu==2.9.1"]),
-    (with_cuda, ["TensorFlow 2.15.0 is here in its CUDA build", "tensorflow-cpu==2.15.0"]),
-    (without_synapse, ["SynapseAI's library does not load", "libSynapse-of-no-machine.so", "install SynapseAI 1.14.0"]),
-    (without_driver, ["the Gaudi driver is not loaded", "driver_ver", "modprobe habanalabs"]),
-    (without_card, ["there is no card", "device_type", "hl-smi"]),
-    (without_node, ["there is no card", "/dev/accel/accel*", "--runtime=habana"]),
-    (failing, ["does not load ('NoneType' object has no attribute 'split')", "2.15.0", "1.14.0-9e8ecf8"]),
-    (showing_no_device, ["offers TensorFlow no card", "hl-smi"]),
+    (with_another_tensorflow, ["1.14.0.493", "2.15.1", "tensorflow-cpu==2.15.0"]),
+    (with_another_tensorflow_of_two, ["1.6.1.92", "2.8.2 or 2.9.1", "tensorflow-cpu==2.9.1"]),
+    (with_cuda, ["TensorFlow 2.15.0 is a CUDA build", "tensorflow-cpu==2.15.0"]),
+    (without_synapse, ["SynapseAI library", "libSynapse-of-no-machine.so", "install SynapseAI 1.14.0"]),
+    (without_driver, ["driver is not loaded", "driver_ver", "modprobe habanalabs"]),
+    (without_card, ["no card was found", "device_type", "hl-smi"]),
+    (without_node, ["no card was found", "/dev/accel/accel*", "--runtime=habana"]),
+    (failing, ["'NoneType' object has no attribute 'split'", "2.15.0", "1.14.0-9e8ecf8"]),
+    (showing_no_device, ["found no HPU device", "hl-smi"]),
 ]
 
 
 @pytest.mark.parametrize("lack, parts", MISSING, ids=lambda value: getattr(value, "__name__", ""))
-def test_what_hpu_lacks_is_named_with_the_way_out(lack, parts, machine, monkeypatch, refuses):
+def test_the_missing_component_of_hpu_is_named_with_the_way_out(lack, parts, machine, monkeypatch, refuses):
     lack(machine, monkeypatch)
     text = refuses(open_device, "hpu", "bf16")
     assert text.startswith("--device=hpu: ") and "--device=cpu" in text
     assert [part for part in parts if part not in text] == []
-    # The bridge aborts where something is missing: until everything else is there it is not loaded.
+    # habana-tensorflow aborts if something is missing, so it is loaded only after all other checks.
     assert len(events()) == (1 if lack in (failing, showing_no_device) else 0)
 
 
 @pytest.mark.parametrize("first", range(5))
-def test_what_is_missing_is_named_in_the_order_of_installation(first, machine, monkeypatch, refuses):
+def test_missing_components_are_named_in_the_order_of_installation(first, machine, monkeypatch, refuses):
     pieces = [without_bridge, with_another_tensorflow, without_synapse, without_driver, without_card]
     for lack in pieces[first + 1:] + [pieces[first]]:
         lack(machine, monkeypatch)
-    words = ["is not installed", "loads with TensorFlow", "library does not load", "driver is not loaded",
-             "there is no card"]
+    words = ["is not installed", "requires TensorFlow", "SynapseAI library", "driver is not loaded",
+             "no card was found"]
     assert words[first] in refuses(open_device, "hpu", "fp32")
 
 
-def test_unknown_release_says_by_itself_what_it_needs(machine):
+def test_an_unknown_release_is_not_checked(machine):
     machine.bridge("1.99.0.1", "2.99.0")
     assert open_device("hpu", "bf16").kind == "hpu"
 
 
-def test_older_driver_shows_its_card_elsewhere(machine):
+def test_files_of_an_older_driver_are_found(machine):
     for path in machine.sys.glob("accel/*/device/*"):
         path.unlink()
     for path in machine.dev.glob("accel/*"):
@@ -333,12 +335,12 @@ def test_older_driver_shows_its_card_elsewhere(machine):
     assert open_device("hpu", "bf16").description == "hpu (Gaudi, SynapseAI driver 1.6.1-8d3a)"
 
 
-# --- Gaudi: what is set before the bridge loads ---
+# --- Gaudi: environment before habana-tensorflow is loaded ---
 
 
 @pytest.mark.parametrize("precision, conversion, note", [
-    ("bf16", gaudi.BF16_LISTS, ""), ("hmp", gaudi.BF16_LISTS, ""), ("fp32", "0", "bf16 is the faster way")])
-def test_bridge_loads_once_after_its_environment_is_set(precision, conversion, note, machine):
+    ("bf16", gaudi.BF16_LISTS, ""), ("hmp", gaudi.BF16_LISTS, ""), ("fp32", "0", "--precision=bf16")])
+def test_habana_tensorflow_is_loaded_once_after_its_environment_is_set(precision, conversion, note, machine):
     device = open_device("hpu", precision)
     assert events() == [{"TF_BF16_CONVERSION": conversion, "HLS_MODULE_ID": None}]
     assert (device.kind, device.compute_dtype, device.jit_compile) == ("hpu", tf.float32, False)
@@ -347,20 +349,20 @@ def test_bridge_loads_once_after_its_environment_is_set(precision, conversion, n
     assert os.path.exists(gaudi.BF16_LISTS)
 
 
-@pytest.mark.parametrize("given, precision, told", [
+@pytest.mark.parametrize("given, precision, noted", [
     ("1", "bf16", "TF_BF16_CONVERSION=1"), ("0", "bf16", "TF_BF16_CONVERSION=0"), ("full", "fp32", "=full"),
-    ("0", "fp32", "--precision=bf16 is the faster way")])
-def test_users_own_conversion_stays_and_is_told(given, precision, told, machine, monkeypatch):
+    ("0", "fp32", "--precision=bf16")])
+def test_the_users_tf_bf16_conversion_is_kept_and_noted(given, precision, noted, machine, monkeypatch):
     monkeypatch.setenv("TF_BF16_CONVERSION", given)
-    assert told in open_device("hpu", precision).note
+    assert noted in open_device("hpu", precision).note
     assert events()[0]["TF_BF16_CONVERSION"] == given
 
 
 @pytest.mark.parametrize("workers, environment, module", [
     (Workers(), {}, None), (Workers(3, 4, 1, 2), {}, "1"),
-    (Workers(3, 4, 0, 1), {}, None),  # one worker a machine: any card will do
+    (Workers(3, 4, 0, 1), {}, None),  # one worker per machine: any card
     (Workers(1, 2, 1, 2), {"HLS_MODULE_ID": "6"}, "6"), (Workers(1, 2, 1, 2), {"HABANA_VISIBLE_MODULES": "4,5"}, None)])
-def test_card_goes_by_local_rank_unless_the_user_says(workers, environment, module, machine, monkeypatch):
+def test_the_local_rank_selects_the_card_unless_the_user_does(workers, environment, module, machine, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     open_device("hpu", "bf16", workers=workers)
@@ -368,18 +370,18 @@ def test_card_goes_by_local_rank_unless_the_user_says(workers, environment, modu
 
 
 def test_more_workers_than_gaudi_cards_are_refused(machine, refuses):
-    assert "2 Gaudi card(s) for the 3 workers" in refuses(open_device, "hpu", "bf16", workers=Workers(0, 3, 0, 3))
+    assert "2 Gaudi card(s) for 3 workers" in refuses(open_device, "hpu", "bf16", workers=Workers(0, 3, 0, 3))
     assert not events()
 
 
-def test_layer_norm_is_the_bridges_where_it_is_loaded(machine):
+def test_layer_norm_is_the_fused_kernel_on_hpu(machine):
     x, gamma, beta = tf.ones([2, 4]), tf.ones([4]), tf.zeros([4])
     np.testing.assert_array_equal(modeling.layer_norm(x, gamma, beta, 1e-12), 0)
     open_device("hpu", "bf16")
     np.testing.assert_array_equal(modeling.layer_norm(x, gamma, beta, 1e-12), 2)
     arguments = events()[-1]
     assert arguments["x"] is x and arguments["gamma"] is gamma and arguments["beta"] is beta
-    # Attributes of type tensor: what habana-tensorflow 1.6.1 and 1.14 take.
+    # Attributes of type tensor, as habana-tensorflow 1.6.1 and 1.14 expect.
     assert tf.make_ndarray(arguments["axes"]).tolist() == [1] and arguments["axes"].dtype == tf.int32
     assert tf.make_ndarray(arguments["epsilon"]) == np.float32(1e-12) and arguments["epsilon"].dtype == tf.float32
 
@@ -390,14 +392,14 @@ LISTS = {"allowlist": ["MatMul"], "conditional_list": [], "strict_conditional_li
          "non_convertible_exceptions": [[".*head.*", ""]], "convertible_exceptions": []}
 
 
-def test_own_lists_take_the_place_of_ours(machine, tmp_path):
+def test_bf16_config_path_replaces_the_default_lists(machine, tmp_path):
     path = tmp_path / "lists.json"
     path.write_text(json.dumps(LISTS))
     assert open_device("hpu", "bf16", bf16_config_path=str(path)).note == ""
     assert events()[0]["TF_BF16_CONVERSION"] == str(path)
 
 
-def test_own_lists_and_own_environment_contradict_each_other(machine, tmp_path, monkeypatch, refuses):
+def test_bf16_config_path_conflicts_with_the_environment(machine, tmp_path, monkeypatch, refuses):
     path = tmp_path / "lists.json"
     path.write_text(json.dumps(LISTS))
     monkeypatch.setenv("TF_BF16_CONVERSION", "full")
@@ -406,16 +408,17 @@ def test_own_lists_and_own_environment_contradict_each_other(machine, tmp_path, 
 
 
 @pytest.mark.parametrize("content, part", [
-    (None, "cannot be read (No such file or directory)"), ("{", "is not JSON"), (b"\xff", "is not JSON"),
-    ("[]", "lacks allowlist, conditional_list"), (json.dumps({**LISTS, "allow": []}), "has unknown allow"),
+    (None, "cannot be read (No such file or directory)"), ("{", "is not valid JSON"),
+    (b"\xff", "is not valid JSON"), ("[]", "missing keys: allowlist, conditional_list"),
+    (json.dumps({**LISTS, "allow": []}), "unknown keys: allow;"),
     (json.dumps({key: value for key, value in LISTS.items() if key != "convertible_exceptions"}),
-     "lacks convertible_exceptions"),
+     "missing keys: convertible_exceptions;"),
     (json.dumps({("allow_list" if key == "allowlist" else key): value for key, value in LISTS.items()}),
-     "reads 'allowlist' where this file has 'allow_list'"),
+     "'allow_list'"),
     (json.dumps({**LISTS, "allowlist": "MatMul"}), "allowlist must be a list of operations"),
     (json.dumps({**LISTS, "allowlist": [["MatMul"]]}), "allowlist must be a list of operations"),
     (json.dumps({**LISTS, "convertible_exceptions": ["MatMul"]}), "convertible_exceptions must be a list of pairs")])
-def test_lists_that_the_bridge_would_not_take_are_refused(content, part, machine, tmp_path, refuses):
+def test_invalid_lists_are_refused(content, part, machine, tmp_path, refuses):
     path = tmp_path / "lists.json"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -1,39 +1,36 @@
-"""hub: downloads as a user's process makes them, from a local server that speaks the hub's protocol."""
+"""hub: downloads from a local server that implements the protocol of the Hugging Face Hub."""
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import http.server
 import json
+import logging
 import os
 import pathlib
 import subprocess
 import sys
 import threading
 
+import huggingface_hub
 import pytest
+from huggingface_hub import constants
+
+import weights
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = pathlib.Path(__file__).parent / "data" / "transformers_tiny" / "discriminator"
 REPOSITORY = "someone/electra-tiny-discriminator"
-PROGRAM = """
-import sys
-import configuration, training, weights
-def main(argv):
-    training.start_logging(argv[2], "log")
-    source = weights.read(argv[1])
-    print(f"read {len(source.tensors)} tensors, {source.tokenizer.vocab_size} tokens", flush=True)
-configuration.run_command(main)
-"""
+PROGRAM = "import configuration, hub; configuration.run_command(lambda argv: print(hub.download(argv[1])))"
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """`/<owner>/<model>/resolve/<revision>/<file>` with the headers that huggingface_hub reads.
+    """Serves `/<owner>/<model>/resolve/<revision>/<file>` with the headers that huggingface_hub reads.
 
     Attributes:
-        files: content by name, of the one repository; checksums are taken from it.
-        sent: what is sent instead, by name (a damaged file).
-        cut: bytes of a file's body after which the connection ends, by name, once.
+        files: the files of REPOSITORY, content by name; checksums are computed from it.
+        sent: content that is sent instead, by name (a corrupt file).
+        cut: number of bytes after which the server stops sending a file's body, once, by name.
         requests: (method, file, Range header) of every request.
     """
 
@@ -42,7 +39,7 @@ class Hub(http.server.ThreadingHTTPServer):
     def __init__(self, files):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.sent, self.cut, self.requests = dict(files), {}, {}, []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=[0.02], daemon=True).start()
 
     @property
     def url(self):
@@ -96,62 +93,71 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub():
+def hub(tmp_path, monkeypatch):
+    """The server, and huggingface_hub configured for it with an empty cache in `tmp_path/cache`."""
     server = Hub({file.name: file.read_bytes() for file in TINY.iterdir() if file.name != "logits.npy"})
     server.cut_done = threading.Event()
+    for name in [name for name in os.environ if name.startswith("HF_") or name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    use_endpoint(monkeypatch, server.url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     yield server
     server.cut_done.set()
     server.shutdown()
     server.server_close()
 
 
-@pytest.fixture
-def environment(hub, tmp_path):
-    kept = {name: value for name, value in os.environ.items()
-            if not name.startswith("HF_") and not name.lower().endswith("_proxy")}
-    return {**kept, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1",
-            "PYTHONPATH": str(ROOT)}
+def use_endpoint(monkeypatch, url):
+    """What HF_ENDPOINT sets when huggingface_hub is imported."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE",
+                        url + "/{repo_id}/resolve/{revision}/{filename}")
 
 
-def start(environment, name=REPOSITORY):
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, name, environment["HF_HOME"]], env=environment, text=True,
+def start(hub, name=REPOSITORY, **environment):
+    """A process that downloads a model to the same cache; it prints the folder."""
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_CACHE": constants.HF_HUB_CACHE,
+                   "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, name], env=environment, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def read(environment, name=REPOSITORY):
-    """Status, standard output and standard error of a process that reads a model."""
-    process = start(environment, name)
-    out, err = process.communicate(timeout=120)
-    assert "Traceback" not in err, err
-    return process.returncode, out, err
+def read(name=REPOSITORY):
+    """Numbers of tensors and tokens of the model."""
+    source = weights.read(name)
+    return len(source.tensors), source.tokenizer.vocab_size
 
 
 def weights_requests(hub):
     return [request for request in hub.requests if request[1] == "model.safetensors" and request[0] == "GET"]
 
 
-def test_a_model_is_downloaded_once_and_read_from_the_cache_then_also_offline(hub, environment):
-    status, out, err = read(environment)
-    assert (status, out) == (0, "read 43 tensors, 23 tokens\n"), err
+def test_a_model_is_downloaded_once_then_read_from_the_cache_also_offline(hub, tmp_path, monkeypatch):
+    assert read() == (43, 23)
     assert len(weights_requests(hub)) == 1
-    asked = len(hub.requests)
-    assert read(environment)[:2] == (0, out)
-    assert read({**environment, "HF_HUB_OFFLINE": "1"})[:2] == (0, out)
-    assert len(hub.requests) == asked
+    count = len(hub.requests)
+    assert read() == (43, 23)
+    process = start(hub, HF_HUB_OFFLINE="1")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and out.startswith(str(tmp_path / "cache")), err
+    assert len(hub.requests) == count
 
 
-def test_the_next_kind_of_weights_is_taken_where_there_is_no_safetensors(hub, environment):
-    ancestor = TINY.parent.parent / "ancestor_discriminator"
+def test_the_next_weights_format_is_used_if_there_is_no_safetensors_file(hub, monkeypatch):
+    nvidia = TINY.parent.parent / "nvidia_discriminator"
     del hub.files["model.safetensors"]
-    hub.files.update({"tf_model.h5": (ancestor / "tf_model.h5").read_bytes(),
-                      "config.json": (ancestor / "config.json").read_bytes(),
+    hub.files.update({"tf_model.h5": (nvidia / "tf_model.h5").read_bytes(),
+                      "config.json": (nvidia / "config.json").read_bytes(),
                       "vocab.txt": hub.files["vocab.txt"] + b"".join(b"word%d\n" % i for i in range(97))})
-    status, out, err = read(environment)
-    assert (status, out) == (0, "read 43 tensors, 120 tokens\n"), err
-    assert read({**environment, "HF_HUB_OFFLINE": "1"})[:2] == (0, out)
+    assert read() == (43, 120)
+    count = len(hub.requests)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert read() == (43, 120)
+    assert len(hub.requests) == count
 
 
-def test_a_download_that_was_killed_half_way_is_continued(hub, environment):
+def test_a_download_that_was_killed_halfway_is_resumed(hub, tmp_path, caplog):
     content = hub.files["model.safetensors"] + bytes(60_000_000)  # more than buffers hold
     header = json.loads(hub.files["model.safetensors"][8:8 + int.from_bytes(content[:8], "little")])
     header["filler"] = {"dtype": "U8", "shape": [60_000_000], "data_offsets": [
@@ -161,8 +167,8 @@ def test_a_download_that_was_killed_half_way_is_continued(hub, environment):
     old = int.from_bytes(content[:8], "little")
     hub.files["model.safetensors"] = len(text).to_bytes(8, "little") + text + content[8 + old:]
     hub.cut["model.safetensors"] = len(hub.files["model.safetensors"]) // 2
-    process = start(environment)
-    partial = pathlib.Path(environment["HF_HOME"], "hub", f"models--{REPOSITORY.replace('/', '--')}", "blobs")
+    process = start(hub)
+    partial = tmp_path / "cache" / f"models--{REPOSITORY.replace('/', '--')}" / "blobs"
     arrived = 0
     while arrived < 20_000_000:
         assert process.poll() is None, process.communicate()
@@ -171,40 +177,41 @@ def test_a_download_that_was_killed_half_way_is_continued(hub, environment):
     process.kill()
     process.communicate()
     hub.cut_done.set()
-    status, out, err = read(environment)
-    assert status == 0 and out.endswith("read 43 tensors, 23 tokens\n"), err
+    with caplog.at_level(logging.INFO, "absl"):
+        assert read() == (43, 23)
     first, second = weights_requests(hub)
-    import huggingface_hub
+    assert caplog.text.count("interrupted download") == 1
     if tuple(map(int, huggingface_hub.__version__.split(".")[:2])) < (1, 18):
         assert first[2] in (None, "bytes=0-") and int(second[2][len("bytes="):-1]) > 20_000_000
-        assert out.count("is continued after") == 1
+        assert "resuming" in caplog.text
     else:
-        assert "starts again" in out
+        assert "restarting" in caplog.text
 
 
-def test_a_damaged_download_is_deleted_and_not_used(hub, environment):
+def test_a_corrupt_download_is_deleted_and_not_used(hub, tmp_path, refuses):
     good = hub.files["model.safetensors"]
-    hub.sent["model.safetensors"] = good[:-1] + bytes([good[-1] ^ 1])
-    status, out, err = read(environment)
-    assert (status, out) == (2, "") and "model.safetensors was damaged" in err and "start again" in err
+    corrupt = good[:-1] + bytes([good[-1] ^ 1])
+    hub.sent["model.safetensors"] = corrupt
+    text = refuses(weights.read, REPOSITORY)
+    assert "model.safetensors" in text and "checksum" in text and "deleted" in text
     hub.sent.clear()
-    assert read(environment)[0] == 0
+    assert read() == (43, 23)
     assert len(weights_requests(hub)) == 2
-    cached = next(pathlib.Path(environment["HF_HOME"]).rglob("snapshots/*/model.safetensors")).resolve()
-    cached.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))  # rotten on the disk
-    assert read(environment)[0] == 2
-    assert read(environment)[0] == 0
+    cached = next((tmp_path / "cache").rglob("snapshots/*/model.safetensors")).resolve()
+    cached.write_bytes(corrupt)  # on the disk
+    assert "deleted" in refuses(weights.read, REPOSITORY)
+    assert read() == (43, 23)
 
 
-def test_what_cannot_be_had_is_one_sentence_with_the_way_out(hub, environment, tmp_path):
-    status, out, err = read(environment, "someone/other")
-    assert status == 2 and len(err.strip().splitlines()) == 1, err
-    assert "someone/other" in err and "download config.json, vocab.txt and model.safetensors" in err
-    nowhere = {**environment, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "other")}
-    status, _, err = read(nowhere)
-    assert status == 2 and "name the folder that holds them" in err.strip().splitlines()[-1]
-    status, _, err = read({**nowhere, "HF_HUB_OFFLINE": "1"})
-    assert status == 2 and "name the folder that holds them" in err.strip().splitlines()[-1]
+def test_an_unavailable_model_is_refused_with_the_way_out(hub, monkeypatch, refuses):
+    for name, endpoint in (("someone/other", hub.url), (REPOSITORY, "http://127.0.0.1:9")):
+        use_endpoint(monkeypatch, endpoint)
+        text = refuses(weights.read, name)
+        assert name in text and endpoint in text and "config.json, vocab.txt and model.safetensors" in text
+    process = start(hub, HF_HUB_OFFLINE="1")
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (2, "") and len(err.splitlines()) == 1
+    assert "config.json, vocab.txt and model.safetensors" in err
+    use_endpoint(monkeypatch, hub.url)
     del hub.files["model.safetensors"]
-    status, _, err = read(environment)
-    assert status == 2 and "has none of model.safetensors, tf_model.h5, pytorch_model.bin on the hub" in err
+    assert "model.safetensors, tf_model.h5, pytorch_model.bin" in refuses(weights.read, REPOSITORY)

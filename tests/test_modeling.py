@@ -1,4 +1,4 @@
-"""modeling: golden outputs, numpy references written from the papers, and the properties ELECTRA rests on."""
+"""modeling: golden outputs, numpy references written from the papers, and properties of ELECTRA."""
 from __future__ import annotations
 
 import dataclasses
@@ -53,7 +53,7 @@ def make_seeds(model, number=0):
 
 
 def released_name(variable):
-    """Our variable's name as the recipe that made the golden file spells it."""
+    """The name of our variable in the recipe that wrote the golden file."""
     name = variable.name.split(":")[0].replace("/layer_", "/layer_._")
     name = name.replace("discriminator_predictions/dense_1", "discriminator_predictions/dense_prediction")
     name = name.replace("end_logit_pooler/LayerNorm", "end_logit_pooler_LayerNorm")
@@ -66,7 +66,7 @@ def released_name(variable):
 
 
 def golden_weights(which):
-    """By `released_name`: without the name of the model that they were saved from."""
+    """Golden weights by `released_name`, which omits the name of the model."""
     return {re.sub("^tf_[^/]*/", "", key[len(f"w/{which}/"):]): GOLDEN[key] for key in GOLDEN.files
             if key.startswith(f"w/{which}/")}
 
@@ -95,7 +95,7 @@ def test_logits_equal_the_golden_ones(which):
 
 
 def question_answering(which, **changes):
-    """The golden model of a head, and the golden arrays by short name."""
+    """The golden model with a head, its features, and the golden arrays by short name."""
     model = modeling.QuestionAnswering(GOLDEN_CONFIG, joint_head=which != "independent", beam_size=4,
                                        version_2=which == "joint_v2", **changes)
     weights = golden_weights(which)
@@ -153,8 +153,8 @@ def test_the_joint_heads_training_loss_is_that_of_the_golden_logits(which):
         expected += 0.5 * np.mean(np.log1p(np.exp(logits)) - logits * impossible)
     loss, sums = model.loss(features, seeds)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
-    assert float(sums["start_right"]) == (starts.argmax(-1) == gold_starts).sum()
-    assert float(sums["end_right"]) == (ends.argmax(-1) == gold_ends).sum()
+    assert float(sums["start_correct"]) == (starts.argmax(-1) == gold_starts).sum()
+    assert float(sums["end_correct"]) == (ends.argmax(-1) == gold_ends).sum()
 
 
 def test_answerability_in_training_does_not_see_the_gold_start():
@@ -164,7 +164,7 @@ def test_answerability_in_training_does_not_see_the_gold_start():
     moved = {**features, "start_positions": tf.constant([row[-1] for row in possible], tf.int32)}
 
     def answerability_loss(model, features):
-        """Half the loss with `is_impossible` and its opposite apart: start and end drop out."""
+        """The difference of the losses with `is_impossible` and with its opposite: start and end losses cancel."""
         flipped = {**features, "is_impossible": 1 - features["is_impossible"]}
         seeds = make_seeds(model)
         return float(model.loss(features, seeds)[0] - model.loss(flipped, seeds)[0])
@@ -262,7 +262,7 @@ def test_dropout_keeps_the_mean_zeroes_its_share_and_follows_its_seed():
 
 @pytest.mark.parametrize("size", list(SIZES))
 def test_parameter_count_follows_from_the_sizes(size):
-    """Counted by hand from the table of sizes; the encoders by the paper's description of BERT's."""
+    """Computed by hand from the table of sizes, and for the encoders from the description of BERT."""
     config = dataclasses.replace(ElectraConfig.of_size(size), vocab_size=97, num_hidden_layers=1)
     width, inner, embedding = config.hidden_size, config.intermediate_size, config.embedding_size
     fraction = {"tiny": 1 / 2, "small": 1 / 4, "base": 1 / 3, "large": 1 / 4}[size]
@@ -355,13 +355,13 @@ def test_loss_and_metrics_are_the_papers_formulas():
     discriminator_loss = (binary * mask).sum() / mask.sum()
     np.testing.assert_allclose(loss, generator_loss + 50 * discriminator_loss, rtol=1e-5)
 
-    said = (probability > 0.5) & (mask > 0)
+    predicted = (probability > 0.5) & (mask > 0)
     means = modeling.ratios({name: float(value) for name, value in sums.items()})
     expected = {"generator_loss": generator_loss, "discriminator_loss": discriminator_loss,
                 "generator_accuracy": ((logits.argmax(-1) == original) * weights).sum() / weights.sum(),
-                "discriminator_accuracy": ((said == (labels > 0)) & (mask > 0)).sum() / mask.sum(),
-                "discriminator_precision": (said & (labels > 0)).sum() / max(said.sum(), 1),
-                "discriminator_recall": (said & (labels > 0)).sum() / max(labels.sum(), 1)}
+                "discriminator_accuracy": ((predicted == (labels > 0)) & (mask > 0)).sum() / mask.sum(),
+                "discriminator_precision": (predicted & (labels > 0)).sum() / max(predicted.sum(), 1),
+                "discriminator_recall": (predicted & (labels > 0)).sum() / max(labels.sum(), 1)}
     assert {name: pytest.approx(value, rel=1e-5) for name, value in expected.items()} == means
 
 

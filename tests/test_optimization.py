@@ -1,4 +1,5 @@
-"""optimization.py against other programs' numbers (tests/data) and float64 numpy written from the papers."""
+"""optimization.py against golden numbers (tests/data) and float64 numpy written from the papers."""
+import functools
 import itertools
 
 import numpy as np
@@ -20,6 +21,12 @@ def variables_of(values, names):
 
 def values_of(variables):
     return [variable.numpy() for variable in variables]
+
+
+def update(optimizer, gradients, scale=1.0, finite=True):
+    """One optimizer update, as TrainStep runs it."""
+    optimizer.apply(gradients, tf.convert_to_tensor(optimizer.step), scale, finite)
+    optimizer.count(finite)
 
 
 # --- Schedule ---
@@ -62,7 +69,7 @@ def test_rate_warms_up_to_the_peak_without_a_jump_and_decays_to_the_end(peak, to
         np.testing.assert_allclose(rate(warmup) - rate(warmup - 1), peak / warmup, rtol=1e-3)  # the last warm-up step
 
 
-# --- Which variables, and how strongly ---
+# --- Weight decay and learning rates by variable ---
 
 
 def pretraining_variables(size="tiny"):
@@ -77,7 +84,7 @@ def pretraining_variables(size="tiny"):
     return list(itertools.chain.from_iterable(module.trainable_variables for module in modules))
 
 
-def test_biases_and_norms_of_our_networks_are_known_by_name():
+def test_biases_and_norms_of_our_networks_are_recognised_by_name():
     variables = pretraining_variables()
     assert len(variables) == 5 + (2 * 16) + (2 + 2 * 16) + 5 + 4  # embeddings, encoders, heads
     for variable in variables:  # whatever the names: exactly vectors are biases, gammas and betas here
@@ -95,7 +102,7 @@ def test_biases_and_norms_of_our_networks_are_known_by_name():
     ("bias/kernel:0", False),
     ("beta_head/kernel", False),
 ])
-def test_last_part_of_a_name_decides_on_weight_decay(name, exempt):
+def test_the_last_part_of_a_name_decides_on_weight_decay(name, exempt):
     assert is_bias_or_norm(name) == exempt
 
 
@@ -117,7 +124,7 @@ def test_layerwise_multipliers_are_those_of_the_recipe(golden):
     assert len(set(names.values())) == 4
 
 
-def test_layerwise_multipliers_tell_layer_1_from_layer_11():
+def test_layerwise_multipliers_distinguish_layer_1_from_layer_11():
     names = [f"electra/encoder/layer_{i}/output/dense/kernel" for i in range(12)]
     np.testing.assert_allclose(layerwise_multipliers(names, 0.8, 12), [0.8 ** (13 - i) for i in range(12)], rtol=1e-12)
     assert layerwise_multipliers(["electra/embeddings/word_embeddings", "head/kernel"], 0.8, 12) == [0.8 ** 14, 1.0]
@@ -139,9 +146,11 @@ def test_variables_follow_the_golden_numbers(kind, in_graph, golden):
         settings["multipliers"] = layerwise_multipliers(data["names"], decay["decay"], decay["num_layers"])
     optimizer = (AdamW(**settings) if kind.startswith("adamw") else
                  LAMB(skip_adaptive=kind == "lamb", **settings))
-    apply = tf.function(optimizer.apply, autograph=False) if in_graph else optimizer.apply
+    run = functools.partial(update, optimizer)
+    if in_graph:
+        run = tf.function(run, autograph=False)
     for number, gradients in enumerate(data["gradients"]):
-        apply([tf.constant(gradient, tf.float32) for gradient in gradients])
+        run([tf.constant(gradient, tf.float32) for gradient in gradients])
         for found, expected in zip(values_of(variables), data[kind][number]):
             # float32 state over six updates; the smallest change of an update is about 1e-4
             np.testing.assert_allclose(found, expected, rtol=1e-6, atol=2e-7)
@@ -185,7 +194,7 @@ def test_variables_follow_the_papers_in_float64(kind, b1, b2):
     state = [(value, np.zeros_like(value), np.zeros_like(value)) for value in values]
     for step, size in enumerate([5.0, -1.0, 0.3, 1e-3, 2.0, 0.0]):
         gradients = [size * generator.randn(*shape) for shape in shapes]
-        optimizer.apply([tf.constant(gradient, tf.float32) for gradient in gradients])
+        update(optimizer, [tf.constant(gradient, tf.float32) for gradient in gradients])
         rate = slow_schedule(step, *schedule)
         for i, (name, gradient) in enumerate(zip(NAMES, gradients)):
             exempt = not name.endswith("kernel")
@@ -198,24 +207,24 @@ def test_variables_follow_the_papers_in_float64(kind, b1, b2):
     np.testing.assert_allclose(optimizer.second_moments[0].numpy(), state[0][2], rtol=1e-5, atol=1e-6)
 
 
-def test_update_0_of_a_warm_up_changes_no_variable_but_the_moments():
+def test_update_0_of_a_warm_up_changes_the_moments_only():
     variables = variables_of([[1.0, 2.0]], ["a/kernel"])
     optimizer = LAMB(variables, Schedule(1.0, 10, 5))
-    optimizer.apply([tf.constant([1.0, -1.0])])
+    update(optimizer, [tf.constant([1.0, -1.0])])
     assert variables[0].numpy().tolist() == [1.0, 2.0]
     assert (optimizer.first_moments[0].numpy() != 0).all() and int(optimizer.step) == 1
 
 
-def test_an_update_that_is_not_finite_leaves_every_bit():
+def test_a_non_finite_update_leaves_every_variable_bit_identical():
     for make in (AdamW, LAMB):
         variables = variables_of([[[1.0, -2.0]], [3.0]], ["a/kernel", "a/bias"])
         optimizer = make(variables, constant_rate(0.1))
-        optimizer.apply([tf.constant([[0.5, -1.0]]), tf.constant([1.0])])
+        update(optimizer, [tf.constant([[0.5, -1.0]]), tf.constant([1.0])])
         state = [*variables, *optimizer.first_moments, *optimizer.second_moments, optimizer.step]
         before = [value.tobytes() for value in values_of(state)]
-        optimizer.apply([tf.constant([[np.nan, np.inf]]), tf.constant([1.0])], 0.0, tf.constant(False))
+        update(optimizer, [tf.constant([[np.nan, np.inf]]), tf.constant([1.0])], 0.0, tf.constant(False))
         assert [value.tobytes() for value in values_of(state)] == before
-        optimizer.apply([tf.constant([[0.5, -1.0]]), tf.constant([1.0])])
+        update(optimizer, [tf.constant([[0.5, -1.0]]), tf.constant([1.0])])
         assert all(value.tobytes() != old for value, old in zip(values_of(state), before))
 
 
@@ -250,13 +259,13 @@ class Linear:
         else:
             self.optimizer = optimizer([self.kernel, self.bias], Schedule(rate, 20, 3))
         self.traces = self.applications = 0
-        change = self.optimizer.change
+        apply = self.optimizer.apply
 
         def counted(*arguments):
             self.applications += 1
-            change(*arguments)
+            apply(*arguments)
 
-        self.optimizer.change = counted
+        self.optimizer.apply = counted
         self.step = TrainStep(self.loss, ["examples", "absolute"], self.optimizer, **settings)
 
     def loss(self, features, seeds):
@@ -289,7 +298,7 @@ def slow_gradients(values, features):
 
 
 @pytest.mark.parametrize("optimizer", [Descent, AdamW, LAMB])
-def test_micro_batches_of_one_size_amount_to_one_batch(optimizer):
+def test_gradient_accumulation_equals_one_large_batch(optimizer):
     for k in (2, 5):
         accumulated = Linear(optimizer, accumulation_steps=k, clip_norm=0.5)
         at_once = Linear(optimizer, clip_norm=0.5)
@@ -300,12 +309,12 @@ def test_micro_batches_of_one_size_amount_to_one_batch(optimizer):
             for found, expected in zip(accumulated.values(), at_once.values()):
                 np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)  # float32 sums in another order
         assert int(accumulated.optimizer.step) == int(at_once.optimizer.step) == 4
-        assert (np.abs(at_once.values()[1]) > 1e-3).all()  # something was learnt
+        assert (np.abs(at_once.values()[1]) > 1e-3).all()  # the variables moved
 
 
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
-def test_what_is_compiled_touches_no_integer_variable(accumulation_steps, monkeypatch):
-    """TensorFlow keeps int32 variables in the host's memory, where compiled code of a GPU cannot reach them."""
+def test_xla_compiled_functions_use_no_integer_variable(accumulation_steps, monkeypatch):
+    """TensorFlow keeps int32 variables in host memory, which code that XLA compiles for GPU cannot access."""
     uncompiled, graphs = tf.function, []
 
     def recording(function, jit_compile=None, **settings):
@@ -355,7 +364,7 @@ def test_gradients_are_averaged_then_clipped_at_their_global_norm(clip_norm, acc
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
 @pytest.mark.parametrize("bad", [dict(poison=np.nan), dict(poison=np.inf), dict(penalty=np.nan), dict(penalty=np.inf),
                                  dict(poison=1e30)], ids=str)  # 1e30: finite, but the norm's square overflows
-def test_from_the_first_loss_or_gradient_that_is_not_finite_on_nothing_changes(bad, accumulation_steps):
+def test_no_update_is_applied_from_the_first_non_finite_loss_or_gradient_on(bad, accumulation_steps):
     model = Linear(AdamW, accumulation_steps=accumulation_steps)
     k = accumulation_steps
 
@@ -378,7 +387,7 @@ def test_from_the_first_loss_or_gradient_that_is_not_finite_on_nothing_changes(b
     assert model.step.read_metrics()["bad_step"] == 4
 
 
-def test_a_bad_micro_batch_in_the_middle_is_noticed():
+def test_a_non_finite_micro_batch_in_the_middle_is_detected():
     model = Linear(accumulation_steps=3)
     before = [value.tobytes() for value in model.values()]
     model.step([batch(0), batch(1, poison=np.nan), batch(2)])
@@ -386,7 +395,7 @@ def test_a_bad_micro_batch_in_the_middle_is_noticed():
     assert model.step.read_metrics()["bad_step"] == 1
 
 
-def test_metrics_are_sums_since_they_were_last_read():
+def test_metrics_are_sums_since_the_last_read():
     model = Linear(accumulation_steps=2)
     for count in (3, 1):
         losses, absolute = [], 0.0
@@ -432,7 +441,7 @@ def test_eager_equals_graph(accumulation_steps):
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)  # the graph may fuse products and sums
 
 
-def test_variable_that_the_loss_does_not_use_is_an_error():
+def test_a_variable_that_the_loss_does_not_use_is_an_error():
     model = Linear()
     stray = tf.Variable([1.0], name="stray/kernel")
     step = TrainStep(model.loss, ["examples", "absolute"], Descent([model.kernel, stray], 0.1))

@@ -21,6 +21,7 @@ from support import pretraining_config as make_config
 import configuration
 import devices
 import postprocess_pretrained_ckpt
+import report
 import run_pretraining
 import training
 from configuration import Interrupted, PretrainingConfig, RunFailed, UserError
@@ -51,7 +52,7 @@ def tensors(config, name):
 
 
 def metrics(config, phase=1):
-    return training.read_metrics_log(os.path.join(config.logs, f"pretraining_phase{phase}.jsonl"))
+    return report.read_metrics_log(os.path.join(config.logs, f"pretraining_phase{phase}.jsonl"))
 
 
 def weights(tensors):
@@ -259,7 +260,7 @@ def test_resuming_a_finished_phase_does_nothing_and_says_so(finished):
     config, _ = finished
     before = sorted(os.listdir(config.checkpoint_dir))
     train(dataclasses.replace(config, restore_checkpoint="latest"))
-    assert "phase 1 has done its 12 updates already" in console(config)
+    assert "phase 1 has finished its 12 updates already" in console(config)
     assert sorted(os.listdir(config.checkpoint_dir)) == before
 
 
@@ -379,17 +380,29 @@ def test_records_of_another_length_missing_vocabulary_and_too_few_held_out_recor
 # --- Evaluation ---
 
 
-def test_eval_only_repeats_the_held_out_figures_of_training(data, tmp_path, capsys):
-    config = make_config(data, tmp_path, eval_tfrecords=data["held_out"], num_train_steps=3)
+def test_eval_only_repeats_the_held_out_figures_of_training(data, tmp_path, capsys, refuses):
+    """The checkpoint says which model it is: its size and generator need not be given again, nor may they differ."""
+    config = make_config(data, tmp_path, eval_tfrecords=data["held_out"], num_train_steps=3, mask_prob=0.3,
+                         generator_hidden_size=1.0)
     train(config)
     logged = [entry for entry in metrics(config) if entry["kind"] == "eval"][-1]
-    capsys.readouterr()
-    run_pretraining.evaluate_only(dataclasses.replace(config, eval_only=True, restore_checkpoint="latest"),
-                                  devices.open_device("cpu", "fp32"))
-    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
-    for name, value in logged.items():
-        if name not in ("step", "kind"):
-            assert printed[name] == pytest.approx(value, rel=1e-6)
+    checkpoint = os.path.join(config.checkpoint_dir, "ckpt-3.index")
+    alone = PretrainingConfig(eval_only=True, restore_checkpoint=checkpoint, eval_tfrecords=data["held_out"],
+                              max_seq_length=32, train_batch_size=4)
+    device = devices.open_device("cpu", "fp32")
+    for evaluated in (dataclasses.replace(config, eval_only=True, restore_checkpoint="latest"), alone):
+        capsys.readouterr()
+        run_pretraining.evaluate_only(evaluated, device)
+        printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+        for name, value in logged.items():
+            if name not in ("step", "kind"):
+                assert printed[name] == pytest.approx(value, rel=1e-6)
+    said = refuses(run_pretraining.evaluate_only, dataclasses.replace(alone, model_size="small"), device)
+    assert "--model_size=small" in said and "tiny" in said
+    other = tmp_path / "vocab.txt"
+    other.write_text("\n".join(reversed(PRETRAINING_VOCABULARY)) + "\n")
+    said = refuses(run_pretraining.evaluate_only, dataclasses.replace(alone, vocab_file=str(other)), device)
+    assert "ckpt-3 was trained on another vocabulary" in said
 
 
 def test_area_under_curve_counts_pairs_with_ties_half():

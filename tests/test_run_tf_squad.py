@@ -17,6 +17,7 @@ import tensorflow as tf
 from support import StopAfter, squad_file
 from support import squad_config as make_config
 
+import report
 import run_tf_squad
 import training
 import weights
@@ -50,73 +51,6 @@ def tensors(config):
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if name[:5] != "state"}
 
 
-# --- Batches ---
-
-
-@pytest.mark.parametrize("rows, size", [(37, 5), (40, 5), (3, 8), (1, 1)])
-def test_every_row_comes_once_in_batches_that_hold_it(rows, size):
-    rng = np.random.default_rng(rows)
-    lengths, buckets = rng.integers(5, 49, rows), [16, 32, 48]
-    order = rng.permutation(rows)
-    batches = run_tf_squad.plan_batches(lengths, buckets, size, order)
-    assert sorted(np.concatenate([batch.rows for batch in batches]).tolist()) == list(range(rows))
-    assert len(batches) == -(-rows // size)
-    assert sum(len(batch.rows) < size for batch in batches) == (rows % size > 0)
-    for batch in batches:
-        assert batch.length in buckets and lengths[batch.rows].max() <= batch.length
-    full = [batch for batch in batches if set(np.searchsorted(buckets, lengths[batch.rows])) ==
-            {buckets.index(batch.length)}]
-    assert len(full) >= len(batches) - len(buckets)  # only what is left over is padded to a longer bucket
-
-
-def questions(batch_size=4, limit=None, position=None):
-    lengths = np.random.default_rng(0).integers(10, 49, 30)
-    return run_tf_squad.Questions(lengths, [16, 32, 48], batch_size, seed=1, limit=limit, position=position)
-
-
-def take(source, count):
-    return [next(source).rows.tolist() for _ in range(count)]
-
-
-@pytest.mark.parametrize("limit, per_epoch", [(None, 8), (3, 3)])
-def test_an_epoch_sees_every_example_once(limit, per_epoch):
-    source = questions(limit=limit)
-    assert source.batches_per_epoch == per_epoch
-    epochs = []
-    for epoch in range(3):
-        assert source.epochs_done == epoch and source.batches_until(3) == (3 - epoch) * per_epoch
-        epochs.append(sum(take(source, per_epoch), []))
-    assert all(len(set(epoch)) == len(epoch) == (12 if limit else 30) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
-
-
-@pytest.mark.parametrize("limit", [None, 6])
-@pytest.mark.parametrize("done", [0, 1, 5, 7, 8, 11, 16])
-def test_going_on_takes_the_same_batches(limit, done):
-    whole = questions(limit=limit)
-    take(whole, done)
-    resumed = questions(limit=limit, position=json.loads(json.dumps(whole.position)))
-    assert resumed.batches_until(2.5) == whole.batches_until(2.5)
-    assert take(resumed, 20) == take(whole, 20)
-    assert resumed.position == whole.position
-
-
-@pytest.mark.parametrize("sizes", [(4, 8), (8, 4), (4, 8, 1), (3, 5, 4)], ids=str)
-def test_going_on_with_batches_of_another_size_sees_every_example_of_the_epoch_once(sizes):
-    seen, position = [], None
-    for size in sizes:
-        source = questions(batch_size=size, position=position)
-        seen += sum(take(source, 2), [])
-        position = source.position
-    while source.epochs_done == 0:
-        seen += next(source).rows.tolist()
-    assert sorted(seen) == list(range(30))
-    assert source.batches_until(2) == source.batches_per_epoch
-
-
-# --- Training ---
-
-
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
     config = make_config(data, tmp_path_factory.mktemp("finished") / "out")
@@ -142,12 +76,16 @@ def test_the_files_of_the_design_are_written(finished, data):
     assert [f.step for f in training.Checkpoints(config.checkpoint_dir).list()] == [8, 16]
     log = [json.loads(line) for line in pathlib.Path(config.output_dir, "logs", "squad.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == [1, 2, 3, 6, 8, 9, 12, 15, 16]
+    assert all(entry["gradient_norm"] > 0 and 0 <= entry["start_accuracy"] <= 1 for entry in log)
+    assert "answerability_accuracy" not in log[0]
+    said = pathlib.Path(config.output_dir, "logfile.txt").read_text()
+    assert "step 16/16  loss " in said and "gradient norm " in said
 
 
 @pytest.mark.parametrize("step", [3, 8, 11])
 def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(data, tmp_path, finished, step):
     config = make_config(data, tmp_path / "out")
-    with pytest.raises(Interrupted, match=f"at step {step} of 16; the same call goes on"):
+    with pytest.raises(Interrupted, match=f"at step {step} of 16; the same command resumes"):
         run(config, StopAfter(step))
     again = run(config)
     expected, found = tensors(finished[0]), tensors(config)
@@ -192,6 +130,11 @@ def test_version_2_has_null_odds_and_both_thresholds(data, tmp_path, joint_head)
     assert {"exact", "f1", "best_exact", "best_f1", "best_f1_thresh", "HasAns_f1", "NoAns_f1"} <= set(found)
     assert found["null_score_diff_threshold"] == -0.2 and found["best_f1"] >= found["f1"]
     assert all((text == "") == (odds[id_] > -0.2) for id_, text in predictions.items())
+    log = report.read_metrics_log(os.path.join(config.output_dir, "logs", "squad.jsonl"))
+    train_entries = [entry for entry in log if entry["kind"] == "train"]
+    assert all(("answerability_accuracy" in entry) == joint_head for entry in train_entries)
+    if joint_head:
+        assert all(0 <= entry["answerability_accuracy"] <= 1 for entry in train_entries)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
@@ -283,7 +226,7 @@ def test_bad_input_is_refused_before_training(data, tmp_path, finished, refuses)
     assert "does not exist" in refuses(run, replace(config, init_checkpoint="nowhere/at/all"))
     assert "has no question-answering head" in refuses(run, replace(config, do_train=False))
     assert "holds no checkpoint" in refuses(run, replace(config, do_train=False, init_checkpoint=None))
-    assert "was trained for SQuAD 1.1: leave out" in refuses(run, replace(
+    assert "was trained for SQuAD 1.1: omit" in refuses(run, replace(
         config, do_train=False, version_2_with_negative=True, init_checkpoint=finished[0].checkpoint_dir))
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "x"]))
     bare = tmp_path / "bare"

@@ -1,4 +1,4 @@
-"""training: checkpoints that are whole or absent, logs that continue, stops that are asked for."""
+"""training: the training loop, checkpoints that are complete or absent, stops on request."""
 from __future__ import annotations
 
 import json
@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from absl import logging
+from support import StopAfter
 
+import report
 import training
-from configuration import Interrupted, UserError
+from configuration import Interrupted, RunFailed, UserError
+from workers import ALONE, Workers
 
 
 class Model(tf.Module):
@@ -135,6 +138,24 @@ def test_a_checkpoint_that_does_not_match_in_every_variable_is_refused(checkpoin
         training.restore(save(checkpoints, 1), model)
 
 
+def test_a_checkpoint_is_found_by_prefix_index_folder_and_run(tmp_path):
+    """A folder whose name holds `.index` once lost that part of its name."""
+    run = training.Checkpoints(str(tmp_path / "a.index.d" / "checkpoints"))
+    prefix = save(run, 3)
+    assert training.find_checkpoint(prefix) == prefix == training.find_checkpoint(prefix + ".index")
+    assert training.find_checkpoint(run.folder) == prefix == training.find_checkpoint(os.path.dirname(run.folder))
+    second = save(run, 1, phase=2)
+    assert training.find_checkpoint(run.folder) == second
+    damage(second, "flipped")
+    assert training.find_checkpoint(run.folder) == prefix
+    assert training.find_checkpoint(str(tmp_path)) is None and training.find_checkpoint("no/such") is None
+
+
+def test_a_folder_of_damaged_checkpoints_alone_is_refused(checkpoints, refuses):
+    damage(save(checkpoints, 1), "truncated")
+    assert checkpoints.folder in refuses(training.find_checkpoint, checkpoints.folder)
+
+
 def test_restore_from_nothing_names_the_path(tmp_path):
     with pytest.raises(UserError, match="nowhere/ckpt-1 cannot be read"):
         training.restore(str(tmp_path / "nowhere" / "ckpt-1"), Model(0))
@@ -142,7 +163,7 @@ def test_restore_from_nothing_names_the_path(tmp_path):
 
 def test_restore_from_another_projects_checkpoint_is_refused(tmp_path):
     prefix = tf.train.Checkpoint(model=Model(1)).write(str(tmp_path / "foreign"))
-    with pytest.raises(UserError, match="not a checkpoint of this project"):
+    with pytest.raises(UserError, match="not written by this project"):
         training.restore(prefix, Model(0))
 
 
@@ -157,7 +178,7 @@ def test_too_little_disk_is_refused_before_anything_is_written(checkpoints, monk
 def test_too_little_disk_names_the_commands_own_option(tmp_path, monkeypatch):
     monkeypatch.setattr(training.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 0}))
     for arguments, flag in (((2,), "results_dir"), ((2, "output_dir"), "output_dir")):
-        with pytest.raises(UserError, match=f"or give another --{flag}\\.$"):
+        with pytest.raises(UserError, match=f"or choose another --{flag}\\.$"):
             training.Checkpoints(str(tmp_path), *arguments).check_disk(Model(1))
 
 
@@ -193,86 +214,127 @@ def test_repeated_signals_are_one_request():
 
 def test_a_signal_before_the_first_update_ends_the_command_at_once():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted, match="SIGTERM before the first update; the same call starts again"):
+    with pytest.raises(Interrupted, match="SIGTERM before the first update: run the same command again"):
         with training.StopRequest():
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-# --- Logs ---
+# --- The training loop ---
 
 
-def test_metrics_log_continues_after_a_resume_without_repeating_steps(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    log = training.MetricsLog(str(path), str(tmp_path / "tensorboard"))
-    for step in (1, 2, 3):
-        log.write(step, "train", {"loss": float(step)})
-    with open(path, "a") as file:
-        file.write('{"step": 4, "kind": "tr')  # the machine went down here
-    log = training.MetricsLog(str(path), str(tmp_path / "tensorboard"), step=2)
-    log.write(3, "train", {"loss": 30.0})
-    entries = training.read_metrics_log(str(path))
-    assert [(entry["step"], entry["loss"]) for entry in entries] == [(1, 1), (2, 2), (3, 30)]
-    assert all(json.loads(line) for line in path.read_text().splitlines())
-    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+class Steps:
+    """Stands in for TrainStep and Report: records the order of what the loop does."""
+
+    name = "a run"
+
+    def __init__(self, bad_step=0):
+        self.events, self.bad_step, self.speed = [], bad_step, report.Speed()
+
+    def __call__(self, micro_batches):
+        self.events.append(f"update {micro_batches}")
+
+    def read_metrics(self):
+        return {"bad_step": self.bad_step}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def training(self, step, sums):
+        self.events.append(f"log {step}")
+
+    def evaluation(self, step, metrics):
+        self.events.append(f"evaluated {step}: {metrics}")
+
+    def advance(self):
+        pass
+
+    def summary(self):
+        self.events.append("summary")
 
 
-def test_a_fresh_metrics_log_drops_an_earlier_runs_lines(tmp_path):
-    path = str(tmp_path / "metrics.jsonl")
-    training.MetricsLog(path, str(tmp_path / "tb")).write(1, "train", {"loss": 1.0})
-    training.MetricsLog(path, str(tmp_path / "tb"))
-    assert training.read_metrics_log(path) == []
+def run_updates(steps, stop=None, workers=ALONE, **changes):
+    job = training.Job(
+        step=0, num_train_steps=7, micro_batches=lambda step: step, log_every=5,
+        saves_after=lambda step: step % 4 == 0, evaluates_after=lambda step: step in (4, 7),
+        save=lambda step: steps.events.append(f"save {step}"), evaluate=lambda: "figures",
+        not_finite=lambda step: f"not finite at {step}.",
+        interrupted=lambda signal_name, step, anything_new: f"{signal_name} {step} {anything_new}")._replace(**changes)
+    return training.run_updates(job, steps, steps, stop or training.StopRequest(), workers)
 
 
-def test_a_metrics_log_that_cannot_be_written_names_the_option(tmp_path, refuses):
-    (tmp_path / "file").write_text("")
-    (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "file" / "log.jsonl", tmp_path / "folder"):
-        for step in (0, 3):
-            said = refuses(training.MetricsLog, str(path), str(tmp_path / "tb"), step)
-            assert f"{path} cannot be written" in said and "--json_summary" in said
-    assert not list(tmp_path.glob("folder*tmp*"))
+def test_the_loop_updates_logs_saves_and_evaluates_in_this_order():
+    steps = Steps()
+    assert run_updates(steps) == {}
+    assert steps.events == [
+        "update 1", "log 1", "update 2", "log 2", "update 3", "update 4", "log 4", "save 4", "evaluated 4: figures",
+        "update 5", "log 5", "update 6", "update 7", "log 7", "save 7", "evaluated 7: figures", "summary"]
 
 
-def test_start_logging_names_a_folder_that_cannot_be_written(tmp_path):
-    blocker = tmp_path / "file"
-    blocker.write_text("")
-    with pytest.raises(UserError, match="cannot be written .*give another folder"):
-        training.start_logging(str(blocker / "logs"), "rank0")
+def test_without_checkpoints_nothing_is_saved():
+    steps = Steps()
+    run_updates(steps, save=None)
+    assert steps.events[-2:] == ["evaluated 7: figures", "summary"]
+    assert not any(event.startswith("save") for event in steps.events)
 
 
-def test_curves_are_drawn_for_whatever_the_log_has(tmp_path):
-    path, png = str(tmp_path / "metrics.jsonl"), tmp_path / "curves.png"
-    training.plot_curves(path, str(png), "empty", training.PRETRAINING_PANELS)
-    assert not png.exists()
-    log = training.MetricsLog(path, str(tmp_path / "tb"))
-    for step in range(1, 6):
-        log.write(step, "train", {"generator_loss": 5 / step, "learning_rate": 1e-3 * step})
-    log.write(5, "eval", {"generator_loss": 1.5})
-    training.plot_curves(path, str(png), "a run", training.PRETRAINING_PANELS)
-    assert png.read_bytes().startswith(b"\x89PNG") and not list(tmp_path.glob("*.tmp*"))
+def test_a_stop_logs_and_saves_once_what_is_not_saved_and_waits_for_rank_0():
+    class Two(Workers):
+        def from_chief(self, value):
+            steps.events.append("barrier")
+
+    for step, events in ((3, ["update 3", "log 3", "save 3", "barrier"]),
+                         (4, ["log 4", "save 4", "evaluated 4: figures", "barrier"])):
+        steps = Steps()
+        with pytest.raises(Interrupted, match=f"^SIGTERM {step} True$"):
+            run_updates(steps, StopAfter(step), Two())
+        assert steps.events[-len(events):] == events
 
 
-def test_speed_is_totals_over_totals_without_the_first_update_and_without_time_apart(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
-    speed = training.Speed()
-    now[0] = 30.0
-    assert speed.after(1, 8, 100) == {"first_update_seconds": 30.0}
-    now[0] = 32.0
-    assert speed.after(1, 8, 100)["sequences_per_second"] == 4
-    with speed.apart():
-        now[0] += 1000
-    now[0] += 2
-    rates = speed.after(3, 24, 300)
-    assert rates == {"updates_per_second": 1.0, "sequences_per_second": 8.0, "tokens_per_second": 100.0}
-    assert "8.0 sequences/s" in speed.summary() and "30.0 s" in speed.summary()
+def test_a_stop_before_the_first_update_saves_nothing():
+    steps = Steps()
+    with pytest.raises(Interrupted, match="SIGTERM 2 False"):
+        run_updates(steps, StopAfter(0), step=2)
+    assert steps.events == []
 
 
-@pytest.mark.parametrize("seconds, text", [(0, "0:00:00"), (59.6, "0:01:00"), (3661, "1:01:01"), (360000, "100:00:00")])
-def test_hours(seconds, text):
-    assert training.hours(seconds) == text
+def test_a_worker_stops_where_another_was_asked_to():
+    class AnotherStops(Workers):
+        def any(self, flag):
+            return True
+
+    with pytest.raises(Interrupted, match="a signal to another worker 0 False"):
+        run_updates(Steps(), workers=AnotherStops())
+
+
+def test_an_update_that_is_not_finite_ends_the_run_before_it_is_logged_or_saved():
+    steps = Steps(bad_step=2)
+    with pytest.raises(RunFailed, match="not finite at 2"):
+        run_updates(steps)
+    assert steps.events == ["update 1"]
+
+
+def test_a_finished_run_is_left_alone():
+    steps = Steps()
+    assert run_updates(steps, step=7) == {} and steps.events == []
+
+
+# --- What a checkpoint says of its run ---
+
+
+def test_what_differs_from_the_checkpoints_run_is_logged(caplog):
+    state = {"environment": training.environment(), "world_size": 1}
+    training.log_differences(state, ALONE, 8, "record")
+    assert not caplog.records
+    with caplog.at_level("INFO"):
+        training.log_differences({"environment": {}, "world_size": 4}, ALONE, 8, "record")
+    notes = [record.getMessage() for record in caplog.records]
+    assert len(notes) == 2 and "TensorFlow differs" in notes[0]
+    assert "4 workers wrote" in notes[1] and "8 sequences" in notes[1] and "every record" in notes[1]
 
 
 def test_environment_is_plain_json():

@@ -1,9 +1,9 @@
-"""What is traced for training, evaluation and answers stays fit for a Gaudi card: fixed shapes, the card's types,
-stateless randomness, known ops; and what its conversion to bfloat16 leaves alone.
+"""The graphs of training, evaluation and inference can run on Gaudi: static shapes, supported data types, stateless
+random ops, known ops; and what is converted to bfloat16.
 
 hpu_ops_habana_tensorflow_*.txt list the op names found in the device libraries of the habana-tensorflow wheels
 1.14.0.493 and 1.6.1.92 (published on PyPI), with the kind of evidence: evidence, not proof, that an op runs on the
-card. An op without a kernel falls back to the host, with a copy each way at every step.
+card. An op without a kernel falls back to the host, with a copy in each direction at every step.
 """
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ DATA = pathlib.Path(__file__).parent / "data"
 # Ops placed on the host on purpose, with the reason. None so far.
 ON_THE_HOST: dict = {}
 CARD_TYPES = {tf.float32, tf.bfloat16, tf.int32, tf.int8, tf.bool}
-# The only place for 64-bit numbers: a random op's key or counter.
+# The only ops with 64-bit numbers: their key and counter.
 RANDOM_OPS = {"StatelessRandomUniform"}
-# Ops for which a library shows the bare name and no kernel class: the weaker evidence, taken note of here. All are in
-# any Transformer's graph but TopKV2 (masked positions, answer search) and StatelessRandomUniform (a class in 1.6.1).
+# Ops for which a library contains the name but no kernel class, the weaker evidence. All of them occur in any
+# Transformer except TopKV2 (masked positions, answer search) and StatelessRandomUniform (a class in 1.6.1).
 NAME_ONLY = {"AddV2", "ArgMax", "AssignAddVariableOp", "AssignSubVariableOp", "BatchMatMulV2", "Const", "LogSoftmax",
              "Mean", "Neg", "Placeholder", "StatelessRandomUniform", "StopGradient", "Sum", "TopKV2"}
 VERSIONS = ("1.14.0.493", "1.6.1.92")
@@ -42,7 +42,7 @@ def known_ops(version):
 
 
 def operations(function):
-    """Every operation of a concrete function, those of nested functions included."""
+    """All operations of a concrete function."""
     found, graphs = [], [function.graph]
     while graphs:
         graph = graphs.pop()
@@ -51,7 +51,8 @@ def operations(function):
     return found
 
 
-CONFIG = ElectraConfig.of_size("tiny", vocab_size=100, max_position_embeddings=32)
+# One layer: a second one would add no op, and half of the tracing time.
+CONFIG = ElectraConfig.of_size("tiny", vocab_size=100, max_position_embeddings=32, num_hidden_layers=1)
 
 
 def make_step(optimizer_class=optimization.LAMB, accumulation_steps=1, loss_fn=None, compute_dtype=tf.float32,
@@ -93,7 +94,7 @@ def traced(model, step):
 
 
 def traced_evaluation(**settings):
-    """As run_pretraining.make_evaluator traces it."""
+    """The function that run_pretraining traces for evaluation."""
     model, _ = make_step(**settings)
 
     @tf.function(autograph=False)
@@ -110,8 +111,8 @@ def traced_answers(*settings, compute_dtype=tf.float32):
     return [tf.function(model.answers, autograph=False).get_concrete_function(features_of(model, False))]
 
 
-# Every graph that runs on a card, by name. On hpu the graph is float32 in every precision; the one of bfloat16 is
-# traced for its types.
+# All graphs that run on a card, by name. On hpu the graph is float32 in every precision; the bfloat16 graphs are traced
+# for their data types.
 GRAPHS = {}
 for _optimizer in (optimization.LAMB, optimization.AdamW):
     for _steps in (1, 2):
@@ -140,27 +141,28 @@ def graph(name):
 
 
 def folded(operation):
-    """Whether TensorFlow turns this into a constant before the graph runs.
+    """Whether constant folding removes this operation before the graph runs.
 
-    2.9.1 traces which axes the gradient of a broadcast sums over, from constant shapes; 2.15 does so while it traces.
-    Grappler leaves none (seen with 2.9.1).
+    TensorFlow 2.9.1 traces an op that computes from constant shapes which axes the gradient of a broadcast sums over;
+    2.15 computes them during tracing. Grappler removes all of them (seen with 2.9.1).
     """
     return operation.type == "BroadcastGradientArgs" and all(tensor.op.type == "Const" for tensor in operation.inputs)
 
 
 def type_of(operation):
-    """Its type. tf.nn.gelu, which the bridge replaces, is made of Erf up to the last TensorFlow that a bridge loads
-    with (2.15) and of Erfc in 2.21, where it counts as Erf."""
+    """The op type. tf.nn.gelu, which habana-tensorflow replaces, uses Erf up to TensorFlow 2.15, the last supported
+    version, and Erfc in 2.21, which counts as Erf here."""
     return "Erf" if operation.type == "Erfc" and "Gelu" in operation.name else operation.type
 
 
+@functools.lru_cache(maxsize=None)
 def used_types():
     return {type_of(operation) for name in GRAPHS for function in graph(name) for operation in operations(function)
             if not folded(operation)}
 
 
-def complaints(functions):
-    """What a card would trip over, a sentence each."""
+def problems(functions):
+    """Reasons why graphs cannot run on a card, as sentences."""
     found = set()
     lists = {version: known_ops(version) for version in VERSIONS}
     for operation in [operation for function in functions for operation in operations(function)]:
@@ -170,7 +172,7 @@ def complaints(functions):
         if operation.op_def.is_stateful and operation.type not in STATEFUL:
             found.add(f"{operation.type} is stateful")
         if folded(operation) or any(folded(tensor.op) for tensor in operation.inputs):
-            continue  # what it yields are the axes of a sum, whose shape is known once they are
+            continue  # its outputs are the axes of a sum, whose shape is static once they are constants
         for tensor in (*operation.inputs, *operation.outputs):
             if tensor.dtype != tf.resource and not tensor.shape.is_fully_defined():
                 found.add(f"{operation.type} has a dynamic shape")
@@ -180,11 +182,11 @@ def complaints(functions):
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_graph_is_fit_for_the_card(name):
-    assert complaints(graph(name)) == []
+def test_the_graph_can_run_on_the_card(name):
+    assert problems(graph(name)) == []
 
 
-def test_ops_known_by_their_bare_name_only_are_the_expected_ones():
+def test_ops_without_a_kernel_class_are_the_expected_ones():
     assert {op for op in used_types() for version in VERSIONS if "class" not in known_ops(version)[op]} == NAME_ONLY
 
 
@@ -203,17 +205,17 @@ def with_stateful_noise(model, features, seeds):
     return loss + tf.random.uniform([]), sums
 
 
-@pytest.mark.parametrize("loss_fn, words", [
-    (with_unsupported_op, "BesselI0e is not in the op list"), (with_int64_and_dynamic_shape, "computes in int64"),
-    (with_int64_and_dynamic_shape, "has a dynamic shape"), (with_stateful_noise, "RandomUniform is stateful")])
-def test_the_check_sees_what_it_is_for(loss_fn, words):
-    assert any(words in complaint for complaint in complaints(traced(*make_step(loss_fn=loss_fn))))
+@pytest.mark.parametrize("loss_fn, expected", [
+    (with_unsupported_op, ["BesselI0e is not in the op list"]), (with_stateful_noise, ["RandomUniform is stateful"]),
+    (with_int64_and_dynamic_shape, ["computes in int64", "has a dynamic shape"])])
+def test_the_check_finds_each_problem(loss_fn, expected):
+    found = problems(traced(*make_step(loss_fn=loss_fn, generator="uniform")))
+    assert all(any(words in problem for problem in found) for words in expected)
 
 
-def test_vocabulary_is_projected_at_the_masked_positions_only():
-    """The ancestor projects all L positions, seven times the work."""
-    model, step = make_step()
-    rows = {tensor.shape[0] for function in traced(model, step) for operation in operations(function)
+def test_vocabulary_logits_are_computed_at_the_masked_positions_only():
+    """NVIDIA's recipe computes them at all L positions, seven times the work."""
+    rows = {tensor.shape[0] for function in graph("pretraining LAMB 1") for operation in operations(function)
             for tensor in operation.outputs if tensor.shape.rank == 2 and tensor.shape[1] == 104}
     assert max(rows) == 2 * 4
 
@@ -222,19 +224,19 @@ def test_vocabulary_is_projected_at_the_masked_positions_only():
 
 LISTS = json.loads(pathlib.Path(gaudi.BF16_LISTS).read_text(encoding="utf-8"))
 ALLOWED = {*LISTS["allowlist"], *LISTS["conditional_list"]}
-# The bridge's own GELU, which is in its libraries and not in the op lists: those name TensorFlow's ops.
+# The GELU ops of habana-tensorflow, which are not in the op lists: those contain TensorFlow's ops only.
 FUSED = {"HabanaGelu", "HabanaGeluGrad"}
-# Float32 on purpose.
-LEFT_ALONE = {
+# Deliberately float32.
+KEPT_FLOAT32 = {
     "softmax, losses and metrics": "Softmax LogSoftmax SparseSoftmaxCrossEntropyWithLogits Exp Log Log1p Reciprocal "
                                    "Equal NotEqual Greater GreaterEqual Less LogicalAnd ArgMax TopKV2",
     "statistics and sums: layer norm's mean and deviation, gradients of biases": "Mean Sum Square Rsqrt Sub AddN",
-    "the plain GELU and its gradient, which the bridge replaces": "Erf Neg",
+    "TensorFlow's GELU and its gradient, which habana-tensorflow replaces": "Erf Neg",
     "the question-answering head, small": "Tanh TanhGrad",
     "masking and sampling": "StatelessRandomUniform Maximum Minimum Round Select SelectV2 OneHot",
     "the optimizer": "L2Loss Sqrt MulNoNan RealDiv Pow IsFinite LogicalOr",
-    "tables, whose rows would be cast at every step": "GatherV2 UnsortedSegmentSum TensorScatterUpdate",
-    "variables, and what moves values between ops of either type":
+    "embedding tables, which would be cast at every step": "GatherV2 UnsortedSegmentSum TensorScatterUpdate",
+    "variables, and ops that move values without computing":
         "AssignAddVariableOp AssignSubVariableOp AssignVariableOp ReadVariableOp Cast Const ConcatOffset ConcatV2 "
         "ExpandDims Fill FloorMod IdentityN InvertPermutation NoOp Pack Placeholder Range Slice Squeeze StopGradient "
         "StridedSlice StridedSliceGrad Tile Unpack",
@@ -242,17 +244,17 @@ LEFT_ALONE = {
 
 
 def converted(function):
-    """The operations that Habana's documentation lets the pass convert (not the pass itself, which needs a card).
+    """The operations that the pass converts according to Habana's documentation (the pass itself needs a card).
 
-    The allow-list always; the conditional list where a neighbour is converted; never an exception's name.
+    Ops of the allowlist always, ops of the conditional list if a neighbour is converted; never an exception.
     """
     found, waiting = set(), set()
     for operation in operations(function):
-        spared = any(re.fullmatch(pattern, operation.name) and type_ in ("", operation.type)
-                     for pattern, type_ in LISTS["non_convertible_exceptions"])
-        if not spared and operation.type in LISTS["allowlist"]:
+        excluded = any(re.fullmatch(pattern, operation.name) and type_ in ("", operation.type)
+                       for pattern, type_ in LISTS["non_convertible_exceptions"])
+        if not excluded and operation.type in LISTS["allowlist"]:
             found.add(operation)
-        elif not spared and operation.type in LISTS["conditional_list"]:
+        elif not excluded and operation.type in LISTS["conditional_list"]:
             waiting.add(operation)
     while True:
         more = {operation for operation in waiting if found & neighbours(operation)}
@@ -272,7 +274,7 @@ def of_type(function, *types):
     return [operation for operation in operations(function) if operation.type in types]
 
 
-def test_lists_name_known_ops_once():
+def test_the_lists_contain_known_ops_once():
     gaudi.check_bf16_lists(gaudi.BF16_LISTS)
     names = LISTS["allowlist"] + LISTS["conditional_list"]
     assert len(names) == len(set(names))
@@ -280,39 +282,39 @@ def test_lists_name_known_ops_once():
         assert set(names) - set(known_ops(version)) == FUSED
 
 
-def test_every_traced_op_is_allowed_or_left_alone_on_purpose():
-    alone = set(" ".join(LEFT_ALONE.values()).split())
-    assert not ALLOWED & alone
-    assert used_types() | FUSED == ALLOWED | alone
+def test_every_traced_op_is_listed_for_bfloat16_or_for_float32():
+    float32 = set(" ".join(KEPT_FLOAT32.values()).split())
+    assert not ALLOWED & float32
+    assert used_types() | FUSED == ALLOWED | float32
 
 
 @pytest.mark.parametrize("name", [name for name in GRAPHS if "bfloat16" not in name])
-def test_encoder_products_are_converted_and_the_rest_of_the_mathematics_is_not(name):
+def test_matrix_products_of_the_encoder_are_converted_and_losses_are_not(name):
     for function in graph(name):
         changed = converted(function)
         for product in of_type(function, "MatMul", "BatchMatMulV2"):
             assert (product in changed) == ("KEEP_FP32_PRECISION" not in product.name)
         assert {operation.type for operation in changed} <= ALLOWED
-        # What goes into a loss, a sample or an answer, and what comes out of it.
+        # Inputs and outputs of losses, sampling and answer search.
         for operation in of_type(function, "SparseSoftmaxCrossEntropyWithLogits", "Log1p", "Log", "ArgMax", "TopKV2",
                                  "LogSoftmax", "Rsqrt"):
             assert not neighbours(operation) & changed, operation.name
-        # What comes out of a softmax may enter a product at once; its gradient is softmax mathematics.
+        # The output of a softmax may be the input of a product, so only its own scope is checked.
         for operation in of_type(function, "Softmax"):
             assert "KEEP_FP32_PRECISION" in operation.name
 
 
-def test_as_many_products_are_converted_as_the_encoders_have():
+def test_the_number_of_converted_products_is_that_of_the_encoders():
     forward = [operation for operation in converted(graph("evaluation float32")[0])
                if operation.type in ("MatMul", "BatchMatMulV2")]
     layers = CONFIG.num_hidden_layers + CONFIG.generator(0.5).num_hidden_layers
-    # In a layer query, key, value, output, two of the feed-forward and two of attention; besides the discriminator's
-    # projection of the embeddings, the heads' first layers and the projection to the vocabulary.
+    # Per layer: query, key, value, output, two of feed-forward and two of attention. In addition: the discriminator's
+    # embedding projection, the first layer of both heads, and the vocabulary logits.
     assert len(forward) == 8 * layers + 4
 
 
 @pytest.mark.parametrize("name", ["pretraining LAMB 2", "pretraining AdamW 2", "squad joint 2.0 float32 2"])
-def test_nothing_of_an_update_is_converted(name):
+def test_no_op_of_an_update_is_converted(name):
     accumulate, update = graph(name)
     assert converted(accumulate) and not converted(update)
     whole, = graph(name[:-1] + "1")

@@ -1,9 +1,10 @@
-"""weights: golden models of transformers, NVIDIA's recipe and google-research; round trips; what is refused."""
+"""weights: golden models of transformers, NVIDIA's recipe and google-research/electra; round trips; refusals."""
 from __future__ import annotations
 
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -69,14 +70,14 @@ def test_a_folder_of_transformers_gives_its_logits(kind):
     source = weights.read(str(TINY / kind))
     ours = network(source.config, kind)
     loaded = weights.load(source, ours.trainable_variables, ElectraTokenizer(str(TINY / kind / "vocab.txt")))
-    assert loaded == [f"{len(source.tensors)} tensors of {TINY / kind} loaded."] and not source.unused
+    assert len(loaded) == 1 and f"{len(source.tensors)} tensors" in loaded[0] and not source.unused
     np.testing.assert_allclose(ours(*golden_inputs(TINY / "inputs.npz")), np.load(TINY / kind / "logits.npy"),
                                **ROUNDING)
 
 
 @pytest.mark.parametrize("kind", ["discriminator", "generator"])
-def test_the_ancestors_keras_files_give_its_logits(kind, tmp_path):
-    source = weights.read(str(DATA / f"ancestor_{kind}"))
+def test_keras_files_of_nvidias_recipe_give_its_logits(kind, tmp_path):
+    source = weights.read(str(DATA / f"nvidia_{kind}"))
     ours = network(source.config, kind)
     loaded = weights.load(source, ours.trainable_variables, some_vocabulary(tmp_path, 120))
     assert len(loaded) == 1 and not source.unused
@@ -98,9 +99,9 @@ def test_a_released_tf1_checkpoint_gives_its_sequence_outputs(name, tmp_path):
     module = tf.Module()
     module.networks = networks
     loaded = weights.load(source, module.trainable_variables, some_vocabulary(tmp_path, 120))
-    assert loaded[1] == ("9 tensors have no place here and are not used: discriminator_predictions/dense/bias, "
-                         "discriminator_predictions/dense/kernel, discriminator_predictions/dense_1/bias, "
-                         "discriminator_predictions/dense_1/kernel and 5 more.")
+    assert loaded[1].startswith("9 tensors") and "5 more" in loaded[1]
+    assert all(f"discriminator_predictions/{name}" in loaded[1]
+               for name in ("dense/bias", "dense/kernel", "dense_1/bias", "dense_1/kernel"))
     golden = np.load(DATA / "google_tf1" / "outputs.npz")
     # The discriminator's large random weights magnify float32 rounding: the golden values are themselves up to 6e-5
     # away from a float64 evaluation of the same formulas (ours up to 5e-5), at few positions.
@@ -120,20 +121,20 @@ def export(model, tokenizer, folder, **settings):
 
 @pytest.mark.parametrize("changes", [{}, {"share_embeddings": False}, {"generator": "tied"}, {"generator": "uniform"},
                                      {"objective": "mlm"}], ids=str)
-def test_what_is_written_is_read_back_to_the_bit(changes, tokenizer, tmp_path):
+def test_exported_weights_are_read_back_bit_identical(changes, tokenizer, tmp_path):
     model, fresh = make_model(seed=1, **changes), make_model(seed=2, **changes)
     folder = export(model, tokenizer, tmp_path)
-    if changes.get("generator") == "tied":  # two folders of one encoder: either has it all
+    if changes.get("generator") == "tied":  # two folders with the same encoder
         shutil.rmtree(tmp_path / "generator")
     lines = weights.load(weights.read(folder), fresh.trainable_variables, tokenizer)
     for name, value in values(fresh).items():
         rows = slice(0, 41) if name.endswith(weights.VOCABULARY_TENSORS) else slice(None)
         if not (changes.get("generator") == "tied" and name.startswith("generator_predictions")):
             np.testing.assert_array_equal(value[rows], values(model)[name][rows], err_msg=name)
-    assert not [line for line in lines if "not used" in line or "differ" in line]
+    assert len(lines) == (2 if changes.get("generator") == "tied" else 1), lines  # the tied generator's head is fresh
 
 
-def test_a_folder_says_what_it_is(tokenizer, tmp_path):
+def test_an_exported_folder_has_its_architecture_and_vocabulary(tokenizer, tmp_path):
     export(make_model(), tokenizer, tmp_path)
     config = json.loads((tmp_path / "generator" / "config.json").read_text())
     assert config["architectures"] == ["ElectraForMaskedLM"] and config["model_type"] == "electra"
@@ -145,7 +146,7 @@ def test_a_folder_says_what_it_is(tokenizer, tmp_path):
     assert ElectraTokenizer.from_folder(str(tmp_path / "generator")).fingerprint == tokenizer.fingerprint
 
 
-def test_a_saved_model_answers_where_none_of_our_modules_are(tokenizer, tmp_path):
+def test_a_saved_model_runs_without_our_modules(tokenizer, tmp_path):
     model = make_model(seed=3)
     folder = export(model, tokenizer, tmp_path, saved_model=True)
     rng = np.random.default_rng(0)
@@ -178,8 +179,8 @@ def answer_features(tokens=24):
     return {ours: tf.constant(file[f"in/{theirs}"][:, :tokens], tf.int32) for ours, theirs in names.items()}
 
 
-def test_the_ancestors_joint_head_gives_its_answers(tmp_path):
-    source = weights.read(str(DATA / "ancestor_joint_v2"))
+def test_the_joint_head_of_nvidias_recipe_gives_its_answers(tmp_path):
+    source = weights.read(str(DATA / "nvidia_joint_v2"))
     assert not source.unused
     model = weights.question_answering(source, some_vocabulary(tmp_path, 120), beam_size=4)
     assert model.joint_head and model.version_2
@@ -191,7 +192,7 @@ def test_the_ancestors_joint_head_gives_its_answers(tmp_path):
 @pytest.mark.parametrize("settings", [
     dict(joint_head=True, version_2=True, beam_size=3, answerability_from_gold=False),
     dict(joint_head=False, version_2=True, beam_size=5, answerability_from_gold=False)], ids=["joint", "independent"])
-def test_a_fine_tuned_model_is_written_read_and_served(settings, tokenizer, tmp_path):
+def test_a_fine_tuned_model_is_exported_read_and_served(settings, tokenizer, tmp_path):
     config = dataclasses.replace(CONFIG, vocab_size=120, max_position_embeddings=24)
     own = some_vocabulary(tmp_path, 120)
     model = modeling.QuestionAnswering(config, seed=6, **settings)
@@ -210,7 +211,7 @@ def test_a_fine_tuned_model_is_written_read_and_served(settings, tokenizer, tmp_
         np.testing.assert_allclose(answers[name], value, **ROUNDING)
 
 
-# --- Other spellings ---
+# --- Other formats and names ---
 
 
 def test_bert_is_an_encoder(tokenizer, tmp_path):
@@ -220,7 +221,7 @@ def test_bert_is_an_encoder(tokenizer, tmp_path):
     bert = {name.replace("electra.", "bert."): value for name, value in tensors.items()}
     bare = {name.replace("electra.", ""): value for name, value in tensors.items()}
     bare = {name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
-            for name, value in bare.items()}  # as the oldest PyTorch files spell it
+            for name, value in bare.items()}  # names of the oldest PyTorch files
     for spelling, content in (("bert", bert), ("bare", bare)):
         folder = tmp_path / spelling
         folder.mkdir()
@@ -233,8 +234,8 @@ def test_bert_is_an_encoder(tokenizer, tmp_path):
         assert source.config == config and source.unused == ["pooler.dense.bias"]
         fresh = network(config, "discriminator", seed=5)
         lines = weights.load(source, fresh.trainable_variables, tokenizer)
-        assert "4 tensors keep fresh values: discriminator_predictions/dense/" in lines[1]
-        assert lines[2] == "1 tensors have no place here and are not used: pooler.dense.bias."
+        assert lines[1].startswith("4 tensors") and "discriminator_predictions/dense/" in lines[1]
+        assert lines[2].startswith("1 tensor") and "pooler.dense.bias" in lines[2]
         np.testing.assert_array_equal(fresh.encoder.layers[1].output.kernel, ours.encoder.layers[1].output.kernel)
 
 
@@ -256,14 +257,14 @@ def test_tf1_bert_and_optimizer_slots(tokenizer, tmp_path):
     np.testing.assert_array_equal(fresh.encoder.layers[0].query.kernel, ours.encoder.layers[0].query.kernel)
 
 
-def test_a_pytorch_file_needs_torch_and_is_read_without_running_what_is_in_it(tmp_path, refuses, monkeypatch):
+def test_a_pytorch_file_requires_torch_and_is_read_with_weights_only(tmp_path, refuses, monkeypatch):
     shutil.copytree(TINY / "discriminator", tmp_path / "model")
     tensors = safetensors.numpy.load_file(str(tmp_path / "model" / "model.safetensors"))
     (tmp_path / "model" / "model.safetensors").unlink()
     (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "torch", None)
     assert "pip install torch" in refuses(weights.read, str(tmp_path / "model"))
-    asked = {}
+    options = {}
 
     class Value:
         def __init__(self, value):
@@ -276,31 +277,31 @@ def test_a_pytorch_file_needs_torch_and_is_read_without_running_what_is_in_it(tm
             return self.value
 
     def load(path, **settings):
-        asked.update(settings)
+        options.update(settings)
         return {name: Value(value) for name, value in tensors.items()}
 
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
     source = weights.read(str(tmp_path / "model"))
-    assert asked["weights_only"] is True
+    assert options["weights_only"] is True
     expected = weights.read(str(TINY / "discriminator")).tensors
     assert source.tensors.keys() == expected.keys()
     assert all(np.array_equal(source.tensors[name], expected[name]) for name in expected)
 
 
-# --- What does not fit ---
+# --- Mismatches and refusals ---
 
 
 def test_problems_are_listed_and_nothing_is_assigned(tokenizer, refuses):
     source = weights.read(str(TINY / "discriminator"))
     model = network(dataclasses.replace(source.config, vocab_size=41, intermediate_size=32), "discriminator")
     before = values(model)
-    said = refuses(weights.load, source, model.trainable_variables, tokenizer)
-    assert "electra/encoder/layer_0/intermediate/dense/kernel is 16x24 there and 16x32 here" in said
-    assert "and 3 more" in said and "--model_config" in said
+    text = refuses(weights.load, source, model.trainable_variables, tokenizer)
+    assert re.search("electra/encoder/layer_0/intermediate/dense/kernel .*16x24 .*16x32", text)
+    assert "3 more" in text and "--model_config" in text
     for name, value in values(model).items():
         np.testing.assert_array_equal(value, before[name])
-    for layers, problem in ((1, "layer_1/attention/self/query/kernel is left over"),
-                            (3, "electra/encoder/layer_2/attention/output/LayerNorm/beta is missing")):
+    for layers, problem in ((1, "layer_1/attention/self/query/kernel"),
+                            (3, "electra/encoder/layer_2/attention/output/LayerNorm/beta")):
         other = network(dataclasses.replace(source.config, vocab_size=41, num_hidden_layers=layers), "discriminator")
         assert problem in refuses(weights.load, source, other.trainable_variables, tokenizer)
 
@@ -311,19 +312,19 @@ def test_a_discriminator_alone_leaves_the_generator_fresh_and_a_generator_alone_
     folder = export(model, tokenizer, tmp_path)
     before = values(fresh)
     lines = weights.load(weights.read(folder + "/discriminator"), fresh.trainable_variables, tokenizer)
-    assert [line for line in lines if "keep fresh values: generator/" in line]
+    assert len(lines) == 2 and "generator/" in lines[1]
     for name, value in values(fresh).items():
         expected = before if name.startswith("generator") else values(model)
         np.testing.assert_array_equal(value[:41], expected[name][:41], err_msg=name)
     alone = weights.read(folder + "/generator")
     assert "electra/encoder/layer_0" in refuses(weights.load, alone, fresh.trainable_variables, tokenizer)
-    assert "both hold" in refuses(weights.merge, [alone, alone])
+    assert alone.name in refuses(weights.merge, [alone, alone])
 
 
-def test_differing_embeddings_of_two_folders_are_said(tokenizer, tmp_path):
+def test_separate_embeddings_of_two_folders_are_noted(tokenizer, tmp_path):
     folder = export(make_model(seed=1, share_embeddings=False), tokenizer, tmp_path)
     lines = weights.load(weights.read(folder), make_model(seed=2).trainable_variables, tokenizer)
-    assert [line for line in lines if "generator's own embeddings differ" in line and "--noshare_embeddings" in line]
+    assert [line for line in lines if "--noshare_embeddings" in line]
 
 
 def test_rows_of_another_vocabulary_are_matched_by_token(tokenizer, tmp_path, refuses):
@@ -334,39 +335,40 @@ def test_rows_of_another_vocabulary_are_matched_by_token(tokenizer, tmp_path, re
     own = ElectraTokenizer(str(tmp_path / "vocab.txt"))
     other = make_model(seed=2, config=dataclasses.replace(CONFIG, vocab_size=31))
     lines = weights.load(weights.read(folder), other.trainable_variables, own)
-    assert [line for line in lines if line.startswith("30 of 31 vocabulary rows")]
+    assert [line for line in lines if "30 of 31" in line]
     table, theirs = other.embeddings.word_embeddings.numpy(), model.embeddings.word_embeddings.numpy()
     fresh_table = make_model(seed=2, config=dataclasses.replace(CONFIG, vocab_size=31)).embeddings.word_embeddings
     for row, token in enumerate(tokens):
-        expected = fresh_table[row] if token == "new" else theirs[tokenizer.token_to_id(token)]
+        expected = fresh_table[row] if token == "new" else theirs[tokenizer.tokens.index(token)]
         np.testing.assert_array_equal(table[row], expected)
     np.testing.assert_array_equal(table[31:], fresh_table[31:])
     for kind in ("discriminator", "generator"):
         (tmp_path / "model" / kind / "vocab.txt").unlink()
-    assert "has 41 vocabulary rows and no vocab.txt" in refuses(
-        weights.load, weights.read(folder), other.trainable_variables, own)
-    weights.load(weights.read(folder), fresh.trainable_variables, tokenizer)  # as many rows: taken to be the same
+    text = refuses(weights.load, weights.read(folder), other.trainable_variables, own)
+    assert "41" in text and "vocab.txt" in text
+    weights.load(weights.read(folder), fresh.trainable_variables, tokenizer)  # the same number of rows
 
 
 @pytest.mark.parametrize("make, problem", [
     (lambda folder: None, "does not exist"),
-    (lambda folder: folder.mkdir(), "holds none of model.safetensors"),
-    (lambda folder: (folder.mkdir(), (folder / "model.safetensors").write_bytes(b"x" * 50)), "cannot be read"),
-    (lambda folder: (folder.mkdir(), (folder / "tf_model.h5").write_bytes(b"x" * 50)), "cannot be read"),
+    (lambda folder: folder.mkdir(), "model.safetensors, tf_model.h5"),
+    (lambda folder: (folder.mkdir(), (folder / "model.safetensors").write_bytes(b"x" * 50)),
+     "model.safetensors cannot be read"),
+    (lambda folder: (folder.mkdir(), (folder / "tf_model.h5").write_bytes(b"x" * 50)), "tf_model.h5 cannot be read"),
     (lambda folder: (folder.mkdir(), safetensors.numpy.save_file({"x": np.zeros(3)}, folder / "model.safetensors")),
-     "no ELECTRA or BERT encoder"),
+     "ELECTRA or BERT"),
     (lambda folder: (shutil.copytree(TINY / "discriminator", folder), (folder / "config.json").write_text("[")),
-     "not valid JSON"),
+     "config.json"),
 ], ids=["nothing", "empty", "safetensors", "h5", "foreign", "config"])
-def test_what_holds_no_weights_is_refused(make, problem, tmp_path, refuses):
+def test_a_folder_without_usable_weights_is_refused(make, problem, tmp_path, refuses):
     make(tmp_path / "model")
     assert problem in refuses(weights.read, str(tmp_path / "model"))
 
 
-def test_a_keras_file_with_two_values_for_a_tensor_is_refused(tmp_path, refuses):
-    shutil.copytree(DATA / "ancestor_generator", tmp_path / "model")
+def test_a_keras_file_with_two_different_copies_of_a_tensor_is_refused(tmp_path, refuses):
+    shutil.copytree(DATA / "nvidia_generator", tmp_path / "model")
     with h5py.File(tmp_path / "model" / "tf_model.h5", "r+") as file:
         again = file["generator_lm_head/tf_electra_for_masked_lm/electra/embeddings/word_embeddings/weight:0"]
         again[0, 0] += 1
-    assert "two different tensors for electra/embeddings/word_embeddings" in refuses(weights.read,
-                                                                                     str(tmp_path / "model"))
+    text = refuses(weights.read, str(tmp_path / "model"))
+    assert "tf_model.h5" in text and "electra/embeddings/word_embeddings" in text
