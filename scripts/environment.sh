@@ -201,8 +201,7 @@ choose_launcher() {  # reads device, num_workers, hostfile, cluster, dry_run and
   export HOROVOD_GLOO_TIMEOUT_SECONDS=${HOROVOD_GLOO_TIMEOUT_SECONDS:-300}
   export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}  # the launcher loads TensorFlow too
   [[ -z $cluster ]] || return 0
-  ask launcher.py start --device="$device" --num_workers="$num_workers" --python="$python" --hostfile="$hostfile" \
-    ${dry_run:+--dry_run}
+  ask launcher.py start "$device" "$num_workers" "$python" "$hostfile" "$dry_run"
   eval "launcher=($answer)"
   runner=("${launcher[@]}" "$python" -u)
 }

@@ -1,15 +1,15 @@
 """Several workers: hostfiles, the choice of mpirun or horovodrun, and the exit status of all workers together.
 
-    python scripts/launcher.py start --device=cpu --num_workers=2 --python=PYTHON [--hostfile=FILE] [--dry_run]
+    python scripts/launcher.py start DEVICE NUMBER_OF_WORKERS PYTHON HOSTFILE DRY_RUN
     python scripts/launcher.py status FOLDER STATUS WRAPPER [STOPPED]
 
 scripts/environment.sh calls both; scripts/recipe.py calls `check`. `start` prints the words that go before the training
-command, quoted for the shell, or an error of one sentence with exit status 2. `status` prints the merged exit status.
-Only the standard library is used: any Python 3.8 or newer runs this, with or without the packages.
+command, quoted for the shell, or an error of one sentence with exit status 2; HOSTFILE and DRY_RUN may be empty.
+`status` prints the merged exit status. Only the standard library is used: any Python 3.8 or newer runs this, with or
+without the packages.
 """
 from __future__ import annotations
 
-import argparse
 import glob
 import os
 import re
@@ -199,32 +199,21 @@ def read_all(pattern: str) -> str:
 # --- Command lines ---
 
 def main(argv) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    actions = parser.add_subparsers(dest="action", required=True)
-    starting = actions.add_parser("start", help="print the words that start the workers")
-    starting.add_argument("--device", required=True)
-    starting.add_argument("--num_workers", type=int, required=True)
-    starting.add_argument("--python", required=True, help="interpreter that trains")
-    starting.add_argument("--hostfile", default="")
-    starting.add_argument("--dry_run", action="store_true")
-    ending = actions.add_parser("status", help="print the exit status of all workers together")
-    ending.add_argument("folder", help="what the workers and the launcher left")
-    ending.add_argument("status", type=int, help="exit status of the launcher")
-    ending.add_argument("wrapper", help="name of the wrapper")
-    ending.add_argument("stopped", type=int, nargs="?", default=0, help="exit status of a signal that stopped it")
-    options = vars(parser.parse_args(argv))
-    if options.pop("action") == "start":
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the wrapper: no traceback
-        try:
-            words = start(**options)
-        except UserError as error:
-            print(error)
-            return 2
-        sys.stdout.buffer.write(os.fsencode(" ".join(map(shlex.quote, words)) + "\n"))
+    action, *arguments = argv
+    if action == "status":
+        folder, status, wrapper, *stopped = arguments
+        merged, text = merge_statuses(folder, int(status), wrapper, *map(int, stopped))
+        sys.stderr.write(text)
+        print(merged)
         return 0
-    status, text = merge_statuses(**options)
-    sys.stderr.write(text)
-    print(status)
+    device, number, python, hostfile, dry_run = arguments
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the wrapper: no traceback
+    try:
+        words = start(device, int(number), python, hostfile, bool(dry_run))
+    except UserError as error:
+        print(error)
+        return 2
+    sys.stdout.buffer.write(os.fsencode(" ".join(map(shlex.quote, words)) + "\n"))
     return 0
 
 

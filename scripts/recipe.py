@@ -13,24 +13,21 @@ differs from the program's own default. Only the standard library is needed, and
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import glob
 import os
 import re
 import shlex
 import signal
 import sys
-import textwrap
 import time
-import typing
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple, Union
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, "scripts")]
 
-import launcher  # noqa: E402
+import launcher  # noqa: E402  (found through the line above, like the rest)
+from options import Call, Table, exists, flag, help_text, own  # noqa: E402
 
-import configuration  # noqa: E402  (found through the line above, like the rest)
+import configuration  # noqa: E402
 from configuration import DeviceOptions, ElectraConfig, PretrainingConfig, SquadConfig, UserError, option  # noqa: E402
 
 DEVICES = DeviceOptions.__dataclass_fields__["device"].metadata["choices"]
@@ -58,84 +55,7 @@ class SweepConfig:
 
 # --- The tables ---
 
-SWITCH = ("true", "false")
-
-
-class Option(NamedTuple):
-    """An option of a wrapper."""
-
-    name: str
-    default: str  # as help shows it; an empty value keeps it
-    meaning: str
-    choices: Tuple[str, ...]  # those that the wrapper itself checks; one with SWITCH may stand without a value
-    config_class: Optional[type] = None  # of the program's configuration; None: the wrapper's own option
-    field: Optional[str] = None  # what it sets there
-    phase: Optional[int] = None  # the one phase that it is for
-    stated: bool = True  # the recipe states the default, and passes it also where it is the program's
-    path: Optional[str] = None  # "input" or "output", see Call.path
-    environment: Optional[str] = None  # variable that has the value where the call has none ('': no variable)
-
-
-def own(name: str, default: str, meaning: str, choices=(), **more) -> Option:
-    """An option that the wrapper acts on itself."""
-    return Option(name, default, meaning, SWITCH if default in SWITCH else tuple(choices), **more)
-
-
-def flag(config_class, name: str, default: Optional[str] = None, field: Optional[str] = None, *, phase=None,
-         meaning: Optional[str] = None, choices=(), **more) -> Option:
-    """An option that sets a field. The name ends in _p1 or _p2 where it is for one phase alone."""
-    base, suffix = (name[:-3], int(name[-1])) if name[-3:] in ("_p1", "_p2") else (name, None)
-    field, phase = field or base, phase or suffix
-    described = config_class.__dataclass_fields__[field]
-    kind, rule = configuration.kinds_of(config_class)[field], described.metadata
-    if meaning is None:
-        meaning = rule["meaning"]
-        if not all(choice in meaning for choice in rule["choices"] or ()):
-            meaning += f" ({', '.join(rule['choices'])})"
-    if suffix:
-        meaning = f"phase {suffix}: {meaning}"
-    return Option(name, text_of(described.default) if default is None else default, meaning,
-                  SWITCH if kind is bool else tuple(choices), config_class, field, phase, default is not None, **more)
-
-
-def text_of(value) -> str:
-    """A default as one would type it: 4e-4, 2, true."""
-    if value is None or isinstance(value, bool):
-        return "" if value is None else str(value).lower()
-    if isinstance(value, float):
-        short, exponent = f"{value:g}", re.sub(r"e([+-])0?", lambda found: "e" + found[1].strip("+"), f"{value:.0e}")
-        return exponent if float(exponent) == value and len(exponent) < len(short) else short
-    return str(value)
-
-
-class Table(NamedTuple):
-    """The options of a wrapper."""
-
-    usage: str
-    positional: List[Option]  # in their order
-    by_name: List[Option]
-
-    @property
-    def options(self) -> List[Option]:
-        return self.positional + self.by_name
-
-    def translate(self, sentence: str, phase: Optional[int] = None, prefix: str = "--") -> str:
-        """A sentence about the program's flags (of one phase, or of any) as one about the wrapper's options."""
-        names: Dict[str, List[str]] = {}
-        for entry in self.options:
-            for field in (entry.field, *ALSO_SET.get(entry.name, ())):
-                if phase in (None, entry.phase or phase):
-                    names.setdefault(field, []).append(entry.name)
-        return re.sub(f"({prefix})([a-z0-9_]+)", lambda found: " or ".join(
-            found[1] + name for name in names.get(found[2], [found[2]])), sentence)
-
-
-# Flags that an option sets beside or without a field of its own.
-ALSO_SET = {"resume_training": ["restore_checkpoint"], "init_checkpoint": ["load_weights"], "mode": ["do_train"],
-            "squad_version": ["version_2_with_negative"]}
-
-
-WORKERS = dict(meaning="workers, one device each (also --num_hpu); 0 and 1 are the same")
+WORKERS = dict(meaning="workers, one device each (also --num_hpu); 0 and 1 are the same", alias="num_hpu")
 HOSTFILE = own("hostfile", "", "hosts of the workers, in lines like 'host1 slots=8' (default: this machine)",
                path="input")
 ENV = own("env", "interactive", "interactive or cluster (a scheduler starts the wrapper for each worker)",
@@ -148,7 +68,6 @@ def electra_table() -> Table:
     def of(name, *words, **more):
         return flag(PretrainingConfig, name, *words, **more)
 
-    shards = dict(meaning="training shards: a folder, a glob, or a comma-separated list of either", path="input")
     return Table(f"""\
 usage: bash scripts/electra.sh [value ...] [--option=value ...]
 Pre-trains ELECTRA in two phases. The defaults are a small trial; README.md has the full recipe.
@@ -166,7 +85,7 @@ where that exists; without any of them the bundled sample data is used. A switch
         of("warmup_steps_p1", "5", "num_warmup_steps"),
         of("train_steps_p1", "20", "num_train_steps"),
         of("save_checkpoint_steps", "20", "save_checkpoints_steps"),
-        own("resume_training", "false", "resume from the newest checkpoint of this run"),
+        own("resume_training", "false", "resume from the newest checkpoint of this run", also=("restore_checkpoint",)),
         of("optimizer"),
         own("accumulate_gradients", "true", "false: every micro-batch is an update"),
         of("gradient_accumulation_steps_p1", "4"),
@@ -178,10 +97,11 @@ where that exists; without any of them the bundled sample data is used. A switch
         of("train_steps_p2", "20", "num_train_steps"),
         of("gradient_accumulation_steps_p2", "4"),
         of("electra_model", None, "model_size"),
-        of("data_dir_p1", "DATASET_P1", "pretrain_tfrecords", environment="DATASET_P1", **shards),
-        of("data_dir_p2", "DATASET_P2", "pretrain_tfrecords", environment="DATASET_P2", **shards),
+        of("data_dir_p1", "DATASET_P1", "pretrain_tfrecords", path="input", environment="DATASET_P1"),
+        of("data_dir_p2", "DATASET_P2", "pretrain_tfrecords", path="input", environment="DATASET_P2"),
         own("code_dir", ".", "folder of run_pretraining.py, relative to the repository"),
-        of("init_checkpoint", "None", "weights_dir", phase=1, path="input", environment="init_checkpoint",
+        of("init_checkpoint", "None", "weights_dir", phase=1, also=("load_weights",), path="input",
+           environment="init_checkpoint",
            meaning="start phase 1 at step 0 from these weights: a checkpoint, a folder, or a model of the Hugging Face "
                    "hub"),
     ], [
@@ -228,13 +148,13 @@ squad_dir (given here or in the environment) the bundled sample questions are us
         of("learning_rate"),
         of("num_workers", **WORKERS),
         of("seed", "RANDOM"),
-        own("squad_version", "1.1", "1.1 or 2.0", ("1.1", "2.0")),
+        own("squad_version", "1.1", "1.1 or 2.0", ("1.1", "2.0"), also=("version_2_with_negative",)),
         of("squad_dir", "squad_dir", "data_dir", path="input", environment="squad_dir",
            meaning="folder of train-v1.1.json, dev-v1.1.json (2.0 likewise)"),
         of("out_dir", "results/", "output_dir", path="output"),
         of("init_checkpoint", "None", path="input", environment="init_checkpoint"),
         own("mode", "train_eval", "train, eval, train_eval or prediction",
-            ("train", "eval", "train_eval", "prediction")),
+            ("train", "eval", "train_eval", "prediction"), also=("do_train",)),
         ENV,
         of("cache_dir", "squad_dir", path="input", environment="", meaning="folder of the feature cache"),
         of("max_steps"),
@@ -298,185 +218,21 @@ Builds and installs Horovod into the Python that the wrappers use ($PYTHON, else
     ])
 
 
-def help_text(table: Table) -> str:
-    lines = [table.usage, "", "Options with their defaults; the numbered ones also by position, in this order:"]
-
-    def add(number, word, meaning):
-        lines.extend(textwrap.wrap(table.translate(meaning, prefix=r"--|\b"), 118, break_on_hyphens=False,
-                                   initial_indent=f" {number:>2}  --{word:<36} ", subsequent_indent=" " * 44))
-
-    for number, entry in enumerate(table.positional, 1):
-        add(number, f"{entry.name}={entry.default}", entry.meaning)
-    if table.positional:
-        lines.append("by name only:")
-    else:
-        lines[-1] = "Options with their defaults:"
-    for entry in table.by_name:
-        add("", f"{entry.name}={entry.default}", entry.meaning)
-    add("", "help", "this text")
-    return "\n".join(lines)
-
-
 # --- A call ---
 
 
-class Call:
-    """The options of one call of a wrapper: `call[name]` is the value given, else that of the environment, else the
-    default; '' where there is none.
-
-    Args:
-        wrapper: its name, such as electra.sh.
-        words: the arguments. Dashes and underscores in names are the same, and --num_hpu is --num_workers.
-        start_dir: absolute folder of the call, to which relative paths belong.
-    Raises: UserError: an unknown option, one without its value, or a value that is not one of the option's choices.
-    """
-
-    def __init__(self, wrapper: str, table: Table, words: List[str], start_dir: str):
-        self.wrapper, self.table, self.start_dir, self.work_dir = wrapper, table, start_dir, ROOT
-        self.by_name = {entry.name: entry for entry in table.options}
-        self.given: Dict[str, str] = {}
-        self._read(list(words))
-        self.given = {name: value for name, value in self.given.items() if value}  # an empty one keeps the default
-        for name, value in self.given.items():
-            choices = self.by_name[name].choices
-            if choices == SWITCH and value not in SWITCH:
-                raise UserError(f"--{name}={value} must be true or false.")
-            if choices and value not in choices:
-                raise UserError(f"--{name}={value} is unknown: choose one of {', '.join(choices)}.")
-
-    def _read(self, words: List[str]):
-        position = 0
-        while words:
-            word = words.pop(0)
-            if word.startswith("--"):
-                name, equals, value = word[2:].partition("=")
-                entry = self._option(name)
-                if not equals and entry.choices == SWITCH:
-                    value = words.pop(0) if words and words[0] in SWITCH else "true"
-                elif not equals:
-                    if not words or words[0].startswith("--"):
-                        raise UserError(f"--{entry.name} needs a value (see --help).")
-                    value = words.pop(0)
-            elif re.match("-[^0-9.]", word):
-                raise UserError(f"unknown option {word} (see --help).")
-            elif position == len(self.table.positional):
-                raise UserError(f"too many arguments, beginning with {word!r} (see --help).")
-            else:
-                entry, value, position = self.table.positional[position], word, position + 1
-            if value or word.startswith("--"):
-                self.given[entry.name] = value
-
-    def _option(self, word: str) -> Option:
-        name = word.replace("-", "_")
-        name = "num_workers" if name == "num_hpu" else name
-        if name not in self.by_name:
-            close = difflib.get_close_matches(name, self.by_name, n=1)
-            hint = f": did you mean --{close[0]}?" if close else " (see --help)."
-            raise UserError(f"unknown option --{word}{hint}")
-        return self.by_name[name]
-
-    def __getitem__(self, name: str) -> str:
-        entry, value = self.by_name[name], self.given.get(name, "")
-        if entry.environment is None:
-            return value or entry.default
-        if value in ("", "None", entry.default):
-            value = os.environ.get(entry.environment, "")
-        return "" if value == "None" else value
-
-    # --- Paths ---
-
-    def path(self, name: str) -> str:
-        """The value as the wrapper's commands need it, which run in `work_dir`: inputs, several with commas, belong to
-        the folder of the call where they are there; outputs do unless they are the default."""
-        entry, text = self.by_name[name], self[name]
-        if entry.path == "output":
-            return self.in_start_dir(text) if name in self.given else text
-        return ",".join(map(self._input, text.split(","))) if entry.path else text
-
-    def in_start_dir(self, path: str) -> str:
-        path = os.path.expanduser(path) if path.startswith("~/") else path
-        return path if self.work_dir == self.start_dir else os.path.join(self.start_dir, path)
-
-    def _input(self, path: str) -> str:
-        found = self.in_start_dir(path) if path else ""
-        there = exists(path, self.start_dir) or os.path.exists(found + ".index")
-        return found if there or path.startswith("~/") else path
-
-    def in_work_dir(self, path: str) -> str:
-        return os.path.join(self.work_dir, path)
-
-    # --- Device and workers ---
-
-    @property
-    def dry_run(self) -> bool:
-        return "dry_run" in self.by_name and self["dry_run"] == "true"
-
-    @property
-    def cluster(self) -> bool:
-        """Whether a scheduler has started this wrapper, once for each worker."""
-        return "env" in self.by_name and self["env"] == "cluster"
-
-    @property
-    def rank(self) -> int:
-        return configuration.launched("RANK") or 0 if self.cluster else 0
-
-    def workers(self, config: DeviceOptions) -> Dict[str, str]:
-        """Checks device and workers. Returns: the variables that tell the wrapper of them. Raises: UserError."""
-        hostfile = os.path.join(self.start_dir, os.path.expanduser(self["hostfile"])) if self["hostfile"] else ""
-        launcher.check(config.num_workers, hostfile, self.cluster, self.dry_run, self.wrapper)
-        if not self.dry_run:
-            require_device(config.device, self.wrapper)
-        return {"device": config.device, "num_workers": str(config.num_workers), "hostfile": hostfile,
-                "cluster": "yes" if self.cluster else ""}
-
-    # --- The program's options ---
-
-    def flags(self, config_class, phase: Optional[int] = None) -> Dict[str, str]:
-        """The values of the fields that options set, those that have one."""
-        flags = {entry.field: self.path(entry.name) for entry in self.table.options
-                 if entry.config_class is config_class and entry.phase in (None, phase)}
-        return {field: value for field, value in flags.items() if value}
-
-    def config(self, config_class, flags: Dict[str, str], phase: Optional[int] = None):
-        """The program's configuration. Raises: UserError, in the wrapper's words: a value or combination is refused."""
-        try:
-            config = configuration.from_words(config_class, flags)
-            if config_class is PretrainingConfig:
-                self._check_encoder(config)
-            return config
-        except UserError as error:
-            raise UserError(self.table.translate(str(error), phase)) from error
-
-    def _check_encoder(self, config: PretrainingConfig):
-        """Raises UserError: a model_config that cannot be read, or records longer than the model's positions."""
-        if config.model_config and not config.model_config.lstrip().startswith("{"):
-            config = dataclasses.replace(config, model_config=self.in_work_dir(config.model_config))
-        config.encoder_config(ElectraConfig.vocab_size)
-
-    def command(self, program: str, flags: Dict[str, str], config) -> List[str]:
-        """The program and its options, without those that are the program's default and not stated by the recipe."""
-        unstated = {entry.field for entry in self.table.options if not entry.stated}
-        command = [program]
-        for field, text in flags.items():
-            value = getattr(config, field)
-            if field == "num_workers":
-                command += [f"--{field}={value}"] if value > 1 else []
-            elif value != config.__dataclass_fields__[field].default or field not in unstated:
-                command.append(f"--{field}" if value is True else f"--{field}={text}")
-        return command
+# --- The plans ---
 
 
-def exists(pattern: str, folder: str = "") -> bool:
-    """Whether there is such a file or folder, or one that the pattern matches."""
-    return os.path.exists(os.path.join(folder, pattern)) or bool(glob.glob(os.path.join(glob.escape(folder), pattern)))
+Variables = Dict[str, Union[str, List[str]]]  # of bash: texts and arrays
 
 
-def require_device(device: str, wrapper: str):
-    """Raises UserError where this machine has no such device."""
-    kind, places = DEVICE_FILES.get(device, ("", ["/"]))
-    if not any(map(exists, places)):
-        raise UserError(f"no {kind} is visible on this machine (or in this container): use the CPU with "
-                        f"'bash scripts/{wrapper} cpu'.")
+class Plan(NamedTuple):
+    """What a wrapper does."""
+
+    variables: Variables
+    notes: List[str]  # what it says first
+    configs: list  # of the programs that it runs
 
 
 DEVICE_FILES = {
@@ -484,22 +240,24 @@ DEVICE_FILES = {
     "hpu": ("Gaudi card", ["/sys/class/habanalabs", "/sys/class/accel/accel[0-9]*", "/dev/accel/accel[0-9]*",
                            "/dev/hl[0-9]*"])}
 
-# --- The plans ---
 
-
-class Plan(NamedTuple):
-    """What a wrapper does."""
-
-    variables: Dict[str, typing.Union[str, List[str]]]  # bash variables and arrays
-    notes: List[str]  # what it says first
-    configs: list  # of the programs that it runs
+def workers(call: Call, config: DeviceOptions) -> Variables:
+    """The variables about device and workers. Raises: UserError: they contradict each other, or are not there."""
+    hostfile = os.path.join(call.start_dir, os.path.expanduser(call["hostfile"])) if call["hostfile"] else ""
+    launcher.check(config.num_workers, hostfile, call.cluster, call.dry_run, call.wrapper)
+    kind, places = DEVICE_FILES.get(config.device, ("", ["/"]))
+    if not call.dry_run and not any(map(exists, places)):
+        raise UserError(f"no {kind} is visible on this machine (or in this container): use the CPU with "
+                        f"'bash scripts/{call.wrapper} cpu'.")
+    return {"device": config.device, "num_workers": str(config.num_workers), "hostfile": hostfile,
+            "cluster": "yes" if call.cluster else ""}
 
 
 DEMO = "data/sample/demo"
 MAKE_DEMO = {DEMO: ["data/make_sample_data.py", f"--output_dir={DEMO}", "--size=demo"]}
 
 
-def sample_variables(steps: Dict[str, List[str]]) -> Dict[str, typing.Union[str, List[str]]]:
+def sample_variables(steps: Dict[str, List[str]]) -> Variables:
     """Folders of sample data as `sample_folders`, and the commands that make them as `sample_0`, ..."""
     return {"sample_folders": list(steps), **{f"sample_{i}": command for i, command in enumerate(steps.values())}}
 
@@ -513,7 +271,7 @@ def electra(call: Call) -> Plan:
     phases = [1, 2] if call["phase"] == "both" else [int(call["phase"])]
     notes: List[str] = []
     if not re.fullmatch("[A-Za-z0-9._-]+", call["job_name"]):
-        raise UserError(f"--job_name={call['job_name']} must be a file name: letters, digits, . _ -")
+        raise UserError(f"--job_name={call['job_name']} must be a file name: use letters, digits, . _ and -.")
     for name in ("overwrite", "init_checkpoint"):
         if phases == [2] and call.given.get(name, "None") not in ("None", "false"):
             raise UserError(f"--{name} is for phase 1 and cannot go with --phase=2: leave one of them out.")
@@ -529,7 +287,9 @@ def electra(call: Call) -> Plan:
     for phase in phases:
         flags = electra_flags(call, phase, data[phase], held_out=phase in sample or os.path.isdir(
             call.in_work_dir(os.path.join(data[phase], "eval"))))
-        configs.append(call.config(PretrainingConfig, flags, phase))
+        with call.own_words(phase):
+            configs.append(configuration.from_words(PretrainingConfig, flags))
+            check_encoder(call, configs[-1])
         commands[f"command_p{phase}"] = call.command("run_pretraining.py", flags, configs[-1])
         commands[f"log_p{phase}"] = os.path.join(configs[-1].logs, f"{call['job_name']}_phase{phase}.log")
     if configs[0].device == "hpu" and call.given.get("xla", "auto") not in ("auto", "false"):
@@ -540,10 +300,17 @@ def electra(call: Call) -> Plan:
         "build_pretraining_dataset.py", f"--corpus_dir={DEMO}/corpus", f"--vocab_file={DEMO}/vocab.txt",
         f"--output_dir={data[phase]}", f"--max_seq_length={call[f'max_seq_length_p{phase}']}", "--num_out_files=4",
         "--eval_fraction=0.05"] for phase in sample}
-    return Plan({**call.workers(configs[0]), **commands, **sample_variables({**MAKE_DEMO, **steps} if sample else {}),
+    return Plan({**workers(call, configs[0]), **commands, **sample_variables({**MAKE_DEMO, **steps} if sample else {}),
                  "phases": [str(phase) for phase in phases], "checkpoints": configs[0].checkpoint_dir,
                  "logs": configs[0].logs, "to_resume": "--resume_training=true", "to_continue": "--phase=2"},
                 notes, configs)
+
+
+def check_encoder(call: Call, config: PretrainingConfig):
+    """Raises UserError: a model_config that cannot be read, or records longer than the model's positions."""
+    if config.model_config and not config.model_config.lstrip().startswith("{"):
+        config = dataclasses.replace(config, model_config=call.in_work_dir(config.model_config))
+    config.encoder_config(ElectraConfig.vocab_size)
 
 
 def electra_data(call: Call, phases: List[int], notes: List[str]) -> Tuple[Dict[int, str], List[int]]:
@@ -625,12 +392,13 @@ def electra_squad(call: Call) -> Plan:
         if wanted})
     if flags["device"] == "hpu":
         del flags["xla"]
-    config = call.config(SquadConfig, flags)
+    with call.own_words():
+        config = configuration.from_words(SquadConfig, flags)
     batch = config.train_batch_size * config.gradient_accumulation_steps * max(1, config.num_workers)
     if config.do_train and config.learning_rate == 4e-4 and batch < 128:
         notes.append(f"note: learning_rate=4e-4 belongs to a global batch of 128, and this one is {batch}; 1e-4 is "
                      "usual for 16, 2e-4 for 32")
-    return Plan({**call.workers(config), "command": call.command("run_tf_squad.py", flags, config),
+    return Plan({**workers(call, config), "command": call.command("run_tf_squad.py", flags, config),
                  **sample_variables(MAKE_DEMO if sample else {}), "results": config.output_dir,
                  "log": os.path.join(config.output_dir, "console.log")}, notes, [config])
 
@@ -642,8 +410,8 @@ def sweep(call: Call) -> Plan:
     if not folders:
         raise UserError("--checkpoints is missing: name the folder, as in checkpoints=results/models/base/checkpoints "
                         f"bash scripts/{call.wrapper}.")
-    flags["checkpoints"] = ",".join(map(call._input, folders))
-    config = call.config(SweepConfig, flags)
+    flags["checkpoints"] = ",".join(map(call.input_path, folders))
+    config = configuration.from_words(SweepConfig, flags)
     passed = [f"--{entry.name}={call.path(entry.name)}" for entry in call.table.options
               if entry.config_class is not SweepConfig and entry is not DRY_RUN
               and (entry.name in call.given or entry.environment and call[entry.name])]
@@ -676,7 +444,7 @@ def squad(words: List[str]) -> SquadConfig:
     return plan("electra_squad", [*words, f"--{DRY_RUN.name}"], os.getcwd()).configs[0]
 
 
-def bash(variables: Dict[str, typing.Union[str, List[str]]]) -> str:
+def bash(variables: Variables) -> str:
     """Assignments of the variables. Whatever a value holds, bash sees it as that text."""
     return "".join(
         f"{name}={shlex.quote(value) if isinstance(value, str) else '(' + ' '.join(map(shlex.quote, value)) + ')'}\n"

@@ -407,8 +407,7 @@ def main(argv):
     split = argv.index("--") if "--" in argv else len(argv)
     arguments = argv[split + 1:]
     config = configuration.parse(SweepConfig, argv[:split], __doc__)
-    if not config.checkpoints:
-        raise UserError("--checkpoints is missing: name one or more folders of checkpoints.")
+    configuration.require_options(config, "checkpoints")
     sweep(config, arguments)
 
 

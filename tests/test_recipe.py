@@ -15,7 +15,7 @@ import configuration
 import modeling
 import weights
 from configuration import PretrainingConfig, SquadConfig
-from scripts import recipe
+from scripts import options, recipe
 from tokenization import ElectraTokenizer
 
 WRAPPERS = tuple(recipe.WRAPPERS)
@@ -55,23 +55,25 @@ def test_every_option_has_one_name_and_a_default_that_its_program_takes(wrapper)
 
 
 def test_meanings_are_those_of_the_fields_in_the_names_of_the_wrapper():
-    text = recipe.help_text(recipe.electra_table())
+    text = options.help_text(recipe.electra_table())
     joined = " ".join(text.split())
     meaning = PretrainingConfig.__dataclass_fields__["learning_rate"].metadata["meaning"]
     assert f"--learning_rate_p2=4e-3 phase 2: {meaning}" in joined
-    assert "(default: as --save_checkpoint_steps)" in joined and "save_checkpoints_steps" not in joined
+    assert "--save_checkpoint_steps" in joined.partition("--eval_freq=")[2].partition("--num_eval_steps=")[0]
+    assert "save_checkpoints_steps" not in joined  # the program's name
     assert "--optimizer=lamb optimizer (lamb, adam, adamw)" in joined
-    squad = " ".join(recipe.help_text(recipe.squad_table()).split())
-    assert "--max_steps=-1 updates, in place of epochs where above 0" in squad
+    squad = " ".join(options.help_text(recipe.squad_table()).split())
+    assert " epochs " in squad.partition("--max_steps=")[2].partition("--train_iter_per_epoch=")[0]
+    assert "num_train_epochs" not in squad and "output_dir" not in squad
     for wrapper in WRAPPERS:
-        assert max(map(len, recipe.help_text(recipe.WRAPPERS[wrapper][0]()).splitlines())) <= 120
+        assert max(map(len, options.help_text(recipe.WRAPPERS[wrapper][0]()).splitlines())) <= 120
 
 
 @pytest.mark.parametrize("value, text", [
     (4e-4, "4e-4"), (0.006, "6e-3"), (0.05, "0.05"), (0.8, "0.8"), (2.0, "2"), (0.0, "0"), (1e6, "1e6"), (-1, "-1"),
     (True, "true"), (None, ""), ("a", "a")])
 def test_defaults_are_shown_as_one_would_type_them(value, text):
-    assert recipe.text_of(value) == text
+    assert options.text_of(value) == text
     assert not isinstance(value, float) or float(text) == value
 
 
