@@ -20,6 +20,10 @@ from configuration import UserError
 WEIGHT_FILES = ("model.safetensors", "tf_model.h5", "pytorch_model.bin")  # in order of preference
 
 
+class Unavailable(UserError):
+    """A model that could not be downloaded."""
+
+
 def download(repository: str) -> str:
     """Downloads configuration, vocabulary and weights of a model; cached files are not requested again.
 
@@ -60,12 +64,12 @@ def download(repository: str) -> str:
         _check_download(path)
         return path
 
-    def unavailable(error: Exception) -> UserError:
+    def unavailable(error: Exception) -> Unavailable:
         cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
         reason = " ".join(str(cause).split())[:200].rstrip(".") or type(cause).__name__
         if isinstance(error, RepositoryNotFoundError):
             reason = "no such model, or it requires HF_TOKEN"
-        return UserError(
+        return Unavailable(
             f"{repository} is not a local folder and could not be downloaded from {huggingface_hub.constants.ENDPOINT} "
             f"({reason}): check the name and the connection, or download config.json, vocab.txt and "
             f"{' or '.join(WEIGHT_FILES[:2])} of {repository} on another machine and pass the folder with these files.")

@@ -13,6 +13,7 @@ embeddings and i + 1 for layer i, so that the top layer has 0.8 squared, as goog
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import json
 import math
@@ -33,6 +34,7 @@ from tqdm import tqdm
 import configuration
 import devices
 import files
+import hub
 import modeling
 import optimization
 import pretrain_utils
@@ -41,7 +43,7 @@ import squad_utils
 import training
 import weights
 from checkpoints import Checkpoints, read_state
-from configuration import Interrupted, SquadConfig, UserError
+from configuration import Interrupted, PretrainingConfig, SquadConfig, UserError
 from report import Metric
 from tokenization import ElectraTokenizer
 from workers import Workers, catch_lost_workers
@@ -78,11 +80,21 @@ def read_source(config: SquadConfig) -> weights.Source:
     if config.init_checkpoint:
         return weights.read(config.init_checkpoint)
     if config.do_train:
-        return weights.read(config.electra_model)
+        try:
+            return weights.read(config.electra_model)
+        except hub.Unavailable as error:
+            raise UserError(f"{str(error)[:-1]}; or start from your own weights, with {own_weights()}.") from error
     if not Checkpoints(config.checkpoint_dir).list():
         raise UserError(f"--init_checkpoint is missing and {config.checkpoint_dir} holds no checkpoint: name a "
                         "fine-tuned model, or add --do_train.")
     return weights.read(config.checkpoint_dir)
+
+
+def own_weights() -> str:
+    """The option that names the newest pre-trained checkpoint of this folder."""
+    found = glob.glob(os.path.join(PretrainingConfig.results_dir, "models", "*", "checkpoints", "ckpt-*.index"))
+    newest = max(found, key=os.path.getmtime, default=None)
+    return f"--init_checkpoint={newest[:-len('.index')] if newest else 'CHECKPOINT (scripts/electra.sh makes some)'}"
 
 
 class Split(NamedTuple):

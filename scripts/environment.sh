@@ -1,23 +1,22 @@
 # shellcheck shell=bash disable=SC2034,SC2154  # variables go to and come from the wrapper
-# Sourced by the wrappers beside it: their options, the Python they run, and how they run it. bash 4.2 or newer.
+# Sourced by the wrappers beside it: how they read their options, set up Python, and run programs. bash 4.2 or newer.
 #
-# PYTHON, where it is set, is the interpreter and nothing is installed. Otherwise .venv in the repository's root is made,
-# and the pinned requirements of the device are installed there once, and again when the requirements files change.
-#
-# What a wrapper finds here:
-#   read_options "$@"          command line -> value[name], given[name]
-#   option, is, choose         a value, a comparison, a refusal of other values
-#   in_start_dir PATHS         relative paths as absolute ones
-#   require_device DEVICE      ends the wrapper where there is no such device
+#   recipe NAME "$@"           has scripts/recipe.py read and check the call of wrapper NAME; sets the variables of its plan
 #   use_python DEVICE [tools]  sets `python`; `tools` adds what scripts/test.sh needs
-#   check_workers              refuses what does not fit together in num_workers, hostfile, env, gradient_compression
+#   planned_python             sets `python` for a dry run
+#   ask PROGRAM ARGUMENT...    runs a program of scripts/ that needs only the standard library; its output is in `answer`
 #   choose_launcher            sets `runner`, the words before the Python program: `python`, with several workers also what
 #                              starts them, and `launcher`, that alone
+#   make_sample_data           makes the sample data of the plan where it is missing
 #   running COMMAND...         prints it, ready to be copied into a shell
 #   run COMMAND...             runs it and leaves its exit status in `status`
 #   run_group COMMAND...       the same, for a command whose own children must end with it
 #   run_whole COMMAND...       the same, for one of a moment that no signal may stop half-way
 #   run_logged LOG COMMAND...  the same, with the command and a copy of its output added to LOG
+#
+# PYTHON, where it is set, is the interpreter and nothing is installed. Otherwise .venv in the repository's root is created
+# (venv.sh), and the pinned requirements of the device are installed there once, and again when they change.
+#
 # INT, TERM and HUP are trapped: the running command gets TERM and is waited for; `stopped` says that one has come. The
 # command starts with INT and HUP ignored: unless it handles them itself, Ctrl-C and a closed terminal reach it once, as
 # that TERM. Of several workers those on this machine get it, not the launcher, which would kill them soon after.
@@ -33,13 +32,13 @@ wrapper=${0##*/}
 start_dir=$PWD
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-rank=0  # with env=cluster every worker has its own wrapper, and that of rank 0 talks
+rank=0  # with --env=cluster every worker has its own wrapper, and that of rank 0 prints messages
 
 say() { (( rank )) || printf '%s: %s\n' "$wrapper" "$1"; }
 die() {
   local who=$wrapper
   if (( rank )); then
-    sleep 3  # what all wrappers find is told by that of rank 0, whose end ends the others
+    sleep 3  # what all wrappers find is reported by that of rank 0, whose end ends the others
     who="$wrapper (worker $rank)"
   fi
   printf '%s: %s\n' "$who" "$1" >&2
@@ -47,121 +46,33 @@ die() {
 }
 
 # --- Options ---
-# A wrapper lists its options once, one "name=default meaning" each, in two arrays: `positional` in their order, then
-# `by_name`. An option whose default is true or false is a switch and may stand without a value.
 
-declare -A value=() default=() given=()
-positional=() by_name=()
-
-read_options() {
-  local row first name names=() position=0
-  for row in "${positional[@]}" "${by_name[@]}"; do
-    first=${row%% *} name=${row%%=*}
-    names+=("$name") value[$name]=${first#*=} default[$name]=${first#*=}
-  done
-  while (( $# )); do
-    case $1 in
-      -h | --help) print_help; exit 0 ;;
-      --*=*) name=${1%%=*}; set_option "${name#--}" "${1#*=}" ;;
-      --*)
-        name=$(option_name "${1#--}")
-        if [[ ${default[$name]} != true && ${default[$name]} != false ]]; then
-          [[ $# -gt 1 && $2 != --* ]] || die "--$name needs a value (see --help)"
-          set_option "$name" "$2"; shift
-        elif [[ ${2:-} == true || ${2:-} == false ]]; then
-          set_option "$name" "$2"; shift
-        else
-          set_option "$name" true
-        fi ;;
-      -[!0-9.]*) die "unknown option $1 (see --help)" ;;
-      *)
-        (( position < ${#positional[@]} )) || die "too many arguments, beginning with '$1' (see --help)"
-        [[ -z $1 ]] || set_option "${names[position]}" "$1"  # an empty argument keeps the default
-        position=$((position + 1)) ;;
-    esac
-    shift
-  done
+# The plan is a list of assignments, each value quoted: nothing that a user gives is ever interpreted by the shell.
+recipe() {
+  local plan
+  find_any_python
+  { plan=$("$any_python" "$root/scripts/recipe.py" "$1" "$start_dir" "${@:2}" 3>&1 >&4) || exit; } 4>&1
+  eval "${plan:-die "$any_python does not run scripts/recipe.py" 1}"
+  cd "$work_dir"
 }
 
-option_name() {  # prints the name of an option as the table has it; dashes and underscores are the same
-  local name=${1//-/_}
-  [[ $name != num_hpu ]] || name=num_workers
-  [[ $name =~ ^[a-z0-9_]+$ && -n ${value[$name]+set} ]] || die "unknown option --$1 (see --help)"
-  printf '%s' "$name"
-}
-
-set_option() {
-  local name
-  name=$(option_name "$1")
-  if [[ ${default[$name]} == true || ${default[$name]} == false ]]; then
-    [[ $2 == true || $2 == false ]] || die "$name=$2 must be true or false"
+make_sample_data() {  # makes each of `sample_folders` with the command in `sample_<number>`; a folder appears when complete
+  local number command
+  (( ${#sample_folders[@]} )) || return 0
+  if (( rank )); then
+    for number in "${!sample_folders[@]}"; do await_folder "${sample_folders[number]}"; done
+    return
   fi
-  value[$name]=$2 given[$name]=yes
-}
-
-print_help() {
-  local row number=0
-  printf '%s\n\nOptions with their defaults; the numbered ones also by position, in this order:\n' "$usage"
-  for row in "${positional[@]}"; do
-    number=$((number + 1))
-    printf ' %2d  --%-36s %s\n' "$number" "${row%% *}" "$(meaning "$row")"
+  [[ -n $dry_run ]] || take_lock "$python"
+  for number in "${!sample_folders[@]}"; do
+    [[ ! -d ${sample_folders[number]} ]] || continue
+    command="sample_${number}[@]"
+    running "$python" "${!command}"
+    [[ -z $dry_run ]] || continue
+    run "$python" "${!command}"
+    (( status == 0 )) || die "the sample data could not be made (status $status)" "$status"
   done
-  printf 'by name only:\n'
-  for row in "${by_name[@]}"; do printf '     --%-36s %s\n' "${row%% *}" "$(meaning "$row")"; done
-  printf '     --%-36s %s\n' help "this text"
-}
-
-meaning() { local words; read -r _ words <<<"$1"; printf '%s' "$words"; }
-
-option() { printf '%s' "${value[$1]}"; }
-is() { [[ ${value[$1]} == "$2" ]]; }
-choose() {  # choose NAME WORD...: refuses another value
-  local name=$1 word
-  shift
-  for word; do ! is "$name" "$word" || return 0; done
-  die "$name=$(option "$name") is unknown: choose one of $*"
-}
-
-# --- Paths: relative ones belong to the folder where the wrapper was started ---
-
-in_start_dir() {  # each path of a comma list that names something there, as an absolute path
-  local pieces piece result=''
-  IFS=, read -ra pieces <<<"$1"
-  for piece in "${pieces[@]}"; do
-    case $piece in
-      /*) ;;
-      '~'/*) piece=$HOME/${piece#*/} ;;
-      *) if [[ $PWD != "$start_dir" ]] && { matches "$start_dir/$piece" || [[ -e $start_dir/$piece.index ]]; }; then
-           piece=$start_dir/$piece
-         fi ;;
-    esac
-    result+=,$piece
-  done
-  printf '%s' "${result#,}"
-}
-matches() { compgen -G "$1" >/dev/null; }
-
-# --- Devices ---
-
-device_present() {
-  local file
-  case $1 in
-    cpu) return 0 ;;
-    gpu) set -- /proc/driver/nvidia/version /dev/nvidiactl /dev/dxg ;;
-    hpu) set -- /sys/class/habanalabs /sys/class/accel/accel[0-9]* /dev/accel/accel[0-9]* /dev/hl[0-9]* ;;
-  esac
-  for file; do [[ ! -e $file ]] || return 0; done
-  return 1
-}
-
-known_device() { case $1 in cpu | gpu | hpu) ;; *) die "device=$1 is unknown: choose cpu, gpu or hpu" ;; esac; }
-
-require_device() {
-  local kind
-  known_device "$1"
-  device_present "$1" && return
-  case $1 in gpu) kind="NVIDIA GPU" ;; *) kind="Gaudi card" ;; esac
-  die "no $kind is visible on this machine (or in this container): use the CPU with 'bash scripts/$wrapper cpu'"
+  [[ -n $dry_run ]] || release_lock
 }
 
 # --- Signals and running ---
@@ -276,124 +187,26 @@ run_logged() {
 }
 
 # --- Several workers ---
-# With num_workers above 1 a launcher starts the Python command that many times: mpirun where Horovod was built with MPI,
-# else horovodrun. Each worker leaves its exit status in $ELECTRA_STATUS_FILE.<rank>, since launchers end with one of
-# their own. With env=cluster the launcher has started the wrappers.
+# With num_workers above 1, mpirun or horovodrun (scripts/launcher.py chooses) starts the Python command that many times. Each
+# worker leaves its exit status in $ELECTRA_STATUS_FILE.<rank>, because launchers exit with a status of their own. Where
+# `cluster` is set, a scheduler has started this wrapper once per worker.
 
-launcher=() hosts='' workers=''  # `workers` is the folder of their statuses, while they run
+launcher=() workers=''  # `workers` is the folder of their statuses, while they run
 
-check_workers() {
-  local number size
-  choose env interactive cluster
-  choose gradient_compression none fp16 bf16
-  number=$(option num_workers)
-  [[ $number =~ ^[0-9]{1,6}$ ]] || die "num_workers=$number must be a whole number"
-  number=$((10#$number)) value[num_workers]=$((10#$number))
-  size=${OMPI_COMM_WORLD_SIZE:-${HOROVOD_SIZE:-}}
-  if is env cluster; then
-    rank=${OMPI_COMM_WORLD_RANK:-${HOROVOD_RANK:-0}}
-    [[ -z $(option hostfile) ]] || die "hostfile cannot go with env=cluster, where the scheduler chooses the hosts"
-    (( number <= 1 )) || [[ -n $size ]] || is dry_run true ||
-      die "env=cluster means that this wrapper is started once per worker, and neither OMPI_COMM_WORLD_SIZE nor \
-HOROVOD_SIZE says so: start it with mpirun, as in 'mpirun -np $number bash scripts/$wrapper --env=cluster', or leave env out"
-    return
-  fi
-  [[ ${size:-1} == 1 ]] || die "this wrapper was itself started as one of $size workers: add --env=cluster, or start it once \
-and name --num_workers=$size"
-  if [[ -n $(option hostfile) ]]; then
-    (( number > 1 )) || die "hostfile names the hosts of several workers: name their number with --num_workers"
-    case $(option hostfile) in
-      /*) ;;
-      '~'/*) value[hostfile]=$HOME/$(option hostfile | cut -c3-) ;;
-      *) value[hostfile]=$start_dir/$(option hostfile) ;;
-    esac
-    read_hostfile "$(option hostfile)" "$number"
-  fi
-}
-
-read_hostfile() {  # sets `hosts` to those of the file, as host:slots,...
-  local file=$1 line words slots=0
-  local form='^([A-Za-z0-9._-]+)[[:blank:]]+slots[[:blank:]]*=[[:blank:]]*([1-9][0-9]*)([[:blank:]].*)?$'
-  [[ -f $file && -r $file ]] || die "hostfile=$file is no file that can be read: name one with lines like 'host1 slots=8'"
-  while read -r line || [[ -n $line ]]; do
-    words=${line%%#*}
-    [[ $words == *[![:space:]]* ]] || continue
-    [[ $words =~ $form ]] || die "hostfile=$file has the line '$line': each must be like 'host1 slots=8'"
-    hosts+=,${BASH_REMATCH[1]}:${BASH_REMATCH[2]} slots=$((slots + BASH_REMATCH[2]))
-  done <"$file"
-  hosts=${hosts#,}
-  (( slots >= $2 )) || die "hostfile=$file has $slots slots, and num_workers=$2 needs as many: add hosts to it, or lower \
-num_workers"
-}
-
-# Prints absent, broken with the reason, mpi or gloo. habana-horovod, for hpu, is always built with MPI, and imported where
-# the card is.
-horovod_code='import importlib.util, sys
-if importlib.util.find_spec("horovod") is None:
-    found = "absent"
-elif sys.argv[1] == "hpu":
-    found = "mpi"
-else:
-    try:
-        import horovod.tensorflow as horovod
-        found = "mpi" if horovod.mpi_built() else "gloo"
-    except Exception as error:
-        found = "broken " + (str(error).splitlines() or [type(error).__name__])[0]
-print(found)'
-
-choose_launcher() {  # `python` is known; a dry run does not ask for what is not there
-  local number found build name
-  number=$(option num_workers) runner=("$python")
-  (( number > 1 )) || return 0
+choose_launcher() {  # reads device, num_workers, hostfile, cluster, dry_run and python
+  runner=("$python")
+  (( num_workers > 1 )) || return 0
   # Rank 0 makes features and saves for minutes while the others wait, and a cold start differs from host to host.
   export HOROVOD_STALL_CHECK_TIME_SECONDS=${HOROVOD_STALL_CHECK_TIME_SECONDS:-600}
   export HOROVOD_GLOO_TIMEOUT_SECONDS=${HOROVOD_GLOO_TIMEOUT_SECONDS:-300}
   export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}  # the launcher loads TensorFlow too
-  ! is env cluster || return 0
-  build="bash scripts/install_horovod.sh $(option device)"
-  found=$(TF_CPP_MIN_LOG_LEVEL=3 "$python" -c "$horovod_code" "$(option device)" 2>/dev/null) || true
-  [[ -z $stopped ]] || exit "$stopped"
-  found=${found##*$'\n'}
-  if ! is dry_run true; then
-    case $found in
-      mpi | gloo) ;;
-      absent) die "num_workers=$number needs Horovod, which is not installed in $python: run '$build', or use one worker" ;;
-      *) found=${found#broken}
-        die "Horovod does not load in $python${found:+ (${found# })}: build it again with '$build', or use one worker" ;;
-    esac
-  fi
-  if is device hpu || [[ $found == mpi ]]; then
-    is dry_run true || [[ -n $(type -P mpirun) ]] || die "num_workers=$number is started with mpirun, which is not there: \
-install Open MPI ('apt-get install openmpi-bin' on Debian), or use one worker"
-    # Workers keep all cores of their host; Python shares them out where that helps.
-    launcher=(mpirun -np "$number" --allow-run-as-root --tag-output --bind-to none --map-by slot)
-    if [[ -z $(option hostfile) ]]; then
-      launcher+=(-H "localhost:$number")
-    else
-      # By its full path mpirun finds its helpers on the other hosts without their PATH.
-      launcher[0]=$(type -P mpirun) || launcher[0]=mpirun
-      launcher+=(--hostfile "$(option hostfile)" -x ELECTRA_STATUS_FILE -x ELECTRA_PROGRESS)
-      for name in $(compgen -e); do  # what else the other hosts should know; which cards they see is their own affair
-        case $name in
-          *_VISIBLE_* | ELECTRA_STATUS_FILE | ELECTRA_PROGRESS) ;;
-          PATH | LD_LIBRARY_PATH | LD_PRELOAD | PYTHON* | ELECTRA_* | TF_* | XLA_* | OMP_* | KMP_* | HABANA_* | HCCL_* | \
-            HCL_* | SYN* | GC_* | NCCL_* | HOROVOD_* | HF_* | FI_* | RDMAV_* | MLX5_* | UCX_* | *_proxy | *_PROXY)
-            launcher+=(-x "$name") ;;
-        esac
-      done
-    fi
-  else
-    launcher=("$python" -m horovod.runner.launch --gloo -np "$number" --disable-cache -H "${hosts:-localhost:$number}")
-  fi
+  [[ -z $cluster ]] || return 0
+  ask launcher.py start "$device" "$num_workers" "$python" "$hostfile" "$dry_run"
+  eval "launcher=($answer)"
   runner=("${launcher[@]}" "$python" -u)
 }
 
-worker_flags() {  # adds to `command` what Python should know of the workers
-  (( $(option num_workers) <= 1 )) || command+=(--num_workers="$(option num_workers)")
-  is gradient_compression none || command+=(--gradient_compression="$(option gradient_compression)")
-}
-
-await_folder() {  # waits for what the wrapper of rank 0 makes
+await_folder() {  # waits for the folder that the wrapper of rank 0 makes
   until [[ -d $1 ]]; do
     [[ -z $stopped ]] || exit "$stopped"
     sleep 1
@@ -408,20 +221,20 @@ of_workers() {
   LC_ALL=C exec sed -u -e 's/\[[0-9,]*\]<std[a-z]*>://g' -e t -e 's/\[[^]]*@[0-9,]*\]<std[a-z]*>: //g' -e t -e "w $1" -e d
 }
 
-# The workers on this machine; while there is none, the launcher.
+# Sends TERM to the workers on this machine; while there are none, to the launcher.
 stop_child() {
   local pid pids=() parent
   if [[ -n $workers ]]; then
     while read -r pid; do
       parent=$(sed -n 's/^PPid:\t//p' "/proc/$pid/status" 2>/dev/null) || true
-      [[ " ${pids[*]-} " == *" $parent "* ]] || pids+=("$pid")  # a worker's own children are its own affair
+      [[ " ${pids[*]-} " == *" $parent "* ]] || pids+=("$pid")  # a worker stops its own children
     done < <(worker_processes)
   fi
   kill -TERM -- "${pids[@]-$target}" 2>/dev/null || true
 }
 
-# Prints the process ids of the workers on this machine and of their children: what they were started with names our
-# folder, and a rank.
+# Prints the process ids of the workers on this machine and of their children: those whose environment has our folder and
+# a rank.
 worker_processes() {
   local file
   grep -lsxzF "ELECTRA_STATUS_FILE=$workers/rank" /proc/[0-9]*/environ | while IFS=/ read -r _ _ pid _; do
@@ -429,219 +242,62 @@ worker_processes() {
   done | sort -n
 }
 
-# Turns the launcher's exit status into the workers': 2 where one made that its own, else 75, else that of the first one to
-# end badly.
-workers_status() {
-  local said first
-  said=$(cat "$workers"/rank.* 2>/dev/null) || true
-  if [[ $'\n'$said$'\n' == *$'\n2\n'* ]]; then
-    status=2
-  elif [[ $'\n'$said$'\n' == *$'\n75\n'* ]]; then
-    status=75
-  elif (( status )); then
-    first=$(cat "$workers"/launcher.* 2>/dev/null | sed -n "
-      s/^Process \([0-9]*\) exit with status code \([0-9]*\)\.\$/\1 \2/p
-      s/^mpirun noticed that process rank \([0-9]*\) .*/\1 $status/p
-      s/^ *Process name: \[.*,\([0-9]*\)\]\$/\1 $status/p" | head -n 1) || true
-    if [[ -n $stopped ]]; then
-      status=$stopped
-    elif [[ -n $first ]]; then
-      status=${first#* }
-      printf '%s: worker %s was the first to end, with status %s\n' "$wrapper" "${first% *}" "$status" >&2
-    elif [[ -z $said ]]; then
-      cat "$workers"/launcher.* >&2 2>/dev/null || true  # the launcher itself has failed and says why
-    fi
-  fi
-}
-
-sample_step() {  # runs a command that makes sample data
-  running "$@"
-  ! is dry_run true || return 0
-  run "$@"
-  (( status == 0 )) || die "the sample data could not be made (status $status)" "$status"
+workers_status() {  # turns the launcher's exit status into that of the workers
+  local merged
+  merged=$(trap '' INT TERM HUP
+    exec "$any_python" "$root/scripts/launcher.py" status "$workers" "$status" "$wrapper" ${stopped:+"$stopped"}) || return 0
+  status=$merged
 }
 
 # --- Python ---
 
-packages=(absl google_crc32c h5py huggingface_hub matplotlib safetensors sentencepiece tensorflow tokenizers tqdm)
+any_python=''
 
-# What a dry run prints for the interpreter.
-planned_python() {
-  if [[ -n ${PYTHON:-} ]]; then named_python; elif [[ $PWD == "$root" ]]; then python=.venv/bin/python
-  else python=$root/.venv/bin/python; fi
-}
-
-named_python() {  # PYTHON may be a path relative to the folder where the wrapper was started
-  python=$PYTHON
-  if [[ $python == */* && $python != /* && $PWD != "$start_dir" ]]; then python=$start_dir/$python; fi
-}
-
-use_python() {
-  planned_python
-  if [[ -n ${PYTHON:-} ]]; then check_packages "$1" "${2:-}"; else use_venv "$1" "${2:-}"; fi
-}
-
-check_packages() {
-  local device=$1 tools=${2:-} modules=("${packages[@]}") answer version missing names line=requirements.txt more=''
-  [[ $device != hpu ]] || modules+=(habana_frameworks)
-  [[ -z $tools ]] || modules+=(pytest ruff)
-  answer=$("$python" -c 'import importlib.util, sys
-assert sys.version_info >= (3, 8)
-print("%d.%d" % sys.version_info[:2], *[m for m in sys.argv[1:] if importlib.util.find_spec(m) is None])' \
-    "${modules[@]}" 2>/dev/null) ||
-    die "PYTHON=$PYTHON does not run as a Python of 3.8 or newer: set PYTHON to one that does, or unset it"
-  [[ $answer == *' '* ]] || return 0
-  version=${answer%% *} missing=${answer#* }
-  case " $missing " in
-    *" tensorflow "* | *" habana_frameworks "*)
-      if [[ -n $tools ]]; then line=requirements-dev.txt; else line=$(requirements_for "$device"); fi ;;
-    *" pytest "* | *" ruff "*) more=" pytest ruff" ;;
-  esac
-  [[ $start_dir == "$root" ]] || line=$root/$line
-  names=${missing// /, }; names=${names/absl/absl-py}; names=${names/google_crc32c/google-crc32c}
-  die "PYTHON=$PYTHON lacks $names: run $PYTHON -m pip install -r $line$more"
-}
-
-# .venv/.electra-made says that this file made the folder, .venv/.electra-ready that all of it is installed: the
-# requirements file, its checksum, and that of the tools (or -).
-
-use_venv() {
-  local device=$1 tools=${2:-} venv=$root/.venv
-  if [[ -e $venv || -L $venv ]] && [[ ! -e $venv/.electra-made && ! ( -d $venv && -z $(ls -A "$venv") ) ]]; then
-    die ".venv was not made by this script and is left alone: PYTHON=.venv/bin/python uses it, removing it makes a new one"
+# Sets `any_python` to a Python for the programs of scripts/ that need only the standard library.
+find_any_python() {
+  local candidate check='import sys
+if sys.version_info < (3, 8): sys.exit(1)
+print(sys.executable)'
+  if [[ -n ${PYTHON:-} ]]; then
+    any_python=$PYTHON
+    [[ $any_python != */* || $any_python == /* ]] || any_python=$start_dir/$any_python
+    "$any_python" -c "$check" >/dev/null 2>&1 ||
+      die "PYTHON=$PYTHON does not run as Python 3.8 or newer: set PYTHON to one that does, or unset it"
+    return
   fi
-  ! venv_serves || return 0
-  find_python
-  [[ -w $root ]] || die "$root is not writable, so no .venv can be made there: set PYTHON to a Python with the packages"
-  take_lock "$base"
-  venv_serves || fill_venv
-  release_lock
-}
-
-venv_serves() {
-  local file key tools_key
-  [[ -e $venv/.electra-ready ]] && read -r file key tools_key <"$venv/.electra-ready" || return 1
-  # TensorFlow for gpu or hpu runs on the CPU as well.
-  [[ $device == cpu || $file == requirements-${device}[.-]* ]] && [[ $key == "$(checksum "$file")" ]] &&
-    [[ -z $tools || $tools_key == "$(checksum requirements-dev.txt)" ]] && "$venv/bin/python" -c '' 2>/dev/null
-}
-
-checksum() { cat "$root/requirements.txt" "$root/$1" 2>/dev/null | cksum | tr ' ' -; }
-
-fill_venv() {
-  local file='' key='' tools_key=- reason='' install
-  if [[ -e $venv/.electra-ready ]]; then
-    read -r file key tools_key <"$venv/.electra-ready"
-    if ! "$venv/bin/python" -c '' 2>/dev/null; then
-      reason="its Python does not run any more"
-    elif [[ $device != cpu && $file != requirements-${device}[.-]* ]]; then
-      reason="it holds $file, and this start needs the packages for $device"
-    elif [[ $key != "$(checksum "$file")" || ( $tools_key != - && $tools_key != "$(checksum requirements-dev.txt)" ) ]]
-    then
-      say "the requirements have changed since .venv was filled"
-    fi
-  elif [[ -e $venv ]]; then
-    reason="an earlier start did not finish it"
-  fi
-  if [[ -n $reason || ! -e $venv ]]; then
-    if [[ -n $reason ]]; then say "making .venv again: $reason"; else say "making .venv with $base (Python $version)"; fi
-    file=$(requirements_for "$device") tools_key=-
-    rm -rf "$venv"
-    mkdir "$venv"
-    : >"$venv/.electra-made"
-    run "$base" -m venv "$venv"
-    (( status == 0 )) || set_up_failed "making .venv failed with status $status, its reason is above"
-  fi
-  rm -f "$venv/.electra-ready"
-  install=("$venv/bin/python" -m pip install --disable-pip-version-check -r "$root/$file")
-  if [[ -n $tools || $tools_key != - ]]; then
-    sed '/^-r /d' "$root/requirements-dev.txt" >"$venv/.electra-tools.txt"
-    install+=(-r "$venv/.electra-tools.txt")
-    tools_key=$(checksum requirements-dev.txt)
-    say "installing $file and the tools of requirements-dev.txt into .venv, once; this takes a minute or more"
-  else
-    say "installing $file into .venv, once; this takes a minute or more"
-  fi
-  [[ -t 1 ]] || install+=(--quiet)
-  run "${install[@]}"
-  (( status == 0 )) || set_up_failed "pip could not install $file (status $status, its reason is above): check the network \
-connection and pip's index settings; the next start tries again"
-  printf '%s %s %s\n' "$file" "$(checksum "$file")" "$tools_key" >"$venv/.electra-ready.tmp"
-  mv "$venv/.electra-ready.tmp" "$venv/.electra-ready"
-}
-
-set_up_failed() {
-  [[ -z $stopped ]] || die "stopped while setting up .venv: the next start makes it again" "$stopped"
-  die "$1" "$status"
-}
-
-# The version of the SynapseAI driver, e.g. 1.14.0-9e8ecf8; nothing where it cannot be read.
-synapse_version() {
-  local file
-  for file in /sys/class/accel/accel[0-9]*/device/driver_ver /sys/class/habanalabs/hl[0-9]*/driver_ver; do
-    if [[ -r $file ]]; then head -n 1 "$file"; return; fi
+  for candidate in "$root/.venv/bin/python" python3 python3.{11,10,12,13,8,9}; do
+    any_python=$("$candidate" -c "$check" 2>/dev/null) || continue  # not a slow script of pyenv, but what it starts
+    [[ -z $any_python ]] || return 0
   done
+  die "no Python 3.8 or newer is on PATH: install Python 3.11, or set PYTHON to a Python that has the packages"
 }
 
-requirements_for() {
-  if [[ $1 != hpu ]]; then printf 'requirements-%s.txt' "$1"; return; fi
-  case $(synapse_version) in
-    1.6.*) printf requirements-hpu-1.6.1.txt ;;
-    1.14.*) printf requirements-hpu-1.14.txt ;;
-    *) if [[ $version == 3.8 ]]; then printf requirements-hpu-1.6.1.txt; else printf requirements-hpu-1.14.txt; fi ;;
-  esac
-}
-
-# Sets `base` to a Python that can make .venv for $device, and `version` to its version.
-find_python() {
-  local supported=(3.11 3.10 3.12 3.13) synapse candidate answer seen='' without_venv=''
-  if [[ $device == hpu ]]; then
-    synapse=$(synapse_version)
-    case $synapse in
-      1.6.*) supported=(3.8 3.10) ;;
-      1.14.*) supported=(3.10) ;;
-      '') supported=(3.10 3.8) ;;
-      *) die "no requirements file fits SynapseAI $synapse (there are 1.6.1 and 1.14): set PYTHON to the Python of the \
-vendor's image" ;;
-    esac
-  fi
-  for candidate in python3 "${supported[@]/#/python}"; do
-    answer=$("$candidate" -c 'import importlib.util, sys
-print("%d.%d" % sys.version_info[:2], *[m for m in ("venv", "ensurepip") if importlib.util.find_spec(m) is None])' \
-      2>/dev/null) || continue
-    version=${answer%% *} base=$candidate
-    seen=${seen:-$version}
-    case " ${supported[*]} " in *" $version "*) ;; *) continue ;; esac
-    [[ $answer == *' '* ]] || return 0
-    without_venv=${without_venv:-$version}
-  done
-  [[ -z $without_venv ]] || die "Python $without_venv here cannot make a virtual environment: install the package \
-python$without_venv-venv ('apt-get install python$without_venv-venv' on Debian), or set PYTHON to a Python with the packages"
-  seen=${seen:+python3 is $seen, and }
-  die "${seen}a Python of version $(printf '%s\n' "${supported[@]}" | sort -V | paste -sd ' ') is needed: install \
-one, or set PYTHON to a Python with the packages"
-}
-
-# --- One set-up at a time ---
-# The lock is on the open file 9 of this shell, taken through Python because flock(1) is not everywhere; it ends with the
-# processes that hold the file open.
-
-lock_code='import fcntl, sys
-try:
-    fcntl.flock(9, fcntl.LOCK_EX | (fcntl.LOCK_NB if sys.argv[1] == "try" else 0))
-except BlockingIOError:
-    sys.exit(75)
-except OSError:
-    pass  # a file system without locks'
-
-take_lock() {
-  exec 9>"$root/.setup.lock"
-  run "$1" -c "$lock_code" try
-  if (( status == 75 )); then
-    say "another start is setting things up here: waiting for it"
-    run "$1" -c "$lock_code" wait
-  fi
+ask() {  # ask PROGRAM ARGUMENT...: leaves what a program of scripts/ prints in `answer`; its error ends the wrapper
+  local failed=0
+  [[ -n $any_python ]] || find_any_python
+  answer=$("$any_python" "$root/scripts/$1" "${@:2}") || failed=$?
   [[ -z $stopped ]] || exit "$stopped"
+  (( failed == 0 )) || die "${answer:-scripts/$1 failed, see above}" "$failed"
 }
 
-release_lock() { exec 9>&-; }
+# Sets `python` to what a dry run prints. PYTHON may be a path relative to the folder where the wrapper was started.
+planned_python() {
+  python=${PYTHON:-.venv/bin/python}
+  if [[ -n ${PYTHON:-} ]]; then
+    [[ $python != */* || $python == /* || $PWD == "$start_dir" ]] || python=$start_dir/$python
+  elif [[ $PWD != "$root" ]]; then
+    python=$root/$python
+  fi
+}
+
+use_python() {  # use_python DEVICE [tools]
+  planned_python
+  if [[ -n ${PYTHON:-} ]]; then
+    ask interpreters.py packages "$PYTHON" "$python" "$1" "$start_dir" ${2:+"$2"}
+  else
+    use_venv "$@"
+  fi
+}
+
+# shellcheck source=scripts/venv.sh
+source "$root/scripts/venv.sh"

@@ -8,17 +8,18 @@
     python3 scripts/matrix.py 2.15.1 -- -x -k resume     # what follows -- goes to pytest
     python3 scripts/matrix.py --list                     # the stacks, with the Python found for each
 
-A stack is a TensorFlow version, what comes with it, and a Python version; STACKS below has all of them. Pythons are
-looked for on PATH (python3.10) and among pyenv's versions. Written to --folder:
+A stack is a TensorFlow version, the packages that belong to it, and a Python version; STACKS below lists them all.
+Pythons are searched on PATH (python3.10) and among pyenv's versions. Written to --folder:
 
-    <stack>/         the virtual environment, made once and made again when its requirements change
-    <stack>.log      the console
-    <stack>.json     the result, and <stack>.xml what pytest reports
+    <stack>/         the virtual environment, created once and again when its requirements change
+    <stack>.txt      its requirements
+    <stack>.log      the console output
+    <stack>.json     the result, and <stack>.xml the report of pytest
     table.md         the newest result of each stack
 
-A stack that cannot be run here (no Python for it) is a row "NOT RUN". The exit status is 1 where a stack failed, its
-environment could not be made, or nothing ran; 2 for a mistake in what was asked; 130 or 143 after Ctrl-C or SIGTERM.
-Started again, it keeps the environments; with --skip_finished also the results of an unchanged source tree.
+A stack without a Python on this machine is listed as "NOT RUN". The exit status is 1 where a stack failed, its
+environment could not be created, or nothing ran; 2 for an invalid option; 130 or 143 after Ctrl-C or SIGTERM. A second
+run keeps the environments, and with --skip_finished also the results of an unchanged source tree.
 """
 import argparse
 import collections
@@ -39,9 +40,12 @@ import xml.etree.ElementTree
 from typing import NamedTuple, Optional, Tuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
 
-# What shows, within about four minutes on two cores, that the code runs on a TensorFlow: numbers against references,
-# the op graph, weights in and out, a tiny pre-training and fine-tuning with all that they write, stopping and resuming.
+import interpreters  # noqa: E402
+
+# Tests that show within about four minutes on two cores that the code runs on a TensorFlow: numbers against references,
+# the op graph, weights in and out, a tiny pre-training and fine-tuning with their files, stopping and resuming.
 FAST = """
 tests/test_tokenization.py
 tests/test_modeling.py
@@ -68,11 +72,11 @@ tests/test_postprocess_pretrained_ckpt.py::test_the_command_writes_both_networks
 
 
 class Family(NamedTuple):
-    """A TensorFlow with what comes with it; one stack for each of its Pythons, the most telling one first."""
+    """A TensorFlow and its packages; one stack for each of its Pythons, the most important one first."""
     tensorflow: str
     pythons: Tuple[str, ...]
     requirements: str
-    pins: Tuple[str, ...] = ()  # in place of what the requirements file says about the same packages
+    pins: Tuple[str, ...] = ()  # replace the lines of the requirements file for the same packages
     horovod: bool = False
 
 
@@ -116,40 +120,32 @@ class Result(NamedTuple):
 
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM has come."""
+    """SIGINT or SIGTERM was received."""
 
 
-# --- What is asked for ---
+# --- Command line ---
 
 def main(argv) -> int:
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      usage="%(prog)s [STACK ...] [--fast [STACK ...]] [options] [-- PYTEST ARGUMENTS]")
-    parser.add_argument("stacks", nargs="*", metavar="STACK", help="run everything on these (a name or its beginning)")
+    parser.add_argument("stacks", nargs="*", metavar="STACK", help="run everything on these (a name or its start)")
     parser.add_argument("--fast", nargs="*", metavar="STACK",
-                        help="run the fast subset on these; without a name, on all that are not named otherwise")
+                        help="run the fast subset on these; without a name, on all stacks not named before it")
     parser.add_argument("--folder", type=pathlib.Path, default=ROOT / "build" / "matrix",
-                        help="where the environments and results go (default: build/matrix)")
+                        help="folder of the environments and results (default: build/matrix)")
     parser.add_argument("--one_python", action="store_true", help="run each TensorFlow on one of its Pythons only")
     parser.add_argument("--skip_finished", action="store_true",
                         help="keep the results of stacks that passed with the same tests and an unchanged source tree")
-    parser.add_argument("--list", action="store_true", help="list the stacks and end")
+    parser.add_argument("--list", action="store_true", help="list the stacks and exit")
     options = parser.parse_args(argv[:cut])
-    full = chosen(options.stacks, parser)
-    fast = chosen(options.fast or [], parser)
-    if options.fast == [] or not (full or options.fast):
-        rest = [stack for stack in STACKS if stack not in full]
-        if options.fast is None:
-            full = rest
-        else:
-            fast = rest
+    plan = planned(options.stacks, options.fast, parser)
     pythons = {python: find_python(python) for python in sorted({stack.python for stack in STACKS})}
     if options.list:
         for stack in STACKS:
             found = pythons[stack.python]
             print(f"{stack.name:14} {found[0] or 'NOT RUN: ' + found[1]}")
         return 0
-    plan = [(stack, stack in fast and stack not in full) for stack in STACKS if stack in full or stack in fast]
     if options.one_python:
         plan = one_python(plan, pythons)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -160,19 +156,30 @@ def main(argv) -> int:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            parser.error(f"another run uses {folder}: wait for its end, or choose another --folder")
+            parser.error(f"another run is using {folder}: wait until it ends, or choose another --folder")
         return run_all(plan, pythons, folder, argv[cut + 1:], options.skip_finished)
 
 
+def planned(full_names, fast_names, parser):
+    """[(stack, whether only the fast subset runs), ...] for the names before --fast and after it (None: no --fast)."""
+    full, fast = chosen(full_names, parser), chosen(fast_names or [], parser)
+    rest = [stack for stack in STACKS if stack not in full]
+    if fast_names == []:
+        fast = rest
+    elif not full and not fast:
+        full = rest
+    return [(stack, stack not in full) for stack in STACKS if stack in full or stack in fast]
+
+
 def chosen(names, parser):
-    """The stacks that the names mean: 2.9.1 is each of its Pythons, 2.21 is 2.21.0."""
+    """The stacks that match the names: 2.9.1 matches each of its Pythons, 2.21 matches 2.21.0."""
     for name in names:
-        if not any(means(name, stack) for stack in STACKS):
-            parser.error(f"there is no stack {name}: choose from {', '.join(stack.name for stack in STACKS)}")
-    return [stack for stack in STACKS if any(means(name, stack) for name in names)]
+        if not any(matches(name, stack) for stack in STACKS):
+            parser.error(f"unknown stack {name}: choose from {', '.join(stack.name for stack in STACKS)}")
+    return [stack for stack in STACKS if any(matches(name, stack) for name in names)]
 
 
-def means(name, stack):
+def matches(name, stack):
     version, _, python = name.partition("-py")
     return (stack.family.tensorflow + ".").startswith(version + ".") and python in ("", stack.python)
 
@@ -196,18 +203,15 @@ def stop(number, frame):
 # --- Pythons ---
 
 def find_python(version) -> Tuple[Optional[str], str]:
-    """The newest Python of that version on PATH or in pyenv that can make environments, else None and why not."""
+    """The newest Python of that version on PATH or in pyenv that can create environments, else None and the reason."""
     reason = f"no python{version} on PATH or in pyenv"
     for candidate in [shutil.which(f"python{version}"), *pyenv_pythons(version)]:
-        code = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2], sys.executable)"
-        if candidate is None:
+        found = candidate and interpreters.probe(candidate, interpreters.VENV)
+        if not found or found.version != version:
             continue
-        probe = subprocess.run([candidate, "-c", code], capture_output=True, text=True)
-        found, _, executable = probe.stdout.strip().partition(" ")
-        if found == version:
-            return executable, ""
-        if "No module named" in probe.stderr:
-            reason = f"{candidate} cannot make a virtual environment: install the package python{version}-venv"
+        if not found.missing:
+            return found.executable, ""
+        reason = f"{candidate} cannot create virtual environments: install the package python{version}-venv"
     return None, reason
 
 
@@ -222,7 +226,7 @@ def pyenv_pythons(version):
 # --- Environments ---
 
 def requirements(stack) -> str:
-    """The lines that pip gets: the requirements file with the stack's pins, and the tools."""
+    """The stack's requirements: those of its file with its own pins, and the tools of the tests."""
     pins = {package(pin) for pin in stack.family.pins}
     lines = [*lines_of(stack.family.requirements), *lines_of("requirements-dev.txt", include=False)]
     return "\n".join([*(line for line in lines if package(line) not in pins), *stack.family.pins, ""])
@@ -241,28 +245,17 @@ def package(line) -> str:
 
 
 def make_environment(stack, base, folder, log) -> str:
-    """Makes the stack's environment unless it is there; returns what went wrong, or an empty text."""
-    environment, wanted = folder / stack.name, requirements(stack)
-    python, ready, made = environment / "bin" / "python", environment / ".matrix-ready", environment / ".matrix-made"
-    key = f"{base}\n{wanted}"
-    if not ready.exists() or ready.read_text(encoding="utf-8") != key:
-        if environment.exists() and not made.exists():
-            return f"{environment} was not made by this script and is left alone"
-        shutil.rmtree(str(environment), ignore_errors=True)
-        environment.mkdir(parents=True)
-        made.touch()
-        listed = environment / "requirements.txt"
-        listed.write_text(wanted, encoding="utf-8")
-        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(listed)]
-        for command in ([base, "-m", "venv", str(environment)], install):
-            status = run(command, log)
-            if status:
-                return f"its environment could not be made: {' '.join(command)} ended with status {status}"
-        ready.write_text(key, encoding="utf-8")
-    if stack.family.horovod:  # the installer knows whether a Horovod that is there still serves
-        status = run(["bash", "scripts/install_horovod.sh", "cpu"], log, {"PYTHON": str(python)})
+    """Creates the stack's environment unless it is complete; returns what went wrong, or an empty text."""
+    environment, listed = folder / stack.name, folder / f"{stack.name}.txt"
+    python = str(environment / "bin" / "python")
+    write(listed, requirements(stack))
+    status = run(["bash", "scripts/make_venv.sh", str(environment), base, str(listed)], log)
+    if status:
+        return f"scripts/make_venv.sh ended with status {status}, see {stack.name}.log"
+    if stack.family.horovod:  # the installer checks whether an installed Horovod still works
+        status = run(["bash", "scripts/install_horovod.sh", "cpu"], log, {"PYTHON": python})
         if status:
-            return f"scripts/install_horovod.sh ended with status {status}"
+            return f"scripts/install_horovod.sh ended with status {status}, see {stack.name}.log"
     return ""
 
 
@@ -285,7 +278,7 @@ def installed(python):
 # --- Running ---
 
 def run(command, log, more=None) -> int:
-    """Runs a command with a copy of its output added to `log`; returns its exit status."""
+    """Runs a command and appends a copy of its output to `log`; returns its exit status."""
     child = subprocess.Popen(command, cwd=str(ROOT), env={**os.environ, **(more or {})}, stdin=subprocess.DEVNULL,
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     try:
@@ -309,7 +302,7 @@ def tests_of(fast, arguments) -> str:
 
 
 def run_stack(stack, fast, base, folder, arguments) -> Result:
-    """Makes the environment and runs the tests there."""
+    """Creates the environment and runs the tests there."""
     commit, source = source_state()
     result = Result(stack.name, "FAILED", tests=tests_of(fast, arguments), commit=commit, source=source,
                     date=datetime.date.today().isoformat())
@@ -324,26 +317,26 @@ def run_stack(stack, fast, base, folder, arguments) -> Result:
         version, tensorflow, packages = installed(python)
         result = result._replace(python=version, packages=packages)
         if tensorflow != stack.family.tensorflow:
-            return result._replace(note=f"TensorFlow {tensorflow} was installed in its place")
+            return result._replace(note=f"TensorFlow {tensorflow} was installed instead of {stack.family.tensorflow}")
         start = time.monotonic()
         status = run(["bash", "scripts/test.sh", f"--junitxml={report}", *(FAST if fast else ()), *arguments], log,
                      {"PYTHON": python})
         result = result._replace(minutes=round((time.monotonic() - start) / 60, 1))
     if not report.exists():
-        return result._replace(note=f"scripts/test.sh ended with status {status} and without a report")
+        return result._replace(note=f"scripts/test.sh ended with status {status} and wrote no report")
     counts, skips = read_report(report)
     without_horovod = sum(count for reason, count in skips.items() if "horovod" in reason.lower())
     notes = [f"{count} skipped: {reason}" for reason, count in sorted(skips.items())]
     if status and not counts["failed"]:
         notes.insert(0, f"scripts/test.sh ended with status {status}")
     if stack.family.horovod and without_horovod:
-        notes.insert(0, f"{without_horovod} skipped for lack of Horovod, which is installed here")
+        notes.insert(0, f"{without_horovod} skipped because of Horovod, although it is installed")
     good = status == 0 and not (stack.family.horovod and without_horovod)
     return result._replace(state="passed" if good else "FAILED", note="; ".join(notes), **counts)
 
 
 def read_report(path):
-    """Counts of passed, failed and skipped tests, and how many were skipped for which reason."""
+    """Counts of passed, failed and skipped tests, and of the skipped ones by reason."""
     counts, skips = dict(passed=0, failed=0, skipped=0), collections.Counter()
     for case in xml.etree.ElementTree.parse(str(path)).iter("testcase"):
         skipped = case.find("skipped")
@@ -358,7 +351,7 @@ def read_report(path):
 
 
 def source_state() -> Tuple[str, str]:
-    """The commit, with + where files differ from it, and a checksum of all files that git does not ignore."""
+    """The commit, with + if files differ from it, and a checksum of all files that git does not ignore."""
     def git(*arguments):
         return subprocess.run(["git", *arguments], cwd=str(ROOT), capture_output=True, check=True).stdout
     try:
@@ -382,7 +375,7 @@ def run_all(plan, pythons, folder, arguments, skip_finished) -> int:
         if stopped:
             results.append(Result(stack.name, "NOT RUN", "stopped before it"))
         elif finished:
-            print(f"matrix: {stack.name} has passed on this source tree already")
+            print(f"matrix: {stack.name} has already passed on this source tree")
             results.append(finished)
         elif base is None:
             print(f"matrix: {stack.name} NOT RUN: {reason}")
@@ -393,11 +386,11 @@ def run_all(plan, pythons, folder, arguments, skip_finished) -> int:
                 results.append(run_stack(stack, fast, base, folder, arguments))
             except Stopped as signalled:
                 stopped = signalled.args[0]
-                results.append(Result(stack.name, "NOT RUN", "stopped while it ran"))
+                results.append(Result(stack.name, "NOT RUN", "stopped while it was running"))
                 continue
             write(folder / f"{stack.name}.json", json.dumps(results[-1]._asdict(), indent=1) + "\n")
     write(folder / "table.md", markdown(newest_results(folder, results)))
-    print("\n" + as_text(results) + f"\n\nmatrix: as Markdown in {folder / 'table.md'}, consoles in {folder}/*.log")
+    print(f"\n{as_text(results)}\n\nmatrix: table in Markdown: {folder / 'table.md'}; console output: {folder}/*.log")
     if stopped:
         return 128 + stopped
     return int(any(result.state == "FAILED" for result in results) or
@@ -410,7 +403,7 @@ def stored_result(folder, stack) -> Optional[Result]:
 
 
 def finished_result(folder, stack, fast, arguments) -> Optional[Result]:
-    """The stack's stored result, where it passed with the same tests on the same files."""
+    """The stack's stored result, if it passed with the same tests on the same files."""
     result = stored_result(folder, stack)
     if result and result.state == "passed" and result.tests == tests_of(fast, arguments):
         return result if result.source and result.source == source_state()[1] else None
@@ -418,7 +411,7 @@ def finished_result(folder, stack, fast, arguments) -> Optional[Result]:
 
 
 def newest_results(folder, results):
-    """A row for each stack that has run in this folder, and for those that could not in this call."""
+    """A row for each stack that has run in this folder, and for those that this call could not run."""
     rows = {result.stack: result for result in results}
     rows.update((stack.name, stored_result(folder, stack)) for stack in STACKS if stored_result(folder, stack))
     return [rows[stack.name] for stack in STACKS if stack.name in rows]

@@ -16,15 +16,12 @@ printed says how much is needed.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import glob
 import hashlib
 import io
 import json
 import math
 import os
-import re
-import shlex
 import shutil
 import signal
 import statistics
@@ -35,28 +32,16 @@ from typing import Dict, List, NamedTuple, Optional
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
+sys.path[:0] = [ROOT, os.path.join(ROOT, "scripts")]
 
+import recipe  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from recipe import SweepConfig  # noqa: E402
 
 import configuration  # noqa: E402  (found through the line above, like the rest)
 import files  # noqa: E402
 from checkpoints import Checkpoint, Checkpoints, read_state, remove_checkpoint  # noqa: E402
-from configuration import Interrupted, RunFailed, SquadConfig, UserError, option  # noqa: E402
-
-
-@dataclasses.dataclass(frozen=True)
-class SweepConfig:
-    checkpoints: Optional[str] = option(None, "folders of checkpoints, separated by commas")
-    seeds: str = option("1", "seeds, separated by commas")
-    device: Optional[str] = option(None, "device (default: the one that the checkpoint was trained on)")
-    out_dir: str = option("results/squad_sweep", "folder of the sweep")
-    keep_checkpoint_max: int = option(
-        1, "newest fine-tuned checkpoints kept of each finished fine-tuning; 0: results and predictions alone",
-        minimum=0, maximum=SquadConfig.keep_checkpoint_max)
-
-    def __post_init__(self):
-        configuration.check_options(self)
+from configuration import Interrupted, RunFailed, SquadConfig, UserError  # noqa: E402
 
 
 class Job(NamedTuple):
@@ -88,8 +73,6 @@ class Job(NamedTuple):
 def plan(config: SweepConfig) -> List[Job]:
     """Every checkpoint, folder by folder, phase 1 before phase 2, by step. Raises: UserError: a folder without one."""
     seeds = config.seeds.split(",")
-    if not all(re.fullmatch("[0-9]+", seed) for seed in seeds):
-        raise UserError(f"--seeds={config.seeds} must be whole numbers separated by commas: give some, such as 1,2,3.")
     jobs = []
     for folder in filter(None, config.checkpoints.split(",")):
         found = Checkpoints(folder).list()
@@ -184,28 +167,6 @@ def read_if_there(path: str) -> Optional[dict]:
     return configuration.read_json_object(path) if os.path.exists(path) else None
 
 
-def command_of(job: Job, device: str, weights: str, arguments: List[str]) -> List[str]:
-    """The command that fine-tunes."""
-    return ["bash", os.path.join(ROOT, "scripts", "electra_squad.sh"), f"--device={device}", f"--seed={job.seed}",
-            f"--init_checkpoint={weights}", f"--out_dir={job.folder}", *arguments]
-
-
-def environment() -> Dict[str, str]:
-    return {**os.environ, "PYTHON": sys.executable}
-
-
-def check_command(job: Job, device: str, arguments: List[str]) -> SquadConfig:
-    """The settings of a fine-tuning, from a dry run of its command. Raises: UserError: one of them is a mistake."""
-    command = [*command_of(job, device, job.exported, arguments), "--dry_run=true"]
-    result = subprocess.run(command, env=environment(), capture_output=True, text=True)
-    if result.returncode:
-        said = (result.stderr.strip().splitlines() or ["no word"])[-1]
-        raise UserError(f"{said.partition('electra_squad.sh: ')[2] or said}.")
-    words = shlex.split(next(line for line in result.stdout.splitlines()
-                             if line.startswith("running: ") and " run_tf_squad.py " in line))
-    return configuration.parse(SquadConfig, words[words.index("run_tf_squad.py"):], "")
-
-
 def check_disk(config: SweepConfig, squad: SquadConfig, left: List[Job], contents: Dict[str, Content]):
     """Says how much disk the fine-tunings that are left need. Raises: UserError: there is less.
 
@@ -287,7 +248,9 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, c
     weights = next((os.path.join(job.exported, kind) for kind in ("discriminator", "generator")
                     if os.path.isdir(os.path.join(job.exported, kind))), None)
     started = time.monotonic()
-    status = stop.run(command_of(job, config.device or content.state["device"], weights, arguments), environment())
+    words = recipe.fine_tuning(config.device or content.state["device"], job.seed, weights, job.folder, arguments)
+    status = stop.run(["bash", os.path.join(ROOT, "scripts", "electra_squad.sh"), *words],
+                      {**os.environ, "PYTHON": sys.executable})
     if status == UserError.exit_status:
         raise UserError(f"the fine-tuning of {job.run} {job.name} was refused, for the reason above: mend it and start "
                         "the sweep again.")
@@ -423,7 +386,8 @@ def prepare(config: SweepConfig, left: List[Job], contents: Dict[str, Content], 
     for job in left:
         if job.checkpoint.prefix in contents:
             first_of.setdefault(config.device or contents[job.checkpoint.prefix].state["device"], job)
-    squads = [check_command(job, device, arguments) for device, job in first_of.items()]
+    squads = [recipe.squad(recipe.fine_tuning(device, job.seed, job.exported, job.folder, arguments))
+              for device, job in first_of.items()]
     if squads:
         check_disk(config, squads[0], left, contents)
     try:
@@ -443,8 +407,7 @@ def main(argv):
     split = argv.index("--") if "--" in argv else len(argv)
     arguments = argv[split + 1:]
     config = configuration.parse(SweepConfig, argv[:split], __doc__)
-    if not config.checkpoints:
-        raise UserError("--checkpoints is missing: name one or more folders of checkpoints.")
+    configuration.require_options(config, "checkpoints")
     sweep(config, arguments)
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Checks the project: ruff, then the tests. Sets itself up from nothing; arguments are passed to pytest.
+# Checks the project: ruff, then the tests. Creates .venv if PYTHON is not set; arguments are passed to pytest.
 #
 #   bash scripts/test.sh
 #   bash scripts/test.sh tests/test_scripts.py -k help
 #
-# Tests that need Horovod are skipped until scripts/install_horovod.sh has built it. Every supported TensorFlow, with
-# Horovod where it builds: scripts/matrix.py.
+# Tests that need Horovod are skipped until scripts/install_horovod.sh has built it. scripts/matrix.py tests every supported
+# TensorFlow, with Horovod where it builds.
 
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -15,4 +15,4 @@ use_python cpu tools
 linted=0
 "$python" -m ruff check . || linted=$?
 "$python" -m pytest -q -rfEs "$@"
-(( linted == 0 )) || die "the tests pass, but ruff has found something (above)" "$linted"
+(( linted == 0 )) || die "the tests pass, but ruff found problems, see above" "$linted"

@@ -1,23 +1,24 @@
-"""scripts/install_horovod.sh, with a stand-in for Python: nothing is downloaded or built."""
+"""scripts/install_horovod.sh and horovod_state.py, with a stand-in for Python: nothing is downloaded or built."""
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support import Clone, assert_refused, make_folder, wait_for, write_executable
+from support import ROOT, STAND_IN, Clone, assert_refused, make_folder, wait_for, write_executable
 
 SCRIPT = "install_horovod.sh"
 
-# What is there stands in the file STATE, as the script's own question answers it; pip records how it is called, and
-# building a wheel does what FAKE_BUILD says, in bash.
-FAKE_PYTHON = r"""#!/usr/bin/env bash
-if [[ $1 == -c ]]; then
-  [[ $2 != *metadata* ]] || { echo a warning; echo "${FAKE_TENSORFLOW-2.15.1 -} $(cat "$STATE")"; }
-  exit 0
-fi
+# The file STATE has what horovod_state.py would print after the versions; pip records how it is called, and building a
+# wheel does what FAKE_BUILD says, in bash.
+FAKE_PYTHON = STAND_IN + r"""
+case $1 in
+  -c) exit 0 ;;
+  */horovod_state.py) echo a warning; echo "${FAKE_TENSORFLOW-2.15.1 -} $(cat "$STATE")"; exit 0 ;;
+esac
 shift 3  # -m pip --disable-pip-version-check
 echo "$*" >>"$CALLS"
 case "$*" in
@@ -72,19 +73,19 @@ def test_a_build_says_what_it_does_and_is_done_once(installing):
     assert [call.split()[0] for call in installing.recorded()[3:]] == ["install", "wheel", "uninstall", "install"]
 
 
-def test_one_that_does_not_serve_is_built_again(installing):
+def test_one_that_does_not_work_is_built_again(installing):
     for state in ("other it was built for TensorFlow 2.9.1", "broken its files are not all there"):
         installing.calls.unlink(missing_ok=True)
         installing.state.write_text(state)
         result = installing.call(wrapper=SCRIPT)
         assert result.returncode == 0, result.stderr
-        assert f"because the Horovod there does not serve: {state.partition(' ')[2]};" in result.stdout
+        assert f": {state.partition(' ')[2]};" in result.stdout
         assert "uninstall --quiet --yes horovod habana-horovod" in installing.recorded()
 
 
 @pytest.mark.parametrize("arguments, environment, words", [
-    (["tpu"], {}, ["device=tpu is unknown"]),
-    (["cpu", "gpu"], {}, ["too many arguments"]),
+    (["--device=tpu"], {}, ["device=tpu", "cpu", "gpu", "hpu"]),
+    (["cpu", "gpu"], {}, ["gpu"]),
     ([], {"FAKE_TENSORFLOW": "2.21.0 -"}, ["TensorFlow 2.21.0", "2.15 is the newest", "requirements-cpu.txt"]),
     ([], {"FAKE_TENSORFLOW": "2.16.1 -"}, ["TensorFlow 2.16.1", "2.15 is the newest"]),
     (["hpu"], {"FAKE_TENSORFLOW": "2.15.0 1.14.0.493", "SYNAPSE_ROOT": "/nowhere"}, ["hccl.h (SynapseAI"]),
@@ -106,6 +107,7 @@ def test_missing_tools_are_named(installing, tmp_path):
     for name in ("bash", "dirname", "cat", "env"):
         os.symlink(subprocess.check_output(["which", name], text=True).strip(), path / name)
     write_executable(path / "make", "#!/bin/sh\n")
+    write_executable(path / "python3", f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
     assert_refused(installing.call(wrapper=SCRIPT, PATH=str(path)), "needs gcc, g++, cmake: install")
 
 
@@ -141,11 +143,12 @@ def test_habana_horovod_is_judged_without_loading_it(installing, tmp_path):
         (folder / "__init__.py").write_text("raise RuntimeError('there is no card')")
     (package / "metadata.json").write_text(json.dumps({"tensorflow": "2.15.0"}))
     python = write_executable(tmp_path / "only_site" / "python", f"""#!/bin/sh
-        case "$2" in *metadata*) exec {sys.executable} -S "$@" ;; esac  # without the packages that are installed here
+        # Without the packages installed here.
+        case "$1" in */recipe.py | */horovod_state.py) exec {sys.executable} -S "$@" ;; esac
     """)
     result = installing.call("hpu", wrapper=SCRIPT, PYTHON=python, PYTHONPATH=str(site))
     assert result.returncode == 0, result.stderr
-    assert "habana-horovod 1.14.0.493 is in " in result.stdout and "nothing to do" in result.stdout
+    assert "habana-horovod 1.14.0.493 is already in " in result.stdout and "nothing to do" in result.stdout
 
 
 def test_a_build_that_fails_leaves_what_there_was(installing):
@@ -160,7 +163,7 @@ def test_a_build_that_fails_leaves_what_there_was(installing):
 def test_what_does_not_load_in_the_end_is_removed(installing):
     result = installing.call(wrapper=SCRIPT, FAKE_AFTER="broken undefined symbol")
     assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].endswith("is of no use here and was removed: undefined symbol")
+    assert result.stderr.splitlines()[-1].endswith("removed: undefined symbol")
     assert installing.recorded()[-1].startswith("uninstall")
 
 
@@ -175,7 +178,7 @@ def test_a_signal_ends_the_compilers_too_and_installs_nothing(installing, tmp_pa
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 128 + number
-    assert errors.splitlines()[-1] == f"{SCRIPT}: stopped; Horovod was not installed: the same call starts again"
+    assert errors.splitlines()[-1].startswith(f"{SCRIPT}: stopped; Horovod was not installed")
 
     def ended():
         try:
@@ -189,12 +192,37 @@ def test_a_signal_ends_the_compilers_too_and_installs_nothing(installing, tmp_pa
     assert leftovers(installing) == []
 
 
-def test_the_real_question_is_answered_by_this_python(installing):
-    """Whether Horovod is installed here or not, the answer begins with the versions and one of four words."""
-    script = (installing.folder / "scripts" / SCRIPT).read_text()
-    code = script.split("state_code='")[1].split("'\n")[0]
-    answer = subprocess.run([sys.executable, "-c", code, "cpu"], capture_output=True, text=True, timeout=120,
-                            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
+@pytest.mark.parametrize("device, content, file, state", [
+    ("cpu", "", "horovod/metadata.json", "serves horovod 0.28.1"),
+    ("gpu", "", "horovod/metadata.json", "other it was built without NCCL"),
+    ("hpu", "", "horovod/metadata.json", "other it is horovod 0.28.1"),
+    ("cpu", "gloo_built = mpi_built", "horovod/metadata.json", "other it was built without Gloo and without MPI"),
+    ("cpu", "raise OSError('no symbol\\nin it')", "horovod/metadata.json", "broken no symbol"),
+    ("cpu", "", "horovod/removed.py", "broken some of its files are missing"),
+    ("cpu", None, "horovod/metadata.json", "other it was built for TensorFlow 2.9.1"),
+])
+def test_the_state_of_horovod(tmp_path, device, content, file, state):
+    distribution = make_folder(tmp_path / "horovod-0.28.1.dist-info")
+    (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: horovod\nVersion: 0.28.1\n")
+    (distribution / "RECORD").write_text(f"{file},,\n")
+    (tmp_path / "tensorflow.py").write_text("__version__ = '2.15.1'")
+    for folder in ("horovod", "horovod/tensorflow"):
+        (make_folder(tmp_path / folder) / "__init__.py").touch()
+    built_for = "2.9.1" if content is None else "2.15.1"
+    (tmp_path / "horovod" / "metadata.json").write_text(json.dumps({"tensorflow": built_for}))
+    (tmp_path / "horovod" / "tensorflow" / "__init__.py").write_text(
+        f"nccl_built = mpi_built = lambda: False\ngloo_built = lambda: True\n{content or ''}\n")
+    assert print_state(device, "-S", PYTHONPATH=str(tmp_path)) == f"2.15.1 - {state}"
+
+
+def print_state(device, *options, **environment):
+    command = [sys.executable, *options, str(ROOT / "scripts" / "horovod_state.py"), device]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment})
     assert answer.returncode == 0, answer.stderr
-    tensorflow, _, state, *_ = answer.stdout.splitlines()[-1].split()
+    return answer.stdout.splitlines()[-1]
+
+
+def test_the_state_is_that_of_this_python():
+    """Whether Horovod is installed here or not."""
+    tensorflow, _, state, *_ = print_state("cpu", TF_CPP_MIN_LOG_LEVEL="3").split()
     assert tensorflow.startswith("2.") and state in ("absent", "broken", "other", "serves")

@@ -1,7 +1,7 @@
-"""scripts/matrix.py: which stacks are meant, what is installed for each, and what becomes of the results.
+"""scripts/matrix.py: which stacks are chosen, what is installed for each, and what is reported.
 
-The script is copied into a small repository whose scripts/test.sh writes the report that a test wants, and every Python
-on PATH is a stand-in that makes environments without installing anything.
+Where stacks run, the script is in a small repository whose scripts/test.sh writes the report that a test wants, and
+every Python on PATH is a stand-in that creates environments without installing anything.
 """
 import ast
 import importlib.util
@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,15 +20,15 @@ from packaging.requirements import Requirement
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# Answers as the Python whose name it has would: `made` holds a line for each environment, `pip_status` what pip ends
-# with. In an environment, the TensorFlow is the one in the requirements that pip was given.
+# Answers like the Python whose name it has: `made` gets a line for each environment, `pip_status` holds the exit status
+# of pip. In an environment, the TensorFlow is that of the requirements that pip was given.
 FAKE_PYTHON = r"""#!/usr/bin/env bash
 here=$(dirname "$0")
 case "$*" in
-  *ensurepip*) version=${0##*/python}; echo "${version} $0" ;;
+  *ensurepip*) version=${0##*/python}; echo "${version}"; echo "$0" ;;
   "-m venv "*) mkdir "$3/bin"; cp "$0" "$3/bin/python"; echo "$3" >>"$FAKE/made" ;;
   "-m pip "*) if [[ -e $FAKE/pip_status ]]; then exit "$(<"$FAKE/pip_status")"; fi ;;
-  *metadata*) tensorflow=$(sed -n 's/^tensorflow[a-z-]*==\([0-9.]*\).*/\1/p' "$here/../requirements.txt" | head -1)
+  *metadata*) tensorflow=$(sed -n 's/^tensorflow[a-z-]*==\([0-9.]*\).*/\1/p' "$(cd "$here/.." && pwd).txt" | head -1)
     echo "[\"3.0.1\", {\"tensorflow-cpu\": \"$tensorflow\", \"horovod\": \"0.28.1\"}]" ;;
 esac
 """
@@ -59,11 +60,12 @@ class Repository:
         (self.root / "scripts").mkdir(parents=True)
         (self.fake / "bin").mkdir(parents=True)
         self.script = self.root / "scripts" / "matrix.py"
-        self.script.write_text((ROOT / "scripts" / "matrix.py").read_text(encoding="utf-8"), encoding="utf-8")
+        for name in ("matrix.py", "interpreters.py", "make_venv.sh", "venv.sh", "environment.sh"):
+            shutil.copy(ROOT / "scripts" / name, self.root / "scripts")
+        for path in (*ROOT.glob("requirements*.txt"), ROOT / "configuration.py", ROOT / "files.py"):
+            shutil.copy(path, self.root)
         self.executable(self.root / "scripts" / "test.sh", FAKE_TEST)
         self.executable(self.root / "scripts" / "install_horovod.sh", 'echo "$PYTHON $*" >>"$FAKE/horovod"\n')
-        for path in ROOT.glob("requirements*.txt"):
-            (self.root / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
         for version in pythons:
             self.executable(self.fake / "bin" / f"python{version}", FAKE_PYTHON)
         self.environment = {**os.environ, "FAKE": str(self.fake), "PYENV_ROOT": str(folder / "no_pyenv"),
@@ -106,23 +108,40 @@ def repository(tmp_path):
     return made
 
 
-# --- What is meant ---
+# --- Which stacks ---
 
 @pytest.mark.parametrize("names, stacks", [
     (["2.9.1"], ["2.9.1-py3.8", "2.9.1-py3.10"]), (["2.9.1-py3.10"], ["2.9.1-py3.10"]),
     (["2.21-py3.12"], ["2.21.0-py3.12"]), (["2.15"], ["2.15.0-py3.10", "2.15.1-py3.11", "2.15.1-py3.10"]),
     (["2.8", "2.15.0"], ["2.8.2-py3.8", "2.8.2-py3.10", "2.15.0-py3.10"])])
-def test_a_name_means_the_stacks_that_begin_with_it(matrix, names, stacks):
+def test_a_name_chooses_the_stacks_that_begin_with_it(matrix, names, stacks):
     assert [stack.name for stack in matrix.chosen(names, None)] == stacks
 
 
 @pytest.mark.parametrize("name", ["2.1", "2.9.1-py3.1", "2.9.1-py3.12", "3", "py3.8"])
-def test_an_unknown_stack_is_refused_with_the_choices(repository, name):
-    result = repository.call(name)
-    assert result.returncode == 2 and f"there is no stack {name}" in result.stdout and "2.15.0-py3.10" in result.stdout
+def test_an_unknown_stack_is_refused_with_the_choices(matrix, capsys, name):
+    with pytest.raises(SystemExit) as ended:
+        matrix.main([name])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and f"unknown stack {name}" in error and "2.15.0-py3.10" in error
 
 
-def test_fast_and_full_are_chosen_by_name(repository, matrix):
+def test_without_a_name_all_stacks_are_chosen(matrix):
+    def planned(full_names, fast_names):
+        plan = matrix.planned(full_names, fast_names, None)
+        return [[stack.name for stack, only_fast in plan if only_fast == fast] for fast in (False, True)]
+
+    every = [stack.name for stack in matrix.STACKS]
+    one, other = "2.9.1-py3.8", "2.9.1-py3.10"
+    assert planned([], None) == [every, []]
+    assert planned([], []) == [[], every]
+    assert planned([one], None) == [[one], []]
+    assert planned([], [one]) == [[], [one]]
+    assert planned([one], ["2.9.1"]) == [[one], [other]]
+    assert planned([one], []) == [[one], [name for name in every if name != one]]
+
+
+def test_fast_and_full_are_run_as_chosen(repository, matrix):
     assert repository.call("2.15.1-py3.11", "--fast", "2.9.1-py3.8", "--", "-x", "-k", "one two").returncode == 0
     fast, full = repository.lines("tests")  # in the order of the table
     python = f"{repository.folder}/%s/bin/python --junitxml={repository.folder}/%s.xml "
@@ -130,14 +149,27 @@ def test_fast_and_full_are_chosen_by_name(repository, matrix):
     assert fast == python % (("2.9.1-py3.8",) * 2) + " ".join([*matrix.FAST, "-x -k one two"])
 
 
-@pytest.mark.parametrize("arguments, full, fast", [
-    ([], 4, 0), (["--fast"], 0, 4), (["2.9.1-py3.8", "--fast"], 1, 3), (["2.9.1-py3.8"], 1, 0),
-    (["--fast", "2.9.1-py3.8"], 0, 1)])
-def test_without_a_name_all_stacks_are_meant(repository, matrix, arguments, full, fast):
-    assert repository.call(*arguments).returncode == 0
-    subset = " ".join(matrix.FAST)
-    calls = repository.lines("tests")
-    assert (sum(subset not in call for call in calls), sum(subset in call for call in calls)) == (full, fast)
+def test_one_python_takes_the_first_that_is_installed(matrix):
+    pythons = {stack.python: (None, "") for stack in matrix.STACKS}
+    pythons.update({"3.8": ("python3.8", ""), "3.11": ("python3.11", "")})
+    plan = matrix.one_python(matrix.planned(["2.9.1", "2.21", "2.15.0", "2.15.1"], None, None), pythons)
+    assert [stack.name for stack, _ in plan] == ["2.9.1-py3.8", "2.15.0-py3.10", "2.15.1-py3.11", "2.21.0-py3.11"]
+
+
+def test_pyenv_is_searched_and_its_newest_version_taken(matrix, monkeypatch, tmp_path):
+    for version in ("3.10.9", "3.10.13", "3.10.20"):
+        folder = tmp_path / "pyenv" / "versions" / version / "bin"
+        folder.mkdir(parents=True)
+        missing = " ensurepip" * (version == "3.10.20")
+        Repository.executable(folder / "python", f'#!/bin/sh\necho "3.10{missing}"; echo "$0"\n')
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert matrix.find_python("3.10") == (str(tmp_path / "pyenv/versions/3.10.13/bin/python"), "")
+    shutil.rmtree(tmp_path / "pyenv/versions/3.10.13")
+    shutil.rmtree(tmp_path / "pyenv/versions/3.10.9")
+    found, reason = matrix.find_python("3.10")
+    assert found is None and "python3.10-venv" in reason
+    assert "no python3.13 on PATH or in pyenv" in matrix.find_python("3.13")[1]
 
 
 def test_fast_tests_exist(matrix):
@@ -164,22 +196,21 @@ def test_each_stack_pins_its_tensorflow_and_nothing_twice(matrix):
 
 # --- Environments ---
 
-def test_an_environment_is_made_once_and_again_when_its_requirements_change(repository):
+def test_an_environment_is_created_once_and_again_when_its_requirements_change(repository):
     for _ in range(2):
         assert repository.call("2.9.1").returncode == 0
     assert len(repository.lines("made")) == 1 and len(repository.lines("tests")) == 2
     with open(repository.root / "requirements-hpu-1.6.1.txt", "a") as file:
         file.write("wheel\n")
     assert repository.call("2.9.1", "2.15.1").returncode == 0
-    assert len(repository.lines("made")) == 3 and "wheel" in (
-        repository.folder / "2.9.1-py3.8" / "requirements.txt").read_text()
-    # Horovod is for one family; whether the one that is there still serves, its installer knows.
+    assert len(repository.lines("made")) == 3 and "wheel" in (repository.folder / "2.9.1-py3.8.txt").read_text()
+    # Horovod is for one family; its installer checks whether an installed one still works.
     assert repository.call("2.9.1", "2.15.1").returncode == 0
     assert repository.lines("horovod") == [f"{repository.folder}/2.15.1-py3.11/bin/python cpu"] * 2
     assert len(repository.lines("made")) == 3
 
 
-def test_an_environment_that_cannot_be_made_fails_and_is_tried_again(repository):
+def test_an_environment_that_cannot_be_created_fails_and_is_tried_again(repository):
     (repository.fake / "pip_status").write_text("9")
     result = repository.call("2.9.1")
     assert result.returncode == 1 and "status 9" in result.stdout and repository.rows()["2.9.1-py3.8"][0] == "FAILED"
@@ -200,13 +231,13 @@ def test_a_folder_of_somebody_else_is_left_alone(repository):
     mine.parent.mkdir(parents=True)
     mine.touch()
     result = repository.call("2.9.1")
-    assert result.returncode == 1 and "left alone" in result.stdout and mine.exists()
+    assert result.returncode == 1 and "make_venv.sh ended with status 2" in result.stdout and mine.exists()
 
 
-def test_another_tensorflow_in_its_place_fails(repository):
+def test_another_tensorflow_fails(repository):
     repository.executable(repository.fake / "bin" / "python3.8", FAKE_PYTHON.replace("$tensorflow\\\"", "2.9.9\\\""))
     result = repository.call("2.9.1")
-    assert result.returncode == 1 and "TensorFlow 2.9.9 was installed in its place" in result.stdout
+    assert result.returncode == 1 and "TensorFlow 2.9.9 was installed instead of 2.9.1" in result.stdout
 
 
 # --- Results ---
@@ -231,24 +262,6 @@ def test_nothing_run_is_no_success(repository):
     assert repository.call("2.15.0").returncode == 1
 
 
-def test_one_python_takes_the_first_that_is_here(repository):
-    result = repository.call("--one_python", "2.9.1", "2.21", "2.15.0", "2.15.1")
-    assert result.returncode == 0
-    assert {name: row[0] for name, row in repository.rows().items()} == {
-        "2.9.1-py3.8": "passed", "2.15.0-py3.10": "NOT RUN", "2.15.1-py3.11": "passed", "2.21.0-py3.11": "passed"}
-
-
-def test_pyenv_is_searched_and_its_newest_version_taken(repository, tmp_path):
-    for version in ("3.10.9", "3.10.13"):
-        folder = tmp_path / "pyenv" / "versions" / version / "bin"
-        folder.mkdir(parents=True)
-        # Its stand-in's version is the end of its file name.
-        repository.executable(folder / "python", FAKE_PYTHON.replace("${0##*/python}", "3.10"))
-    repository.environment["PYENV_ROOT"] = str(tmp_path / "pyenv")
-    line = next(line for line in repository.call("--list").stdout.splitlines() if line.startswith("2.9.1-py3.10"))
-    assert line.split() == ["2.9.1-py3.10", str(tmp_path / "pyenv/versions/3.10.13/bin/python")]
-
-
 def test_a_failure_is_counted_and_the_other_stacks_still_run(repository):
     repository.tests_do(1, PASSED, FAILED, "<testcase name='c'><skipped message='no card'/></testcase>", PASSED)
     result = repository.call("2.8.2", "2.9.1")
@@ -264,13 +277,13 @@ def test_a_lint_error_and_a_crash_fail(repository):
     repository.tests_do(134)
     (repository.fake / "report").unlink()
     result = repository.call("2.9.1")
-    assert result.returncode == 1 and "status 134 and without a report" in result.stdout
+    assert result.returncode == 1 and "status 134 and wrote no report" in result.stdout
 
 
 def test_where_horovod_is_installed_no_test_may_be_skipped_for_lack_of_it(repository):
     repository.tests_do(0, PASSED, "<testcase name='c'><skipped message='Horovod is not installed'/></testcase>")
     result = repository.call("2.9.1", "2.15.1")
-    assert result.returncode == 1 and "1 skipped for lack of Horovod" in result.stdout
+    assert result.returncode == 1 and "1 skipped because of Horovod" in result.stdout
     assert (repository.rows()["2.9.1-py3.8"][0], repository.rows()["2.15.1-py3.11"][0]) == ("passed", "FAILED")
 
 
@@ -304,8 +317,8 @@ def test_a_signal_ends_the_tests_and_leaves_a_table(repository, number, status):
         assert process.poll() is None
         time.sleep(0.02)
     other = repository.call("2.9.1")
-    assert other.returncode == 2 and "another run uses" in other.stdout
+    assert other.returncode == 2 and "another run is using" in other.stdout
     process.send_signal(number)
     output, _ = process.communicate(timeout=20)
-    assert process.returncode == status and "stopped while it ran" in output and "stopped before it" in output
+    assert process.returncode == status and "stopped while it was running" in output and "stopped before it" in output
     assert {row[0] for row in repository.rows().values()} == {"NOT RUN"}

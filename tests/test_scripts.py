@@ -1,13 +1,12 @@
 """The shell wrappers, run as a user runs them, in a copy of the repository's scripts and requirements.
 
-Nothing is trained or downloaded: where a wrapper would start Python, PYTHON (or `python3` on PATH) is a stand-in that
-records how it was called and ends as the test wants.
+Nothing is trained or downloaded: where a wrapper would start Python, PYTHON is a stand-in that records how it was
+called and ends as the test wants.
 """
 import glob
 import os
 import pty
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import GAUDI_FILES, UNTIL_TERM, Clone, assert_refused, commands, make_folder, wait_for, write_executable
+from support import (
+    GAUDI_FILES,
+    STAND_IN,
+    UNTIL_TERM,
+    Clone,
+    assert_refused,
+    commands,
+    make_folder,
+    wait_for,
+    write_executable,
+)
+
+import configuration
+from configuration import PretrainingConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,7 +40,7 @@ electra_model=base data_dir_p1=DATASET_P1 data_dir_p2=DATASET_P2 code_dir=. init
 
 # Stands in for the interpreter: checks and locks (-c) succeed, the sample data is made as empty folders, and a phase
 # does what FAKE_PHASE1 or FAKE_PHASE2 says, in bash.
-FAKE_PYTHON = r"""#!/usr/bin/env bash
+FAKE_PYTHON = STAND_IN + r"""
 [[ $1 != -c ]] || exit 0
 echo "$*" >>"$CALLS"
 case "$*" in
@@ -36,21 +48,6 @@ case "$*" in
   *build_pretraining_dataset*) for word; do case $word in --output_dir=*) mkdir -p "${word#*=}/eval" ;; esac; done ;;
   *--phase2*) eval "${FAKE_PHASE2:-true}" ;;
   *run_pretraining*) eval "${FAKE_PHASE1:-true}" ;;
-esac
-"""
-
-# Stands in for `python3` on PATH: answers the wrapper's question for its version with FAKE_ANSWER, and makes a .venv
-# whose pip writes a line to CALLS and then does what FAKE_PIP says.
-FAKE_PYTHON3 = r"""#!/usr/bin/env bash
-case "$1 $2" in
-  "-c "*ensurepip*) echo "${FAKE_ANSWER-3.11}" ;;
-  "-c "*) exec REAL "$@" ;;
-  "-m venv")
-    echo "venv" >>"$CALLS"
-    mkdir -p "$3/bin"
-    printf '#!/usr/bin/env bash\nif [[ $2 == pip ]]; then echo "$*" >>"$CALLS"; eval "${FAKE_PIP:-true}"; fi\n' \
-      >"$3/bin/python"
-    chmod +x "$3/bin/python" ;;
 esac
 """
 
@@ -68,17 +65,6 @@ def clone(tmp_path):
 def training(clone, tmp_path):
     """A clone whose PYTHON is the stand-in."""
     clone.environment["PYTHON"] = write_executable(tmp_path / "fake" / "python", FAKE_PYTHON)
-    return clone
-
-
-@pytest.fixture
-def setting_up(clone, tmp_path):
-    """A clone where PYTHON is unset and every `python3` of PATH is the stand-in or none."""
-    folder = tmp_path / "bin"
-    write_executable(folder / "python3", FAKE_PYTHON3.replace("REAL", shlex.quote(sys.executable)))
-    for minor in range(8, 14):
-        write_executable(folder / f"python3.{minor}", "#!/bin/sh\nexit 127\n")
-    clone.environment["PATH"] = f"{folder}:{clone.environment['PATH']}"
     return clone
 
 
@@ -118,13 +104,16 @@ def test_positions_and_names_print_the_same_commands(clone):
 
 def test_defaults_are_those_of_the_recipe(clone):
     phase1, phase2 = trainings(clone.call("--dry_run"))
-    recipe = {"--optimizer=lamb", "--skip_adaptive", "--opt_beta_1=0.878", "--opt_beta_2=0.974", "--lr_decay_power=0.5",
-              "--disc_weight=50", "--generator_hidden_size=0.3333333", "--seed=100", "--xla=auto", "--precision=fp32"}
-    assert recipe < set(phase1)
-    assert recipe < set(phase2)
-    assert "--restore_checkpoint=latest" not in phase1
-    assert "--restore_checkpoint=latest" in phase2
-    assert phase1[:2] == [".venv/bin/python", "run_pretraining.py"]
+    assert phase1[:2] == phase2[:2] == [".venv/bin/python", "run_pretraining.py"]
+    both = dict(optimizer="lamb", skip_adaptive=True, opt_beta_1=0.878, opt_beta_2=0.974, lr_decay_power=0.5,
+                disc_weight=50.0, generator_hidden_size=0.3333333, seed=100, xla="auto", precision="fp32", device="cpu",
+                train_batch_size=2, gradient_accumulation_steps=4, num_train_steps=20, num_warmup_steps=5,
+                save_checkpoints_steps=20, num_eval_steps=20, model_size="base", results_dir="results")
+    second = dict(max_seq_length=512, learning_rate=4e-3, phase2=True, restore_checkpoint="latest")
+    for words, more in (phase1, dict(max_seq_length=128, learning_rate=6e-3)), (phase2, second):
+        data = f"data/sample/tfrecord/seq_len_{more['max_seq_length']}"
+        assert configuration.parse(PretrainingConfig, words[1:], "") == PretrainingConfig(
+            pretrain_tfrecords=data, eval_tfrecords=f"{data}/eval", **both, **more)
 
 
 def test_switches_stand_alone_or_with_a_value_and_positions_may_surround_names(clone):
@@ -139,7 +128,7 @@ def test_options_that_change_only_what_was_asked(clone):
     default = trainings(clone.call("--dry_run"))
     single = trainings(clone.call("--dry_run", "--accumulate_gradients=false"))
     assert set(single[0]) ^ set(default[0]) == {"--gradient_accumulation_steps=4", "--gradient_accumulation_steps=1"}
-    options = {"--model_name=mine", "--mask_prob=0.25", "--generator_hidden_size=0.5", "--objective=electra",
+    options = {"--model_name=mine", "--mask_prob=0.25", "--generator_hidden_size=0.5", "--objective=mlm",
                "--generator=tied"}
     named = trainings(clone.call("--dry_run", *sorted(options)))
     assert set(named[1]) - set(default[1]) == options
@@ -150,11 +139,12 @@ def test_options_that_change_only_what_was_asked(clone):
 
 @needs_no_corpus
 @pytest.mark.parametrize("arguments, words", [
-    (["--learning_rate=1"], "unknown option --learning_rate"),
+    (["cpu", "--train_steps_p2=4"], "--warmup_steps_p2=5 must be below --train_steps_p2=4"),
+    (["--learning_rate=1"], "unknown option --learning_rate: did you mean --learning_rate_p"),
     (["--a[b]=1"], "unknown option --a[b]"),
     (["-x"], "unknown option -x"),
     ([""] * 26, "too many arguments"),
-    (["tpu"], "device=tpu is unknown: choose one of cpu gpu hpu"),
+    (["tpu"], "--device=tpu is unknown: choose one of cpu, gpu, hpu"),
     (["tpu", "--dry_run"], "device=tpu is unknown"),
     (["--seed"], "--seed needs a value"),
     (["--seed", "--overwrite"], "--seed needs a value"),
@@ -163,7 +153,7 @@ def test_options_that_change_only_what_was_asked(clone):
     (["--phase=3"], "phase=3 is unknown"),
     (["--phase=2", "--overwrite"], "cannot go with --phase=2"),
     (["--job_name=a/b"], "must be a file name"),
-    (["--code_dir=nowhere"], "code_dir=nowhere is no folder"),
+    (["--code_dir=nowhere"], "--code_dir=nowhere is not a directory"),
     (["--data_dir_p1=/somewhere"], "phase 2 has no data while the other phase has"),
     (["--data_dir_p1=/", "--data_dir_p2=/nowhere/*.gz"], "the data of phase 2, /nowhere/*.gz, does not exist"),
 ])
@@ -200,7 +190,8 @@ def test_without_data_the_sample_is_built_once_and_the_first_line_says_so(traini
 def test_a_dry_run_prints_what_a_real_run_calls_and_touches_nothing(training):
     printed = commands(training.call("--dry_run"))
     assert training.recorded() == []
-    assert sorted(path.name for path in training.folder.iterdir() if "requirements" not in path.name) == ["scripts"]
+    made = {path.name for path in training.folder.iterdir() if path.suffix not in (".txt", ".py")}
+    assert made - {"__pycache__"} == {"scripts"}
     assert training.call().returncode == 0
     assert [" ".join(command[1:]) for command in printed] == training.recorded()
 
@@ -331,119 +322,8 @@ def test_on_a_terminal_the_bar_is_drawn_there_and_kept_out_of_the_log(training):
 
 
 def test_a_training_that_cannot_even_start_ends_the_wrapper(training):
-    training.environment["PYTHON"] = write_executable(training.folder / "python", "#!/bin/sh\n[ $1 = -c ]\n")
+    training.environment["PYTHON"] = write_executable(training.folder / "python", STAND_IN + "[[ $1 == -c ]]\n")
     assert training.call("--data_dir_p1=/", "--data_dir_p2=/").returncode == 1
-
-
-# --- PYTHON ---
-
-def test_packages_that_are_missing_are_named_with_the_pip_line(clone, tmp_path):
-    bare = write_executable(tmp_path / "bare", f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -S "$@"\n')
-    result = clone.call(DATASET_P1="/", DATASET_P2="/", PYTHON=bare)
-    assert_refused(result, "lacks absl-py, google-crc32c, h5py", f"{bare} -m pip install -r requirements-cpu.txt")
-    elsewhere = clone.call(DATASET_P1="/", DATASET_P2="/", PYTHON=bare, cwd=tmp_path)
-    assert_refused(elsewhere, f"-r {clone.folder}/requirements-cpu.txt")
-    assert_refused(clone.call(wrapper="test.sh", PYTHON=bare), "pytest", "-r requirements-dev.txt")
-    (tmp_path / "tensorflow.py").touch()
-    with_tensorflow = write_executable(tmp_path / "vendor", f"""#!/bin/sh
-cd {shlex.quote(str(tmp_path))}; exec {shlex.quote(sys.executable)} -S "$@"\n""")
-    beside_it = clone.call(DATASET_P1="/", DATASET_P2="/", PYTHON=with_tensorflow)
-    assert_refused(beside_it, f"{with_tensorflow} -m pip install -r requirements.txt")
-
-
-def test_a_python_that_does_not_run_is_refused(clone, tmp_path):
-    old = write_executable(tmp_path / "old", "#!/bin/sh\nexit 1\n")
-    for python in (str(tmp_path / "none"), str(tmp_path), old):
-        assert_refused(clone.call(DATASET_P1="/", DATASET_P2="/", PYTHON=python), f"PYTHON={python} does not run")
-
-
-# --- .venv ---
-
-def test_venv_is_made_and_filled_once_and_again_when_the_requirements_change(setting_up):
-    data = dict(DATASET_P1="/", DATASET_P2="/")
-    first = setting_up.call(**data)
-    assert first.returncode == 0
-    assert "making .venv" in first.stdout
-    assert [call.split()[0] for call in setting_up.recorded()] == ["venv", "-m"]
-    assert "requirements-cpu.txt" in setting_up.recorded()[1]
-    assert ".venv" not in setting_up.call(**data).stdout.replace("running: .venv/bin/python", "")
-    assert len(setting_up.recorded()) == 2
-    with open(setting_up.folder / "requirements.txt", "a") as file:
-        file.write("something\n")
-    assert "requirements have changed" in setting_up.call(**data).stdout
-    assert [call.split()[0] for call in setting_up.recorded()] == ["venv", "-m", "-m"]
-
-
-def test_the_tools_are_added_to_the_same_venv_and_survive(setting_up):
-    assert setting_up.call(wrapper="test.sh").returncode == 0
-    assert ".electra-tools.txt" in setting_up.recorded()[1]
-    assert "-r requirements-cpu.txt" not in (setting_up.folder / ".venv/.electra-tools.txt").read_text()
-    calls = len(setting_up.recorded())
-    assert setting_up.call(DATASET_P1="/", DATASET_P2="/").returncode == 0
-    assert len(setting_up.recorded()) == calls
-
-
-def test_another_device_makes_the_venv_again_and_the_cpu_is_served_by_any(setting_up):
-    write_executable(setting_up.folder / "scripts" / "probe.sh",
-                     'source "$(dirname "$0")/environment.sh"; cd "$root"; use_python "$1"\n')
-    assert setting_up.call("gpu", wrapper="probe.sh").returncode == 0
-    assert "requirements-gpu.txt" in setting_up.recorded()[-1]
-    assert setting_up.call("cpu", wrapper="probe.sh").stdout == ""
-    again = setting_up.call("hpu", wrapper="probe.sh", FAKE_ANSWER="3.10")
-    assert "it holds requirements-gpu.txt" in again.stdout
-    assert "requirements-hpu-1.14.txt" in setting_up.recorded()[-1]
-    shutil.rmtree(setting_up.folder / ".venv")
-    setting_up.call("hpu", wrapper="probe.sh", FAKE_ANSWER="3.8")
-    assert "requirements-hpu-1.6.1.txt" in setting_up.recorded()[-1]
-
-
-def test_a_failed_installation_is_said_and_the_next_start_makes_the_venv_again(setting_up):
-    data = dict(DATASET_P1="/", DATASET_P2="/")
-    failed = setting_up.call(FAKE_PIP="echo no route >&2; exit 1", **data)
-    assert failed.returncode == 1
-    assert failed.stderr.splitlines()[0] == "no route"
-    assert "check the network" in failed.stderr.splitlines()[1]
-    again = setting_up.call(**data)
-    assert again.returncode == 0
-    assert "making .venv again: an earlier start did not finish it" in again.stdout
-
-
-def test_an_interrupted_installation_is_stopped_and_made_again(setting_up):
-    data = dict(DATASET_P1="/", DATASET_P2="/")
-    process = setting_up.start(FAKE_PIP="touch started; while :; do sleep 0.05; done", **data)
-    wait_for((setting_up.folder / "started").exists)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 143
-    assert "stopped while setting up .venv" in errors
-    assert "did not finish it" in setting_up.call(**data).stdout
-
-
-def test_two_starts_at_once_install_once(setting_up):
-    data = dict(DATASET_P1="/", DATASET_P2="/")
-    first = setting_up.start(FAKE_PIP="touch started; sleep 1", **data)
-    wait_for((setting_up.folder / "started").exists)
-    second = setting_up.call(**data)
-    assert first.communicate(timeout=30) and first.returncode == 0
-    assert second.returncode == 0
-    assert "waiting" in second.stdout
-    assert [call.split()[:2] for call in setting_up.recorded()] == [["venv"], ["-m", "pip"]]
-
-
-def test_a_venv_of_somebody_else_is_left_alone(setting_up):
-    theirs = make_folder(setting_up.folder / ".venv")
-    (theirs / "pyvenv.cfg").touch()
-    assert_refused(setting_up.call(DATASET_P1="/", DATASET_P2="/"), "PYTHON=.venv/bin/python")
-    assert [path.name for path in theirs.iterdir()] == ["pyvenv.cfg"]
-
-
-@pytest.mark.parametrize("answer, words", [
-    ("3.9", "python3 is 3.9, and a Python of version 3.10 3.11 3.12 3.13 is needed"),
-    ("3.11 ensurepip", "apt-get install python3.11-venv"),
-])
-def test_a_python_that_cannot_serve_is_refused(setting_up, answer, words):
-    assert_refused(setting_up.call(DATASET_P1="/", DATASET_P2="/", FAKE_ANSWER=answer), words)
-    assert not (setting_up.folder / ".venv").exists()
 
 
 # --- Files ---

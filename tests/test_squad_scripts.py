@@ -22,6 +22,7 @@ from support import (
     GAUDI_FILES,
     ROOT,
     SQUAD_VOCABULARY,
+    STAND_IN,
     UNTIL_TERM,
     Clone,
     assert_refused,
@@ -32,9 +33,12 @@ from support import (
     write_executable,
 )
 
+import configuration
+import hub
 import modeling
+import run_tf_squad
 from checkpoints import Checkpoints
-from configuration import PretrainingConfig
+from configuration import PretrainingConfig, SquadConfig
 from scripts import sweep_squad
 from tokenization import ElectraTokenizer
 
@@ -48,7 +52,7 @@ init_checkpoint=None mode=train_eval env=interactive cache_dir=squad_dir max_ste
 # Stands in for the interpreter: checks and locks (-c) succeed, sample data and exports are made as empty folders, and a
 # fine-tuning writes results.json after it has done what FAKE_RUN says, in bash. The sweep is the real one, which starts
 # the others with this file.
-FAKE_PYTHON = r"""#!/usr/bin/env bash
+FAKE_PYTHON = STAND_IN + r"""
 [[ $1 != -c ]] || exit 0
 for word; do case $word in --output_dir=*) out=${word#*=} ;; esac; done
 case "$*" in
@@ -139,7 +143,7 @@ def test_positions_and_names_print_the_same_command(clone, squad_dir):
     by_word = clone.call(*[word for name, value in pairs for word in ("--" + name.replace("_", "-"), value)],
                          "--dry-run")
     assert by_position.stdout == by_name.stdout == by_word.stdout
-    assert {"--device=cpu", "--precision=bf16", "--electra_model=my/model", "--num_train_epochs=3",
+    assert {"--precision=bf16", "--electra_model=my/model", "--num_train_epochs=3",
             "--train_batch_size=8", "--predict_batch_size=64", "--learning_rate=1e-4", "--seed=7",
             "--version_2_with_negative", f"--data_dir={squad_dir}", "--output_dir=/out", "--init_checkpoint=/ckpt-5",
             "--do_train", "--cache_dir=/cache", "--max_steps=50", "--train_iter_per_epoch=20"} < set(
@@ -161,14 +165,13 @@ def test_each_position_is_the_option_of_its_name(clone, squad_dir):
 def test_defaults_are_those_of_the_recipe(clone, squad_dir):
     command = fine_tuning(clone.call("--dry_run", f"--squad_dir={squad_dir}"))
     assert command[:2] == [".venv/bin/python", "run_tf_squad.py"]
-    assert set(command[2:]) == {
-        "--device=cpu", "--precision=fp32", "--electra_model=google/electra-base-discriminator",
-        f"--data_dir={squad_dir}", "--output_dir=results/", "--num_train_epochs=2", "--train_batch_size=16",
-        "--predict_batch_size=128", "--max_steps=-1", "--learning_rate=4e-4", "--train_iter_per_epoch=-1",
-        "--gradient_accumulation_steps=1", "--warmup_proportion=0.05", "--weight_decay_rate=0.01",
-        "--layerwise_lr_decay=0.8", "--max_seq_length=384", "--doc_stride=128", "--length_buckets=128,192,256,384",
-        "--beam_size=5", "--joint_head=true", "--null_score_diff_threshold=0", "--log_freq=10", "--xla=auto",
-        f"--cache_dir={squad_dir}", "--do_train", "--do_predict", "--do_eval"}
+    assert configuration.parse(SquadConfig, command[1:], "") == SquadConfig(
+        device="cpu", precision="fp32", electra_model="google/electra-base-discriminator", data_dir=str(squad_dir),
+        output_dir="results/", num_train_epochs=2.0, train_batch_size=16, predict_batch_size=128, max_steps=-1,
+        learning_rate=4e-4, train_iter_per_epoch=-1, gradient_accumulation_steps=1, warmup_proportion=0.05,
+        weight_decay_rate=0.01, layerwise_lr_decay=0.8, max_seq_length=384, doc_stride=128,
+        length_buckets="128,192,256,384", beam_size=None, joint_head=True, null_score_diff_threshold=0.0, log_freq=10,
+        xla="auto", cache_dir=str(squad_dir), do_train=True, do_predict=True, do_eval=True)
 
 
 def test_options_that_change_only_what_was_asked(clone):
@@ -184,12 +187,12 @@ def test_options_that_change_only_what_was_asked(clone):
     assert changes("--mode=train_eval", "--seed=RANDOM", "--env=cluster", "--num_workers=1") == ([], [])
     assert changes("--seed=5") == ([], ["--seed=5"])
     assert changes("--squad_version=2.0") == ([], ["--version_2_with_negative"])
-    assert changes("--joint_head=false") == (["--joint_head=true"], ["--joint_head=false"])
+    assert changes("--joint_head=false") == ([], ["--joint_head=false"])
+    assert changes("--learning_rate=4e-4", "--joint_head") == ([], [])  # what the program has by itself is left out
     assert changes("--answerability_from_gold", "--evaluate_during_training", "--skip_checkpoint", "--overwrite") == (
         [], ["--answerability_from_gold", "--evaluate_during_training", "--overwrite", "--skip_checkpoint"])
-    assert changes("--null_score_diff_threshold", "-3.5") == (["--null_score_diff_threshold=0"],
-                                                              ["--null_score_diff_threshold=-3.5"])
-    assert changes("hpu") == (["--device=cpu", "--xla=auto"], ["--device=hpu"])
+    assert changes("--null_score_diff_threshold", "-3.5") == ([], ["--null_score_diff_threshold=-3.5"])
+    assert changes("hpu") == ([], ["--device=hpu"])
     assert changes("--eval_script=e.py", "--vocab_file=v.txt") == ([], ["--eval_script=e.py", "--vocab_file=v.txt"])
 
 
@@ -198,15 +201,15 @@ def test_options_that_change_only_what_was_asked(clone):
     (["--phase=1"], "unknown option --phase"),
     (["-x"], "unknown option -x"),
     ([""] * 19, "too many arguments"),
-    (["tpu"], "device=tpu is unknown: choose one of cpu gpu hpu"),
-    (["--squad_version=2"], "squad_version=2 is unknown: choose one of 1.1 2.0"),
-    (["--mode=predict"], "mode=predict is unknown"),
-    (["--xla=yes"], "xla=yes is unknown"),
-    (["--overwrite=maybe"], "overwrite=maybe must be true or false"),
+    (["tpu"], "--device=tpu is unknown: choose one of cpu, gpu, hpu"),
+    (["--squad_version=2"], "--squad_version=2 is unknown: choose one of 1.1, 2.0"),
+    (["--mode=predict"], "--mode=predict is unknown"),
+    (["--xla=yes"], "--xla=yes is unknown"),
+    (["--overwrite=maybe"], "--overwrite=maybe must be true or false"),
     (["--seed"], "--seed needs a value"),
-    (["--batch_size=0"], "batch_size=0 must be a whole number above 0"),
-    (["--gradient_accumulation_steps=1.5"], "gradient_accumulation_steps=1.5 must be"),
-    (["--squad_dir=nowhere"], "squad_dir=nowhere is no folder"),
+    (["--batch_size=0"], "--batch_size=0 is too small"),
+    (["--gradient_accumulation_steps=1.5"], "--gradient_accumulation_steps=1.5 is not a whole number"),
+    (["--squad_dir=nowhere"], "--squad_dir=nowhere is not a directory"),
 ])
 def test_a_mistake_is_one_sentence_and_status_2(fake, arguments, words):
     assert_refused(fake.call(*arguments), words)
@@ -259,7 +262,7 @@ def test_without_data_the_sample_is_made_once_and_the_first_line_says_so(fake):
     assert [command[1] for command in commands(printed)] == ["data/make_sample_data.py", "run_tf_squad.py"]
     result = fake.call()
     assert result.returncode == 0
-    assert result.stdout.splitlines()[0].startswith(f"{SQUAD}: no squad_dir is named: the bundled sample questions")
+    assert result.stdout.splitlines()[0].startswith(f"{SQUAD}: no squad_dir is given: the bundled sample questions")
     assert [call.split()[0] for call in fake.recorded()] == ["data/make_sample_data.py", "run_tf_squad.py"]
     assert [" ".join(command[1:]) for command in commands(printed)] == fake.recorded()
     assert "--data_dir=data/sample/demo/squad" in fake.recorded()[1]
@@ -308,7 +311,7 @@ def test_python_is_the_named_interpreter_also_by_a_relative_path(fake, squad_dir
 
 
 @pytest.mark.parametrize("status, words", [
-    (0, None), (1, "ended with status 1; its output is in"), (75, "the same call goes on from the last checkpoint"),
+    (0, None), (1, "ended with status 1; its output is in"), (75, "the same call resumes"),
     (2, "ended with status 2; its output is in"), (137, "status 137")])
 def test_exit_statuses_pass_through_and_the_log_keeps_the_output(fake, squad_dir, tmp_path, status, words):
     out = tmp_path / "out"
@@ -335,25 +338,31 @@ def test_a_signal_reaches_the_fine_tuning_and_ends_in_75(fake, squad_dir, number
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 75
     assert log.read_text().splitlines()[-1] == "saved"
-    assert len(errors.splitlines()) == 1 and "the same call goes on" in errors
+    assert len(errors.splitlines()) == 1 and "the same call resumes" in errors
 
 
-def test_weights_that_cannot_be_had_name_the_newest_pretrained_checkpoint(fake, squad_dir):
-    arguments = [f"--squad_dir={squad_dir}"]
-    unavailable = "echo run_tf_squad.py: google/electra-base-discriminator is no folder here, and it cannot >&2; exit 2"
-    bare = fake.call(*arguments, FAKE_RUN=unavailable)
-    assert bare.returncode == 2
-    assert "--init_checkpoint=CHECKPOINT" in bare.stderr
+def test_weights_that_cannot_be_downloaded_name_the_newest_pretrained_checkpoint(tmp_path, monkeypatch, refuses):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def offline(*_):
+        raise LocalEntryNotFoundError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    config = SquadConfig(do_train=True, data_dir="x", output_dir="y", electra_model="google/electra-none")
+    said = refuses(run_tf_squad.read_source, config)
+    assert "google/electra-none" in said and "no route to host" in said and "--init_checkpoint=CHECKPOINT" in said
     for age, name in ((50, "base/checkpoints/ckpt-9"), (10, "small/checkpoints/ckpt-p2-3"),
                       (30, "base/checkpoints/ckpt-10")):
-        path = fake.folder / "results/models" / f"{name}.index"
+        path = tmp_path / "results/models" / f"{name}.index"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         os.utime(path, (time.time() - age,) * 2)
-    result = fake.call(*arguments, FAKE_RUN=unavailable)
-    assert result.returncode == 2
-    assert "--init_checkpoint=results/models/small/checkpoints/ckpt-p2-3, the newest" in result.stderr
-    assert "small" not in fake.call(*arguments, FAKE_RUN="exit 2").stderr  # another mistake
+    assert refuses(run_tf_squad.read_source, config).endswith(
+        "--init_checkpoint=results/models/small/checkpoints/ckpt-p2-3.")
+    monkeypatch.setattr(hub, "download", lambda name: str(tmp_path))
+    assert "--init_checkpoint" not in refuses(run_tf_squad.read_source, config)  # another problem with the weights
 
 
 # --- finetune_ckpts_on_squad.sh: the call ---
@@ -369,11 +378,11 @@ def sweeping(result):
 
 def test_checkpoints_must_be_named_and_the_command_line_wins(fake, squad_dir):
     for arguments, environment in (([], {}), (["--checkpoints="], {}), ([], {"checkpoints": " , ,"})):
-        assert_refused(fake.call(*arguments, wrapper=SWEEP, **environment), "checkpoints is not set",
+        assert_refused(fake.call(*arguments, wrapper=SWEEP, **environment), "--checkpoints is missing",
                        "checkpoints=results/models/base/checkpoints bash scripts/finetune_ckpts_on_squad.sh")
     assert "--checkpoints=/e" in sweeping(fake.call("--dry_run", wrapper=SWEEP, checkpoints="/e"))[0]
     given = sweeping(fake.call("--dry_run", "--checkpoints=/c", wrapper=SWEEP, checkpoints="/e"))[0]
-    assert given == ["--checkpoints=/c", "--seeds=1", "--out_dir=results/squad_sweep"]
+    assert given == ["--checkpoints=/c"]
     assert fake.recorded() == []
 
 
@@ -391,7 +400,7 @@ def test_options_pass_through_and_data_of_the_environment_is_one(fake, squad_dir
     arguments = ["--checkpoints=/c", "--dry_run"]
     own, passed = sweeping(fake.call(*arguments, "--seeds=1,2", "--device=hpu", "--batch_size=32", "--joint-head=false",
                                      "--squad_dir", str(squad_dir), "--max_steps", "-1", wrapper=SWEEP))
-    assert own == ["--checkpoints=/c", "--seeds=1,2", "--out_dir=results/squad_sweep", "--device=hpu"]
+    assert own == ["--checkpoints=/c", "--seeds=1,2", "--device=hpu"]
     assert passed == ["--batch_size=32", f"--squad_dir={squad_dir}", "--max_steps=-1", "--joint_head=false"]
     assert sweeping(fake.call(*arguments, wrapper=SWEEP))[1] == []
     assert sweeping(fake.call(*arguments, wrapper=SWEEP, cwd=squad_dir.parent, squad_dir="squad"))[1] == [
@@ -408,9 +417,10 @@ def test_options_pass_through_and_data_of_the_environment_is_one(fake, squad_dir
     (["cpu"], "too many arguments"),
     (["--device=tpu"], "device=tpu is unknown"),
     (["--seeds=1,x"], "seeds=1,x must be whole numbers"),
-    (["--batch_size=0"], "batch_size=0 must be a whole number above 0"),
-    (["--squad_version=3"], "squad_version=3 is unknown"),
-    (["--squad_dir=nowhere"], "squad_dir=nowhere is no folder"),
+    (["--batch_size=0"], "--batch_size=0 is too small"),
+    (["--doc_stride=0"], "--doc_stride=0 is too small"),
+    (["--squad_version=3"], "--squad_version=3 is unknown"),
+    (["--squad_dir=nowhere"], "--squad_dir=nowhere is not a directory"),
 ])
 def test_mistakes_are_met_before_the_sweep_begins(fake, arguments, words):
     assert_refused(fake.call("--checkpoints=/c", *arguments, wrapper=SWEEP), words)
@@ -496,24 +506,6 @@ def test_a_fine_tuning_writes_its_log_predictions_and_results(clone, tiny):
     log = (out / "console.log").read_text()
     assert log.startswith("running: ") and f"EM {results['exact_match']:.2f}" in log
     assert [path for path in (tiny / "squad").iterdir() if path.suffix == ".npz"]  # the cache is beside the data
-
-
-def test_without_the_network_the_way_out_is_named(clone, tiny, tmp_path):
-    own = clone.folder / "results/models/base/checkpoints"
-    own.mkdir(parents=True)
-    (own / "ckpt-7.index").touch()
-    arguments = [f"--squad_dir={tiny / 'squad'}", "--learning_rate=1e-4"]
-    offline = dict(PYTHON=sys.executable, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "empty"),
-                   HF_HUB_CACHE=str(tmp_path / "empty/hub"))
-    result = clone.call(*arguments, **offline)
-    assert result.returncode == 2
-    python, wrapper = result.stderr.splitlines()
-    assert "google/electra-base-discriminator is no folder here, and it cannot be had" in python
-    assert "--init_checkpoint=results/models/base/checkpoints/ckpt-7, the newest pre-trained one here" in wrapper
-
-    other = clone.call(*arguments, "--beam_size=0", **offline)
-    assert other.returncode == 2
-    assert "beam_size" in other.stderr and "pre-trained" not in other.stderr  # another mistake gets another way out
 
 
 def test_a_sweep_fine_tunes_every_checkpoint_in_its_order(clone, tiny, tmp_path, capfd, monkeypatch):

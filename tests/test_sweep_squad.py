@@ -17,10 +17,11 @@ import sys
 
 import pytest
 import tensorflow as tf
-from support import GAUDI_FILES, write_executable
+from support import GAUDI_FILES, STAND_IN, write_executable
 
+import configuration
 from checkpoints import Checkpoints, remove_checkpoint
-from configuration import Interrupted, RunFailed, UserError
+from configuration import Interrupted, RunFailed, SquadConfig, UserError
 from scripts import sweep_squad
 from scripts.sweep_squad import SweepConfig
 
@@ -28,7 +29,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # Stands in for the interpreter: an export makes the folders of $KINDS, a fine-tuning writes results.json, unless
 # FAKE_EXPORT or FAKE_RUN, in bash, end it before. $sweep is the tests' process.
-FAKE_PYTHON = r"""#!/usr/bin/env bash
+FAKE_PYTHON = STAND_IN + r"""
 [[ $1 != -c ]] || exit 0
 for word; do
   case $word in --output_dir=*) out=${word#*=} ;; --seed=*) seed=${word#*=} ;; esac
@@ -104,6 +105,10 @@ def value(command, name):
     return next(word.partition("=")[2] for word in command if word.startswith(f"--{name}="))
 
 
+def squad_config(command):
+    return configuration.parse(SquadConfig, command, "")
+
+
 def rows(sweep):
     with open(sweep.out / "sweep.csv", newline="") as file:
         return list(csv.DictReader(file))
@@ -137,7 +142,7 @@ def test_folders_and_seeds_that_make_no_plan_are_refused(tmp_path, refuses):
     assert "holds no checkpoint" in refuses(sweep_squad.plan, SweepConfig(str(tmp_path)))
     assert "nowhere holds no checkpoint" in refuses(sweep_squad.plan, SweepConfig("nowhere"))
     for seeds in ("1,x", "", "1,,2", "-1", "1.5"):
-        assert f"--seeds={seeds} must be whole numbers" in refuses(sweep_squad.plan, SweepConfig(one, seeds))
+        assert f"--seeds={seeds} must be whole numbers" in refuses(SweepConfig, one, seeds)
 
 
 # --- The sweep ---
@@ -154,7 +159,7 @@ def test_each_checkpoint_is_exported_once_and_fine_tuned_with_every_seed(sweep, 
         folder = os.path.dirname(value(command, "output_dir"))
         assert value(command, "init_checkpoint") == f"{folder}/exported/discriminator"
         assert value(command, "output_dir").endswith("seed-" + value(command, "seed"))
-        assert value(command, "device") == "cpu"
+        assert squad_config(command).device == "cpu"
         assert {"--max_steps=2", "--train_batch_size=8", "--do_train", "--do_predict", "--do_eval"} < set(command)
     printed = capfd.readouterr().out
     assert "[1/9] run ckpt-2, seed 1\n" in printed and "[9/9] run ckpt-p2-1, seed 4\n" in printed
@@ -344,7 +349,7 @@ def test_the_device_is_that_of_the_checkpoint_unless_named(sweep, tmp_path, capf
             sweep(checkpoints=checkpoints)
         assert "no Gaudi card is visible" in capfd.readouterr().err
     sweep("--device=cpu", checkpoints=checkpoints)
-    assert [value(command, "device") for command in sweep.fine_tunings()][-1] == "cpu"
+    assert squad_config(sweep.fine_tunings()[-1]).device == "cpu"
 
 
 def test_a_generator_alone_is_fine_tuned_too(sweep):
@@ -378,10 +383,10 @@ def test_a_failure_is_reported_the_others_are_done_and_the_next_start_tries_agai
 @pytest.mark.parametrize("arguments, words", [
     (["--precision=fp8"], "fp8"),
     (["--learning_rate=abc"], "learning_rate"),
-    (["--infer_batch_size=0"], "--predict_batch_size=0 is too small"),
+    (["--infer_batch_size=0"], "--infer_batch_size=0 is too small"),
     (["--length_buckets=a,b"], "--length_buckets=a,b"),
-    (["--beam_size=999"], "--beam_size=999 is wider"),
-    (["--squad_dir=nowhere"], "squad_dir=nowhere is no folder"),
+    (["--beam_size=999"], "--beam_size=999"),
+    (["--squad_dir=nowhere"], "--squad_dir=nowhere is not a directory"),
     (["--mood=1"], "unknown option --mood"),
 ])
 def test_a_wrong_value_ends_the_sweep_before_anything_is_run(sweep, refuses, arguments, words):
@@ -503,7 +508,7 @@ def test_the_command_refuses_in_one_sentence(tmp_path, said):
     result = subprocess.run([sys.executable, str(ROOT / "scripts" / "sweep_squad.py"), "--seeds=1", "--", "--x=2"],
                             cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 2 and result.stdout == ""
-    assert said(result.stderr) == "sweep_squad.py: --checkpoints is missing: name one or more folders of checkpoints.\n"
+    assert re.fullmatch("sweep_squad.py: --checkpoints is missing: .*\n", said(result.stderr))
     assert os.listdir(tmp_path) == []
 
 
@@ -517,4 +522,4 @@ def test_help_lists_the_options(capsys):
 
 def test_unknown_options_are_refused(refuses):
     assert "out_dirs" in refuses(sweep_squad.main, ["sweep_squad.py", "--checkpoints=x", "--out_dirs=y"])
-    assert "belongs to no option" in refuses(sweep_squad.main, ["sweep_squad.py", "--checkpoints=x", "y"])
+    assert "'y'" in refuses(sweep_squad.main, ["sweep_squad.py", "--checkpoints=x", "y"])

@@ -1,0 +1,486 @@
+"""The options of the wrappers in this folder, each written once, and the commands that a call of a wrapper runs.
+
+    python scripts/recipe.py WRAPPER START_DIR [ARGUMENT ...]
+
+The wrappers (electra.sh, electra_squad.sh, finetune_ckpts_on_squad.sh, install_horovod.sh) call this before they do
+anything else. It prints --help, or refuses a call in one sentence with status 2, or checks the call as a whole, both
+phases of pre-training included, and writes what to run to file descriptor 3: bash assignments, every value quoted.
+
+An option that sets a field of the program's configuration takes meaning, type, choices and bounds from that field, and
+the default too where the table states none. On the command line of the program stands what the table states, and what
+differs from the program's own default. Only the standard library is needed, and no environment.
+"""
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shlex
+import signal
+import sys
+import time
+from typing import Dict, List, NamedTuple, Optional, Tuple, Union
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = [ROOT, os.path.join(ROOT, "scripts")]
+
+import launcher  # noqa: E402  (found through the line above, like the rest)
+from options import Call, Table, exists, flag, help_text, own  # noqa: E402
+
+import configuration  # noqa: E402
+from configuration import DeviceOptions, ElectraConfig, PretrainingConfig, SquadConfig, UserError, option  # noqa: E402
+
+DEVICES = DeviceOptions.__dataclass_fields__["device"].metadata["choices"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    """One call of scripts/sweep_squad.py."""
+
+    checkpoints: Optional[str] = option(None, "folders of checkpoints, separated by commas")
+    seeds: str = option("1", "seeds, separated by commas; of several, the table has median and spread")
+    device: Optional[str] = option(None, "device (default: the one that the checkpoint was trained on)",
+                                   choices=DEVICES)
+    out_dir: str = option("results/squad_sweep", "folder of the sweep")
+    keep_checkpoint_max: int = option(
+        1, "newest fine-tuned checkpoints kept of each finished fine-tuning; 0: results and predictions alone",
+        minimum=0, maximum=SquadConfig.keep_checkpoint_max)
+
+    def __post_init__(self):
+        configuration.check_options(self)
+        if not re.fullmatch("[0-9]+(,[0-9]+)*", self.seeds):
+            raise UserError(f"--seeds={self.seeds} must be whole numbers separated by commas: give some, such as "
+                            "1,2,3.")
+
+
+# --- The tables ---
+
+WORKERS = dict(meaning="workers, one device each (also --num_hpu); 0 and 1 are the same", alias="num_hpu")
+HOSTFILE = own("hostfile", "", "hosts of the workers, in lines like 'host1 slots=8' (default: this machine)",
+               path="input")
+ENV = own("env", "interactive", "interactive or cluster (a scheduler starts the wrapper for each worker)",
+          ("interactive", "cluster"))
+DRY_RUN = own("dry_run", "false", "print the commands and run nothing")
+
+
+def electra_table() -> Table:
+    """Positions and defaults are those of Habana's electra.sh."""
+    def of(name, *words, **more):
+        return flag(PretrainingConfig, name, *words, **more)
+
+    return Table(f"""\
+usage: bash scripts/electra.sh [value ...] [--option=value ...]
+Pre-trains ELECTRA in two phases. The defaults are a small trial; README.md has the full recipe.
+
+A data folder that is not given is taken from DATASET_P1 or DATASET_P2 in the environment, else from
+{CORPUS.format("<length>")}
+where that exists; without any of them the bundled sample data is used. A switch may stand without a value.""", [
+        of("device"),
+        of("precision"),
+        of("train_batch_size_p1", "2"),
+        of("learning_rate_p1", "6e-3"),
+        of("num_workers", **WORKERS),
+        of("xla", "xla", meaning="compile with XLA: xla or auto (on gpu only), true, false; ignored on hpu",
+           choices=("xla", "auto", "true", "false")),
+        of("warmup_steps_p1", "5", "num_warmup_steps"),
+        of("train_steps_p1", "20", "num_train_steps"),
+        of("save_checkpoint_steps", "20", "save_checkpoints_steps"),
+        own("resume_training", "false", "resume from the newest checkpoint of this run", also=("restore_checkpoint",)),
+        of("optimizer"),
+        own("accumulate_gradients", "true", "false: every micro-batch is an update"),
+        of("gradient_accumulation_steps_p1", "4"),
+        of("seed", "100"),
+        own("job_name", "electra_lamb_pretraining", "prefix of the names of the log files"),
+        of("train_batch_size_p2", "2"),
+        of("learning_rate_p2", "4e-3"),
+        of("warmup_steps_p2", "5", "num_warmup_steps"),
+        of("train_steps_p2", "20", "num_train_steps"),
+        of("gradient_accumulation_steps_p2", "4"),
+        of("electra_model", None, "model_size"),
+        of("data_dir_p1", "DATASET_P1", "pretrain_tfrecords", path="input", environment="DATASET_P1"),
+        of("data_dir_p2", "DATASET_P2", "pretrain_tfrecords", path="input", environment="DATASET_P2"),
+        own("code_dir", ".", "folder of run_pretraining.py, relative to the repository"),
+        of("init_checkpoint", "None", "weights_dir", phase=1, also=("load_weights",), path="input",
+           environment="init_checkpoint",
+           meaning="start phase 1 at step 0 from these weights: a checkpoint, a folder, or a model of the Hugging Face "
+                   "hub"),
+    ], [
+        own("phase", "both", "both, 1 or 2 (2 needs a finished phase 1 of the same run)", ("both", "1", "2")),
+        of("model_name"),
+        of("results_dir", path="output"),
+        of("overwrite", phase=1),
+        of("vocab_file", path="input"),
+        of("model_config", path="input"),
+        of("generator_hidden_size"),
+        of("objective"),
+        of("generator"),
+        of("mask_prob"),
+        of("max_seq_length_p1", "128"),
+        of("max_seq_length_p2", "512"),
+        of("log_freq"),
+        of("eval_freq"),
+        of("num_eval_steps", "20"),
+        of("keep_checkpoint_max"),
+        HOSTFILE,
+        of("bf16_config_path", path="input"),
+        of("gradient_compression"),
+        ENV,
+        DRY_RUN,
+    ])
+
+
+def squad_table() -> Table:
+    """Positions and defaults are those of Habana's electra_squad.sh."""
+    def of(name, *words, **more):
+        return flag(SquadConfig, name, *words, **more)
+
+    return Table("""\
+usage: bash scripts/electra_squad.sh [value ...] [--option=value ...]
+Fine-tunes ELECTRA on SQuAD 1.1 or 2.0, answers the questions of the development set, and scores the answers. Without
+squad_dir (given here or in the environment) the bundled sample questions are used. A switch may stand without a value.\
+""", [
+        of("device"),
+        of("precision"),
+        of("electra_model", path="input"),
+        of("epochs", None, "num_train_epochs"),
+        of("batch_size", None, "train_batch_size"),
+        of("infer_batch_size", None, "predict_batch_size"),
+        of("learning_rate"),
+        of("num_workers", **WORKERS),
+        of("seed", "RANDOM"),
+        own("squad_version", "1.1", "1.1 or 2.0", ("1.1", "2.0"), also=("version_2_with_negative",)),
+        of("squad_dir", "squad_dir", "data_dir", path="input", environment="squad_dir",
+           meaning="folder of train-v1.1.json, dev-v1.1.json (2.0 likewise)"),
+        of("out_dir", "results/", "output_dir", path="output"),
+        of("init_checkpoint", "None", path="input", environment="init_checkpoint"),
+        own("mode", "train_eval", "train, eval, train_eval or prediction",
+            ("train", "eval", "train_eval", "prediction"), also=("do_train",)),
+        ENV,
+        of("cache_dir", "squad_dir", path="input", environment="", meaning="folder of the feature cache"),
+        of("max_steps"),
+        of("train_iter_per_epoch"),
+    ], [
+        of("vocab_file", path="input"),
+        of("gradient_accumulation_steps"),
+        of("warmup_proportion"),
+        of("weight_decay_rate"),
+        of("layerwise_lr_decay"),
+        of("max_seq_length"),
+        of("doc_stride"),
+        of("length_buckets"),
+        of("beam_size"),
+        of("joint_head"),
+        of("answerability_from_gold"),
+        of("null_score_diff_threshold"),
+        of("evaluate_during_training"),
+        of("eval_script", path="input"),
+        of("log_freq"),
+        of("xla"),
+        HOSTFILE,
+        of("bf16_config_path", path="input"),
+        of("gradient_compression"),
+        of("skip_checkpoint"),
+        of("overwrite"),
+        DRY_RUN,
+    ])
+
+
+SET_BY_SWEEP = ("device", "seed", "init_checkpoint", "out_dir", "electra_model", "mode", "env", "overwrite", "dry_run")
+
+
+def sweep_table() -> Table:
+    def of(name, **more):
+        return flag(SweepConfig, name, **more)
+
+    return Table("""\
+usage: checkpoints=FOLDER[,FOLDER...] bash scripts/finetune_ckpts_on_squad.sh [--option=value ...]
+Exports and fine-tunes each checkpoint in its own folder under out_dir, in the order of training, and writes a table
+(sweep.txt, sweep.csv) and a plot (sweep.png). The options after dry_run are those of scripts/electra_squad.sh.\
+""", [], [
+        of("checkpoints", environment="checkpoints",
+           meaning="folders of checkpoints, by commas or blanks (also from the environment)"),
+        of("seeds"),
+        of("device"),
+        of("out_dir", path="output"),
+        of("keep_checkpoint_max"),
+        DRY_RUN,
+        *(entry for entry in squad_table().options if entry.name not in SET_BY_SWEEP),
+    ])
+
+
+def horovod_table() -> Table:
+    return Table("""\
+usage: bash scripts/install_horovod.sh [cpu|gpu|hpu] [--rebuild]
+Builds and installs Horovod into the Python that the wrappers use ($PYTHON, else .venv). That takes some minutes.""", [
+        own("device", "cpu", "cpu (over Gloo), gpu (over NCCL) or hpu (habana-horovod, over HCCL and MPI)", DEVICES),
+    ], [
+        own("rebuild", "false", "build again although a Horovod that loads is there"),
+    ])
+
+
+# --- A call ---
+
+
+# --- The plans ---
+
+
+Variables = Dict[str, Union[str, List[str]]]  # of bash: texts and arrays
+
+
+class Plan(NamedTuple):
+    """What a wrapper does."""
+
+    variables: Variables
+    notes: List[str]  # what it says first
+    configs: list  # of the programs that it runs
+
+
+DEVICE_FILES = {
+    "gpu": ("NVIDIA GPU", ["/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg"]),
+    "hpu": ("Gaudi card", ["/sys/class/habanalabs", "/sys/class/accel/accel[0-9]*", "/dev/accel/accel[0-9]*",
+                           "/dev/hl[0-9]*"])}
+
+
+def workers(call: Call, config: DeviceOptions) -> Variables:
+    """The variables about device and workers. Raises: UserError: they contradict each other, or are not there."""
+    hostfile = os.path.join(call.start_dir, os.path.expanduser(call["hostfile"])) if call["hostfile"] else ""
+    launcher.check(config.num_workers, hostfile, call.cluster, call.dry_run, call.wrapper)
+    kind, places = DEVICE_FILES.get(config.device, ("", ["/"]))
+    if not call.dry_run and not any(map(exists, places)):
+        raise UserError(f"no {kind} is visible on this machine (or in this container): use the CPU with "
+                        f"'bash scripts/{call.wrapper} cpu'.")
+    return {"device": config.device, "num_workers": str(config.num_workers), "hostfile": hostfile,
+            "cluster": "yes" if call.cluster else ""}
+
+
+DEMO = "data/sample/demo"
+MAKE_DEMO = {DEMO: ["data/make_sample_data.py", f"--output_dir={DEMO}", "--size=demo"]}
+
+
+def sample_variables(steps: Dict[str, List[str]]) -> Variables:
+    """Folders of sample data as `sample_folders`, and the commands that make them as `sample_0`, ..."""
+    return {"sample_folders": list(steps), **{f"sample_{i}": command for i, command in enumerate(steps.values())}}
+
+
+# Where the data of the full recipe is by convention.
+CORPUS = "/data/tensorflow/bert/books_wiki_en_corpus/tfrecord/seq_len_{}/books_wiki_en_corpus/training/"
+
+
+def electra(call: Call) -> Plan:
+    """Phase 1, then phase 2 from its weights, or one of them. Both are checked here, before the first starts."""
+    phases = [1, 2] if call["phase"] == "both" else [int(call["phase"])]
+    notes: List[str] = []
+    if not re.fullmatch("[A-Za-z0-9._-]+", call["job_name"]):
+        raise UserError(f"--job_name={call['job_name']} must be a file name: use letters, digits, . _ and -.")
+    for name in ("overwrite", "init_checkpoint"):
+        if phases == [2] and call.given.get(name, "None") not in ("None", "false"):
+            raise UserError(f"--{name} is for phase 1 and cannot go with --phase=2: leave one of them out.")
+    if call.cluster and len(phases) > 1 and int(os.environ.get("OMPI_COMM_WORLD_SIZE") or 1) > 1:
+        raise UserError("one mpirun can start one training: start the wrapper with --phase=1, and after that with "
+                        "--phase=2.")
+    call.work_dir = os.path.normpath(os.path.join(ROOT, call["code_dir"]))
+    if not os.path.isdir(call.work_dir):
+        raise UserError(f"--code_dir={call['code_dir']} is not a directory: leave it out, or name the one that holds "
+                        "run_pretraining.py.")
+    data, sample = electra_data(call, phases, notes)
+    commands, configs = {}, []
+    for phase in phases:
+        flags = electra_flags(call, phase, data[phase], held_out=phase in sample or os.path.isdir(
+            call.in_work_dir(os.path.join(data[phase], "eval"))))
+        with call.own_words(phase):
+            configs.append(configuration.from_words(PretrainingConfig, flags))
+            check_encoder(call, configs[-1])
+        commands[f"command_p{phase}"] = call.command("run_pretraining.py", flags, configs[-1])
+        commands[f"log_p{phase}"] = os.path.join(configs[-1].logs, f"{call['job_name']}_phase{phase}.log")
+    if configs[0].device == "hpu" and call.given.get("xla", "auto") not in ("auto", "false"):
+        notes.append(f"note: xla={call['xla']} is ignored on hpu, where the bridge compiles the graph")
+    if call["resume_training"] == "true" and call["init_checkpoint"]:
+        notes.append("note: a resumed run continues from its own checkpoint: init_checkpoint is not loaded again")
+    steps = {data[phase]: [
+        "build_pretraining_dataset.py", f"--corpus_dir={DEMO}/corpus", f"--vocab_file={DEMO}/vocab.txt",
+        f"--output_dir={data[phase]}", f"--max_seq_length={call[f'max_seq_length_p{phase}']}", "--num_out_files=4",
+        "--eval_fraction=0.05"] for phase in sample}
+    return Plan({**workers(call, configs[0]), **commands, **sample_variables({**MAKE_DEMO, **steps} if sample else {}),
+                 "phases": [str(phase) for phase in phases], "checkpoints": configs[0].checkpoint_dir,
+                 "logs": configs[0].logs, "to_resume": "--resume_training=true", "to_continue": "--phase=2"},
+                notes, configs)
+
+
+def check_encoder(call: Call, config: PretrainingConfig):
+    """Raises UserError: a model_config that cannot be read, or records longer than the model's positions."""
+    if config.model_config and not config.model_config.lstrip().startswith("{"):
+        config = dataclasses.replace(config, model_config=call.in_work_dir(config.model_config))
+    config.encoder_config(ElectraConfig.vocab_size)
+
+
+def electra_data(call: Call, phases: List[int], notes: List[str]) -> Tuple[Dict[int, str], List[int]]:
+    """Training shards by phase, and the phases whose shards are the bundled sample data.
+
+    Raises: UserError: one phase has data and the other has not, or they do not exist.
+    """
+    data, sample = {}, []
+    for phase in phases:
+        length = call[f"max_seq_length_p{phase}"]
+        data[phase] = call.path(f"data_dir_p{phase}")
+        if not data[phase] and os.path.isdir(CORPUS.format(length)):
+            data[phase] = CORPUS.format(length)
+        if not data[phase]:
+            sample.append(phase)
+            data[phase] = f"data/sample/tfrecord/seq_len_{length}"
+    if sample and sample == phases:
+        notes.append("no data is given: the bundled sample data is used (data/sample), which shows that everything "
+                     "works and no more; give yours with --data_dir_p1 and --data_dir_p2, or DATASET_P1 and DATASET_P2")
+    elif sample:
+        raise UserError(f"phase {sample[0]} has no data while the other phase has: give it with "
+                        f"--data_dir_p{sample[0]} or DATASET_P{sample[0]}, or run one phase with --phase.")
+    for phase in phases:
+        for piece in data[phase].split(","):
+            if not (phase in sample or call.dry_run or exists(call.in_work_dir(piece))):
+                raise UserError(f"the data of phase {phase}, {piece}, does not exist: check --data_dir_p{phase} or "
+                                f"DATASET_P{phase}.")
+    return data, sample
+
+
+def electra_flags(call: Call, phase: int, data: str, held_out: bool) -> Dict[str, str]:
+    """The options of run_pretraining.py for one phase."""
+    flags = call.flags(PretrainingConfig, phase)
+    flags.update(pretrain_tfrecords=data, disc_weight="50")
+    if flags["optimizer"] == "lamb":  # NVIDIA's settings
+        flags.update(skip_adaptive="true", opt_beta_1="0.878", opt_beta_2="0.974", lr_decay_power="0.5")
+    else:
+        flags.update(opt_beta_1="0.9", opt_beta_2="0.999", lr_decay_power="1.0")
+    if flags["model_size"] == "base":
+        flags.setdefault("generator_hidden_size", "0.3333333")
+    if call["accumulate_gradients"] == "false":
+        flags["gradient_accumulation_steps"] = "1"
+    if flags["device"] == "hpu":
+        del flags["xla"]
+    elif flags["xla"] == "xla":
+        flags["xla"] = "auto"
+    if held_out:
+        flags["eval_tfrecords"] = os.path.join(data, "eval")
+    else:
+        del flags["num_eval_steps"]
+    if phase == 2:
+        flags.update(phase2="true", restore_checkpoint="latest")
+    elif call["resume_training"] == "true":
+        flags.pop("weights_dir", None)
+        flags["restore_checkpoint"] = "latest"
+    elif "weights_dir" in flags:
+        flags["load_weights"] = "true"
+    return flags
+
+
+def electra_squad(call: Call) -> Plan:
+    """One fine-tuning, evaluation or prediction."""
+    flags, sample, notes = call.flags(SquadConfig), False, []
+    if "data_dir" not in flags:
+        sample, flags["data_dir"] = True, f"{DEMO}/squad"
+        notes.append(f"no squad_dir is given: the bundled sample questions are used ({flags['data_dir']}), which show "
+                     "that everything works and no more")
+    elif not os.path.isdir(call.in_work_dir(flags["data_dir"])):
+        raise UserError(f"--squad_dir={flags['data_dir']} is not a directory: name the one that holds the SQuAD files.")
+    if "cache_dir" not in flags and os.access(call.in_work_dir(flags["data_dir"]), os.W_OK):
+        flags["cache_dir"] = flags["data_dir"]
+    if flags["seed"] == "RANDOM":
+        del flags["seed"]
+    if call["squad_version"] == "2.0":
+        flags["version_2_with_negative"] = "true"
+    mode = call["mode"]
+    flags.update({name: "true" for name, wanted in (
+        ("do_train", mode.startswith("train")), ("do_predict", mode != "train"), ("do_eval", mode.endswith("eval")))
+        if wanted})
+    if flags["device"] == "hpu":
+        del flags["xla"]
+    with call.own_words():
+        config = configuration.from_words(SquadConfig, flags)
+    batch = config.train_batch_size * config.gradient_accumulation_steps * max(1, config.num_workers)
+    if config.do_train and config.learning_rate == 4e-4 and batch < 128:
+        notes.append(f"note: learning_rate=4e-4 belongs to a global batch of 128, and this one is {batch}; 1e-4 is "
+                     "usual for 16, 2e-4 for 32")
+    return Plan({**workers(call, config), "command": call.command("run_tf_squad.py", flags, config),
+                 **sample_variables(MAKE_DEMO if sample else {}), "results": config.output_dir,
+                 "log": os.path.join(config.output_dir, "console.log")}, notes, [config])
+
+
+def sweep(call: Call) -> Plan:
+    """Fine-tunings of several checkpoints. What electra_squad.sh refuses is refused here, before the first export."""
+    flags = call.flags(SweepConfig)
+    folders = [folder for folder in re.split(r"[,\s]+", call["checkpoints"]) if folder]
+    if not folders:
+        raise UserError("--checkpoints is missing: name the folder, as in checkpoints=results/models/base/checkpoints "
+                        f"bash scripts/{call.wrapper}.")
+    flags["checkpoints"] = ",".join(map(call.input_path, folders))
+    config = configuration.from_words(SweepConfig, flags)
+    passed = [f"--{entry.name}={call.path(entry.name)}" for entry in call.table.options
+              if entry.config_class is not SweepConfig and entry is not DRY_RUN
+              and (entry.name in call.given or entry.environment and call[entry.name])]
+    plan("electra_squad", [*passed, f"--{DRY_RUN.name}"], call.start_dir)
+    command = [*call.command("scripts/sweep_squad.py", flags, config), "--", *passed]
+    return Plan({"device": config.device or "cpu", "command": command}, [], [config])
+
+
+def fine_tuning(device: str, seed: int, weights: str, folder: str, arguments: List[str]) -> List[str]:
+    """The arguments of electra_squad.sh in a sweep."""
+    return [f"--device={device}", f"--seed={seed}", f"--init_checkpoint={weights}", f"--out_dir={folder}", *arguments]
+
+
+def install_horovod(call: Call) -> Plan:
+    return Plan({"device": call["device"], "rebuild": "yes" if call["rebuild"] == "true" else ""}, [], [])
+
+
+WRAPPERS = {"electra": (electra_table, electra), "electra_squad": (squad_table, electra_squad),
+            "finetune_ckpts_on_squad": (sweep_table, sweep), "install_horovod": (horovod_table, install_horovod)}
+
+
+def plan(name: str, words: List[str], start_dir: str) -> Plan:
+    """What wrapper `name` does for a call. Raises: UserError."""
+    table, planner = WRAPPERS[name]
+    return planner(Call(f"{name}.sh", table(), words, start_dir))
+
+
+def squad(words: List[str]) -> SquadConfig:
+    """The configuration of a call of electra_squad.sh in this folder. Raises: UserError: it is refused."""
+    return plan("electra_squad", [*words, f"--{DRY_RUN.name}"], os.getcwd()).configs[0]
+
+
+def bash(variables: Variables) -> str:
+    """Assignments of the variables. Whatever a value holds, bash sees it as that text."""
+    return "".join(
+        f"{name}={shlex.quote(value) if isinstance(value, str) else '(' + ' '.join(map(shlex.quote, value)) + ')'}\n"
+        for name, value in variables.items())
+
+
+def main(argv: List[str]) -> int:
+    name, start_dir, *words = argv[1:]
+    table, planner = WRAPPERS[name]
+    if "--help" in words or "-h" in words:
+        print(help_text(table()))
+        os.write(3, b"exit 0\n")
+        return 0
+    rank, who = 0, f"{name}.sh"
+    try:
+        call = Call(who, table(), words, start_dir)
+        rank = call.rank
+        made = planner(call)
+    except UserError as error:
+        if rank:  # what the wrappers of all workers find is reported by that of rank 0, whose end ends the others
+            time.sleep(3)
+            who += f" (worker {rank})"
+        print(f"{who}: {error}", file=sys.stderr)
+        return error.exit_status
+    for note in made.notes if not rank else ():
+        print(f"{who}: {note}")
+    sys.stdout.flush()
+    dry_run = "yes" if call.dry_run else ""
+    code = bash({"dry_run": dry_run, "rank": str(rank), "work_dir": call.work_dir, **made.variables})
+    os.write(3, os.fsencode(code))
+    return 0
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+    sys.stdout.reconfigure(errors="surrogateescape")
+    sys.stderr.reconfigure(errors="surrogateescape")
+    sys.exit(main(sys.argv))

@@ -1,0 +1,191 @@
+"""scripts/recipe.py: the tables of options, what is refused, and the commands and bash variables of a call.
+
+The wrappers around it: test_scripts.py, test_squad_scripts.py, test_launcher.py.
+"""
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+
+import pytest
+from support import STAND_IN, Clone, make_folder, write_executable
+
+import configuration
+import modeling
+import weights
+from configuration import PretrainingConfig, SquadConfig
+from scripts import options, recipe
+from tokenization import ElectraTokenizer
+
+WRAPPERS = tuple(recipe.WRAPPERS)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("OMPI_", "HOROVOD_", "DATASET_")) or name in (
+                "squad_dir", "init_checkpoint", "checkpoints"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """Plans a call in a folder of its own; data of pre-training is given."""
+    def run(name, *words):
+        data = ["--data_dir_p1=/", "--data_dir_p2=/"] if name == "electra" else []
+        return recipe.plan(name, [*data, *words], str(tmp_path))
+    return run
+
+
+# --- The tables ---
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_every_option_has_one_name_and_a_default_that_its_program_takes(wrapper):
+    table = recipe.WRAPPERS[wrapper][0]()
+    names = [entry.name for entry in table.options]
+    assert len(set(names)) == len(names)
+    for entry in table.options:
+        assert entry.meaning and re.fullmatch("[a-z0-9_]+", entry.name)
+        kind = entry.config_class and configuration.kinds_of(entry.config_class)[entry.field]
+        if kind in (int, float) and entry.default and entry.name != "seed":
+            kind(entry.default)
+        assert (kind is bool) <= (entry.default in ("true", "false"))
+
+
+def test_meanings_are_those_of_the_fields_in_the_names_of_the_wrapper():
+    text = options.help_text(recipe.electra_table())
+    joined = " ".join(text.split())
+    meaning = PretrainingConfig.__dataclass_fields__["learning_rate"].metadata["meaning"]
+    assert f"--learning_rate_p2=4e-3 phase 2: {meaning}" in joined
+    assert "--save_checkpoint_steps" in joined.partition("--eval_freq=")[2].partition("--num_eval_steps=")[0]
+    assert "save_checkpoints_steps" not in joined  # the program's name
+    assert "--optimizer=lamb optimizer (lamb, adam, adamw)" in joined
+    squad = " ".join(options.help_text(recipe.squad_table()).split())
+    assert " epochs " in squad.partition("--max_steps=")[2].partition("--train_iter_per_epoch=")[0]
+    assert "num_train_epochs" not in squad and "output_dir" not in squad
+    for wrapper in WRAPPERS:
+        assert max(map(len, options.help_text(recipe.WRAPPERS[wrapper][0]()).splitlines())) <= 120
+
+
+@pytest.mark.parametrize("value, text", [
+    (4e-4, "4e-4"), (0.006, "6e-3"), (0.05, "0.05"), (0.8, "0.8"), (2.0, "2"), (0.0, "0"), (1e6, "1e6"), (-1, "-1"),
+    (True, "true"), (None, ""), ("a", "a")])
+def test_defaults_are_shown_as_one_would_type_them(value, text):
+    assert options.text_of(value) == text
+    assert not isinstance(value, float) or float(text) == value
+
+
+# --- What is refused ---
+
+
+@pytest.mark.parametrize("wrapper, words, said", [
+    ("electra", ["--train_steps_p2=4"], ["--warmup_steps_p2=5 must be below --train_steps_p2=4"]),
+    ("electra", ["--warmup_steps_p1=20"], ["--warmup_steps_p1=20 must be below --train_steps_p1=20"]),
+    ("electra", ["--train_batch_size_p2=0"], ["--train_batch_size_p2=0 is too small"]),
+    ("electra", ["--learning_rate_p2=fast"], ["--learning_rate_p2=fast is not a number"]),
+    ("electra", ["--save_checkpoint_steps=2.5"], ["--save_checkpoint_steps=2.5 is not a whole number"]),
+    ("electra", ["--electra_model=huge"], ["--electra_model=huge", "tiny, small, base, large"]),
+    ("electra", ["--max_seq_length_p2=1024"], ["--max_seq_length_p2=1024 exceeds", "512"]),
+    ("electra", ["--model_config={\"hiden_size\": 3}"], ["'hiden_size'", "'hidden_size'"]),
+    ("electra", ["--model_config=nowhere.json"], ["nowhere.json cannot be read"]),
+    ("electra", ["--overwrite", "--resume_training"], ["--overwrite", "--resume_training"]),
+    ("electra", ["--phase=2", "--overwrite"], ["--overwrite", "--phase=2"]),
+    ("electra", ["--phase=2", "--init_checkpoint=x"], ["--init_checkpoint", "--phase=2"]),
+    ("electra", ["--xla=maybe"], ["--xla=maybe", "xla, auto, true, false"]),
+    ("electra", ["--num_hpu=two"], ["--num_workers=two is not a whole number"]),
+    ("electra", ["--train_step_p2=4"], ["--train_step_p2: did you mean --train_steps_p2?"]),
+    ("electra", ["--zzz=4"], ["--zzz", "--help"]),
+    ("electra", ["--dry-run", "--data_dir_p2="], ["phase 2", "--data_dir_p2", "DATASET_P2"]),
+    ("electra_squad", ["--batch_size=0"], ["--batch_size=0 is too small"]),
+    ("electra_squad", ["--epochs=x"], ["--epochs=x is not a number"]),
+    ("electra_squad", ["--infer-batch-size", "1.5"], ["--infer_batch_size=1.5 is not a whole number"]),
+    ("electra_squad", ["--beam_size=999"], ["--beam_size=999", "--length_buckets"]),
+    ("electra_squad", ["--squad_dir=/nowhere"], ["--squad_dir=/nowhere"]),
+    ("finetune_ckpts_on_squad", ["--checkpoints=x", "--infer_batch_size=0"], ["--infer_batch_size=0 is too small"]),
+    ("finetune_ckpts_on_squad", ["--checkpoints=x", "--keep_checkpoint_max=3"], ["--keep_checkpoint_max=3", "2"]),
+    ("finetune_ckpts_on_squad", ["--checkpoints=x", "--mode=eval"], ["unknown option --mode"]),
+    ("install_horovod", ["--device=tpu"], ["--device=tpu", "cpu, gpu, hpu"]),
+])
+def test_a_call_is_refused_in_the_names_of_its_options(plan, refuses, wrapper, words, said):
+    text = refuses(plan, wrapper, *words)
+    assert all(word in text for word in said), text
+
+
+def test_the_phase_that_is_not_run_is_not_checked(plan):
+    assert len(plan("electra", "--phase=1", "--train_steps_p2=4").configs) == 1
+
+
+# --- What is passed ---
+
+
+def test_what_the_recipe_states_and_what_differs_from_the_program_is_passed(plan):
+    command = plan("electra", "cpu", "fp32", "--optimizer=lamb", "--log_freq=7").variables["command_p1"]
+    assert command[0] == "run_pretraining.py"
+    assert {"--learning_rate=6e-3", "--max_seq_length=128", "--log_freq=7", "--opt_beta_1=0.878"} < set(command)
+    assert not [word for word in command if re.match("--(device|precision|optimizer|mask_prob|num_workers)", word)]
+    squad = plan("electra_squad", "--squad_dir=/").variables["command"]
+    assert not [word for word in squad if "beam_size" in word]
+    assert "--beam_size=5" in plan("electra_squad", "--squad_dir=/", "--beam_size=5").variables["command"]
+
+
+@pytest.mark.parametrize("wrapper", ["electra", "electra_squad"])
+def test_the_command_makes_the_configuration_that_was_checked(plan, wrapper):
+    words = {"electra": ["--precision=bf16", "--optimizer=adamw", "--overwrite", "--init_checkpoint=/w", "--num_hpu=2"],
+             "electra_squad": ["--squad_dir=/", "--joint_head=false", "--seed=3", "--squad_version=2.0", "--mode=eval"]}
+    made = plan(wrapper, *words[wrapper])
+    found = [value for name, value in made.variables.items() if name.startswith("command")]
+    assert len(found) == len(made.configs) > 0
+    for command, config in zip(found, made.configs):
+        assert configuration.parse(type(config), command, "") == config
+
+
+def test_empty_values_keep_the_default_by_name_and_by_position(plan):
+    assert plan("electra", "--seed=", "--results_dir=", "--model_name=") == plan("electra", "", "") == plan("electra")
+
+
+def test_a_model_is_evaluated_with_the_beam_that_it_was_saved_with(plan, squad_data, tmp_path):
+    """The wrapper leaves --beam_size out unless it is given."""
+    tokenizer = ElectraTokenizer(str(squad_data / "vocab.txt"))
+    source = weights.read(str(squad_data / "model"))
+    model = modeling.QuestionAnswering(source.config, True, False, 9, seed=1)
+    weights.save_folder(model, "question_answering", tokenizer, str(tmp_path / "saved"))
+    call = ["--squad_dir=/", "--mode=eval", f"--init_checkpoint={tmp_path / 'saved'}"]
+    for more, beam in ([], 9), (["--beam_size=4"], 4):
+        command = plan("electra_squad", *call, *more).variables["command"]
+        config = configuration.parse(SquadConfig, command, "")
+        saved = weights.read(config.init_checkpoint)
+        assert weights.question_answering(saved, tokenizer, config.beam_size).beam_size == beam
+
+
+# --- What bash gets ---
+
+HOSTILE = ["$(touch hacked)", "`touch hacked`", "a'b", 'a"b', "a b", "a;touch hacked", "a\nb", "a\\", "$HOME", "*", "~",
+           "a && touch hacked", "'; touch hacked; '", "\udcff\udc80", "ü", "!!", "-",
+           "a=(b)", "${x[$(touch hacked)]}", "#"]
+
+
+def test_bash_reads_every_value_as_the_text_that_it_is(tmp_path):
+    code = recipe.bash({"one": HOSTILE[0], "empty": "", "many": HOSTILE, "none": []})
+    script = b"set -u\n" + os.fsencode(code) + b"printf '%s\\0' \"$one\" \"$empty\" ${#none[@]} \"${many[@]}\""
+    found = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, check=True).stdout
+    assert os.fsdecode(found).split("\0")[:-1] == [HOSTILE[0], "", "0", *HOSTILE]
+    assert os.listdir(tmp_path) == []
+
+
+def test_nothing_that_a_user_gives_is_interpreted_by_the_shell(tmp_path):
+    clone = Clone(make_folder(tmp_path / "clone"))
+    python = write_executable(tmp_path / "python", STAND_IN + """
+[[ $1 != run_* ]] || printf '%s\\0' "$@" >"$CALLS"
+""")
+    before = {path.name for path in clone.folder.iterdir()}
+    for text in (HOSTILE[0], HOSTILE[1], "';touch hacked;'", " ".join(HOSTILE[:13])):
+        for wrapper, words in ("electra.sh", ["--phase=1", "--data_dir_p1=/", f"--model_name={text}"]), (
+                "electra_squad.sh", ["--squad_dir=/", f"--electra_model={text}", f"--out_dir=results/{text}"]):
+            result = clone.call(*words, wrapper=wrapper, PYTHON=python)
+            assert result.returncode == 0, result.stderr
+            assert words[-1].replace("out_dir", "output_dir") in os.fsdecode(clone.calls.read_bytes()).split("\0")
+            assert {path.name for path in clone.folder.iterdir()} <= {*before, "__pycache__", "results", "calls.txt"}
+    refused = clone.call("--job_name=$(touch hacked)")
+    assert refused.returncode == 2 and "--job_name=$(touch hacked)" in refused.stderr
