@@ -220,7 +220,7 @@ def test_a_command_that_is_invalid_or_unknown_fails(text, tmp_path, wrappers):
 def wrapper_options(wrappers, wrapper):
     """name -> default, from --help."""
     result = wrappers.call("--help", wrapper=wrapper)
-    return dict(re.findall(r"^ *(?:\d+  )?--(\w+)=?(\S*)", result.stdout, flags=re.MULTILINE))
+    return dict(re.findall(r"^ {1,5}(?:\d+  )?--(\w+)=?(\S*)", result.stdout, flags=re.MULTILINE))
 
 
 def test_every_flag_in_the_text_exists(wrappers):
