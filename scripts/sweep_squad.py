@@ -90,7 +90,7 @@ def plan(config: SweepConfig) -> List[Job]:
     return jobs
 
 
-# --- What is looked at before anything is done ---
+# --- Checks before anything is run ---
 
 
 class Content(NamedTuple):
@@ -103,7 +103,7 @@ class Content(NamedTuple):
 
 
 def look_at(jobs: List[Job]) -> Dict[str, Content]:
-    """The contents of the checkpoints, by prefix; those that cannot be read are told in their turn, and left out."""
+    """The contents of the checkpoints by prefix, without those that cannot be read: fine_tune reports them."""
     contents = {}
     for prefix in dict.fromkeys(job.checkpoint.prefix for job in jobs):
         try:
@@ -252,7 +252,7 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, c
     status = stop.run(["bash", os.path.join(ROOT, "scripts", "electra_squad.sh"), *words],
                       {**os.environ, "PYTHON": sys.executable})
     if status == UserError.exit_status:
-        raise UserError(f"the fine-tuning of {job.run} {job.name} was refused, for the reason above: mend it and start "
+        raise UserError(f"the fine-tuning of {job.run} {job.name} was refused, for the reason above: fix it and start "
                         "the sweep again.")
     if status == 0:
         with open(os.path.join(job.folder, "results.json"), encoding="utf-8") as file:
@@ -369,7 +369,7 @@ def sweep(config: SweepConfig, arguments: List[str]):
                               "on.")
         if status:
             failed.append(f"{job.run} {job.name} (seed {job.seed}, status {status})")
-            print(f"failed: {failed[-1]}; the sweep goes on.", file=sys.stderr, flush=True)
+            print(f"failed: {failed[-1]}; the sweep continues.", file=sys.stderr, flush=True)
         elif not done_before:
             rows[job.folder] = configuration.read_json_object(os.path.join(job.folder, "sweep.json"))
         write_tables(in_order(rows, jobs), config.out_dir)

@@ -518,7 +518,7 @@ def test_a_sweep_fine_tunes_every_checkpoint_in_its_order(clone, tiny, tmp_path,
     assert re.findall(r"^\[\d/3\] .*", result.stdout, flags=re.MULTILINE) == [
         "[1/3] broken ckpt-5, seed 1", "[2/3] tiny ckpt-9, seed 1", "[3/3] tiny ckpt-p2-3, seed 1"]
     assert "ckpt-5 cannot be read" in result.stderr
-    assert "failed: broken ckpt-5 (seed 1, status 2); the sweep goes on." in result.stderr
+    assert "failed: broken ckpt-5 (seed 1, status 2); the sweep continues." in result.stderr
     assert result.stderr.splitlines()[-1].startswith("sweep_squad.py: 1 of 3 fine-tunings failed")
     with open(out / "sweep.csv", newline="") as file:
         rows = list(csv.DictReader(file))

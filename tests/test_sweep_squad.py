@@ -372,7 +372,7 @@ def test_a_failure_is_reported_the_others_are_done_and_the_next_start_tries_agai
     with pytest.raises(RunFailed) as failed:
         sweep(**{what: "[[ $out != */run-ckpt-10/* ]] || exit 3"})
     assert str(failed.value) == "1 of 3 fine-tunings failed: run ckpt-10 (seed 1, status 3)."
-    assert "failed: run ckpt-10 (seed 1, status 3); the sweep goes on." in capfd.readouterr().err.splitlines()
+    assert "failed: run ckpt-10 (seed 1, status 3); the sweep continues." in capfd.readouterr().err.splitlines()
     assert [row["checkpoint"] for row in rows(sweep)] == ["ckpt-2", "ckpt-p2-1"]
     before = len(sweep.fine_tunings())
     sweep()
@@ -395,7 +395,7 @@ def test_a_wrong_value_ends_the_sweep_before_anything_is_run(sweep, refuses, arg
 
 
 def test_a_refused_fine_tuning_ends_the_sweep_unless_one_has_come_to_its_end(sweep, capfd):
-    with pytest.raises(UserError, match=r"the fine-tuning of run ckpt-2 was refused, for the reason above: mend it"):
+    with pytest.raises(UserError, match=r"the fine-tuning of run ckpt-2 was refused, for the reason above: fix it"):
         sweep(FAKE_RUN="exit 2")
     assert len(sweep.fine_tunings()) == 1
     with pytest.raises(RunFailed, match=r"1 of 3 .* run ckpt-10 \(seed 1, status 2\)"):
