@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import threading
-from typing import Iterator
+from typing import Iterator, List
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -47,6 +47,27 @@ def write_text(path: str, content: str):
 def write_json(path: str, content: dict):
     """Writes an indented JSON file atomically. Raises: OSError."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def remove_temporaries(folder: str):
+    """Removes temporary files that killed processes left in `folder`; see `replacing`."""
+    for leftover in glob.glob(os.path.join(glob.escape(folder), "*.tmp*")):
+        if not _is_running(leftover.rpartition(".tmp")[2]):
+            with contextlib.suppress(OSError):  # another user's
+                os.remove(leftover)
+
+
+def matching(pattern: str) -> List[str]:
+    """The path itself if it exists, else the paths that it matches as a glob, sorted.
+
+    Existing folders at its beginning are taken literally: `a[1]/*.txt` finds the files in a folder `a[1]`.
+    """
+    existing = pattern
+    while existing and not os.path.exists(existing):
+        existing = os.path.dirname(existing)
+    if existing == pattern:
+        return [pattern] if pattern else []
+    return sorted(glob.glob(glob.escape(existing) + pattern[len(existing):]))
 
 
 # --- Folders ---
