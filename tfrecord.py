@@ -21,6 +21,7 @@ import functools
 import gzip
 import os
 import struct
+import sys
 import zlib
 from typing import Iterator, List, Optional, Sequence
 
@@ -32,6 +33,7 @@ from configuration import UserError
 
 HEADER_BYTES, CHECKSUM_BYTES = 12, 4  # before and after each record
 DATASET_FORMAT = "electra-pretraining-tfrecord"  # "format" in the manifest.json of a dataset
+SEARCH_BYTES = 1 << 20  # how far a header is searched for behind a damaged one
 INDEX_SUFFIX = ".idx"
 INDEX_MAGIC, INDEX_HEADER = b"TFRINDEX", struct.Struct("<8sQQI4x")
 
@@ -70,21 +72,21 @@ def unreadable(path: str, error: OSError) -> UserError:
 
 
 def record_offsets(path: str) -> Iterator[np.ndarray]:
-    """Reads all headers of an uncompressed shard, in order.
+    """Reads all headers of an uncompressed shard, in order. What a damaged header hides counts as one damaged record.
 
     Yields: uint64 arrays: together the offset of every record, then the file's size.
-    Raises: UserError: a header fails its checksum, or the file ends inside a record.
+    Raises: UserError: the file does not start with a header, ends inside a record, or is damaged over a long stretch.
     """
     with open(path, "rb", buffering=1 << 20) as file:
         size, position = os.fstat(file.fileno()).st_size, 0
         offsets: List[int] = []
         while position < size:
             header = file.read(HEADER_BYTES)
-            if len(header) < HEADER_BYTES:
-                raise damaged(path, f"ends inside the header at byte {position}")
             length = int.from_bytes(header[:8], "little")
             end = position + HEADER_BYTES + length + CHECKSUM_BYTES
-            if end > size or header != record_header(length):
+            if header != record_header(length):
+                end = find_header(file, position) if position else sys.maxsize
+            if end > size:
                 raise damaged(path, f"has no complete record at byte {position}")
             offsets.append(position)
             if len(offsets) == 1 << 16:  # keeps memory flat
@@ -93,6 +95,16 @@ def record_offsets(path: str) -> Iterator[np.ndarray]:
             position = end
             file.seek(position)
         yield np.array([*offsets, position], "<u8")
+
+
+def find_header(file, start: int) -> int:
+    """Where the first intact header after byte `start` begins; sys.maxsize if there is none within `SEARCH_BYTES`."""
+    file.seek(start)
+    content = file.read(SEARCH_BYTES)
+    for i in range(1, len(content) - HEADER_BYTES + 1):
+        if masked_crc(content[i:i + 8]) == content[i + 8:i + HEADER_BYTES]:
+            return start + i
+    return sys.maxsize
 
 
 def write_index(path: str, index_path: str) -> int:

@@ -126,6 +126,14 @@ def test_a_damaged_record_leaves_the_others_readable(write):
     assert reader.place(2) == f"the record at byte {start}"
 
 
+def test_a_damaged_header_costs_one_record_also_without_an_index(write):
+    path = write("x.tfrecord", [b"first", b"second" * 9, b"third", b"fourth"], "")
+    content = pathlib.Path(path).read_bytes()
+    for byte in range(12):
+        pathlib.Path(path).write_bytes(content[:21 + byte] + bytes([content[21 + byte] ^ 4]) + content[22 + byte:])
+        assert open_shard(path).read(range(4)) == [b"first", None, b"third", b"fourth"]
+
+
 def test_only_the_bytes_of_the_wanted_records_are_read(write, monkeypatch):
     path = write("x.tfrecord", [b"%03d" % number for number in range(100)], "")
     reader, pread, read = open_shard(path), os.pread, []
