@@ -15,6 +15,7 @@ from __future__ import annotations
 import bisect
 import collections
 import concurrent.futures
+import contextlib
 import hashlib
 import os
 import threading
@@ -234,14 +235,15 @@ def index_shards(paths: Sequence[str], folder: str, progress: Callable = lambda 
     shards = {path: recall_shard(path, known.get(file_state(path))) for path in paths}
     unknown = [path for path in paths if shards[path] is None]
     if unknown:
-        os.makedirs(folder, exist_ok=True)
         files.remove_temporaries(folder)
         manifests = read_manifests(paths)
         for path in progress(unknown):
             shards[path] = shard = index_shard(path, manifests.get(os.path.dirname(path), {}), folder)
             known[file_state(path)] = {"records": shard.records, "index": shard.index_path and file_state(
                 shard.index_path)}
-        files.write_json(results_file, known)
+        with contextlib.suppress(OSError):  # only costs the next start the time to check the indices again
+            os.makedirs(folder, exist_ok=True)
+            files.write_json(results_file, known)
     if not sum(shard.records for shard in shards.values()):
         raise UserError(f"{paths[0]} and the other shards contain no records: rebuild the dataset.")
     return list(shards.values())
@@ -271,7 +273,12 @@ def index_shard(path: str, manifest: dict, folder: str) -> Shard:
             return Shard(path, records, index_path)
     if os.path.exists(beside):
         logging.warning("%s is damaged or does not belong to its shard: a new index is written to %s.", beside, own)
-    return Shard(path, tfrecord.write_index(path, own), own)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        return Shard(path, tfrecord.write_index(path, own), own)
+    except OSError as error:
+        raise UserError(f"{own}, the index of {path}, cannot be written ({error.strerror}): make room or fix the "
+                        "permissions of the run's folder.") from error
 
 
 def file_state(path: str) -> str:
@@ -313,7 +320,11 @@ class DamagedRecords:
             if not self.limit:
                 raise UserError(f"{failed}: rebuild or remove the shard, or skip up to N damaged records with "
                                 "--skip_bad_records=N.")
-            count = self._mark(f"{self._shards[path]}-{number}")
+            try:
+                count = self._mark(f"{self._shards[path]}-{number}")
+            except OSError as error:
+                raise UserError(f"{failed}, and {self.folder} cannot be written ({error.strerror}): make room or fix "
+                                "its permissions.") from error
             if count > self.limit:
                 raise UserError(f"{failed}, and is damaged record {count}, more than --skip_bad_records={self.limit} "
                                 "allows: rebuild or remove the shard, or allow more.")

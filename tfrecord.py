@@ -65,7 +65,7 @@ def damaged(path: str, how: str) -> UserError:
 
 
 def unreadable(path: str, error: OSError) -> UserError:
-    return UserError(f"{path} cannot be read ({error.strerror}): fix its permissions or leave it out.")
+    return UserError(f"{path} cannot be read ({error.strerror}): check its permissions and the disk, or leave it out.")
 
 
 # --- Indices ---

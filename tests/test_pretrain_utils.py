@@ -437,6 +437,13 @@ def test_a_compressed_shard_that_its_manifest_lists_is_not_counted(write, tmp_pa
     assert [shard.records for shard in indexed(paths)[0]] == [99, 3]
 
 
+def test_a_folder_that_cannot_be_written_is_refused_only_where_an_index_is_missing(write, tmp_path, refuses):
+    path, folder = write("a.tfrecord", [b"x"] * 3), str(tmp_path / "a.tfrecord" / "index")
+    assert folder in refuses(pretrain_utils.index_shards, [path], folder)
+    tfrecord.write_index(path, path + ".idx")
+    assert pretrain_utils.index_shards([path], folder) == [Shard(path, 3, path + ".idx")]
+
+
 def test_temporary_files_of_killed_starts_are_removed(write, tmp_path, indexed):
     folder = tmp_path / "index"
     folder.mkdir()
@@ -760,6 +767,8 @@ def test_each_damaged_record_is_counted_and_logged_once(write, tmp_path, refuses
     read(2, [10, 20])  # the third is not counted: it was not skipped
     assert f"byte {second}" in refuses(read, 1, [20])
     read(3, [30])
+    assert path in refuses(pretrain_utils.read_records, tfrecord.open_shard(*whole), [10], DamagedRecords(
+        9, os.path.join(path, "no folder"), [path]))
     write("x.tfrecord", numbered(0, 41))  # rebuilt: what was damaged no longer counts
     damage(path, 5)
     read(1, [5])
