@@ -1,4 +1,4 @@
-"""Pre-trains ELECTRA, one phase a run.
+"""Pre-trains ELECTRA, one phase per run.
 
     python run_pretraining.py --model_size=small --pretrain_tfrecords=DIR --max_seq_length=128 \\
         --num_train_steps=10000 --num_warmup_steps=2000 --train_batch_size=64
@@ -133,8 +133,9 @@ def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -
             raise UserError(f"--phase2: {config.checkpoint_dir} holds no checkpoint of phase 1: run phase 1 first, or "
                             "name the run with --model_name.")
     if newest is None and config.restore_checkpoint:
-        raise UserError(f"--restore_checkpoint=latest: {config.checkpoint_dir} holds no checkpoint: omit the option "
-                        "(scripts/electra.sh: resume_training) for a new run, or correct --model_name.")
+        new_run = "" if config.eval_only else "omit the option (scripts/electra.sh: resume_training) for a new run, or "
+        raise UserError(f"--restore_checkpoint=latest: {config.checkpoint_dir} holds no checkpoint: {new_run}correct "
+                        "--model_name.")
     return newest.prefix if newest else None
 
 
@@ -142,13 +143,14 @@ def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, check
     """Sets the variables and logs where they come from: a checkpoint, else --load_weights, else fresh values."""
     name = checkpoint_to_restore(config, checkpoints)
     if config.load_weights:
-        source = weights.merge([weights.read(part.strip()) for part in config.weights_dir.split(",")])
+        parts = config.weights_dir.split(",")
+        source = weights.merge([weights.read(part.strip(), config.vocab_file) for part in parts])
         for line in weights.load(source, model.trainable_variables, tokenizer):
             logging.info(line)
         return Start(0, 0)
     if name is None:
         return Start(0, 0)
-    saved = weights.open_checkpoint(name, tokenizer=tokenizer)
+    saved = weights.open_checkpoint(name, tokenizer=tokenizer, pretraining=True)
     state = saved.state
     if state["phase"] == 1 and config.phase2:
         if state["step"] < state["config"]["num_train_steps"]:
@@ -200,7 +202,7 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
     batches = min(config.num_eval_steps, data.order.records // config.train_batch_size)
     if not batches:
         raise UserError(f"--eval_tfrecords hold {data.order.records} records, fewer than one batch of "
-                        f"--train_batch_size={config.train_batch_size}: hold out more, or omit the option.")
+                        f"--train_batch_size={config.train_batch_size}: lower it, or hold out more records.")
 
     @tf.function(autograph=False)
     def evaluate_batch(features, seeds):
@@ -353,7 +355,7 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
     shards = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
     tokenizer = open_tokenizer(config, shards)
     name = checkpoint_to_restore(config, Checkpoints(config.checkpoint_dir))
-    saved = weights.open_checkpoint(name, tokenizer=tokenizer)
+    saved = weights.open_checkpoint(name, tokenizer=tokenizer, pretraining=True)
     config = config.with_model_of(PretrainingConfig.from_saved(saved.state["config"]))
     model = modeling.pretraining_model(saved.encoder, config, tokenizer, device.compute_dtype)
     evaluate = make_evaluator(model, config, tokenizer, device.workers)

@@ -4,7 +4,7 @@
         --init_checkpoint=results/models/base/checkpoints
     python run_tf_squad.py --do_predict --predict_file=questions.json --output_dir=results/squad
 
-Writes to --output_dir: checkpoints/ (one an epoch), predictions.json, nbest_predictions.json, null_odds.json (2.0),
+Writes to --output_dir: checkpoints/ (one per epoch), predictions.json, nbest_predictions.json, null_odds.json (2.0),
 results.json, logfile.txt, logs/ (JSON lines, TensorBoard, curves), vocab.txt. scripts/electra_squad.sh is the recipe.
 
 AdamW with layer-wise learning rates: a layer's is `0.8 ** (num_layers + 2 - depth)` of the head's, with depth 0 for the
@@ -78,7 +78,7 @@ def read_weights(config: SquadConfig, workers: Workers) -> Tuple[weights.Source,
 def read_source(config: SquadConfig) -> weights.Source:
     """The weights to start from. Without training they need a head: --init_checkpoint, else what output_dir holds."""
     if config.init_checkpoint:
-        return weights.read(config.init_checkpoint)
+        return weights.read(config.init_checkpoint, config.vocab_file)
     if config.do_train:
         try:
             return weights.read(config.electra_model)
@@ -87,7 +87,7 @@ def read_source(config: SquadConfig) -> weights.Source:
     if not Checkpoints(config.checkpoint_dir).list():
         raise UserError(f"--init_checkpoint is missing and {config.checkpoint_dir} holds no checkpoint: name a "
                         "fine-tuned model, or add --do_train.")
-    return weights.read(config.checkpoint_dir)
+    return weights.read(config.checkpoint_dir, config.vocab_file)
 
 
 def own_weights() -> str:

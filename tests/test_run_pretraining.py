@@ -378,6 +378,17 @@ def test_records_of_another_length_missing_vocabulary_and_too_few_held_out_recor
         train(dataclasses.replace(config, eval_tfrecords=data["held_out"], train_batch_size=50))
 
 
+def test_a_fine_tuned_checkpoint_is_refused(data, tmp_path, refuses):
+    fine_tuned = Checkpoints(str(tmp_path / "squad" / "checkpoints")).save(
+        1, 3, tf.Module(), tf.Module(), {"task": "squad", "tokenizer_fingerprint": "x", "encoder": {}, "config": {}})
+    config = make_config(data, tmp_path, eval_tfrecords=data["held_out"])
+    for changes in (dict(restore_checkpoint=fine_tuned), dict(restore_checkpoint=fine_tuned, phase2=True)):
+        assert fine_tuned in refuses(train, dataclasses.replace(config, **changes))
+    evaluated = dataclasses.replace(config, eval_only=True, restore_checkpoint=fine_tuned)
+    said = refuses(run_pretraining.evaluate_only, evaluated, devices.open_device("cpu", "fp32"))
+    assert fine_tuned in said and "SQuAD" in said
+
+
 # --- Evaluation ---
 
 
