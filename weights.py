@@ -28,7 +28,7 @@ import configuration
 import files
 import hub
 import modeling
-from checkpoints import STATE_KEY, find_checkpoint, in_short, read_state, restore, unreadable
+from checkpoints import STATE_KEY, find_checkpoint, in_short, read_state, readable, restore, unreadable
 from configuration import ElectraConfig, PretrainingConfig, UserError
 from tokenization import ElectraTokenizer
 
@@ -139,10 +139,11 @@ def read(name: str) -> Source:
         if not os.path.exists(path + ".index"):
             raise UserError(f"{name} is neither a folder of weights nor the prefix of a checkpoint: name one, or a "
                             "model on the Hugging Face hub.")
-        reader = tf.train.load_checkpoint(path)
-        if reader.has_tensor(STATE_KEY):
-            return _read_own(name, path)
-        return _read_tf1(name, path, reader)
+        with readable(path) as alias:
+            reader = tf.train.load_checkpoint(alias)
+            if reader.has_tensor(STATE_KEY):
+                return _read_own(name, path)
+            return _read_tf1(name, path, reader)
     except (tf.errors.OpError, RuntimeError) as error:
         raise unreadable(path, error) from error
 
@@ -220,6 +221,8 @@ def open_checkpoint(name: str, vocab_file: Optional[str] = None, tokenizer: Opti
     state = read_state(prefix)
     if tokenizer is None:
         folder = os.path.dirname(os.path.dirname(os.path.abspath(prefix)))
+        if not os.path.exists(os.path.join(folder, "vocab.txt")) and os.path.basename(folder) == "checkpoints":
+            folder = os.path.dirname(folder)  # one that was moved aside, see checkpoints.Checkpoints.set_aside
         if not vocab_file and not os.path.exists(os.path.join(folder, "vocab.txt")):
             raise UserError(f"{folder} has no vocab.txt beside checkpoints/: keep the run's folder together, or give "
                             "the vocabulary as --vocab_file.")

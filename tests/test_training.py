@@ -85,7 +85,7 @@ def run_updates(steps, stop=None, workers=ALONE, **changes):
     job = training.Job(
         step=0, num_train_steps=7, micro_batches=lambda step: step, log_every=5,
         saves_after=lambda step: step % 4 == 0, evaluates_after=lambda step: step in (4, 7),
-        save=lambda step: steps.events.append(f"save {step}"), evaluate=lambda: "figures",
+        save=lambda step, last: steps.events.append(f"save {step}"), evaluate=lambda step: "figures",
         not_finite=lambda step: f"not finite at {step}.",
         interrupted=lambda signal_name, step, anything_new: f"{signal_name} {step} {anything_new}")._replace(**changes)
     return training.run_updates(job, steps, steps, stop or training.StopRequest(), workers)
