@@ -182,29 +182,30 @@ class Checkpoints:
         return f"the last complete checkpoint is {found[-1].prefix}" if found else "there is no complete checkpoint"
 
     def _write(self, checkpoint: Checkpoint, content: tf.train.Checkpoint):
-        """The background thread: two attempts, then the removal of old checkpoints."""
+        """The background thread."""
         try:
-            try:
-                self._write_once(checkpoint, content)
-            except _NOT_WRITTEN as error:
-                self._remove_partial(checkpoint)
-                logging.warning("warning: %s could not be saved (%s); trying again in %d s.", checkpoint.prefix,
-                                _reason(error), RETRY_SECONDS)
-                self._hurry.wait(RETRY_SECONDS)
-                self._write_once(checkpoint, content)
-            logging.info("saved %s.", checkpoint.prefix)
-        except _NOT_WRITTEN as error:
-            self._failure = error
-            self._remove_partial(checkpoint)
-            logging.warning("warning: %s could not be saved (%s): training continues without it until the next save; %s.",
-                            checkpoint.prefix, _reason(error), self._last(checkpoint.phase))
+            self._failure = self._write_twice(checkpoint, content)
+            if self._failure is None:
+                logging.info("saved %s.", checkpoint.prefix)
+                self._prune(checkpoint)
         except BaseException as error:  # a mistake in the program: raised by `finish`
             self._failure = error
-        else:
+
+    def _write_twice(self, checkpoint: Checkpoint, content: tf.train.Checkpoint) -> Optional[Exception]:
+        """Writes the files, in two attempts if the first one fails. Returns: why the second one failed."""
+        then = f"trying again in {RETRY_SECONDS} s"
+        for attempt in (1, 2):
             try:
-                self._prune(checkpoint)
-            except OSError as error:
-                logging.warning("warning: old checkpoints in %s could not be removed (%s).", self.folder, _reason(error))
+                self._write_once(checkpoint, content)
+                return None
+            except _NOT_WRITTEN as error:
+                failure = error
+            self._remove_partial(checkpoint)
+            logging.warning("warning: %s could not be saved (%s); %s.", checkpoint.prefix, _reason(failure), then)
+            if attempt == 1:
+                self._hurry.wait(RETRY_SECONDS)
+                then = f"training continues without it until the next save; {self._last(checkpoint.phase)}"
+        return failure
 
     def _write_once(self, checkpoint: Checkpoint, content: tf.train.Checkpoint):
         folder = os.path.join(self.folder, f".writing-{checkpoint.name}")
@@ -236,7 +237,10 @@ class Checkpoints:
         branch = [found for found in self.list(written.phase) if found.step <= written.step]
         for old in branch[:-self.keep]:
             if not self._is_milestone(old) and old.step != best:
-                remove_checkpoint(old.prefix)
+                try:
+                    remove_checkpoint(old.prefix)
+                except OSError as error:
+                    logging.warning("warning: %s could not be removed (%s).", old.prefix, _reason(error))
 
     def evaluated(self, phase: int, step: int, loss: float):
         """Keeps the checkpoint of this step, if there is one, where its held-out loss is the lowest of the phase so
