@@ -2,11 +2,11 @@
 
 A checkpoint holds the model, the optimizer and a JSON state (step, phase, data position, configuration) under one
 prefix. Between two updates the variables are copied to host memory; a background thread writes the copy under a
-temporary name, reads it back, flushes it to disk and renames it, `.index` last, so that a file named `ckpt-*.index` is a
-complete checkpoint. Only then older ones are removed. The copy needs as much host memory as the checkpoint has bytes
-(about 12 per parameter) while it is written; on a CPU less, because TensorFlow copies a variable when it changes.
+temporary name, flushes it to disk, reads it back and renames it, `.index` last, so that a file named `ckpt-*.index` is
+a complete checkpoint. Only then are older ones removed. While it is written, the copy takes as much host memory as the
+checkpoint has bytes, 12 per parameter.
 
-Checkpoints that a rollback or --overwrite replaces are moved to a folder beside the others, never deleted unasked.
+Checkpoints that a rollback or --overwrite replaces are moved to a folder below the others, never deleted unasked.
 """
 from __future__ import annotations
 
@@ -173,8 +173,9 @@ class Checkpoints:
         """Waits for the write in flight. Returns the prefix of the last write. Raises: RunFailed: it failed."""
         error = self.finish()
         if error is not None:
-            raise RunFailed(f"{self._begun.prefix} could not be saved ({_reason(error)}); {self._last(self._begun.phase)}: "
-                            f"check that {self.folder} can be written and has free space, then resume from there.")
+            raise RunFailed(f"{self._begun.prefix} could not be saved ({_reason(error)}); "
+                            f"{self._last(self._begun.phase)}: check that {self.folder} can be written and has free "
+                            "space, then resume.")
         return self._begun.prefix
 
     def _last(self, phase: int) -> str:
@@ -281,7 +282,8 @@ class Checkpoints:
             files.sync(folder)
             files.sync(self.folder)
         except OSError as error:
-            raise UserError(f"{self.folder} cannot be written ({error.strerror}): choose another --{self.flag}.") from error
+            raise UserError(f"{self.folder} cannot be written ({error.strerror}): choose another "
+                            f"--{self.flag}.") from error
         return folder
 
     def set_newer_aside(self, phase: int, step: int, restored: str) -> bool:
@@ -293,16 +295,17 @@ class Checkpoints:
         base = f"diverged-after-{os.path.basename(restored)}"
         number = next(n for n in range(1, 10**9) if not os.path.exists(os.path.join(self.folder, f"{base}-{n}")))
         folder = self.set_aside(newer, f"{base}-{number}")
-        logging.info("note: %s is older than %s; %s moved to %s, so that the newest checkpoint is of this run.", restored,
-                     newer[-1].name, f"{len(newer)} newer checkpoint{'s were' if len(newer) > 1 else ' was'}", folder)
+        logging.info("note: %s is older than %s; %s moved to %s, so that `latest` finds the checkpoints of this run.",
+                     restored, newer[-1].name,
+                     f"{len(newer)} newer checkpoint{'s were' if len(newer) > 1 else ' was'}", folder)
         return True
 
     def set_replaced_aside(self, phase: Optional[int] = None):
         """For --overwrite: moves the checkpoints (of one phase) aside; they are removed after the first save."""
         replaced = self.list(phase)
         if replaced:
-            logging.info("note: %d checkpoint%s of the earlier run moved to %s, which is deleted when this run has saved "
-                         "its first checkpoint.", len(replaced), "s were" if len(replaced) > 1 else " was",
+            logging.info("note: %d checkpoint%s of the earlier run moved to %s, which is deleted after the first save.",
+                         len(replaced), "s were" if len(replaced) > 1 else " was",
                          self.set_aside(replaced, OVERWRITTEN))
 
     def clean(self):
@@ -333,7 +336,7 @@ def _snapshot(model: tf.Module, optimizer: tf.Module, state: dict) -> tf.train.C
         text = tf.Variable(json.dumps(state), trainable=False)
         copies = {id(variable): tf.Variable(tf.identity(variable), trainable=variable.trainable,
                                             name=variable.name.split(":")[0])
-                  for variable in {id(variable): variable for variable in (*model.variables, *optimizer.variables)}.values()}
+                  for variable in (*model.variables, *optimizer.variables)}
     model, optimizer = copy.deepcopy((model, optimizer), copies)  # with the copies in place of the variables
     return tf.train.Checkpoint(model=model, optimizer=optimizer, state=text)
 

@@ -304,13 +304,14 @@ class PretrainingConfig(DeviceOptions):
         None, "updates between two logged lines (default: 1 in phases of up to 100 updates, else 10)", minimum=1)
     save_checkpoints_steps: int = option(1000, "updates between two checkpoints", minimum=1)
     keep_checkpoint_max: int = option(
-        5, "number of newest checkpoints kept, of each phase; the one with the lowest held-out loss is kept too", minimum=1)
+        5, "number of newest checkpoints kept, of each phase; the one with the lowest held-out loss is kept too",
+        minimum=1)
     keep_every_steps: int = option(
         0, "checkpoints at multiples of this number of updates are never deleted (0: none)", minimum=0)
     skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
     restore_checkpoint: typing.Optional[str] = option(
-        None, "resume from 'latest', or from a checkpoint such as results/models/base/checkpoints/ckpt-1000; newer ones "
-        "of its phase are then moved to a folder beside it")
+        None, "resume from 'latest', or from a checkpoint such as results/models/base/checkpoints/ckpt-1000; newer "
+        "checkpoints of its phase are then moved to a folder below it")
     overwrite: bool = option(
         False, "start from scratch; the checkpoints of an earlier run in the run's folder are deleted after the first "
         "save")

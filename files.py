@@ -50,7 +50,7 @@ def write_json(path: str, content: dict):
 
 
 def sync(path: str):
-    """Flushes a file, or the entries of a folder, to disk, so that a power failure does not undo them. Raises: OSError."""
+    """Flushes a file, or the names in a folder, to disk: they survive a power failure. Raises: OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -107,7 +107,7 @@ class Start(NamedTuple):
     step: int  # updates done in this phase
     record: int  # global number of the next record
     restored: Optional[str] = None  # the checkpoint that was restored
-    phase_1: Optional[dict] = None  # in phase 2: `step` and `fingerprint` of the phase-1 checkpoint that it started from
+    phase_1: Optional[dict] = None  # in phase 2: `step` and `fingerprint` of the phase-1 checkpoint it started from
 
 
 def refuse_second_run(config: PretrainingConfig, checkpoints: Checkpoints):
@@ -180,13 +180,13 @@ def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, check
 
 
 def report_other_phase_1(state: dict, checkpoints: Checkpoints):
-    """Logs that phase 2 started from another checkpoint than the newest one of phase 1, which has been trained since."""
+    """Logs that phase 1 has another newest checkpoint than the one that phase 2 started from."""
     origin, newest = state.get("phase_1"), checkpoints.list(1)[-1:]
     if not origin or not newest or origin == {"step": newest[0].step, "fingerprint": fingerprint(newest[0].prefix)}:
         return
-    logging.warning("warning: phase 2 started from step %d of phase 1, and the newest checkpoint of phase 1 is another "
-                    "one, %s, which this phase 2 does not use: to train phase 2 again from it, move ckpt-p2-* out of %s "
-                    "and run the same command.", origin["step"], newest[0].prefix, checkpoints.folder)
+    logging.warning("warning: phase 2 started from step %d of phase 1 and does not include %s, the newest checkpoint "
+                    "of phase 1 now: to train phase 2 from that one, move ckpt-p2-* out of %s and run the same "
+                    "command.", origin["step"], newest[0].prefix, checkpoints.folder)
 
 
 def make_way(config: PretrainingConfig, checkpoints: Checkpoints, start: Start):
@@ -200,7 +200,7 @@ def make_way(config: PretrainingConfig, checkpoints: Checkpoints, start: Start):
         moved = checkpoints.set_newer_aside(config.phase, start.step, start.restored)
         second = checkpoints.list(2)
         if moved and not config.phase2 and second:
-            logging.info("note: the checkpoints of phase 2, up to %s, stay: they started from the phase 1 that was moved.",
+            logging.info("note: phase 2, up to %s, is not moved; it started from an earlier phase 1.",
                          second[-1].prefix)
 
 

@@ -14,7 +14,6 @@ from absl import logging
 
 from checkpoints import (
     Checkpoints,
-    UnreadableCheckpoint,
     find_checkpoint,
     read_state,
     restore,
@@ -297,22 +296,29 @@ def test_files_and_folder_are_flushed_before_the_checkpoint_counts_and_before_ol
                           "fsync run", "remove ckpt-1.data-00000-of-00001"]
 
 
+def allow_calls(patch, operations, number):
+    """The first `number` calls of the operations happen, the rest end the program."""
+    calls = iter(range(number))
+
+    def counted(real):
+        def call(*args, **kwargs):
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+            return real(*args, **kwargs)
+        return call
+
+    for place, name in operations:
+        patch.setattr(place, name, counted(getattr(place, name)))
+
+
 def test_killed_at_any_moment_of_a_save_every_checkpoint_is_complete_or_absent(tmp_path, monkeypatch):
-    """Everything from the n-th file operation on does not happen."""
     operations = [(os, "makedirs"), (tf.train.Checkpoint, "write"), (os, "fsync"), (os, "replace"), (os, "rmdir"),
                   (os, "remove")]
     for allowed in range(16):
         checkpoints = Checkpoints(str(tmp_path / str(allowed)), keep=1)
         save(checkpoints, 1)
-        calls = iter(range(allowed))
         with monkeypatch.context() as patch:
-            for place, name in operations:
-                def counted(*args, real=getattr(place, name), **kwargs):
-                    if next(calls, None) is None:
-                        raise KeyboardInterrupt
-                    return real(*args, **kwargs)
-
-                patch.setattr(place, name, counted)
+            allow_calls(patch, operations, allowed)
             try:
                 save(checkpoints, 2)
                 whole = True
@@ -352,7 +358,8 @@ def test_after_a_failed_save_nothing_partial_is_left_and_the_next_save_works(che
     error = checkpoints.finish()
     small_disk(False)
     assert error is not None and names(checkpoints) == ["ckpt-1.data-00000-of-00001", "ckpt-1.index"]
-    assert all("ckpt-2 could not be saved" in record.message for record in caplog.records if record.levelname == "WARNING")
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 2 and all("ckpt-2 could not be saved" in warning for warning in warnings)
     assert "the last complete checkpoint is" in caplog.text and "ckpt-1" in caplog.text.splitlines()[-1]
     assert save(checkpoints, 3) and [found.step for found in checkpoints.list()] == [1, 3]
 
@@ -434,7 +441,7 @@ def test_the_checkpoint_with_the_lowest_held_out_loss_is_kept_and_named(checkpoi
 
 
 def test_what_was_just_written_is_not_pruned_where_newer_ones_are_there(tmp_path):
-    """They were once counted by step alone: of a run resumed from an old checkpoint each new one was deleted at once."""
+    """Once the newest steps were kept: a run resumed from an old checkpoint deleted what it had just written."""
     checkpoints = Checkpoints(str(tmp_path), keep=2)
     for step in (8, 10):
         save(checkpoints, step)
@@ -474,14 +481,7 @@ def test_an_interrupted_move_is_completed_by_the_next_start(tmp_path, monkeypatc
     checkpoints = Checkpoints(str(tmp_path / "run"))
     for step in (1, 2, 3):
         save(checkpoints, step)
-    replace, calls = os.replace, iter(range(allowed))
-
-    def counted(*args):
-        if next(calls, None) is None:
-            raise KeyboardInterrupt
-        replace(*args)
-
-    monkeypatch.setattr(os, "replace", counted)
+    allow_calls(monkeypatch, [(os, "replace")], allowed)
     with pytest.raises(KeyboardInterrupt):
         checkpoints.set_newer_aside(1, 1, checkpoints.list(1)[0].prefix)
     monkeypatch.undo()
