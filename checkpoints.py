@@ -6,7 +6,7 @@ temporary name, flushes it to disk, reads it back and renames it, `.index` last,
 a complete checkpoint. Only then are older ones removed. While it is written, the copy takes as much host memory as the
 checkpoint has bytes, 12 per parameter.
 
-Checkpoints that a rollback or --overwrite replaces are moved to a folder below the others, never deleted unasked.
+Checkpoints that a rollback or --overwrite replaces are moved to a subfolder, never deleted unasked.
 """
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ class Checkpoints:
     # --- Making way ---
 
     def set_aside(self, moved: List[Checkpoint], name: str) -> str:
-        """Moves checkpoints to a folder of this name beside the others. Returns the folder. Raises: UserError."""
+        """Moves checkpoints to a subfolder of this name. Returns its path. Raises: UserError."""
         folder = os.path.join(self.folder, name)
         best = self.best()
         kept = {phase: entry for phase, entry in best.items()

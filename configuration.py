@@ -311,7 +311,7 @@ class PretrainingConfig(DeviceOptions):
     skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
     restore_checkpoint: typing.Optional[str] = option(
         None, "resume from 'latest', or from a checkpoint such as results/models/base/checkpoints/ckpt-1000; newer "
-        "checkpoints of its phase are then moved to a folder below it")
+        "checkpoints of its phase are then moved to a subfolder")
     overwrite: bool = option(
         False, "start from scratch; the checkpoints of an earlier run in the run's folder are deleted after the first "
         "save")
