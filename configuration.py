@@ -310,12 +310,18 @@ class PretrainingConfig(DeviceOptions):
     log_freq: typing.Optional[int] = option(
         None, "updates between two logged lines (default: 1 in phases of up to 100 updates, else 10)", minimum=1)
     save_checkpoints_steps: int = option(1000, "updates between two checkpoints", minimum=1)
-    keep_checkpoint_max: int = option(5, "number of newest checkpoints kept, of each phase", minimum=1)
+    keep_checkpoint_max: int = option(
+        5, "number of newest checkpoints kept, of each phase; the one with the lowest held-out loss is kept too",
+        minimum=1)
+    keep_every_steps: int = option(
+        0, "checkpoints at multiples of this number of updates are never deleted (0: none)", minimum=0)
     skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
     restore_checkpoint: typing.Optional[str] = option(
-        None, "resume from 'latest', or from a checkpoint such as results/models/base/checkpoints/ckpt-1000")
+        None, "resume from 'latest', or from a checkpoint such as results/models/base/checkpoints/ckpt-1000; newer "
+        "checkpoints of its phase are then moved to a subfolder")
     overwrite: bool = option(
-        False, "delete the checkpoints of an earlier run in the run's folder, and start from scratch")
+        False, "start from scratch; the checkpoints of an earlier run in the run's folder are deleted after the first "
+        "save")
 
     def __post_init__(self):
         check_options(self)
@@ -480,7 +486,8 @@ class SquadConfig(DeviceOptions):
     # Output
     output_dir: typing.Optional[str] = option(None, "folder for checkpoints, predictions and results")
     overwrite: bool = option(
-        False, "delete the checkpoints of another fine-tuning in output_dir, and start from scratch")
+        False, "start from scratch; the checkpoints of another fine-tuning in output_dir are deleted after the first "
+        "save")
     json_summary: typing.Optional[str] = option(
         None, "file for the metrics, one JSON line per logged step (default: <output_dir>/logs/squad.jsonl)")
     log_freq: int = option(10, "updates between two logged lines", minimum=1)

@@ -28,7 +28,7 @@ import configuration
 import files
 import hub
 import modeling
-from checkpoints import STATE_KEY, find_checkpoint, in_short, read_state, restore, unreadable
+from checkpoints import STATE_KEY, find_checkpoint, in_short, read_state, readable, restore, unreadable
 from configuration import ElectraConfig, PretrainingConfig, UserError
 from tokenization import ElectraTokenizer
 
@@ -140,10 +140,11 @@ def read(name: str, vocab_file: Optional[str] = None) -> Source:
         if not os.path.exists(path + ".index"):
             raise UserError(f"{name} is neither a folder of weights nor the prefix of a checkpoint: name one, or a "
                             "model on the Hugging Face hub.")
-        reader = tf.train.load_checkpoint(path)
-        if reader.has_tensor(STATE_KEY):
-            return _read_own(name, path, vocab_file)
-        return _read_tf1(name, path, reader)
+        with readable(path) as alias:
+            reader = tf.train.load_checkpoint(alias)
+            if reader.has_tensor(STATE_KEY):
+                return _read_own(name, path, vocab_file)
+            return _read_tf1(name, path, reader)
     except (tf.errors.OpError, RuntimeError) as error:
         raise unreadable(path, error) from error
 
@@ -209,8 +210,11 @@ class SavedRun(NamedTuple):
 
 
 def run_folder(prefix: str) -> str:
-    """The folder of the run that wrote a checkpoint."""
-    return os.path.dirname(os.path.dirname(os.path.abspath(prefix)))
+    """The folder of the run that wrote a checkpoint, also of one that was moved aside (`Checkpoints.set_aside`)."""
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(prefix)))
+    if not os.path.exists(os.path.join(folder, "vocab.txt")) and os.path.basename(folder) == "checkpoints":
+        return os.path.dirname(folder)
+    return folder
 
 
 def open_checkpoint(name: str, vocab_file: Optional[str] = None, tokenizer: Optional[ElectraTokenizer] = None,
