@@ -70,6 +70,18 @@ def matching(pattern: str) -> List[str]:
     return sorted(glob.glob(glob.escape(existing) + pattern[len(existing):]))
 
 
+def sync(path: str):
+    """Flushes a file, or the names in a folder, to disk: they survive a power failure. Raises: OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not os.path.isdir(path):  # some file systems cannot flush folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
 # --- Folders ---
 
 

@@ -67,8 +67,9 @@ class Job(NamedTuple):
     log_every: int  # updates
     saves_after: Callable[[int], bool]  # step -> whether a checkpoint is due; asked after the update
     evaluates_after: Callable[[int], bool]  # the same for a held-out evaluation
-    save: Optional[Callable[[int], None]]  # writes the checkpoint of a step; None: no checkpoints
-    evaluate: Callable[[], Optional[Dict[str, float]]]  # held-out metrics; None when it was stopped
+    # Starts to write the checkpoint of a step; with True, the last one of the run, waits for it. None: no checkpoints.
+    save: Optional[Callable[[int, bool], None]]
+    evaluate: Callable[[int], Optional[Dict[str, float]]]  # held-out metrics after a step; None when it was stopped
     not_finite: Callable[[int], str]  # the sentence for an update whose loss or gradient was not finite
     interrupted: Callable[[str, int, bool], str]  # the sentence for a stop: what stopped it, step, anything new
 
@@ -81,7 +82,8 @@ def run_updates(job: Job, train_step: TrainStep, report: Report, stop: StopReque
     this with the same cadence.
 
     Returns: see `report.Speed.rates`; empty where all updates had been done before.
-    Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite.
+    Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite, or the last
+        checkpoint could not be saved.
     """
     if job.step >= job.num_train_steps:
         logging.info("%s has finished its %d updates already: nothing to train.", report.name, job.step)
@@ -94,7 +96,7 @@ def run_updates(job: Job, train_step: TrainStep, report: Report, stop: StopReque
         report.training(step, sums)
 
     stop.begin()
-    step = logged = saved = job.step
+    step = logged = job.step
     with report:
         while step < job.num_train_steps and not workers.any(bool(stop.signal_name)):
             step += 1
@@ -107,15 +109,14 @@ def run_updates(job: Job, train_step: TrainStep, report: Report, stop: StopReque
             report.advance()
             with report.speed.excluded():
                 if save_due and job.save:
-                    job.save(step)
-                    saved = step
+                    job.save(step, last)
                 if job.evaluates_after(step):
-                    report.evaluation(step, job.evaluate())
+                    report.evaluation(step, job.evaluate(step))
         if step < job.num_train_steps:
             if step > logged:
                 log(step)
-            if step > saved and job.save:
-                job.save(step)
+            if step > job.step and job.save:
+                job.save(step, True)
             workers.from_chief(None)  # a worker that exits ends the others: not before rank 0 has saved
             raise Interrupted(job.interrupted(stopped_by(stop), step, step > job.step))
     report.summary()

@@ -85,7 +85,7 @@ def run_updates(steps, stop=None, workers=ALONE, **changes):
     job = training.Job(
         step=0, num_train_steps=7, micro_batches=lambda step: step, log_every=5,
         saves_after=lambda step: step % 4 == 0, evaluates_after=lambda step: step in (4, 7),
-        save=lambda step: steps.events.append(f"save {step}"), evaluate=lambda: "figures",
+        save=lambda step, last: steps.events.append(f"save {step}" + " last" * last), evaluate=lambda step: "figures",
         not_finite=lambda step: f"not finite at {step}.",
         interrupted=lambda signal_name, step, anything_new: f"{signal_name} {step} {anything_new}")._replace(**changes)
     return training.run_updates(job, steps, steps, stop or training.StopRequest(), workers)
@@ -96,7 +96,7 @@ def test_the_loop_updates_logs_saves_and_evaluates_in_this_order():
     assert run_updates(steps) == {}
     assert steps.events == [
         "update 1", "log 1", "update 2", "log 2", "update 3", "update 4", "log 4", "save 4", "evaluated 4: figures",
-        "update 5", "log 5", "update 6", "update 7", "log 7", "save 7", "evaluated 7: figures", "summary"]
+        "update 5", "log 5", "update 6", "update 7", "log 7", "save 7 last", "evaluated 7: figures", "summary"]
 
 
 def test_without_checkpoints_nothing_is_saved():
@@ -111,8 +111,8 @@ def test_a_stop_logs_and_saves_once_what_is_not_saved_and_waits_for_rank_0():
         def from_chief(self, value):
             steps.events.append("barrier")
 
-    for step, events in ((3, ["update 3", "log 3", "save 3", "barrier"]),
-                         (4, ["log 4", "save 4", "evaluated 4: figures", "barrier"])):
+    for step, events in ((3, ["update 3", "log 3", "save 3 last", "barrier"]),
+                         (4, ["log 4", "save 4", "evaluated 4: figures", "save 4 last", "barrier"])):
         steps = Steps()
         with pytest.raises(Interrupted, match=f"^SIGTERM {step} True$"):
             run_updates(steps, StopAfter(step), Two())
