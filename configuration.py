@@ -306,7 +306,8 @@ class PretrainingConfig(DeviceOptions):
     keep_checkpoint_max: int = option(5, "number of newest checkpoints kept, of each phase", minimum=1)
     skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
     restore_checkpoint: typing.Optional[str] = option(
-        None, "resume from 'latest', or from a checkpoint such as results/models/base/checkpoints/ckpt-1000")
+        None, "resume from 'latest', or from a checkpoint such as results/models/base/checkpoints/ckpt-1000; 'auto' "
+        "resumes from the newest checkpoint if there is one, and starts a new run if not")
     overwrite: bool = option(
         False, "delete the checkpoints of an earlier run in the run's folder, and start from scratch")
 
@@ -321,7 +322,7 @@ class PretrainingConfig(DeviceOptions):
         if self.load_weights != bool(self.weights_dir):
             missing = "--weights_dir" if self.load_weights else "--load_weights"
             raise UserError(f"--load_weights and --weights_dir go together: {missing} is missing.")
-        if self.load_weights and self.restore_checkpoint:
+        if self.load_weights and self.restore_checkpoint not in (None, "auto"):
             raise UserError("--load_weights starts at step 0 and --restore_checkpoint resumes: give one of them.")
         if self.overwrite and self.restore_checkpoint:
             raise UserError("--overwrite deletes what --restore_checkpoint would resume from: give one of them.")

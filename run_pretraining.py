@@ -109,9 +109,10 @@ class Start(NamedTuple):
 
 
 def refuse_second_run(config: PretrainingConfig, checkpoints: Checkpoints):
-    """Refuses to mix two runs in one folder. Phase 1 without --restore_checkpoint is a new run."""
+    """Refuses to mix two runs in one folder. Phase 1 without a checkpoint to resume from is a new run."""
     found = checkpoints.list(2 if config.phase2 else None)
-    if found and not config.restore_checkpoint and not config.overwrite:
+    is_new = not config.restore_checkpoint or config.restore_checkpoint == "auto" and not checkpoints.list(config.phase)
+    if found and is_new and not config.overwrite:
         raise UserError(
             f"{config.checkpoint_dir} already holds {os.path.basename(found[-1].prefix)} of an earlier run: resume it "
             "with --restore_checkpoint=latest (scripts/electra.sh: --resume_training=true), choose another "
@@ -121,19 +122,22 @@ def refuse_second_run(config: PretrainingConfig, checkpoints: Checkpoints):
 def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -> Optional[str]:
     """The checkpoint to start from, or None for a fresh start.
 
-    In order: the one that --restore_checkpoint names; with `latest` the newest of this phase; in phase 2 the newest of
-    phase 1, which must have finished.
+    In order: the one that --restore_checkpoint names; with `latest` and `auto` the newest of this phase; in phase 2 the
+    newest of phase 1, which must have finished.
     """
-    if config.restore_checkpoint not in (None, "latest"):
+    if config.restore_checkpoint not in (None, "latest", "auto"):
         return config.restore_checkpoint
     newest = checkpoints.newest(config.phase) if config.restore_checkpoint else None
+    if newest is None and config.restore_checkpoint == "auto" and checkpoints.list(config.phase):
+        raise UserError(f"--restore_checkpoint=auto: none of the checkpoints in {config.checkpoint_dir} can be read: "
+                        "start a new run with another --model_name, or delete them with --overwrite.")
     if newest is None and config.phase2:
         newest = checkpoints.newest(1)
         if newest is None:
             raise UserError(f"--phase2: {config.checkpoint_dir} holds no checkpoint of phase 1: run phase 1 first, or "
                             "name the run with --model_name.")
-    if newest is None and config.restore_checkpoint:
-        raise UserError(f"--restore_checkpoint=latest: {config.checkpoint_dir} holds no checkpoint: omit the option "
+    if newest is None and (config.restore_checkpoint == "latest" or config.eval_only):
+        raise UserError(f"--restore_checkpoint={config.restore_checkpoint}: {config.checkpoint_dir} holds no checkpoint: omit the option "
                         "(scripts/electra.sh: resume_training) for a new run, or correct --model_name.")
     return newest.prefix if newest else None
 
@@ -141,7 +145,7 @@ def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -
 def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, checkpoints, workers: Workers) -> Start:
     """Sets the variables and logs where they come from: a checkpoint, else --load_weights, else fresh values."""
     name = checkpoint_to_restore(config, checkpoints)
-    if config.load_weights:
+    if config.load_weights and not (config.restore_checkpoint and checkpoints.list(config.phase)):
         source = weights.merge([weights.read(part.strip()) for part in config.weights_dir.split(",")])
         for line in weights.load(source, model.trainable_variables, tokenizer):
             logging.info(line)
