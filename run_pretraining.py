@@ -15,7 +15,7 @@ import json
 import math
 import os
 import sys
-from typing import Callable, Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
@@ -102,10 +102,11 @@ def make_optimizer(config: PretrainingConfig, variables) -> optimization.Optimiz
 
 
 class Start(NamedTuple):
-    """Updates done in this phase, and the global number of the next record."""
+    """Updates done in this phase, the global number of the next record, and the updates that were skipped."""
 
     step: int
     record: int
+    skipped: Sequence[int] = ()
 
 
 def refuse_second_run(config: PretrainingConfig, checkpoints: Checkpoints):
@@ -176,8 +177,8 @@ def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, check
     if state["data"] != data.fingerprint:
         logging.info("note: the training data differs from the checkpoint's: its first epoch starts at the first "
                      "record.")
-        return Start(state["step"], 0)
-    return Start(state["step"], state["record"])
+    record = state["record"] if state["data"] == data.fingerprint else 0
+    return Start(state["step"], record, state.get("skipped_updates", ()))
 
 
 # --- Evaluation ---
@@ -284,6 +285,11 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
     workers = device.workers
     checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max)
     refuse_second_run(config, checkpoints)
+    if workers.is_chief:
+        report.check_writable(config.model_dir, "results_dir")
+        if not config.skip_checkpoint:
+            report.check_writable(config.checkpoint_dir, "results_dir")
+    report.check_writable(config.logs, "log_dir")
     report.start_logging(config.logs, f"pretraining_phase{config.phase}_rank{workers.rank}",
                          on_console=workers.is_chief)
     logging.info("ELECTRA %s, phase %d, on %s.", config.run_name, config.phase, device)
@@ -314,7 +320,7 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
 def train(config: PretrainingConfig, device: devices.Device, stop: training.StopRequest):
     """Runs one phase to its end, or until a stop is requested.
 
-    Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite.
+    Raises: see `training.run_updates`.
     """
     workers = device.workers
     setup = prepare(config, device)
@@ -331,21 +337,23 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
     def save(step: int):
         if workers.is_chief:
             state = {**common, "data": data.fingerprint,
-                     "record": start.record + (step - start.step) * setup.global_batch}
+                     "record": start.record + (step - start.step) * setup.global_batch,
+                     "skipped_updates": [skipped for skipped in train_step.skipped() if skipped <= step]}
             logging.info("saved %s.", setup.checkpoints.save(config.phase, step, model, setup.optimizer, state))
 
     job = training.Job(
-        start.step, config.num_train_steps, micro_batches, config.updates_per_log,
+        start.step, config.num_train_steps, micro_batches, config.updates_per_log, config.save_checkpoints_minutes,
         saves_after=lambda step: step % config.save_checkpoints_steps == 0,
         evaluates_after=lambda step: setup.evaluate and (step == config.num_train_steps
                                                          or step % config.updates_per_eval == 0),
         save=None if config.skip_checkpoint else save,
         evaluate=lambda: setup.evaluate(lambda: stop.signal_name),
+        bad_update=lambda step: bad_update(step, config),
         not_finite=lambda step: not_finite(step, config, setup.checkpoints),
         interrupted=lambda *stopped: resume_hint(config, *stopped))
     train_step = optimization.TrainStep(model.loss, model.metric_names, setup.optimizer,
                                         config.gradient_accumulation_steps, jit_compile=device.jit_compile,
-                                        workers=workers)
+                                        workers=workers, skip_budget=config.skip_bad_updates, skipped=start.skipped)
     training.run_updates(job, train_step, make_report(config, setup, workers), stop, workers)
 
 
@@ -416,12 +424,16 @@ def make_report(config: PretrainingConfig, setup: Setup, workers: Workers) -> re
         tensorboard_dir=os.path.join(config.logs, "tensorboard", f"phase{config.phase}"), writes=workers.is_chief)
 
 
+def bad_update(step: int, config: PretrainingConfig) -> str:
+    return f"update {step} (batch seed {[config.seed, pretrain_utils.TRAINING, config.phase, step]})"
+
+
 def not_finite(step: int, config: PretrainingConfig, checkpoints: Checkpoints) -> str:
     newest = checkpoints.list(config.phase)
     kept = f"the last checkpoint is {newest[-1].prefix}" if newest else "there is no checkpoint yet"
-    return (f"the loss or its gradient is not finite at update {step} (batch seed "
-            f"{[config.seed, pretrain_utils.TRAINING, config.phase, step]}), which was not applied; {kept}: resume "
-            "with a lower --learning_rate or a longer warm-up.")
+    return (f"the loss or its gradient is not finite at {bad_update(step, config)}, which was not applied; {kept}: "
+            "resume with a lower --learning_rate or a longer warm-up, or skip such updates with "
+            f"--skip_bad_updates={config.skip_bad_updates + 1}.")
 
 
 def resume_hint(config: PretrainingConfig, signal_name: str, step: int, anything_new: bool) -> str:
