@@ -162,7 +162,8 @@ class MetricsLog:
             _restart_tensorboard(tensorboard_dir, step)
             self._writer = tf.summary.create_file_writer(tensorboard_dir)
         except (OSError, tf.errors.OpError) as error:
-            raise UserError(f"{tensorboard_dir} cannot be written ({_reason(error)}): choose another folder.") from error
+            raise UserError(f"{tensorboard_dir} cannot be written ({_reason(error)}): change its permissions, or "
+                            "choose another folder.") from error
 
     def _note(self, entry: dict):
         self.curves.add(entry)
@@ -234,8 +235,8 @@ def read_metrics_log(path: str) -> List[dict]:
 def _restart_tensorboard(folder: str, step: int):
     """Removes the event files of an earlier run, or makes TensorBoard drop the steps beyond `step`.
 
-    A session start in the events does so. Summary writers of TensorFlow 2 have no `purge_step`: the start gets a file
-    of its own, which sorts before those that are written from now on.
+    A restart of the session in the events does so. Summary writers of TensorFlow 2 have no `purge_step`: it gets a file
+    of its own, which TensorBoard reads, by its name, after those that are there and before the next one.
     """
     os.makedirs(folder, exist_ok=True)
     events = glob.glob(os.path.join(glob.escape(folder), "events.out.tfevents.*"))
@@ -245,9 +246,10 @@ def _restart_tensorboard(folder: str, step: int):
     elif events:
         now = time.time()
         start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
-        with tf.io.TFRecordWriter(os.path.join(folder, f"events.out.tfevents.{int(now):010d}.0")) as writer:
-            for event in (tf.compat.v1.Event(wall_time=now, file_version="brain.Event:2"),
-                          tf.compat.v1.Event(wall_time=now, step=step + 1, session_log=start)):
+        with tf.io.TFRecordWriter(f"{max(events)}.start") as writer:
+            writer.write(tf.compat.v1.Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+            for _ in range(2):  # TensorBoard takes the first start for that of the run, later ones for restarts
+                event = tf.compat.v1.Event(wall_time=now, step=step + 1, session_log=start)
                 writer.write(event.SerializeToString())
 
 

@@ -138,8 +138,9 @@ def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -
             raise UserError(f"--phase2: {config.checkpoint_dir} holds no checkpoint of phase 1: run phase 1 first, or "
                             "name the run with --model_name.")
     if newest is None and (config.restore_checkpoint == "latest" or config.eval_only):
-        raise UserError(f"--restore_checkpoint={config.restore_checkpoint}: {config.checkpoint_dir} holds no checkpoint: omit the option "
-                        "(scripts/electra.sh: resume_training) for a new run, or correct --model_name.")
+        raise UserError(f"--restore_checkpoint={config.restore_checkpoint}: {config.checkpoint_dir} holds no "
+                        "checkpoint: omit the option (scripts/electra.sh: resume_training) for a new run, or correct "
+                        "--model_name.")
     return newest.prefix if newest else None
 
 

@@ -235,6 +235,7 @@ def test_a_worker_saves_and_ends_where_another_cannot_read_its_data():
 
 def test_an_error_of_an_update_saves_the_last_one_without_the_other_workers(caplog, monkeypatch):
     """For example when another worker is lost, or device memory runs out."""
+    events = []
     update = Steps.__call__
 
     def failing(self, micro_batches):
@@ -248,7 +249,7 @@ def test_an_error_of_an_update_saves_the_last_one_without_the_other_workers(capl
 
     monkeypatch.setattr(Steps, "__call__", failing)
     for save in (lambda step: events.append(f"save {step}"), cannot_save):
-        events = []
+        events.clear()
         with pytest.raises(tf.errors.ResourceExhaustedError):
             run_updates(events, save=save)
         assert events == ["update 1", "log 1", "update 2", "log 2", "save 2"]
