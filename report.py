@@ -136,13 +136,14 @@ class MetricsLog:
         path: the JSON-lines file; on resuming, lines beyond `step` are dropped, since those steps are run again.
         tensorboard_dir: folder of event files.
         step: updates done before; 0: both are those of an earlier run and are emptied.
+        table: the metrics, of which those with a panel have curves.
     Raises: UserError: the files cannot be written.
     """
 
     MAX_WAITING = 10_000  # lines
 
-    def __init__(self, path: str, tensorboard_dir: str, step: int = 0):
-        self.path, self.curves = path, Curves()
+    def __init__(self, path: str, tensorboard_dir: str, step: int = 0, table: Sequence[Metric] = ()):
+        self.path, self.curves = path, Curves(table)
         self.last_evaluation = 0  # the step of the last evaluation in the log
         self._waiting: List[str] = []
         self._warned: Set[str] = set()
@@ -362,7 +363,7 @@ class Report:
                                                                                 plot_file, writes)
         self.step, self._logged, self._hide_bar = step, step, hide_bar or not writes
         if writes:
-            self.log = MetricsLog(json_file, tensorboard_dir, step)
+            self.log = MetricsLog(json_file, tensorboard_dir, step, table)
 
     def __enter__(self):
         self.speed = Speed()
@@ -415,7 +416,7 @@ class Report:
 
     def plot(self):
         with self.log.surviving(self.plot_file):
-            plot_curves(self.log.curves, self.plot_file, self.title, self.table)
+            plot_curves(self.log.curves, self.plot_file, self.title)
 
     def redraw(self):
         """Draws the curves of a finished run where they are missing."""
@@ -477,30 +478,32 @@ def _extremes(points: List[Tuple[int, float]]) -> List[Tuple[int, float]]:
 
 
 class Curves:
-    """The series of every metric of a log, by (kind, name)."""
+    """The series of the metrics that have a panel, by (kind, name)."""
 
-    def __init__(self):
+    def __init__(self, table: Sequence[Metric]):
+        self.panels = [metric for metric in table if metric.panel]
         self.series: Dict[Tuple[str, str], Series] = {}
 
     def add(self, entry: dict):
         """Adds an entry of the log."""
-        step, kind = entry["step"], entry["kind"]
-        for name, value in entry.items():
-            if isinstance(value, (int, float)) and name != "step":
-                if (kind, name) not in self.series:
-                    self.series[kind, name] = Series()
-                self.series[kind, name].add(step, value)
+        for metric in self.panels:
+            value = entry.get(metric.name)
+            if isinstance(value, (int, float)):
+                key = entry["kind"], metric.name
+                if key not in self.series:
+                    self.series[key] = Series()
+                self.series[key].add(entry["step"], value)
 
 
-def plot_curves(curves: Curves, png: str, title: str, table: Sequence[Metric]):
-    """Draws training and held-out curves: one panel for each metric that has one and was logged."""
+def plot_curves(curves: Curves, png: str, title: str):
+    """Draws training and held-out curves: one panel for each metric that was logged."""
     # Imported here: it takes most of a second, and refusals of bad input should not wait for it.
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    panels = [metric for metric in table if metric.panel and any((kind, metric.name) in curves.series
-                                                                 for kind in ("train", "eval"))]
+    logged = {name for _, name in curves.series}
+    panels = [metric for metric in curves.panels if metric.name in logged]
     if not panels:
         return
     columns = -(-len(panels) // 2)

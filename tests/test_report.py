@@ -225,16 +225,16 @@ def test_a_log_file_on_a_full_disk_is_warned_about_once(tmp_path, capsys):
 
 def test_curves_are_drawn_for_whatever_the_log_has(tmp_path):
     path, png = str(tmp_path / "metrics.jsonl"), tmp_path / "curves.png"
-    report.plot_curves(report.Curves(), str(png), "empty", TABLE)
+    report.plot_curves(report.Curves(TABLE), str(png), "empty")
     assert not png.exists()
-    log = report.MetricsLog(path, str(tmp_path / "tb"))
+    log = report.MetricsLog(path, str(tmp_path / "tb"), table=TABLE)
     for step in range(1, 6):
         log.write(step, "train", {"generator_loss": 5 / step, "learning_rate": 1e-3 * step})
     log.write(5, "eval", {"generator_loss": 1.5})
-    report.plot_curves(log.curves, str(png), "a run", TABLE)
+    report.plot_curves(log.curves, str(png), "a run")
     assert png.read_bytes().startswith(b"\x89PNG") and not list(tmp_path.glob("*.tmp*"))
-    resumed = report.MetricsLog(path, str(tmp_path / "tb"), step=5)
-    assert resumed.last_evaluation == 5
+    resumed = report.MetricsLog(path, str(tmp_path / "tb"), step=5, table=TABLE)
+    assert resumed.last_evaluation == 5 and len(log.curves.series) == 3
     for key, series in log.curves.series.items():
         assert resumed.curves.series[key].points() == series.points()
 
