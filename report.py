@@ -72,7 +72,7 @@ class _LogFile(python_logging.FileHandler):
         elif not self.warned:
             self.warned = True
             with contextlib.suppress(OSError):
-                tqdm.write(f"WARNING: {self.baseFilename} cannot be written ({error.strerror}): the run continues.",
+                tqdm.write(f"warning: {self.baseFilename} cannot be written ({error.strerror}): the run continues.",
                            file=sys.stderr)
 
 
@@ -195,7 +195,7 @@ class MetricsLog:
             yield
         except (OSError, tf.errors.OpError) as error:
             if what not in self._warned:
-                logging.warning("WARNING: %s cannot be written (%s): training continues; free some space or fix the "
+                logging.warning("warning: %s cannot be written (%s): training continues; free some space or fix the "
                                 "path, and the next lines are written again.", what, _reason(error))
             self._warned.add(what)
         else:
@@ -412,7 +412,7 @@ class Report:
         """Logs a non-finite update that was not applied, the `count`-th of the run."""
         if self.writes:
             self.log.write(step, "skipped", {"skipped_updates": count})
-            logging.warning("WARNING: %s.", why)
+            logging.warning("warning: %s.", why)
 
     def plot(self):
         with self.log.surviving(self.plot_file):

@@ -121,6 +121,7 @@ where that exists; without any of them the bundled sample data is used. A switch
         of("eval_freq"),
         of("num_eval_steps", "20"),
         of("keep_checkpoint_max"),
+        of("keep_every_steps"),
         HOSTFILE,
         of("bf16_config_path", path="input"),
         of("gradient_compression"),
