@@ -519,6 +519,11 @@ class SquadConfig(DeviceOptions):
     def checkpoint_dir(self) -> str:
         return os.path.join(self.output_dir, "checkpoints")
 
+    @property
+    def features_dir(self) -> str:
+        """Folder of the feature cache."""
+        return self.cache_dir or os.path.join(self.output_dir, "cache")
+
 
 # --- Command lines ---
 
@@ -628,6 +633,49 @@ def help_text(program: str, flag_values, description: str) -> str:
         lines += [f"  --{name}={default}", *textwrap.wrap(flag.help + choices, 104, initial_indent=" " * 6,
                                                          subsequent_indent=" " * 6)]
     return "\n".join([*lines, "", "--name or --name=true turns a switch on, --noname or --name=false turns it off."])
+
+
+@contextlib.contextmanager
+def sole_user(folder: str, way_out: str, workers=None, junk=(), beside: bool = False):
+    """Keeps every other process out of a command's folder during the block, and removes what killed ones left there.
+
+    Args:
+        folder: created if missing, and removed again if it stays empty.
+        way_out: how to choose another folder, for the message.
+        workers: rank 0 of these holds the lock, and all end where it is refused.
+        junk: further folders that the command writes to.
+        beside: the command replaces the folder as a whole: the lock is beside it, and the parent is what is created.
+    Raises: UserError: another process is using the folder, or it cannot be written.
+    """
+    lock_file = os.path.realpath(folder) + ".lock" if beside else os.path.join(folder, ".lock")
+    place, refusal = os.path.dirname(lock_file), None
+    created = not os.path.isdir(place)
+
+    def remove_if_empty():
+        with contextlib.suppress(OSError):
+            os.rmdir(place)
+
+    with contextlib.ExitStack() as held:
+        if workers is None or workers.is_chief:
+            try:
+                os.makedirs(place, exist_ok=True)
+                if created:
+                    held.callback(remove_if_empty)
+                held.enter_context(files.hold(lock_file, log=print_on_stderr))
+                files.remove_junk(*junk, *([] if beside else [folder]))
+            except files.Held as holder:
+                refusal = UserError(f"{folder} is in use by {holder}: wait until that has ended, or {way_out}.")
+            except OSError as error:
+                refusal = UserError(f"{folder} cannot be written ({error.strerror}): {way_out}.")
+        if workers is not None:
+            refusal = workers.from_chief(refusal)
+        if refusal:
+            raise refusal
+        yield
+
+
+def print_on_stderr(line: str):
+    print(line, file=sys.stderr, flush=True)
 
 
 def launched(word: str) -> typing.Optional[int]:

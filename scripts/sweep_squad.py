@@ -236,8 +236,7 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, c
               file=sys.stderr, flush=True)
         return UserError.exit_status
     if not os.path.isdir(job.exported):
-        for unfinished in glob.glob(glob.escape(job.exported) + ".tmp*"):  # of an export that was stopped
-            shutil.rmtree(unfinished)
+        files.remove_leftovers(job.exported)  # of an export that was stopped
         os.makedirs(os.path.dirname(job.folder), exist_ok=True)
         files.write_json(job.record, {"checkpoint": os.path.abspath(job.checkpoint.prefix),
                                               "fingerprint": content.fingerprint})
@@ -329,10 +328,9 @@ def write_tables(rows: List[dict], out_dir: str):
     axis.grid(alpha=0.3)
     axis.legend()
     figure.tight_layout()
-    temporary = os.path.join(out_dir, f"sweep.png.tmp{os.getpid()}")
-    figure.savefig(temporary, dpi=110, format="png")
+    with files.replacing(os.path.join(out_dir, "sweep.png")) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)
-    os.replace(temporary, os.path.join(out_dir, "sweep.png"))
 
 
 # --- The command ---
@@ -408,7 +406,8 @@ def main(argv):
     arguments = argv[split + 1:]
     config = configuration.parse(SweepConfig, argv[:split], __doc__)
     configuration.require_options(config, "checkpoints")
-    sweep(config, arguments)
+    with configuration.sole_user(config.out_dir, "choose another --out_dir"):
+        sweep(config, arguments)
 
 
 if __name__ == "__main__":
