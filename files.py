@@ -254,8 +254,12 @@ def _machine() -> str:
 
 
 def wrapper_is_gone(wrapper: str) -> bool:
-    """Whether a command's wrapper was killed. wrapper: $ELECTRA_WRAPPER, `<host>:<pid>`, or several pids by commas where
-    a wrapper was started by another; those of another host are not looked at."""
+    """Whether a command's wrapper was killed.
+
+    Args:
+        wrapper: $ELECTRA_WRAPPER: `<host>:<pid>`, or several pids separated by commas where one wrapper was started by
+            another. Those of another host are not looked at.
+    """
     host, _, pids = wrapper.partition(":")
     return host == HOST and not all(is_running(int(pid)) for pid in pids.split(",") if pid.isdigit())
 
@@ -264,10 +268,10 @@ def wrapper_is_gone(wrapper: str) -> bool:
 def hold(path: str, log: Callable[[str], None] = print) -> Iterator[None]:
     """Holds the lock file `path` during the block; the folder of the file must exist.
 
-    The file says who holds it. The kernel's lock on it (flock) ends with the process, also by kill -9, so the next start
-    takes over at once. That lock may not reach other machines (NFS, some network file systems), or not exist at all: a
-    holder on another machine counts as alive while it touches the file every HEARTBEAT_SECONDS, and is taken over after
-    STALE_SECONDS without. A holder that finds that it was taken over (it was suspended) ends at once.
+    The file says who holds it. The kernel's lock on it (flock) ends with the process, also by kill -9, so the next
+    start takes over at once. That lock may not reach other machines (NFS, some network file systems), or not exist at
+    all: a holder on another machine counts as alive while it touches the file every HEARTBEAT_SECONDS, and is taken
+    over after STALE_SECONDS without. A holder that finds that it was taken over (it was suspended) ends at once.
 
     Raises: Held. OSError: the file cannot be written.
     """
@@ -375,8 +379,8 @@ class _Lock:
             with contextlib.suppress(OSError):
                 holder = Holder.read(self.path)
                 if holder not in (None, self.holder) and not self._ended.is_set():
-                    sys.stderr.write(f"{self.path} was taken over by {holder} while this process was suspended: it ends "
-                                     "without saving.\n")
+                    sys.stderr.write(f"{self.path} was taken over by {holder} while this process was suspended: it "
+                                     "ends without saving.\n")
                     sys.stderr.flush()
                     os._exit(1)
                 os.utime(self.path)

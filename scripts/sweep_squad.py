@@ -388,11 +388,6 @@ def prepare(config: SweepConfig, left: List[Job], contents: Dict[str, Content], 
               for device, job in first_of.items()]
     if squads:
         check_disk(config, squads[0], left, contents)
-    try:
-        os.makedirs(config.out_dir, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out_dir={config.out_dir} cannot be made ({error.strerror}): name another "
-                        "folder.") from error
 
 
 def in_order(rows: Dict[str, dict], jobs: List[Job]) -> List[dict]:
