@@ -18,8 +18,10 @@ import difflib
 import json
 import math
 import os
+import signal
 import sys
 import textwrap
+import threading
 import time
 import typing
 
@@ -367,6 +369,12 @@ class PretrainingConfig(DeviceOptions):
     def logs(self) -> str:
         return self.log_dir or os.path.join(self.model_dir, "logs")
 
+    def sole_user(self, workers=None):
+        """See `sole_user`: the lock of the run."""
+        metrics = os.path.abspath(self.json_summary or self.logs)
+        return sole_user(self.model_dir, "choose another --model_name", workers,
+                         [self.checkpoint_dir, self.logs, os.path.dirname(metrics)])
+
     @property
     def phase(self) -> int:
         return 2 if self.phase2 else 1
@@ -523,6 +531,12 @@ class SquadConfig(DeviceOptions):
     def features_dir(self) -> str:
         """Folder of the feature cache."""
         return self.cache_dir or os.path.join(self.output_dir, "cache")
+
+    def sole_user(self, workers=None):
+        """See `sole_user`: the lock of output_dir."""
+        logs = os.path.join(self.output_dir, "logs")
+        return sole_user(self.output_dir, "choose another --output_dir", workers, [
+            self.checkpoint_dir, logs, self.features_dir, os.path.dirname(os.path.abspath(self.json_summary or logs))])
 
 
 # --- Command lines ---
@@ -686,6 +700,23 @@ def launched(word: str) -> typing.Optional[int]:
     return None
 
 
+def end_with_wrapper():
+    """Asks this command to stop, as SIGTERM does, once the wrapper that started it was killed with -9.
+
+    Otherwise it would train on beside the next start. Called at the beginning of a command.
+    """
+    wrapper = os.environ.get("ELECTRA_WRAPPER", "")
+
+    def watch():
+        while not files.wrapper_is_gone(wrapper):
+            time.sleep(1)
+        print_on_stderr("the wrapper was killed: stopping.")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if wrapper and not files.wrapper_is_gone(wrapper):  # of a host of the same name, it never was here
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def run_command(main):
     """Runs `main(argv)` as a command: an error of the user's ends in one sentence and status 2, an interruption in 75.
 
@@ -693,6 +724,7 @@ def run_command(main):
     launchers exit with a status of their own.
     """
     rank = launched("RANK") or 0
+    end_with_wrapper()
     try:
         status = main(sys.argv)
     except (UserError, RunFailed, Interrupted) as stop:

@@ -428,11 +428,6 @@ def resume_hint(config: PretrainingConfig, signal_name: str, step: int, anything
             "--resume_training=true).")
 
 
-def junk_folders(config: PretrainingConfig) -> List[str]:
-    """Where a killed run may have left temporary files, beside `model_dir`."""
-    return [config.checkpoint_dir, config.logs, os.path.dirname(os.path.abspath(config.json_summary or config.logs))]
-
-
 def main(argv):
     config = configuration.parse(PretrainingConfig, argv, __doc__, OLD_NAMES)
     device = devices.open_for(config)
@@ -440,8 +435,7 @@ def main(argv):
         if config.eval_only:
             evaluate_only(config, device)
             return
-        with training.StopRequest() as stop, configuration.sole_user(
-                config.model_dir, "choose another --model_name", device.workers, junk=junk_folders(config)):
+        with training.StopRequest() as stop, config.sole_user(device.workers):
             train(config, device, stop)
 
 

@@ -480,10 +480,7 @@ def run_eval_script(config: SquadConfig, dev: Split, scores: Dict[str, float]):
 def run(config: SquadConfig, stop: training.StopRequest):
     """Trains, answers and scores, as the options say, while no other process uses output_dir."""
     device = devices.open_for(config)
-    logs = os.path.join(config.output_dir, "logs")
-    with configuration.sole_user(config.output_dir, "choose another --output_dir", device.workers, junk=[
-            config.checkpoint_dir, logs, os.path.dirname(os.path.abspath(config.json_summary or logs)),
-            config.features_dir]):
+    with config.sole_user(device.workers):
         run_on(device, config, stop)
 
 

@@ -19,7 +19,8 @@
 #
 # INT, TERM and HUP are trapped: the running command gets TERM and is waited for; `stopped` says that one has come. The
 # command starts with INT and HUP ignored: unless it handles them itself, Ctrl-C and a closed terminal reach it once, as
-# that TERM. Of several workers those on this machine get it, not the launcher, which would kill them soon after.
+# that TERM. Of several workers those on this machine get it, not the launcher, which would kill them soon after. USR1 is
+# passed on too: a training saves a checkpoint and continues.
 #
 # What run_logged sets for the command: PYTHONUNBUFFERED=1 (its output goes through pipes, and lines must not wait), and
 # where standard error is a terminal ELECTRA_PROGRESS=1: draw the progress bar on standard error although it is a pipe,
@@ -54,6 +55,9 @@ recipe() {
   { plan=$("$any_python" "$root/scripts/recipe.py" "$1" "$start_dir" "${@:2}" 3>&1 >&4) || exit; } 4>&1
   eval "${plan:-die "$any_python does not run scripts/recipe.py" 1}"
   cd "$work_dir"
+  # Python ends when a wrapper of this chain was killed (configuration.end_with_wrapper).
+  if [[ ${ELECTRA_WRAPPER:-} == "$host":* ]]; then ELECTRA_WRAPPER+=,$$; else ELECTRA_WRAPPER=$host:$$; fi
+  export ELECTRA_WRAPPER
 }
 
 make_sample_data() {  # makes each of `sample_folders` with the command in `sample_<number>`; a folder appears when complete
@@ -81,11 +85,16 @@ child='' target='' stopped='' signals=0 status=0  # `target` is the process or, 
 
 on_signal() {
   stopped=$1 signals=$((signals + 1))
-  [[ -z $child ]] || stop_child
+  [[ -z $child ]] || signal_child TERM
+}
+on_usr1() {
+  signals=$((signals + 1))
+  [[ -z $child ]] || signal_child USR1  # which ignores it unless it handles it
 }
 trap 'on_signal 130' INT
 trap 'on_signal 143' TERM
 trap 'on_signal 129' HUP
+trap on_usr1 USR1
 
 # Waits for process $1 to end, whatever signals come meanwhile, and leaves its exit status in `status`.
 await() {
@@ -101,7 +110,7 @@ await() {
 }
 
 await_child() {
-  [[ -z $stopped ]] || stop_child  # the signal came before `child` was known
+  [[ -z $stopped ]] || signal_child TERM  # the signal came before `child` was known
   await "$child"
   child=''
 }
@@ -110,7 +119,7 @@ running() { (( rank )) || { printf 'running:'; printf ' %q' "$@"; printf '\n'; }
 
 run() {
   [[ -z $stopped ]] || exit "$stopped"
-  (trap '' INT HUP; exec "$@") &
+  (trap '' INT HUP USR1; exec "$@") &
   target=$! child=$!
   await_child
 }
@@ -118,14 +127,14 @@ run() {
 run_group() {
   [[ -z $stopped ]] || exit "$stopped"
   set -m  # job control gives it a process group of its own
-  (trap '' INT HUP; exec "$@") </dev/null &
+  (trap '' INT HUP USR1; exec "$@") </dev/null &
   target=-$! child=$!
   set +m
   await_child
 }
 
 run_whole() {
-  (trap '' INT TERM HUP; exec "$@") &
+  (trap '' INT TERM HUP USR1; exec "$@") &
   await $!
 }
 
@@ -133,9 +142,9 @@ run_whole() {
 # overwrites (progress bars).
 copy_to_log() {
   mkfifo "$1" "$1.log"
-  (trap '' INT TERM HUP; LC_ALL=C exec sed -u $'s/.*\r//' <"$1.log" >>"$2") &
+  (trap '' INT TERM HUP USR1; LC_ALL=C exec sed -u $'s/.*\r//' <"$1.log" >>"$2") &
   copiers+=($!)
-  (trap '' INT TERM HUP; exec tee -i "$1.log" <"$1") &
+  (trap '' INT TERM HUP USR1; exec tee -i "$1.log" <"$1") &
   copiers+=($!)
 }
 
@@ -145,15 +154,15 @@ run_logged() {
   if (( rank )); then PYTHONUNBUFFERED=1 run "$@"; return; fi
   [[ -z $stopped ]] || exit "$stopped"
   mkdir -p "$(dirname "$log")"
-  if (( ${#launcher[@]} )); then workers=$(cd "$(dirname "$log")" && mktemp -d "$PWD/.workers.XXXXXX"); fi
+  if (( ${#launcher[@]} )); then workers=$(cd "$(dirname "$log")" && mktemp -d "$PWD/.workers.tmp-$host-$$-XXXXXX"); fi
   running "$@" >>"$log"
-  pipes=$(mktemp -d)
+  pipes=$(mktemp -d "${TMPDIR:-/tmp}/electra.tmp-$host-$$-XXXXXX")
   copy_to_log "$pipes/out" "$log"
   # Standard output and error that are one and the same share a pipe, which keeps their order.
   [[ /dev/fd/1 -ef /dev/fd/2 ]] || copy_to_log "$pipes/err" "$log" >&2
   [[ -z $workers ]] || set -m  # a process group of its own, which Ctrl-C does not reach
   (
-    trap '' INT HUP
+    trap '' INT HUP USR1
     export PYTHONUNBUFFERED=1
     if [[ -n $workers ]]; then
       export ELECTRA_STATUS_FILE=$workers/rank ELECTRA_PROGRESS=0
@@ -217,12 +226,12 @@ await_folder() {  # waits for the folder that the wrapper of rank 0 makes
 # also inside a line that was written in pieces), [job@job,rank]<stdout>: and a blank (Open MPI 5). Lines of the launcher
 # itself, which have none, go to the file $1.
 of_workers() {
-  trap '' INT TERM HUP
+  trap '' INT TERM HUP USR1
   LC_ALL=C exec sed -u -e 's/\[[0-9,]*\]<std[a-z]*>://g' -e t -e 's/\[[^]]*@[0-9,]*\]<std[a-z]*>: //g' -e t -e "w $1" -e d
 }
 
-# Sends TERM to the workers on this machine; while there are none, to the launcher.
-stop_child() {
+# Sends a signal to the workers on this machine; while there are none, to the launcher.
+signal_child() {
   local pid pids=() parent
   if [[ -n $workers ]]; then
     while read -r pid; do
@@ -230,7 +239,7 @@ stop_child() {
       [[ " ${pids[*]-} " == *" $parent "* ]] || pids+=("$pid")  # a worker stops its own children
     done < <(worker_processes)
   fi
-  kill -TERM -- "${pids[@]-$target}" 2>/dev/null || true
+  kill "-$1" -- "${pids[@]-$target}" 2>/dev/null || true
 }
 
 # Prints the process ids of the workers on this machine and of their children: those whose environment has our folder and
@@ -244,7 +253,7 @@ worker_processes() {
 
 workers_status() {  # turns the launcher's exit status into that of the workers
   local merged
-  merged=$(trap '' INT TERM HUP
+  merged=$(trap '' INT TERM HUP USR1
     exec "$any_python" "$root/scripts/launcher.py" status "$workers" "$status" "$wrapper" ${stopped:+"$stopped"}) || return 0
   status=$merged
 }

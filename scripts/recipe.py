@@ -28,6 +28,7 @@ import launcher  # noqa: E402  (found through the line above, like the rest)
 from options import Call, Table, exists, flag, help_text, own  # noqa: E402
 
 import configuration  # noqa: E402
+import files  # noqa: E402
 from configuration import DeviceOptions, ElectraConfig, PretrainingConfig, SquadConfig, UserError, option  # noqa: E402
 
 DEVICES = DeviceOptions.__dataclass_fields__["device"].metadata["choices"]
@@ -51,6 +52,9 @@ class SweepConfig:
         if not re.fullmatch("[0-9]+(,[0-9]+)*", self.seeds):
             raise UserError(f"--seeds={self.seeds} must be whole numbers separated by commas: give some, such as "
                             "1,2,3.")
+
+    def sole_user(self):
+        return configuration.sole_user(self.out_dir, "choose another --out_dir")
 
 
 # --- The tables ---
@@ -233,6 +237,7 @@ class Plan(NamedTuple):
     variables: Variables
     notes: List[str]  # what it says first
     configs: list  # of the programs that it runs
+    folder: str = ""  # of the run, used by one process at a time
 
 
 DEVICE_FILES = {
@@ -303,7 +308,7 @@ def electra(call: Call) -> Plan:
     return Plan({**workers(call, configs[0]), **commands, **sample_variables({**MAKE_DEMO, **steps} if sample else {}),
                  "phases": [str(phase) for phase in phases], "checkpoints": configs[0].checkpoint_dir,
                  "logs": configs[0].logs, "to_resume": "--resume_training=true", "to_continue": "--phase=2"},
-                notes, configs)
+                notes, configs, configs[0].model_dir)
 
 
 def check_encoder(call: Call, config: PretrainingConfig):
@@ -400,7 +405,7 @@ def electra_squad(call: Call) -> Plan:
                      "usual for 16, 2e-4 for 32")
     return Plan({**workers(call, config), "command": call.command("run_tf_squad.py", flags, config),
                  **sample_variables(MAKE_DEMO if sample else {}), "results": config.output_dir,
-                 "log": os.path.join(config.output_dir, "console.log")}, notes, [config])
+                 "log": os.path.join(config.output_dir, "console.log")}, notes, [config], config.output_dir)
 
 
 def sweep(call: Call) -> Plan:
@@ -417,7 +422,7 @@ def sweep(call: Call) -> Plan:
               and (entry.name in call.given or entry.environment and call[entry.name])]
     plan("electra_squad", [*passed, f"--{DRY_RUN.name}"], call.start_dir)
     command = [*call.command("scripts/sweep_squad.py", flags, config), "--", *passed]
-    return Plan({"device": config.device or "cpu", "command": command}, [], [config])
+    return Plan({"device": config.device or "cpu", "command": command}, [], [config], config.out_dir)
 
 
 def fine_tuning(device: str, seed: int, weights: str, folder: str, arguments: List[str]) -> List[str]:
@@ -451,6 +456,15 @@ def bash(variables: Variables) -> str:
         for name, value in variables.items())
 
 
+def clear_the_way(call: Call, made: Plan):
+    """Removes the temporary folders of wrappers that were killed. Raises: UserError: the run's folder is in use."""
+    files.remove_junk(os.environ.get("TMPDIR") or "/tmp")
+    os.chdir(call.work_dir)
+    if made.folder and os.path.exists(os.path.join(made.folder, ".lock")):
+        with call.own_words(), made.configs[0].sole_user():
+            pass
+
+
 def main(argv: List[str]) -> int:
     name, start_dir, *words = argv[1:]
     table, planner = WRAPPERS[name]
@@ -463,6 +477,8 @@ def main(argv: List[str]) -> int:
         call = Call(who, table(), words, start_dir)
         rank = call.rank
         made = planner(call)
+        if not call.dry_run and not rank:
+            clear_the_way(call, made)
     except UserError as error:
         if rank:  # what the wrappers of all workers find is reported by that of rank 0, whose end ends the others
             time.sleep(3)
@@ -472,8 +488,9 @@ def main(argv: List[str]) -> int:
     for note in made.notes if not rank else ():
         print(f"{who}: {note}")
     sys.stdout.flush()
-    dry_run = "yes" if call.dry_run else ""
-    code = bash({"dry_run": dry_run, "rank": str(rank), "work_dir": call.work_dir, **made.variables})
+    common = {"host": files.HOST, "dry_run": "yes" if call.dry_run else "", "rank": str(rank),
+              "work_dir": call.work_dir}
+    code = bash({**common, **made.variables})
     os.write(3, os.fsencode(code))
     return 0
 

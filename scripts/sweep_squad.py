@@ -197,12 +197,17 @@ def check_disk(config: SweepConfig, squad: SquadConfig, left: List[Job], content
 
 
 class Stop:
-    """SIGTERM and SIGINT go to the running fine-tuning; the sweep ends after it."""
+    """SIGTERM and SIGINT go to the running fine-tuning; the sweep ends after it. SIGUSR1 (save) goes there too."""
 
     def __init__(self):
         self.asked, self.child = False, None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
+        signal.signal(signal.SIGUSR1, self._pass_on)
+
+    def _pass_on(self, number, frame):
+        if self.child is not None:
+            self.child.send_signal(number)
 
     def _note(self, number, frame):
         self.asked = True
@@ -212,7 +217,10 @@ class Stop:
     def run(self, command: List[str], environment: Optional[dict] = None) -> int:
         if self.asked:
             return 75
-        self.child = subprocess.Popen(command, env=environment)
+        # The child ends when this process is killed, as it does with its wrapper.
+        chain = os.environ.get("ELECTRA_WRAPPER", "")
+        chain = f"{chain},{os.getpid()}" if chain.startswith(f"{files.HOST}:") else f"{files.HOST}:{os.getpid()}"
+        self.child = subprocess.Popen(command, env={**(environment or os.environ), "ELECTRA_WRAPPER": chain})
         if self.asked:  # the signal came while the process started
             self.child.terminate()
         status = self.child.wait()
@@ -401,7 +409,7 @@ def main(argv):
     arguments = argv[split + 1:]
     config = configuration.parse(SweepConfig, argv[:split], __doc__)
     configuration.require_options(config, "checkpoints")
-    with configuration.sole_user(config.out_dir, "choose another --out_dir"):
+    with config.sole_user():
         sweep(config, arguments)
 
 

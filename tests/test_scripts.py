@@ -7,6 +7,7 @@ import glob
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from support import (
 )
 
 import configuration
+import files
 from configuration import PretrainingConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -163,9 +165,9 @@ def test_a_mistake_is_one_sentence_and_status_2(training, arguments, words):
 
 
 def test_a_missing_device_is_refused_with_the_way_out(training):
-    for device, name, files in (("hpu", "Gaudi card", GAUDI_FILES),
-                                ("gpu", "NVIDIA GPU", ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg"))):
-        if any(glob.glob(file) for file in files):
+    for device, name, places in (("hpu", "Gaudi card", GAUDI_FILES),
+                                 ("gpu", "NVIDIA GPU", ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg"))):
+        if any(glob.glob(file) for file in places):
             continue  # this machine has one
         assert_refused(training.call(device), name, "bash scripts/electra.sh cpu")
         assert trainings(training.call(device, "--dry_run"))
@@ -319,6 +321,54 @@ def test_on_a_terminal_the_bar_is_drawn_there_and_kept_out_of_the_log(training):
     assert re.fullmatch(r"running: .*\nline\n 99% end\nprogress=1 columns=\d+ 1\n", log.read_text())
     training.call("--phase=1", FAKE_PHASE1="echo progress=$ELECTRA_PROGRESS")
     assert log.read_text().endswith("progress=\n")
+
+
+# --- Two starts, and kill -9 ---
+
+
+def test_a_second_start_is_refused_before_any_work(training):
+    lock = training.folder / "results/models/base/.lock"
+    lock.parent.mkdir(parents=True)
+    with files.hold(str(lock)):
+        result = training.call()
+        assert training.call("--model_name=other", "--phase=1").returncode == 0
+        assert training.call("--dry_run").returncode == 0
+    assert_refused(result, f"process {os.getpid()} ", "--model_name", "results/models/base")
+    assert training.phases() == [1]
+
+
+# A training as far as the wrapper sees it, with the end that run_command gives it.
+REAL_PYTHON = f"""exec {shlex.quote(sys.executable)} -c 'import os, signal, sys, time, configuration
+def stop(*_): open("saved", "w").close(); raise configuration.Interrupted("saved.")
+def pause(*_): open("continues", "w").close()
+def main(argv):
+    signal.signal(signal.SIGTERM, stop); signal.signal(signal.SIGUSR1, pause)
+    open("ready", "w").close()
+    while True: time.sleep(0.05)
+configuration.run_command(main)'"""
+
+
+def test_a_training_whose_wrapper_was_killed_saves_and_ends_and_the_next_start_tidies_up(training, tmp_path):
+    training.environment["TMPDIR"] = str(make_folder(tmp_path / "temporary"))
+    process = training.start("--phase=1", FAKE_PHASE1=REAL_PYTHON)
+    wait_for((training.folder / "ready").exists)
+    assert len(os.listdir(tmp_path / "temporary")) == 1
+    process.kill()
+    process.wait()
+    wait_for((training.folder / "saved").exists, 5)
+    assert training.call("--phase=1").returncode == 0
+    assert os.listdir(tmp_path / "temporary") == []
+
+
+def test_sigusr1_reaches_the_training_which_continues(training):
+    process = training.start("--phase=1", FAKE_PHASE1=REAL_PYTHON)
+    wait_for((training.folder / "ready").exists)
+    os.killpg(process.pid, signal.SIGUSR1)
+    wait_for((training.folder / "continues").exists)
+    assert process.poll() is None and not (training.folder / "saved").exists()
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 75
 
 
 def test_a_training_that_cannot_even_start_ends_the_wrapper(training):

@@ -69,7 +69,7 @@ def sweep(tmp_path, monkeypatch):
     for name in ("squad_dir", "init_checkpoint", "checkpoints"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "squad").mkdir()
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
 
     def call(*options, arguments=(), checkpoints=None, **environment):
         if checkpoints is None:
@@ -447,6 +447,11 @@ def test_an_interrupted_fine_tuning_stops_the_sweep_too(sweep):
         sweep(FAKE_RUN="exit 75")
     assert len(sweep.fine_tunings()) == 1
     assert not (sweep.out / "sweep.txt").exists()
+
+
+def test_sigusr1_does_not_end_the_sweep(sweep):
+    sweep(FAKE_RUN="kill -USR1 $sweep")
+    assert [row["checkpoint"] for row in rows(sweep)] == NAMES
 
 
 def test_a_second_sweep_of_the_same_folder_is_refused(sweep, refuses, monkeypatch):
