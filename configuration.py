@@ -283,6 +283,9 @@ class PretrainingConfig(DeviceOptions):
     opt_beta_2: float = option(0.974, "decay rate of the second moment", minimum=0.0, maximum=0.999999)
     weight_decay_rate: float = option(
         0.01, "decoupled weight decay, of everything except biases and layer norms", minimum=0.0)
+    skip_bad_updates: int = option(
+        0, "number of updates with a non-finite loss or gradient that are skipped, in the whole phase; after them such "
+        "an update ends the run", minimum=0)
     skip_adaptive: bool = option(True, "LAMB: trust ratio 1 for biases and layer norms")
     disc_weight: float = option(50.0, "weight of the discriminator's loss", minimum=0.0)
     objective: str = option(
@@ -305,10 +308,13 @@ class PretrainingConfig(DeviceOptions):
     log_freq: typing.Optional[int] = option(
         None, "updates between two logged lines (default: 1 in phases of up to 100 updates, else 10)", minimum=1)
     save_checkpoints_steps: int = option(1000, "updates between two checkpoints", minimum=1)
+    save_checkpoints_minutes: float = option(
+        0.0, "minutes between two checkpoints, in addition to --save_checkpoints_steps (0: off)", minimum=0.0)
     keep_checkpoint_max: int = option(5, "number of newest checkpoints kept, of each phase", minimum=1)
     skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
     restore_checkpoint: typing.Optional[str] = option(
-        None, "resume from 'latest', or from a checkpoint such as results/models/base/checkpoints/ckpt-1000")
+        None, "resume from 'latest', or from a checkpoint such as results/models/base/checkpoints/ckpt-1000; 'auto' "
+        "resumes from the newest checkpoint if there is one, and starts a new run if not")
     overwrite: bool = option(
         False, "delete the checkpoints of an earlier run in the run's folder, and start from scratch")
 
@@ -323,7 +329,7 @@ class PretrainingConfig(DeviceOptions):
         if self.load_weights != bool(self.weights_dir):
             missing = "--weights_dir" if self.load_weights else "--load_weights"
             raise UserError(f"--load_weights and --weights_dir go together: {missing} is missing.")
-        if self.load_weights and self.restore_checkpoint:
+        if self.load_weights and self.restore_checkpoint not in (None, "auto"):
             raise UserError("--load_weights starts at step 0 and --restore_checkpoint resumes: give one of them.")
         if self.overwrite and self.restore_checkpoint:
             raise UserError("--overwrite deletes what --restore_checkpoint would resume from: give one of them.")
@@ -467,6 +473,9 @@ class SquadConfig(DeviceOptions):
         0.01, "decoupled weight decay, of everything except biases and layer norms", minimum=0.0)
     layerwise_lr_decay: float = option(0.8, "learning rate of a layer relative to the layer above it", minimum=0.0,
                                        maximum=1.0)
+    skip_bad_updates: int = option(
+        0, "number of updates with a non-finite loss or gradient that are skipped, in the whole fine-tuning; after "
+        "them such an update ends the run", minimum=0)
     seed: typing.Optional[int] = option(
         None, "seed of the new head, data order and dropout (default: random; logged, and kept for resuming)",
         minimum=0, maximum=2**31 - 1)
@@ -485,6 +494,8 @@ class SquadConfig(DeviceOptions):
     json_summary: typing.Optional[str] = option(
         None, "file for the metrics, one JSON line per logged step (default: <output_dir>/logs/squad.jsonl)")
     log_freq: int = option(10, "updates between two logged lines", minimum=1)
+    save_checkpoints_minutes: float = option(
+        0.0, "minutes between two checkpoints, in addition to the one of every epoch (0: off)", minimum=0.0)
     evaluate_during_training: bool = option(False, "evaluate on --predict_file at the end of every epoch")
     skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
     keep_checkpoint_max: int = option(2, "number of newest checkpoints kept", minimum=1)

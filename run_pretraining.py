@@ -15,7 +15,7 @@ import json
 import math
 import os
 import sys
-from typing import Callable, Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
@@ -102,16 +102,18 @@ def make_optimizer(config: PretrainingConfig, variables) -> optimization.Optimiz
 
 
 class Start(NamedTuple):
-    """Updates done in this phase, and the global number of the next record."""
+    """Updates done in this phase, the global number of the next record, and the updates that were skipped."""
 
     step: int
     record: int
+    skipped: Sequence[int] = ()
 
 
 def refuse_second_run(config: PretrainingConfig, checkpoints: Checkpoints):
-    """Refuses to mix two runs in one folder. Phase 1 without --restore_checkpoint is a new run."""
+    """Refuses to mix two runs in one folder. Phase 1 without a checkpoint to resume from is a new run."""
     found = checkpoints.list(2 if config.phase2 else None)
-    if found and not config.restore_checkpoint and not config.overwrite:
+    is_new = not config.restore_checkpoint or config.restore_checkpoint == "auto" and not checkpoints.list(config.phase)
+    if found and is_new and not config.overwrite:
         raise UserError(
             f"{config.checkpoint_dir} already holds {os.path.basename(found[-1].prefix)} of an earlier run: resume it "
             "with --restore_checkpoint=latest (scripts/electra.sh: --resume_training=true), choose another "
@@ -121,19 +123,22 @@ def refuse_second_run(config: PretrainingConfig, checkpoints: Checkpoints):
 def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -> Optional[str]:
     """The checkpoint to start from, or None for a fresh start.
 
-    In order: the one that --restore_checkpoint names; with `latest` the newest of this phase; in phase 2 the newest of
-    phase 1, which must have finished.
+    In order: the one that --restore_checkpoint names; with `latest` and `auto` the newest of this phase; in phase 2 the
+    newest of phase 1, which must have finished.
     """
-    if config.restore_checkpoint not in (None, "latest"):
+    if config.restore_checkpoint not in (None, "latest", "auto"):
         return config.restore_checkpoint
     newest = checkpoints.newest(config.phase) if config.restore_checkpoint else None
+    if newest is None and config.restore_checkpoint == "auto" and checkpoints.list(config.phase):
+        raise UserError(f"--restore_checkpoint=auto: none of the checkpoints in {config.checkpoint_dir} can be read: "
+                        "start a new run with another --model_name, or delete them with --overwrite.")
     if newest is None and config.phase2:
         newest = checkpoints.newest(1)
         if newest is None:
             raise UserError(f"--phase2: {config.checkpoint_dir} holds no checkpoint of phase 1: run phase 1 first, or "
                             "name the run with --model_name.")
-    if newest is None and config.restore_checkpoint:
-        raise UserError(f"--restore_checkpoint=latest: {config.checkpoint_dir} holds no checkpoint: omit the option "
+    if newest is None and (config.restore_checkpoint == "latest" or config.eval_only):
+        raise UserError(f"--restore_checkpoint={config.restore_checkpoint}: {config.checkpoint_dir} holds no checkpoint: omit the option "
                         "(scripts/electra.sh: resume_training) for a new run, or correct --model_name.")
     return newest.prefix if newest else None
 
@@ -141,7 +146,7 @@ def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -
 def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, checkpoints, workers: Workers) -> Start:
     """Sets the variables and logs where they come from: a checkpoint, else --load_weights, else fresh values."""
     name = checkpoint_to_restore(config, checkpoints)
-    if config.load_weights:
+    if config.load_weights and not (config.restore_checkpoint and checkpoints.list(config.phase)):
         source = weights.merge([weights.read(part.strip()) for part in config.weights_dir.split(",")])
         for line in weights.load(source, model.trainable_variables, tokenizer):
             logging.info(line)
@@ -172,8 +177,8 @@ def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, check
     if state["data"] != data.fingerprint:
         logging.info("note: the training data differs from the checkpoint's: its first epoch starts at the first "
                      "record.")
-        return Start(state["step"], 0)
-    return Start(state["step"], state["record"])
+    record = state["record"] if state["data"] == data.fingerprint else 0
+    return Start(state["step"], record, state.get("skipped_updates", ()))
 
 
 # --- Evaluation ---
@@ -280,6 +285,11 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
     workers = device.workers
     checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max)
     refuse_second_run(config, checkpoints)
+    if workers.is_chief:
+        report.check_writable(config.model_dir, "results_dir")
+        if not config.skip_checkpoint:
+            report.check_writable(config.checkpoint_dir, "results_dir")
+    report.check_writable(config.logs, "log_dir")
     report.start_logging(config.logs, f"pretraining_phase{config.phase}_rank{workers.rank}",
                          on_console=workers.is_chief)
     logging.info("ELECTRA %s, phase %d, on %s.", config.run_name, config.phase, device)
@@ -310,7 +320,7 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
 def train(config: PretrainingConfig, device: devices.Device, stop: training.StopRequest):
     """Runs one phase to its end, or until a stop is requested.
 
-    Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite.
+    Raises: see `training.run_updates`.
     """
     workers = device.workers
     setup = prepare(config, device)
@@ -327,21 +337,23 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
     def save(step: int):
         if workers.is_chief:
             state = {**common, "data": data.fingerprint,
-                     "record": start.record + (step - start.step) * setup.global_batch}
+                     "record": start.record + (step - start.step) * setup.global_batch,
+                     "skipped_updates": [skipped for skipped in train_step.skipped() if skipped <= step]}
             logging.info("saved %s.", setup.checkpoints.save(config.phase, step, model, setup.optimizer, state))
 
     job = training.Job(
-        start.step, config.num_train_steps, micro_batches, config.updates_per_log,
+        start.step, config.num_train_steps, micro_batches, config.updates_per_log, config.save_checkpoints_minutes,
         saves_after=lambda step: step % config.save_checkpoints_steps == 0,
         evaluates_after=lambda step: setup.evaluate and (step == config.num_train_steps
                                                          or step % config.updates_per_eval == 0),
         save=None if config.skip_checkpoint else save,
         evaluate=lambda: setup.evaluate(lambda: stop.signal_name),
+        bad_update=lambda step: bad_update(step, config),
         not_finite=lambda step: not_finite(step, config, setup.checkpoints),
         interrupted=lambda *stopped: resume_hint(config, *stopped))
     train_step = optimization.TrainStep(model.loss, model.metric_names, setup.optimizer,
                                         config.gradient_accumulation_steps, jit_compile=device.jit_compile,
-                                        workers=workers)
+                                        workers=workers, skip_budget=config.skip_bad_updates, skipped=start.skipped)
     training.run_updates(job, train_step, make_report(config, setup, workers), stop, workers)
 
 
@@ -412,12 +424,16 @@ def make_report(config: PretrainingConfig, setup: Setup, workers: Workers) -> re
         tensorboard_dir=os.path.join(config.logs, "tensorboard", f"phase{config.phase}"), writes=workers.is_chief)
 
 
+def bad_update(step: int, config: PretrainingConfig) -> str:
+    return f"update {step} (batch seed {[config.seed, pretrain_utils.TRAINING, config.phase, step]})"
+
+
 def not_finite(step: int, config: PretrainingConfig, checkpoints: Checkpoints) -> str:
     newest = checkpoints.list(config.phase)
     kept = f"the last checkpoint is {newest[-1].prefix}" if newest else "there is no checkpoint yet"
-    return (f"the loss or its gradient is not finite at update {step} (batch seed "
-            f"{[config.seed, pretrain_utils.TRAINING, config.phase, step]}), which was not applied; {kept}: resume "
-            "with a lower --learning_rate or a longer warm-up.")
+    return (f"the loss or its gradient is not finite at {bad_update(step, config)}, which was not applied; {kept}: "
+            "resume with a lower --learning_rate or a longer warm-up, or skip such updates with "
+            f"--skip_bad_updates={config.skip_bad_updates + 1}.")
 
 
 def resume_hint(config: PretrainingConfig, signal_name: str, step: int, anything_new: bool) -> str:

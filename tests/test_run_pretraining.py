@@ -288,6 +288,40 @@ def test_resume_and_phase_2_refuse_what_is_not_there(data, tmp_path, finished):
         train(dataclasses.replace(config, restore_checkpoint=second))
 
 
+def test_auto_starts_a_new_run_resumes_it_and_runs_phase_2(data, tmp_path, finished):
+    config = make_config(data, tmp_path, restore_checkpoint="auto")
+    with pytest.raises(Interrupted, match="at step 4 of phase 1"):
+        train(config, StopAfter(4))
+    train(config)
+    assert "resuming from" in console(config) and "at step 4." in console(config)
+    assert_same_bits(tensors(finished[0], "ckpt-12"), tensors(config, "ckpt-12"))
+    second = dataclasses.replace(phase_2(config, data), restore_checkpoint="auto")
+    train(second)
+    assert_same_bits(tensors(finished[1], "ckpt-p2-6"), tensors(second, "ckpt-p2-6"))
+    for found in Checkpoints(config.checkpoint_dir).list(1):
+        pathlib.Path(f"{found.prefix}.index").unlink()
+    with pytest.raises(UserError, match="already holds ckpt-p2-6"):  # a new phase 1 must not mix with it
+        train(config)
+
+
+def test_auto_prefers_the_checkpoint_to_the_given_weights_and_refuses_damaged_ones(data, tmp_path, finished):
+    config = make_config(data, tmp_path, load_weights=True, weights_dir=finished[0].checkpoint_dir, num_train_steps=3,
+                         restore_checkpoint="auto")
+    with pytest.raises(Interrupted):
+        train(config, StopAfter(2))
+    assert "tensors of" in console(config)
+    train(config)
+    assert "at step 2." in console(config) and console(config).count("tensors of") == 1
+    for index in pathlib.Path(config.checkpoint_dir).glob("*.index"):
+        index.write_bytes(b"damaged")
+    with pytest.raises(UserError, match="--restore_checkpoint=auto: none of the checkpoints .* can be read"):
+        train(config)
+    empty = make_config(data, tmp_path, eval_only=True, eval_tfrecords=data["held_out"], restore_checkpoint="auto",
+                        model_name="other")
+    with pytest.raises(UserError, match="--restore_checkpoint=auto: .*other.* holds no checkpoint"):
+        run_pretraining.evaluate_only(empty, devices.open_device("cpu", "fp32"))
+
+
 def test_a_checkpoint_of_another_size_or_vocabulary_is_refused(data, tmp_path, finished):
     prefix = os.path.join(finished[0].checkpoint_dir, "ckpt-12")
     config = make_config(data, tmp_path, restore_checkpoint=prefix)
