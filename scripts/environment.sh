@@ -13,6 +13,7 @@
 #   run_group COMMAND...       the same, for a command whose own children must end with it
 #   run_whole COMMAND...       the same, for one of a moment that no signal may stop half-way
 #   run_logged LOG COMMAND...  the same, with the command and a copy of its output added to LOG
+#   run_restarting LOG COMMAND RESTART   the same for what comes after `runner`, and again after a crash, `max_restarts` times
 #
 # PYTHON, where it is set, is the interpreter and nothing is installed. Otherwise .venv in the repository's root is created
 # (venv.sh), and the pinned requirements of the device are installed there once, and again when they change.
@@ -141,15 +142,16 @@ run_whole() {
 # Copies the named pipe $1, which it makes, to our output and to the file $2, there without what a carriage return
 # overwrites (progress bars).
 copy_to_log() {
+  local writer
   mkfifo "$1" "$1.log"
   (trap '' INT TERM HUP USR1; LC_ALL=C exec sed -u $'s/.*\r//' <"$1.log" >>"$2") &
-  copiers+=($!)
+  writer=$!
   (trap '' INT TERM HUP USR1; exec tee -i "$1.log" <"$1") &
-  copiers+=($!)
+  copiers+=("$writer $! $1")
 }
 
 run_logged() {
-  local log=$1 pipes copiers=() copier ended
+  local log=$1 pipes copiers=() copier writer reader pipe ended
   shift
   if (( rank )); then PYTHONUNBUFFERED=1 run "$@"; return; fi
   [[ -z $stopped ]] || exit "$stopped"
@@ -184,7 +186,13 @@ run_logged() {
   # A command stopped before it opened its pipes has left their readers waiting: opening and closing them ends that.
   : <>"$pipes/out"
   if [[ -p $pipes/err ]]; then : <>"$pipes/err"; fi
-  for copier in "${copiers[@]}"; do await "$copier"; done
+  for copier in "${copiers[@]}"; do
+    read -r writer reader pipe <<<"$copier"
+    # A signal that reached one of the two before it ignored signals has left the other waiting.
+    { kill -0 "$writer" && kill -0 "$reader"; } 2>/dev/null || : <>"$pipe.log"
+    await "$writer"
+    await "$reader"
+  done
   rm -rf "$pipes"
   status=$ended
   if [[ -n $workers ]]; then
@@ -194,6 +202,25 @@ run_logged() {
     workers=''
   fi
 }
+
+# Runs the words of array $2, and after a crash again, those of $3 if checkpoints have been written since. Invalid input (2),
+# an interruption (75) and signals to this wrapper end it. $2 and $3 are such as `command[@]`.
+run_restarting() {
+  local log=$1 words=$2 restarts=0 pause=${ELECTRA_RESTART_SECONDS:-5} before
+  before=$(list_checkpoints)
+  while :; do
+    run_logged "$log" "${runner[@]}" "${!words}"
+    if (( status == 0 || status == 2 || status == 75 || restarts >= max_restarts )) || [[ -n $stopped ]]; then return; fi
+    restarts=$((restarts + 1))
+    say "ended with status $status: restart $restarts of $max_restarts in $pause s" | tee -ai "$log"
+    run sleep "$pause"
+    if [[ -n $stopped ]]; then status=75; return; fi
+    pause=$((pause < 150 ? 2 * pause : 300))
+    [[ $(list_checkpoints) == "$before" ]] || words=$3
+  done
+}
+
+list_checkpoints() { (shopt -s nullglob; stat -c '%i %y %n' -- "$checkpoints"/ckpt-*.index) 2>/dev/null || true; }
 
 # --- Several workers ---
 # With num_workers above 1, mpirun or horovodrun (scripts/launcher.py chooses) starts the Python command that many times. Each

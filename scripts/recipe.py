@@ -64,6 +64,7 @@ HOSTFILE = own("hostfile", "", "hosts of the workers, in lines like 'host1 slots
                path="input")
 ENV = own("env", "interactive", "interactive or cluster (a scheduler starts the wrapper for each worker)",
           ("interactive", "cluster"))
+MAX_RESTARTS = own("max_restarts", "0", "how often to resume by itself after a crash, each time after a longer pause")
 DRY_RUN = own("dry_run", "false", "print the commands and run nothing")
 
 
@@ -89,7 +90,8 @@ where that exists; without any of them the bundled sample data is used. A switch
         of("warmup_steps_p1", "5", "num_warmup_steps"),
         of("train_steps_p1", "20", "num_train_steps"),
         of("save_checkpoint_steps", "20", "save_checkpoints_steps"),
-        own("resume_training", "false", "resume from the newest checkpoint of this run", also=("restore_checkpoint",)),
+        own("resume_training", "false", "resume from the newest checkpoint of this run; auto: start if there is none",
+            ("true", "false", "auto"), also=("restore_checkpoint",)),
         of("optimizer"),
         own("accumulate_gradients", "true", "false: every micro-batch is an update"),
         of("gradient_accumulation_steps_p1", "4"),
@@ -129,6 +131,7 @@ where that exists; without any of them the bundled sample data is used. A switch
         of("bf16_config_path", path="input"),
         of("gradient_compression"),
         ENV,
+        MAX_RESTARTS,
         DRY_RUN,
     ])
 
@@ -185,6 +188,7 @@ squad_dir (given here or in the environment) the bundled sample questions are us
         of("gradient_compression"),
         of("skip_checkpoint"),
         of("overwrite"),
+        MAX_RESTARTS,
         DRY_RUN,
     ])
 
@@ -255,7 +259,18 @@ def workers(call: Call, config: DeviceOptions) -> Variables:
         raise UserError(f"no {kind} is visible on this machine (or in this container): use the CPU with "
                         f"'bash scripts/{call.wrapper} cpu'.")
     return {"device": config.device, "num_workers": str(config.num_workers), "hostfile": hostfile,
-            "cluster": "yes" if call.cluster else ""}
+            "cluster": "yes" if call.cluster else "", "max_restarts": str(max_restarts(call)),
+            "checkpoints": config.checkpoint_dir}
+
+
+def max_restarts(call: Call) -> int:
+    """Raises: UserError: not a number, or the scheduler is the one to restart."""
+    if not re.fullmatch("[0-9]{1,6}", call["max_restarts"]):
+        raise UserError(f"--max_restarts={call['max_restarts']} must be a whole number: give one, such as 3.")
+    if call.cluster and int(call["max_restarts"]):
+        raise UserError("--max_restarts cannot be combined with --env=cluster, where the scheduler starts the workers: "
+                        "have it requeue the job, with --resume_training=auto.")
+    return int(call["max_restarts"])
 
 
 DEMO = "data/sample/demo"
@@ -296,6 +311,9 @@ def electra(call: Call) -> Plan:
             configs.append(configuration.from_words(PretrainingConfig, flags))
             check_encoder(call, configs[-1])
         commands[f"command_p{phase}"] = call.command("run_pretraining.py", flags, configs[-1])
+        flags.pop("overwrite", None)  # a restart never removes what this call has saved
+        commands[f"restart_p{phase}"] = call.command("run_pretraining.py", {
+            **flags, "restore_checkpoint": flags.get("restore_checkpoint", "auto")}, configs[-1])
         commands[f"log_p{phase}"] = os.path.join(configs[-1].logs, f"{call['job_name']}_phase{phase}.log")
     if configs[0].device == "hpu" and call.given.get("xla", "auto") not in ("auto", "false"):
         notes.append(f"note: xla={call['xla']} is ignored on hpu, where the bridge compiles the graph")
@@ -306,7 +324,7 @@ def electra(call: Call) -> Plan:
         f"--output_dir={data[phase]}", f"--max_seq_length={call[f'max_seq_length_p{phase}']}", "--num_out_files=4",
         "--eval_fraction=0.05"] for phase in sample}
     return Plan({**workers(call, configs[0]), **commands, **sample_variables({**MAKE_DEMO, **steps} if sample else {}),
-                 "phases": [str(phase) for phase in phases], "checkpoints": configs[0].checkpoint_dir,
+                 "phases": [str(phase) for phase in phases],
                  "logs": configs[0].logs, "to_resume": "--resume_training=true", "to_continue": "--phase=2"},
                 notes, configs, configs[0].model_dir)
 
@@ -371,7 +389,9 @@ def electra_flags(call: Call, phase: int, data: str, held_out: bool) -> Dict[str
     elif call["resume_training"] == "true":
         flags.pop("weights_dir", None)
         flags["restore_checkpoint"] = "latest"
-    elif "weights_dir" in flags:
+    elif call["resume_training"] == "auto":
+        flags["restore_checkpoint"] = "auto"
+    if "weights_dir" in flags:
         flags["load_weights"] = "true"
     return flags
 

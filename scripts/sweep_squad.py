@@ -147,7 +147,7 @@ def finished_rows(config: SweepConfig, jobs: List[Job], arguments: List[str]) ->
         row = configuration.read_json_object(file)
         if row["run"] not in place_of:
             continue
-        if row["arguments"] != arguments:
+        if row["arguments"] != deciding(arguments):
             theirs = " ".join(row["arguments"]) or "none"
             raise UserError(f"{folder} was fine-tuned with other options ({theirs}): name another --out_dir, or "
                             "delete it.")
@@ -161,6 +161,11 @@ def finished_rows(config: SweepConfig, jobs: List[Job], arguments: List[str]) ->
                 row["gone"] = "yes"
         rows[folder] = row
     return rows
+
+
+def deciding(arguments: List[str]) -> List[str]:
+    """Those arguments of a fine-tuning that may change its result."""
+    return [word for word in arguments if not word.startswith("--max_restarts=")]
 
 
 def read_if_there(path: str) -> Optional[dict]:
@@ -265,7 +270,7 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, c
         with open(os.path.join(job.folder, "results.json"), encoding="utf-8") as file:
             results = json.load(file)
         files.write_json(os.path.join(job.folder, "sweep.json"), {
-            "arguments": arguments, "run": job.run, "checkpoint": job.name, "phase": job.checkpoint.phase,
+            "arguments": deciding(arguments), "run": job.run, "checkpoint": job.name, "phase": job.checkpoint.phase,
             "step": job.checkpoint.step, "seed": job.seed, "seconds": round(time.monotonic() - started, 1),
             "EM": results.get("exact_match", results.get("exact")), "F1": results["f1"],
             **({"best F1": results["best_f1"]} if "best_f1" in results else {})})
