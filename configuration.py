@@ -724,7 +724,7 @@ def end_with_wrapper():
         print_on_stderr("the wrapper was killed: stopping.")
         os.kill(os.getpid(), signal.SIGTERM)
 
-    if wrapper and not files.wrapper_is_gone(wrapper):  # of a host of the same name, it never was here
+    if wrapper:
         threading.Thread(target=watch, daemon=True).start()
 
 

@@ -257,11 +257,19 @@ def wrapper_is_gone(wrapper: str) -> bool:
     """Whether a command's wrapper was killed.
 
     Args:
-        wrapper: $ELECTRA_WRAPPER: `<host>:<pid>`, or several pids separated by commas where one wrapper was started by
-            another. Those of another host are not looked at.
+        wrapper: $ELECTRA_WRAPPER: `<process_space>:<pid>`, or several pids separated by commas where one wrapper was
+            started by another. Those of another machine or container are not looked at.
     """
-    host, _, pids = wrapper.partition(":")
-    return host == HOST and not all(is_running(int(pid)) for pid in pids.split(",") if pid.isdigit())
+    space, _, pids = wrapper.partition(":")
+    return space == process_space() and not all(is_running(int(pid)) for pid in pids.split(",") if pid.isdigit())
+
+
+def process_space() -> str:
+    """Identifies the running kernel and the container: where process ids mean the same."""
+    try:
+        return f"{_machine()}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return HOST
 
 
 @contextlib.contextmanager

@@ -57,7 +57,11 @@ recipe() {
   eval "${plan:-die "$any_python does not run scripts/recipe.py" 1}"
   cd "$work_dir"
   # Python ends when a wrapper of this chain was killed (configuration.end_with_wrapper).
-  if [[ ${ELECTRA_WRAPPER:-} == "$host":* ]]; then ELECTRA_WRAPPER+=,$$; else ELECTRA_WRAPPER=$host:$$; fi
+  if [[ ${ELECTRA_WRAPPER:-} == "$process_space":* ]]; then
+    ELECTRA_WRAPPER+=,$$
+  else
+    ELECTRA_WRAPPER=$process_space:$$
+  fi
   export ELECTRA_WRAPPER
 }
 

@@ -508,8 +508,8 @@ def main(argv: List[str]) -> int:
     for note in made.notes if not rank else ():
         print(f"{who}: {note}")
     sys.stdout.flush()
-    common = {"host": files.HOST, "dry_run": "yes" if call.dry_run else "", "rank": str(rank),
-              "work_dir": call.work_dir}
+    common = {"host": files.HOST, "process_space": files.process_space(), "rank": str(rank),
+              "dry_run": "yes" if call.dry_run else "", "work_dir": call.work_dir}
     code = bash({**common, **made.variables})
     os.write(3, os.fsencode(code))
     return 0

@@ -224,7 +224,8 @@ class Stop:
             return 75
         # The child ends when this process is killed, as it does with its wrapper.
         chain = os.environ.get("ELECTRA_WRAPPER", "")
-        chain = f"{chain},{os.getpid()}" if chain.startswith(f"{files.HOST}:") else f"{files.HOST}:{os.getpid()}"
+        here = files.process_space() + ":"
+        chain = f"{chain},{os.getpid()}" if chain.startswith(here) else f"{here}{os.getpid()}"
         self.child = subprocess.Popen(command, env={**(environment or os.environ), "ELECTRA_WRAPPER": chain})
         if self.asked:  # the signal came while the process started
             self.child.terminate()

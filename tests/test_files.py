@@ -297,7 +297,7 @@ def test_a_holder_that_is_just_dying_is_waited_for(lock, monkeypatch):
 
 
 def test_a_holder_whose_wrapper_was_killed_is_given_time_to_save(lock, dead_pid):
-    holding = Holding(lock, ELECTRA_WRAPPER=f"{files.HOST}:{os.getpid()},{dead_pid}")
+    holding = Holding(lock, ELECTRA_WRAPPER=f"{files.process_space()}:{os.getpid()},{dead_pid}")
     timer = threading.Timer(1, holding.process.kill)  # later than the patience of the fixture
     timer.start()
     assert any("wrapper was killed" in line for line in take(lock))
@@ -305,9 +305,9 @@ def test_a_holder_whose_wrapper_was_killed_is_given_time_to_save(lock, dead_pid)
 
 
 def test_a_killed_wrapper_is_noticed_anywhere_in_the_chain_and_on_this_host_alone(dead_pid):
-    assert files.wrapper_is_gone(f"{files.HOST}:{dead_pid}")
-    assert files.wrapper_is_gone(f"{files.HOST}:{os.getpid()},{dead_pid}")
-    assert not files.wrapper_is_gone(f"{files.HOST}:{os.getpid()},{os.getppid()}")
+    assert files.wrapper_is_gone(f"{files.process_space()}:{dead_pid}")
+    assert files.wrapper_is_gone(f"{files.process_space()}:{os.getpid()},{dead_pid}")
+    assert not files.wrapper_is_gone(f"{files.process_space()}:{os.getpid()},{os.getppid()}")
     assert not files.wrapper_is_gone(f"elsewhere:{dead_pid}") and not files.wrapper_is_gone("")
 
 
