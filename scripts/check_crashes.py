@@ -132,8 +132,10 @@ def of_checkpoint(prefix: pathlib.Path) -> Dict[str, str]:
 
 
 def of_metrics(path: pathlib.Path) -> Dict[str, str]:
-    """The held-out metrics of each step; one that was logged twice is a difference. Training lines are left out: they are
-    averages over the updates since the line before, which a kill shortens."""
+    """The held-out metrics of each step; one that was logged twice is a difference.
+
+    Training lines are left out: they are averages over the updates since the line before, which a kill shortens.
+    """
     lines = collections.defaultdict(list)
     for entry in report.read_metrics_log(str(path)):
         if entry["kind"] == "eval":
