@@ -18,6 +18,7 @@ import difflib
 import json
 import math
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -191,6 +192,12 @@ def option(default, meaning, *, choices=None, minimum=None, maximum=None):
                                                             maximum=maximum))
 
 
+def help_of(field: dataclasses.Field) -> str:
+    """The help text of a field made by `option`, with its choices where the text does not name them."""
+    meaning, choices = field.metadata["meaning"], field.metadata["choices"] or ()
+    return meaning if all(choice in meaning for choice in choices) else f"{meaning}: {', '.join(choices)}"
+
+
 def check_options(config):
     """Checks every field created by `option` against its choices and bounds. Raises: UserError naming the flag."""
     for field in dataclasses.fields(config):
@@ -218,7 +225,7 @@ def require_options(config, *names: str):
 class DeviceOptions:
     """The device of a training command, its precision, and its workers."""
 
-    device: str = option("cpu", "device", choices=("cpu", "gpu", "hpu"))
+    device: str = option("cpu", "device to run on", choices=("cpu", "gpu", "hpu"))
     precision: str = option("fp32", "precision: fp32, bf16 (hmp is an alias), or tf32 on gpu",
                             choices=("fp32", "bf16", "hmp", "tf32"))
     xla: str = option("auto", "compile with XLA: auto means on gpu only; ignored on hpu",
@@ -240,7 +247,7 @@ class PretrainingConfig(DeviceOptions):
     """
 
     # What is trained
-    model_size: str = option("base", "model size", choices=tuple(SIZES))
+    model_size: str = option("base", "size of the model", choices=tuple(SIZES))
     model_name: typing.Optional[str] = option(
         None, "name of the run's folder under <results_dir>/models (default: the model size)")
     model_config: typing.Optional[str] = option(
@@ -271,11 +278,11 @@ class PretrainingConfig(DeviceOptions):
     max_seq_length: int = option(128, "sequence length of the records, in tokens", minimum=8)
     mask_prob: float = option(0.15, "fraction of the real tokens that is masked", minimum=0.001, maximum=0.9)
     # Optimization
-    num_train_steps: int = option(10000, "number of optimizer updates in this phase", minimum=1)
+    num_train_steps: int = option(10000, "number of optimizer updates", minimum=1)
     num_warmup_steps: int = option(2000, "number of updates of linear warm-up", minimum=0)
     train_batch_size: int = option(16, "sequences per micro-batch and worker", minimum=1)
     gradient_accumulation_steps: int = option(1, "micro-batches accumulated (averaged) per update", minimum=1)
-    optimizer: str = option("lamb", "optimizer", choices=("lamb", "adam", "adamw"))
+    optimizer: str = option("lamb", "optimizer to train with", choices=("lamb", "adam", "adamw"))
     learning_rate: float = option(6e-3, "peak learning rate, reached at the end of warm-up", minimum=0.0)
     end_lr: float = option(0.0, "learning rate at the end of the decay", minimum=0.0)
     lr_decay_power: float = option(0.5, "power of the polynomial decay (1 is linear)", minimum=0.0)
@@ -299,7 +306,7 @@ class PretrainingConfig(DeviceOptions):
     temperature: float = option(1.0, "sampling temperature of the generator", minimum=0.01)
     phase2: bool = option(False, "second phase: start from the phase-1 checkpoint of the same run")
     seed: int = option(
-        42, "seed of weight initialisation, data order, masks, samples and dropout", minimum=0, maximum=2**31 - 1)
+        42, "seed of weight initialization, data order, masks, samples and dropout", minimum=0, maximum=2**31 - 1)
     # Output
     results_dir: str = option("results", "folder for all results")
     log_dir: typing.Optional[str] = option(None, "folder for logs (default: <results_dir>/models/<model_name>/logs)")
@@ -310,13 +317,19 @@ class PretrainingConfig(DeviceOptions):
     save_checkpoints_steps: int = option(1000, "updates between two checkpoints", minimum=1)
     save_checkpoints_minutes: float = option(
         0.0, "minutes between two checkpoints, in addition to --save_checkpoints_steps (0: off)", minimum=0.0)
-    keep_checkpoint_max: int = option(5, "number of newest checkpoints kept, of each phase", minimum=1)
+    keep_checkpoint_max: int = option(
+        5, "number of newest checkpoints kept, of each phase; the one with the lowest held-out loss is kept too",
+        minimum=1)
+    keep_every_steps: int = option(
+        0, "checkpoints at multiples of this number of updates are never deleted (0: none)", minimum=0)
     skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
     restore_checkpoint: typing.Optional[str] = option(
-        None, "resume from 'latest', or from a checkpoint such as results/models/base/checkpoints/ckpt-1000; 'auto' "
-        "resumes from the newest checkpoint if there is one, and starts a new run if not")
+        None, "resume from 'latest', or from a checkpoint such as results/models/base/checkpoints/ckpt-1000; newer "
+        "checkpoints of its phase are then moved to a subfolder; 'auto' resumes from the newest checkpoint if there is "
+        "one, and starts a new run if not")
     overwrite: bool = option(
-        False, "delete the checkpoints of an earlier run in the run's folder, and start from scratch")
+        False, "start from scratch; the checkpoints of an earlier run in the run's folder are deleted after the first "
+        "save")
 
     def __post_init__(self):
         check_options(self)
@@ -433,8 +446,8 @@ class SquadConfig(DeviceOptions):
         "google/electra-base-discriminator", "weights to start from: a model on the Hugging Face hub, or its folder")
     init_checkpoint: typing.Optional[str] = option(
         None, "weights to start from in place of --electra_model: a checkpoint of this project (a prefix, or its "
-        "folder), or anything that run_pretraining.py --weights_dir accepts; evaluation and prediction need one with "
-        "a question-answering head (their default: the newest checkpoint in --output_dir)")
+        "folder), a model folder, a TF1 checkpoint, or a model on the Hugging Face hub; evaluation and prediction need "
+        "one with a question-answering head (their default: the newest checkpoint in --output_dir)")
     vocab_file: typing.Optional[str] = option(None, "WordPiece vocabulary (default: the one beside the weights)")
     do_lower_case: typing.Optional[str] = option(
         None, "lower-case the text (default: as in the tokenizer of the weights)", choices=("true", "false"))
@@ -490,13 +503,14 @@ class SquadConfig(DeviceOptions):
     # Output
     output_dir: typing.Optional[str] = option(None, "folder for checkpoints, predictions and results")
     overwrite: bool = option(
-        False, "delete the checkpoints of another fine-tuning in output_dir, and start from scratch")
+        False, "start from scratch; the checkpoints of another fine-tuning in output_dir are deleted after the first "
+        "save")
     json_summary: typing.Optional[str] = option(
         None, "file for the metrics, one JSON line per logged step (default: <output_dir>/logs/squad.jsonl)")
     log_freq: int = option(10, "updates between two logged lines", minimum=1)
     save_checkpoints_minutes: float = option(
         0.0, "minutes between two checkpoints, in addition to the one of every epoch (0: off)", minimum=0.0)
-    evaluate_during_training: bool = option(False, "evaluate on --predict_file at the end of every epoch")
+    evaluate_during_training: bool = option(False, "evaluate on the development set after every epoch")
     skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
     keep_checkpoint_max: int = option(2, "number of newest checkpoints kept", minimum=1)
     disable_progress_bar: bool = option(False, "hide the progress bar")
@@ -591,12 +605,12 @@ def from_words(config_class, words: typing.Dict[str, str]):
     """
     refuse_unknown_keys(words, config_class, "the options")
     kinds, values = kinds_of(config_class), {}
-    names = {int: "a whole number", float: "a number", bool: "true or false"}
+    names = {int: "an integer", float: "a number", bool: "true or false"}
     for name, word in words.items():
         try:
             values[name] = {"true": True, "false": False}[word] if kinds[name] is bool else kinds[name](word)
         except (KeyError, ValueError) as error:
-            raise UserError(f"--{name}={word} is not {names[kinds[name]]}: give one.") from error
+            raise UserError(f"--{name}={word} must be {names[kinds[name]]}.") from error
     return config_class(**values)
 
 
@@ -610,7 +624,7 @@ def define_flags(flag_values, config_class):
     kinds = kinds_of(config_class)
     for field in dataclasses.fields(config_class):
         rule = field.metadata
-        common = dict(name=field.name, default=field.default, help=rule["meaning"], flag_values=flag_values)
+        common = dict(name=field.name, default=field.default, help=help_of(field), flag_values=flag_values)
         if rule["choices"]:
             flags.DEFINE_enum(enum_values=list(rule["choices"]), **common)
         else:
@@ -654,8 +668,8 @@ def help_text(program: str, flag_values, description: str) -> str:
     for name in flag_values:
         flag = flag_values[name]
         default = "none" if flag.default is None else str(flag.default).lower() if flag.boolean else flag.default
-        choices = f" ({', '.join(flag.parser.enum_values)})" if hasattr(flag.parser, "enum_values") else ""
-        lines += [f"  --{name}={default}", *textwrap.wrap(flag.help + choices, 104, initial_indent=" " * 6,
+        meaning = re.sub("^<[^>]*>: ", "", flag.help)  # the choices, which absl puts before the text
+        lines += [f"  --{name}={default}", *textwrap.wrap(meaning, 104, initial_indent=" " * 6,
                                                          subsequent_indent=" " * 6)]
     return "\n".join([*lines, "", "--name or --name=true turns a switch on, --noname or --name=false turns it off."])
 
@@ -707,7 +721,11 @@ def launched(word: str) -> typing.Optional[int]:
     """The launcher's RANK, SIZE, LOCAL_RANK or LOCAL_SIZE (`word`). None without a launcher."""
     for name in (f"OMPI_COMM_WORLD_{word}", f"HOROVOD_{word}"):
         if os.environ.get(name):
-            return int(os.environ[name])
+            try:
+                return int(os.environ[name])
+            except ValueError as error:
+                raise UserError(f"{name}={os.environ[name]} in the environment must be an integer: unset it, or start "
+                                "the workers with mpirun or horovodrun.") from error
     return None
 
 

@@ -122,6 +122,18 @@ def write_json(path: str, content: dict):
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def sync(path: str):
+    """Flushes a file, or the names in a folder, to disk: they survive a power failure. Raises: OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not os.path.isdir(path):  # some file systems cannot flush folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
 # --- Folders ---
 
 

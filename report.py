@@ -72,7 +72,7 @@ class _LogFile(python_logging.FileHandler):
         elif not self.warned:
             self.warned = True
             with contextlib.suppress(OSError):
-                tqdm.write(f"WARNING: {self.baseFilename} cannot be written ({error.strerror}): the run continues.",
+                tqdm.write(f"warning: {self.baseFilename} cannot be written ({error.strerror}): the run continues.",
                            file=sys.stderr)
 
 
@@ -136,13 +136,14 @@ class MetricsLog:
         path: the JSON-lines file; on resuming, lines beyond `step` are dropped, since those steps are run again.
         tensorboard_dir: folder of event files.
         step: updates done before; 0: both are those of an earlier run and are emptied.
+        table: the metrics, of which those with a panel have curves.
     Raises: UserError: the files cannot be written.
     """
 
     MAX_WAITING = 10_000  # lines
 
-    def __init__(self, path: str, tensorboard_dir: str, step: int = 0):
-        self.path, self.curves = path, Curves()
+    def __init__(self, path: str, tensorboard_dir: str, step: int = 0, table: Sequence[Metric] = ()):
+        self.path, self.curves = path, Curves(table)
         self.last_evaluation = 0  # the step of the last evaluation in the log
         self._waiting: List[str] = []
         self._warned: Set[str] = set()
@@ -162,7 +163,8 @@ class MetricsLog:
             _restart_tensorboard(tensorboard_dir, step)
             self._writer = tf.summary.create_file_writer(tensorboard_dir)
         except (OSError, tf.errors.OpError) as error:
-            raise UserError(f"{tensorboard_dir} cannot be written ({_reason(error)}): choose another folder.") from error
+            raise UserError(f"{tensorboard_dir} cannot be written ({_reason(error)}): change its permissions, or "
+                            "choose another folder.") from error
 
     def _note(self, entry: dict):
         self.curves.add(entry)
@@ -193,7 +195,7 @@ class MetricsLog:
             yield
         except (OSError, tf.errors.OpError) as error:
             if what not in self._warned:
-                logging.warning("WARNING: %s cannot be written (%s): training continues; free some space or fix the "
+                logging.warning("warning: %s cannot be written (%s): training continues; free some space or fix the "
                                 "path, and the next lines are written again.", what, _reason(error))
             self._warned.add(what)
         else:
@@ -234,8 +236,8 @@ def read_metrics_log(path: str) -> List[dict]:
 def _restart_tensorboard(folder: str, step: int):
     """Removes the event files of an earlier run, or makes TensorBoard drop the steps beyond `step`.
 
-    A session start in the events does so. Summary writers of TensorFlow 2 have no `purge_step`: the start gets a file
-    of its own, which sorts before those that are written from now on.
+    A restart of the session in the events does so. Summary writers of TensorFlow 2 have no `purge_step`: it gets a file
+    of its own, which TensorBoard reads, by its name, after those that are there and before the next one.
     """
     os.makedirs(folder, exist_ok=True)
     events = glob.glob(os.path.join(glob.escape(folder), "events.out.tfevents.*"))
@@ -245,9 +247,10 @@ def _restart_tensorboard(folder: str, step: int):
     elif events:
         now = time.time()
         start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
-        with tf.io.TFRecordWriter(os.path.join(folder, f"events.out.tfevents.{int(now):010d}.0")) as writer:
-            for event in (tf.compat.v1.Event(wall_time=now, file_version="brain.Event:2"),
-                          tf.compat.v1.Event(wall_time=now, step=step + 1, session_log=start)):
+        with tf.io.TFRecordWriter(f"{max(events)}.start") as writer:
+            writer.write(tf.compat.v1.Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+            for _ in range(2):  # TensorBoard takes the first start for that of the run, later ones for restarts
+                event = tf.compat.v1.Event(wall_time=now, step=step + 1, session_log=start)
                 writer.write(event.SerializeToString())
 
 
@@ -360,7 +363,7 @@ class Report:
                                                                                 plot_file, writes)
         self.step, self._logged, self._hide_bar = step, step, hide_bar or not writes
         if writes:
-            self.log = MetricsLog(json_file, tensorboard_dir, step)
+            self.log = MetricsLog(json_file, tensorboard_dir, step, table)
 
     def __enter__(self):
         self.speed = Speed()
@@ -409,11 +412,11 @@ class Report:
         """Logs a non-finite update that was not applied, the `count`-th of the run."""
         if self.writes:
             self.log.write(step, "skipped", {"skipped_updates": count})
-            logging.warning("WARNING: %s.", why)
+            logging.warning("warning: %s.", why)
 
     def plot(self):
         with self.log.surviving(self.plot_file):
-            plot_curves(self.log.curves, self.plot_file, self.title, self.table)
+            plot_curves(self.log.curves, self.plot_file, self.title)
 
     def redraw(self):
         """Draws the curves of a finished run where they are missing."""
@@ -475,30 +478,32 @@ def _extremes(points: List[Tuple[int, float]]) -> List[Tuple[int, float]]:
 
 
 class Curves:
-    """The series of every metric of a log, by (kind, name)."""
+    """The series of the metrics that have a panel, by (kind, name)."""
 
-    def __init__(self):
+    def __init__(self, table: Sequence[Metric]):
+        self.panels = [metric for metric in table if metric.panel]
         self.series: Dict[Tuple[str, str], Series] = {}
 
     def add(self, entry: dict):
         """Adds an entry of the log."""
-        step, kind = entry["step"], entry["kind"]
-        for name, value in entry.items():
-            if isinstance(value, (int, float)) and name != "step":
-                if (kind, name) not in self.series:
-                    self.series[kind, name] = Series()
-                self.series[kind, name].add(step, value)
+        for metric in self.panels:
+            value = entry.get(metric.name)
+            if isinstance(value, (int, float)):
+                key = entry["kind"], metric.name
+                if key not in self.series:
+                    self.series[key] = Series()
+                self.series[key].add(entry["step"], value)
 
 
-def plot_curves(curves: Curves, png: str, title: str, table: Sequence[Metric]):
-    """Draws training and held-out curves: one panel for each metric that has one and was logged."""
+def plot_curves(curves: Curves, png: str, title: str):
+    """Draws training and held-out curves: one panel for each metric that was logged."""
     # Imported here: it takes most of a second, and refusals of bad input should not wait for it.
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    panels = [metric for metric in table if metric.panel and any((kind, metric.name) in curves.series
-                                                                 for kind in ("train", "eval"))]
+    logged = {name for _, name in curves.series}
+    panels = [metric for metric in curves.panels if metric.name in logged]
     if not panels:
         return
     columns = -(-len(panels) // 2)

@@ -1,4 +1,4 @@
-"""Pre-trains ELECTRA, one phase a run.
+"""Pre-trains ELECTRA, one phase per run.
 
     python run_pretraining.py --model_size=small --pretrain_tfrecords=DIR --max_seq_length=128 \\
         --num_train_steps=10000 --num_warmup_steps=2000 --train_batch_size=64
@@ -33,7 +33,7 @@ import pretrain_utils
 import report
 import training
 import weights
-from checkpoints import Checkpoints
+from checkpoints import Checkpoints, fingerprint
 from configuration import PretrainingConfig, UserError
 from report import Metric
 from tokenization import ElectraTokenizer
@@ -102,11 +102,13 @@ def make_optimizer(config: PretrainingConfig, variables) -> optimization.Optimiz
 
 
 class Start(NamedTuple):
-    """Updates done in this phase, the global number of the next record, and the updates that were skipped."""
+    """Where a phase starts, and from what."""
 
-    step: int
-    record: int
-    skipped: Sequence[int] = ()
+    step: int  # updates done in this phase
+    record: int  # global number of the next record
+    restored: Optional[str] = None  # the checkpoint that was restored
+    phase_1: Optional[dict] = None  # in phase 2: `step` and `fingerprint` of the phase-1 checkpoint it started from
+    skipped: Sequence[int] = ()  # the updates that were skipped
 
 
 def refuse_second_run(config: PretrainingConfig, checkpoints: Checkpoints):
@@ -138,8 +140,10 @@ def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -
             raise UserError(f"--phase2: {config.checkpoint_dir} holds no checkpoint of phase 1: run phase 1 first, or "
                             "name the run with --model_name.")
     if newest is None and (config.restore_checkpoint == "latest" or config.eval_only):
-        raise UserError(f"--restore_checkpoint={config.restore_checkpoint}: {config.checkpoint_dir} holds no checkpoint: omit the option "
-                        "(scripts/electra.sh: resume_training) for a new run, or correct --model_name.")
+        new_run = "" if config.eval_only else "omit the option (scripts/electra.sh: resume_training) for a new run, or "
+        raise UserError(f"--restore_checkpoint={config.restore_checkpoint}: {config.checkpoint_dir} holds no "
+                        f"checkpoint: {new_run}correct "
+                        "--model_name.")
     return newest.prefix if newest else None
 
 
@@ -147,13 +151,14 @@ def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, check
     """Sets the variables and logs where they come from: a checkpoint, else --load_weights, else fresh values."""
     name = checkpoint_to_restore(config, checkpoints)
     if config.load_weights and not (config.restore_checkpoint and checkpoints.list(config.phase)):
-        source = weights.merge([weights.read(part.strip()) for part in config.weights_dir.split(",")])
+        parts = config.weights_dir.split(",")
+        source = weights.merge([weights.read(part.strip(), config.vocab_file) for part in parts])
         for line in weights.load(source, model.trainable_variables, tokenizer):
             logging.info(line)
         return Start(0, 0)
     if name is None:
         return Start(0, 0)
-    saved = weights.open_checkpoint(name, tokenizer=tokenizer)
+    saved = weights.open_checkpoint(name, tokenizer=tokenizer, pretraining=True)
     state = saved.state
     if state["phase"] == 1 and config.phase2:
         if state["step"] < state["config"]["num_train_steps"]:
@@ -162,12 +167,13 @@ def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, check
                             "--restore_checkpoint=latest (scripts/electra.sh: --resume_training=true).")
         saved.restore(model)
         logging.info("phase 2 starts from the weights of %s, with a fresh optimizer.", saved.prefix)
-        return Start(0, 0)
+        return Start(0, 0, saved.prefix, {"step": state["step"], "fingerprint": fingerprint(saved.prefix)})
     if state["phase"] != config.phase:
         raise UserError(f"checkpoint {saved.prefix} belongs to phase {state['phase']}, this run is phase "
                         f"{config.phase}: {'omit' if config.phase2 else 'add'} --phase2 or name another checkpoint.")
     saved.restore(model, optimizer)
     logging.info("resuming from %s at step %d.", saved.prefix, state["step"])
+    report_other_phase_1(state, checkpoints)
     training.log_differences(state, workers, config.train_batch_size * config.gradient_accumulation_steps
                              * workers.size, "record")
     for option, value in dataclasses.asdict(config).items():
@@ -178,7 +184,32 @@ def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, check
         logging.info("note: the training data differs from the checkpoint's: its first epoch starts at the first "
                      "record.")
     record = state["record"] if state["data"] == data.fingerprint else 0
-    return Start(state["step"], record, state.get("skipped_updates", ()))
+    return Start(state["step"], record, saved.prefix, state.get("phase_1"), state.get("skipped_updates", ()))
+
+
+def report_other_phase_1(state: dict, checkpoints: Checkpoints):
+    """Logs that phase 1 has another newest checkpoint than the one that phase 2 started from."""
+    origin, newest = state.get("phase_1"), checkpoints.list(1)[-1:]
+    if not origin or not newest or origin == {"step": newest[0].step, "fingerprint": fingerprint(newest[0].prefix)}:
+        return
+    logging.warning("warning: phase 2 started from step %d of phase 1 and does not include %s, the newest checkpoint "
+                    "of phase 1 now: to train phase 2 from that one, move ckpt-p2-* out of %s and run the same "
+                    "command.", origin["step"], newest[0].prefix, checkpoints.folder)
+
+
+def make_way(config: PretrainingConfig, checkpoints: Checkpoints, start: Start):
+    """Moves checkpoints aside that would be taken for this run's: with --overwrite all of an earlier run, after an
+    explicit --restore_checkpoint the newer ones. Called when nothing can be refused any more."""
+    if config.skip_checkpoint or start.step >= config.num_train_steps:
+        return
+    if config.overwrite:
+        checkpoints.set_replaced_aside(2 if config.phase2 else None)
+    elif start.restored and config.restore_checkpoint not in (None, "latest", "auto"):
+        moved = checkpoints.set_newer_aside(config.phase, start.step, start.restored)
+        second = checkpoints.list(2)
+        if moved and not config.phase2 and second:
+            logging.info("note: phase 2, up to %s, is not moved; it started from an earlier phase 1.",
+                         second[-1].prefix)
 
 
 # --- Evaluation ---
@@ -205,7 +236,7 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
     batches = min(config.num_eval_steps, data.order.records // config.train_batch_size)
     if not batches:
         raise UserError(f"--eval_tfrecords hold {data.order.records} records, fewer than one batch of "
-                        f"--train_batch_size={config.train_batch_size}: hold out more, or omit the option.")
+                        f"--train_batch_size={config.train_batch_size}: lower it, or hold out more records.")
 
     @tf.function(autograph=False)
     def evaluate_batch(features, seeds):
@@ -283,7 +314,7 @@ class Setup(NamedTuple):
 def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
     """Opens the data, builds the model and restores it: everything that can be refused, before the first update."""
     workers = device.workers
-    checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max)
+    checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max, keep_every=config.keep_every_steps)
     refuse_second_run(config, checkpoints)
     if workers.is_chief:
         report.check_writable(config.model_dir, "results_dir")
@@ -305,13 +336,10 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
     start = None
     if workers.is_chief:
         checkpoints.clean()
-        if config.overwrite:  # only now that the data and the model are known to be good
-            checkpoints.clear(2 if config.phase2 else None)
-        if not config.skip_checkpoint:
-            checkpoints.check_disk(model)
         start = restore_or_initialise(config, model, optimizer, data, tokenizer, checkpoints, workers)
-        describe_run(config, device, model, data, start, global_batch)
-        tokenizer.save(config.model_dir)
+        if not config.skip_checkpoint:
+            checkpoints.check_disk(model, config.phase, start.step, config.num_train_steps, config.overwrite,
+                                   keep_best=evaluate is not None)
     start = workers.from_chief(start)
     workers.broadcast([*model.variables, *optimizer.variables])
     return Setup(checkpoints, tokenizer, data, model, optimizer, evaluate, start, global_batch)
@@ -324,7 +352,12 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
     """
     workers = device.workers
     setup = prepare(config, device)
-    model, data, start = setup.model, setup.data, setup.start
+    model, data, start, checkpoints = setup.model, setup.data, setup.start, setup.checkpoints
+    run_report = make_report(config, setup, workers)
+    if workers.is_chief:  # nothing can be refused any more
+        describe_run(config, device, setup)
+        make_way(config, checkpoints, start)
+        setup.tokenizer.save(config.model_dir)
     batches = pretrain_utils.micro_batches(data.order, data.record_format, config.train_batch_size, start.record,
                                            workers.rank, workers.size)
     common = training.run_state(dataclasses.asdict(config), model, setup.tokenizer.fingerprint, device.kind, workers)
@@ -334,12 +367,22 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
             key = [config.seed, pretrain_utils.TRAINING, config.phase, step, micro_batch, workers.rank]
             yield as_tensors(next(batches), pretrain_utils.fold_seeds(key, model.num_seeds))
 
-    def save(step: int):
+    def save(step: int, last: bool):
         if workers.is_chief:
             state = {**common, "data": data.fingerprint,
                      "record": start.record + (step - start.step) * setup.global_batch,
                      "skipped_updates": [skipped for skipped in train_step.skipped() if skipped <= step]}
-            logging.info("saved %s.", setup.checkpoints.save(config.phase, step, model, setup.optimizer, state))
+            if start.phase_1:
+                state["phase_1"] = start.phase_1
+            checkpoints.start(config.phase, step, model, setup.optimizer, state)
+            if last:
+                checkpoints.complete()
+
+    def evaluate(step: int) -> Optional[Dict[str, float]]:
+        metrics = setup.evaluate(lambda: stop.signal_name)
+        if metrics and workers.is_chief:
+            checkpoints.evaluated(config.phase, step, held_out_loss(metrics, config))
+        return metrics
 
     job = training.Job(
         start.step, config.num_train_steps, micro_batches, config.updates_per_log, config.save_checkpoints_minutes,
@@ -347,14 +390,21 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
         evaluates_after=lambda step: setup.evaluate and (step == config.num_train_steps
                                                          or step % config.updates_per_eval == 0),
         save=None if config.skip_checkpoint else save,
-        evaluate=lambda: setup.evaluate(lambda: stop.signal_name),
+        evaluate=evaluate,
         bad_update=lambda step: bad_update(step, config),
-        not_finite=lambda step: not_finite(step, config, setup.checkpoints),
+        not_finite=lambda step: not_finite(step, config, checkpoints),
         interrupted=lambda *stopped: resume_hint(config, *stopped))
     train_step = optimization.TrainStep(model.loss, model.metric_names, setup.optimizer,
                                         config.gradient_accumulation_steps, jit_compile=device.jit_compile,
                                         workers=workers, skip_budget=config.skip_bad_updates, skipped=start.skipped)
-    training.run_updates(job, train_step, make_report(config, setup, workers), stop, workers)
+    with checkpoints:
+        training.run_updates(job, train_step, run_report, stop, workers)
+
+
+def held_out_loss(metrics: Dict[str, float], config: PretrainingConfig) -> float:
+    """The objective on held-out data: the generator's loss plus --disc_weight times the discriminator's, those there
+    are."""
+    return metrics.get("generator_loss", 0.0) + config.disc_weight * metrics.get("discriminator_loss", 0.0)
 
 
 def evaluate_only(config: PretrainingConfig, device: devices.Device):
@@ -365,7 +415,7 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
     shards = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
     tokenizer = open_tokenizer(config, shards)
     name = checkpoint_to_restore(config, Checkpoints(config.checkpoint_dir))
-    saved = weights.open_checkpoint(name, tokenizer=tokenizer)
+    saved = weights.open_checkpoint(name, tokenizer=tokenizer, pretraining=True)
     config = config.with_model_of(PretrainingConfig.from_saved(saved.state["config"]))
     model = modeling.pretraining_model(saved.encoder, config, tokenizer, device.compute_dtype)
     evaluate = make_evaluator(model, config, tokenizer, device.workers)
@@ -378,8 +428,10 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
     print(json.dumps({"checkpoint": prefix, "step": state["step"], "phase": state["phase"], **metrics}))
 
 
-def describe_run(config, device, model, data: Data, start: Start, global_batch: int):
+def describe_run(config, device, setup: Setup):
     """Logs and saves what is about to run."""
+    model, data, start, global_batch = setup.model, setup.data, setup.start, setup.global_batch
+
     def millions(*parts) -> float:
         unique = {id(variable): variable for part in parts if part for variable in part.trainable_variables}
         return sum(variable.shape.num_elements() for variable in unique.values()) / 1e6
@@ -429,6 +481,7 @@ def bad_update(step: int, config: PretrainingConfig) -> str:
 
 
 def not_finite(step: int, config: PretrainingConfig, checkpoints: Checkpoints) -> str:
+    checkpoints.finish()
     newest = checkpoints.list(config.phase)
     kept = f"the last checkpoint is {newest[-1].prefix}" if newest else "there is no checkpoint yet"
     return (f"the loss or its gradient is not finite at {bad_update(step, config)}, which was not applied; {kept}: "

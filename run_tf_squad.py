@@ -4,7 +4,7 @@
         --init_checkpoint=results/models/base/checkpoints
     python run_tf_squad.py --do_predict --predict_file=questions.json --output_dir=results/squad
 
-Writes to --output_dir: checkpoints/ (one an epoch), predictions.json, nbest_predictions.json, null_odds.json (2.0),
+Writes to --output_dir: checkpoints/ (one per epoch), predictions.json, nbest_predictions.json, null_odds.json (2.0),
 results.json, logfile.txt, logs/ (JSON lines, TensorBoard, curves), vocab.txt. scripts/electra_squad.sh is the recipe.
 
 AdamW with layer-wise learning rates: a layer's is `0.8 ** (num_layers + 2 - depth)` of the head's, with depth 0 for the
@@ -78,7 +78,7 @@ def read_weights(config: SquadConfig, workers: Workers) -> Tuple[weights.Source,
 def read_source(config: SquadConfig) -> weights.Source:
     """The weights to start from. Without training they need a head: --init_checkpoint, else what output_dir holds."""
     if config.init_checkpoint:
-        return weights.read(config.init_checkpoint)
+        return weights.read(config.init_checkpoint, config.vocab_file)
     if config.do_train:
         try:
             return weights.read(config.electra_model)
@@ -87,7 +87,7 @@ def read_source(config: SquadConfig) -> weights.Source:
     if not Checkpoints(config.checkpoint_dir).list():
         raise UserError(f"--init_checkpoint is missing and {config.checkpoint_dir} holds no checkpoint: name a "
                         "fine-tuned model, or add --do_train.")
-    return weights.read(config.checkpoint_dir)
+    return weights.read(config.checkpoint_dir, config.vocab_file)
 
 
 def own_weights() -> str:
@@ -234,11 +234,10 @@ def prepare(config: SquadConfig, device: devices.Device, inputs: Inputs) -> Setu
     skipped = found.get("skipped_updates", ()) if found else ()
     setup = Setup(checkpoints, seed, model, optimizer, windows, done, skipped, updates)
     if workers.is_chief:
-        if not config.skip_checkpoint:
-            checkpoints.check_disk(model)
+        checkpoints.clean()
         restore_or_load(setup, inputs, workers)
-        inputs.tokenizer.save(config.output_dir)
-        describe_run(config, device, setup)
+        if not config.skip_checkpoint:
+            checkpoints.check_disk(model, step=done, num_train_steps=updates, replace=found is None)
     workers.broadcast([*model.variables, *optimizer.variables])
     return setup
 
@@ -253,7 +252,6 @@ def restore_or_load(setup: Setup, inputs: Inputs, workers: Workers):
         return
     for line in weights.load(inputs.source, setup.model.trainable_variables, inputs.tokenizer, weights.SQUAD_WAY_OUT):
         logging.info(line)
-    setup.checkpoints.clear()  # only now that the new training is known to be possible; empty without --overwrite
 
 
 def describe_run(config: SquadConfig, device: devices.Device, setup: Setup):
@@ -277,7 +275,13 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
     """
     workers, accumulation = device.workers, config.gradient_accumulation_steps
     setup = prepare(config, device, inputs)
-    model, windows = setup.model, setup.windows
+    model, windows, checkpoints = setup.model, setup.windows, setup.checkpoints
+    run_report = make_report(config, setup, workers)
+    if workers.is_chief:  # nothing can be refused any more
+        describe_run(config, device, setup)
+        if not inputs.found and not config.skip_checkpoint:
+            checkpoints.set_replaced_aside()  # there are none without --overwrite
+        inputs.tokenizer.save(config.output_dir)
     positions = {}  # by step: a checkpoint may be of an earlier update than the last one that has begun
 
     def micro_batches(step: int):
@@ -297,11 +301,13 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
               **training.run_state({**dataclasses.asdict(config), "seed": setup.seed}, model,
                                    inputs.tokenizer.fingerprint, device.kind, workers)}
 
-    def save(step: int):
+    def save(step: int, last: bool):
         if workers.is_chief:
             state = {**common, "position": positions.get(step, windows.position),
                      "skipped_updates": [skipped for skipped in train_step.skipped() if skipped <= step]}
-            logging.info("saved %s.", setup.checkpoints.save(1, step, model, setup.optimizer, state))
+            checkpoints.start(1, step, model, setup.optimizer, state)
+            if last:
+                checkpoints.complete()
 
     def epoch_ended(step: int) -> bool:
         return windows.batches_since_epoch_end < accumulation
@@ -312,14 +318,15 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
         evaluates_after=lambda step: (config.evaluate_during_training and epoch_ended(step)
                                       and step < setup.num_train_steps),
         save=None if config.skip_checkpoint else save,
-        evaluate=lambda: predict(config, model, inputs.dev, workers, stop)[1],
+        evaluate=lambda step: predict(config, model, inputs.dev, workers, stop)[1],
         bad_update=lambda step: f"update {step} (seed {setup.seed})",
         not_finite=lambda step: not_finite(step, setup, config),
         interrupted=lambda *stopped: resume_hint(config, setup.num_train_steps, *stopped))
     train_step = optimization.TrainStep(model.loss, model.metric_names, setup.optimizer, accumulation,
                                         jit_compile=device.jit_compile, workers=workers,
                                         skip_budget=config.skip_bad_updates, skipped=setup.skipped)
-    rates = training.run_updates(job, train_step, make_report(config, setup, workers), stop, workers)
+    with checkpoints:
+        rates = training.run_updates(job, train_step, run_report, stop, workers)
     summary = {"train_steps": setup.num_train_steps, "seed": setup.seed}
     if rates:
         summary["train_sequences_per_second"] = rates["sequences_per_second"]
@@ -363,8 +370,8 @@ def make_report(config: SquadConfig, setup: Setup, workers: Workers) -> report.R
 def not_finite(step: int, setup: Setup, config: SquadConfig) -> str:
     kept = "" if config.skip_checkpoint or step == 1 else " and the updates before it are saved"
     return (f"the loss or its gradient is not finite at update {step} (seed {setup.seed}), which was not applied"
-            f"{kept}: choose a lower --learning_rate or a longer --warmup_proportion, with --overwrite, or skip such updates "
-            f"with --skip_bad_updates={config.skip_bad_updates + 1}.")
+            f"{kept}: choose a lower --learning_rate or a longer --warmup_proportion, with --overwrite, or skip such "
+            f"updates with --skip_bad_updates={config.skip_bad_updates + 1}.")
 
 
 def resume_hint(config: SquadConfig, num_train_steps: int, signal_name: str, step: int, anything_new: bool) -> str:

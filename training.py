@@ -145,8 +145,10 @@ class Job(NamedTuple):
     save_minutes: float  # minutes between two checkpoints, beside `saves_after`; 0: none
     saves_after: Callable[[int], bool]  # step -> whether a checkpoint is due; asked after the update
     evaluates_after: Callable[[int], bool]  # the same for a held-out evaluation
-    save: Optional[Callable[[int], None]]  # writes the checkpoint of a step up to the current one; None: no checkpoints
-    evaluate: Callable[[], Optional[Dict[str, float]]]  # held-out metrics; None when it was stopped
+    # Starts to write the checkpoint of a step; with True, the last one of the run, waits for it. None: no checkpoints.
+    # The step is that of the variables, which may be earlier than the last one whose micro-batches were read.
+    save: Optional[Callable[[int, bool], None]]
+    evaluate: Callable[[int], Optional[Dict[str, float]]]  # held-out metrics after a step; None when it was stopped
     bad_update: Callable[[int], str]  # what identifies the update of a step in a message, such as its seeds
     not_finite: Callable[[int], str]  # the sentence for an update whose loss or gradient was not finite
     interrupted: Callable[[str, int, bool], str]  # the sentence for a stop: what stopped it, step, anything new
@@ -175,27 +177,31 @@ class Progress:
             self.report.training(step, sums)
             self.logged = step
         if sums["bad_step"]:
-            self.save()
+            self.rescue()
             self.workers.from_chief(None)
             raise RunFailed(self.job.not_finite(sums["bad_step"]))
 
-    def save(self):
-        """Saves the last update that was done, unless that has been done before."""
+    def save(self, last: bool = False):
+        """Saves the last update that was done. `last`: nothing follows, so it waits until the checkpoint is written.
+
+        Raises: RunFailed: the last checkpoint could not be saved.
+        """
         step = self.train_step.step_done()
-        if step > self.saved and self.job.save:
-            self.job.save(step)
-        self.saved = step
+        if step > (self.job.step if last else self.saved) and self.job.save:
+            self.saved = step
+            self.job.save(step, last)
 
     def rescue(self):
-        """Saves like `save` after an error that only this worker may have had: without the other workers."""
+        """Saves after an error that is the one to report, and that only this worker may have had."""
         try:
-            self.save()
-        except Exception as error:  # that of the run is the one to report
-            logging.warning("the last update could not be saved either (%s).", error)
+            if self.train_step.step_done() > self.saved:
+                self.save(last=True)
+        except Exception as error:
+            logging.warning("warning: the last update could not be saved either (%s).", error)
 
     def evaluate(self, step: int) -> bool:
         """Evaluates and logs; whether that was completed."""
-        metrics = self.job.evaluate()
+        metrics = self.job.evaluate(step)
         self.report.evaluation(step, metrics)
         return self.workers.from_chief(metrics is not None)
 
@@ -213,8 +219,8 @@ def run_updates(job: Job, train_step: TrainStep, report: Report, stop: StopReque
     this with the same cadence. Whatever ends the loop early, the last update that was done is saved before.
 
     Returns: see `report.Speed.average`; empty where all updates had been done before.
-    Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite. What reading
-        the data raises.
+    Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite, or the last
+        checkpoint could not be saved. What reading the data raises.
     """
     progress = Progress(job, train_step, report, workers)
     complete = not progress.evaluation_is_missing() or progress.evaluate(job.step)
@@ -237,14 +243,17 @@ def run_updates(job: Job, train_step: TrainStep, report: Report, stop: StopReque
                 report.advance()
                 with report.speed.excluded():
                     if save_due:
-                        progress.save()
+                        progress.save(last=step == job.num_train_steps)
                         agreement.saved()
                     if evaluation_due:
                         complete = progress.evaluate(step)
         except Ended as ended:
             if train_step.step_done() > progress.logged:
                 progress.log()
-            progress.save()
+            if ended.error:
+                progress.rescue()
+            else:
+                progress.save(last=True)
             workers.from_chief(None)  # a worker that exits ends the others: not before rank 0 has saved
             if ended.error:
                 raise ended.error from ended.error.__cause__

@@ -53,11 +53,9 @@ def flag(config_class, name: str, default: Optional[str] = None, field: Optional
     base, suffix = (name[:-3], int(name[-1])) if name[-3:] in ("_p1", "_p2") else (name, None)
     field, phase = field or base, phase or suffix
     described = config_class.__dataclass_fields__[field]
-    kind, rule = configuration.kinds_of(config_class)[field], described.metadata
+    kind = configuration.kinds_of(config_class)[field]
     if meaning is None:
-        meaning = rule["meaning"]
-        if not all(choice in meaning for choice in rule["choices"] or ()):
-            meaning += f" ({', '.join(rule['choices'])})"
+        meaning = configuration.help_of(described)
     if suffix:
         meaning = f"phase {suffix}: {meaning}"
     return Option(name, text_of(described.default) if default is None else default, meaning,

