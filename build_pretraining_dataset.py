@@ -520,7 +520,8 @@ def finish(config: BuildConfig, tokenizer: ElectraTokenizer, sizes: dict[str, in
 def main(argv) -> int:
     config = configuration.parse(BuildConfig, argv, __doc__)
     stop_on_signals()
-    build(config)
+    with configuration.sole_user(config.output_dir, "choose another --output_dir", beside=True):
+        build(config)
     return 0
 
 

@@ -235,7 +235,7 @@ def index_shards(paths: Sequence[str], folder: str, progress: Callable = lambda 
     shards = {path: recall_shard(path, known.get(file_state(path))) for path in paths}
     unknown = [path for path in paths if shards[path] is None]
     if unknown:
-        files.remove_temporaries(folder)
+        files.remove_junk(folder)
         manifests = read_manifests(paths)
         for path in progress(unknown):
             shards[path] = shard = index_shard(path, manifests.get(os.path.dirname(path), {}), folder)

@@ -508,7 +508,7 @@ def main(argv):
         if config.eval_only:
             evaluate_only(config, device)
             return
-        with training.StopRequest() as stop:
+        with training.StopRequest() as stop, config.sole_user(device.workers):
             train(config, device, stop)
 
 

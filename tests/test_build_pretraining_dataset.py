@@ -306,14 +306,24 @@ def test_existing_folder_is_replaced_only_with_overwrite_and_only_a_dataset(conf
 def test_leftovers_of_killed_builds_are_cleaned_up(configure, in_process, tmp_path, refuses):
     output, dead = tmp_path / "out", subprocess.Popen(["true"])
     dead.wait()
+    mark = f"out.tmp-{files.HOST}"
     builder.build(configure())
     complete = content(output)
     for pid in (dead.pid, os.getppid()):  # the second one is another build that runs
-        (tmp_path / f"out.tmp{pid}" / "new").mkdir(parents=True)
-    output.rename(tmp_path / f"out.tmp{dead.pid}" / "old")  # killed between the two renames of --overwrite
+        (tmp_path / f"{mark}-{pid}-1" / "new").mkdir(parents=True)
+    output.rename(tmp_path / f"{mark}-{dead.pid}-1" / "old")  # killed between the two renames of --overwrite
     assert "--overwrite" in refuses(builder.build, configure(seed=3))
     assert content(output) == complete
-    assert sorted(os.listdir(tmp_path)) == ["corpus", "out", f"out.tmp{os.getppid()}"]
+    assert sorted(os.listdir(tmp_path)) == ["corpus", "out", f"{mark}-{os.getppid()}-1"]
+
+
+def test_a_second_build_is_refused_while_one_runs(configure, tmp_path):
+    config = configure()
+    with files.hold(f"{tmp_path / 'out'}.lock"):
+        result = subprocess.run([*COMMAND, f"--corpus_dir={config.corpus_dir}", f"--vocab_file={config.vocab_file}",
+                                 f"--output_dir={tmp_path / 'out'}"], text=True, capture_output=True)
+    assert result.returncode == 2 and str(os.getpid()) in result.stderr and "--output_dir" in result.stderr
+    assert sorted(os.listdir(tmp_path)) == ["corpus"]
 
 
 def test_folders_with_the_signs_of_a_glob_are_taken_as_they_stand(corpus, configure, in_process, tmp_path):

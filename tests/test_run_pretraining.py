@@ -23,6 +23,7 @@ from support import pretraining_config as make_config
 
 import configuration
 import devices
+import files
 import postprocess_pretrained_ckpt
 import report
 import run_pretraining
@@ -274,14 +275,19 @@ def test_killed_at_random_moments_and_resumed_equals_an_uninterrupted_run(data, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_the_update_saves_says_how_to_resume_and_exits_75(data, tmp_path, number, said):
+def test_a_signal_finishes_the_update_saves_says_how_to_resume_and_exits_75(data, tmp_path, number, said, monkeypatch):
     config = make_config(data, tmp_path, num_train_steps=100_000, log_freq=1)
+    lock = os.path.join(config.model_dir, ".lock")
+    monkeypatch.setattr(files, "PATIENCE_SECONDS", 0)
     process = subprocess.Popen(command(config), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     for line in process.stdout:
         if line.startswith("step 3/"):
+            with pytest.raises(files.Held, match=f"process {process.pid} "), files.hold(lock):
+                pass
             process.send_signal(number)
             break
     _, errors = process.communicate(timeout=120)
+    assert not os.path.exists(lock)
     assert process.returncode == 75
     assert len(said(errors).splitlines()) == 1 and "resume with --restore_checkpoint=latest" in errors
     step = int(re.search(r"at step (\d+)", errors)[1])
