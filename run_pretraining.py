@@ -198,7 +198,7 @@ def make_way(config: PretrainingConfig, checkpoints: Checkpoints, start: Start):
         return
     if config.overwrite:
         checkpoints.set_replaced_aside(2 if config.phase2 else None)
-    elif start.restored and config.restore_checkpoint not in (None, "latest"):
+    elif start.restored and config.restore_checkpoint not in (None, "latest", "auto"):
         moved = checkpoints.set_newer_aside(config.phase, start.step, start.restored)
         second = checkpoints.list(2)
         if moved and not config.phase2 and second:
