@@ -15,7 +15,7 @@ import json
 import math
 import os
 import sys
-from typing import Callable, Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
@@ -59,8 +59,11 @@ class Data(NamedTuple):
 
 
 def open_tokenizer(config: PretrainingConfig, shards) -> ElectraTokenizer:
-    """--vocab_file, else the vocabulary beside the shards; compared with the dataset's manifest if there is one."""
-    manifest = pretrain_utils.read_manifest(shards) or {}
+    """--vocab_file, else the vocabulary beside the first shard, with the casing of the first manifest if there is one.
+
+    `open_data` compares it with all manifests.
+    """
+    manifest = next(iter(pretrain_utils.read_manifests(shards).values()), {})
     casing = {key: manifest[key] for key in ("do_lower_case", "strip_accents") if key in manifest}
     if config.vocab_file:
         tokenizer = ElectraTokenizer(config.vocab_file, **casing)
@@ -72,19 +75,19 @@ def open_tokenizer(config: PretrainingConfig, shards) -> ElectraTokenizer:
             raise UserError(f"{folder} has no vocab.txt beside the shards: give the vocabulary they were built with as "
                             "--vocab_file.")
         tokenizer = ElectraTokenizer.from_folder(places[0], **casing)
-    if manifest and manifest["tokenizer_fingerprint"] != tokenizer.fingerprint:
-        raise UserError(f"--vocab_file: {tokenizer.vocab_file} is not the vocabulary of {os.path.dirname(shards[0])} "
-                        "(according to its manifest): give that one, or rebuild the dataset.")
     return tokenizer
 
 
-def open_data(paths, config: PretrainingConfig, vocab_size: int) -> Data:
-    """Checks every shard's first record and counts the records (once: the counts are cached in the run's folder)."""
-    shards = pretrain_utils.count_shards(
-        paths, pretrain_utils.read_manifest(paths), os.path.join(config.model_dir, "record_counts.json"),
-        lambda uncounted: tqdm(uncounted, desc="counting records", unit="shard", disable=not sys.stderr.isatty()))
+def open_data(paths, config: PretrainingConfig, tokenizer: ElectraTokenizer) -> Data:
+    """Checks manifests and every shard's first record, and finds or makes the shards' indices (see index_shards)."""
+    pretrain_utils.check_manifests(paths, tokenizer, config.max_seq_length)
+    folder = os.path.join(config.model_dir, "record_index")
+    shards = pretrain_utils.index_shards(
+        paths, folder, lambda new: tqdm(new, desc="indexing shards", unit="shard", disable=not sys.stderr.isatty()))
     filled = [shard for shard in shards if shard.records]
-    formats = [pretrain_utils.RecordFormat(shard.path, config.max_seq_length, vocab_size) for shard in filled]
+    damaged = pretrain_utils.DamagedRecords(config.skip_bad_records, os.path.join(folder, "damaged"), paths)
+    formats = [pretrain_utils.RecordFormat(shard, config.max_seq_length, tokenizer.vocab_size, damaged)
+               for shard in filled]
     return Data(pretrain_utils.RecordOrder(filled, config.seed), formats[0])
 
 
@@ -108,12 +111,14 @@ class Start(NamedTuple):
     record: int  # global number of the next record
     restored: Optional[str] = None  # the checkpoint that was restored
     phase_1: Optional[dict] = None  # in phase 2: `step` and `fingerprint` of the phase-1 checkpoint it started from
+    skipped: Sequence[int] = ()  # the updates that were skipped
 
 
 def refuse_second_run(config: PretrainingConfig, checkpoints: Checkpoints):
-    """Refuses to mix two runs in one folder. Phase 1 without --restore_checkpoint is a new run."""
+    """Refuses to mix two runs in one folder. Phase 1 without a checkpoint to resume from is a new run."""
     found = checkpoints.list(2 if config.phase2 else None)
-    if found and not config.restore_checkpoint and not config.overwrite:
+    is_new = not config.restore_checkpoint or config.restore_checkpoint == "auto" and not checkpoints.list(config.phase)
+    if found and is_new and not config.overwrite:
         raise UserError(
             f"{config.checkpoint_dir} already holds {os.path.basename(found[-1].prefix)} of an earlier run: resume it "
             "with --restore_checkpoint=latest (scripts/electra.sh: --resume_training=true), choose another "
@@ -123,20 +128,24 @@ def refuse_second_run(config: PretrainingConfig, checkpoints: Checkpoints):
 def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -> Optional[str]:
     """The checkpoint to start from, or None for a fresh start.
 
-    In order: the one that --restore_checkpoint names; with `latest` the newest of this phase; in phase 2 the newest of
-    phase 1, which must have finished.
+    In order: the one that --restore_checkpoint names; with `latest` and `auto` the newest of this phase; in phase 2 the
+    newest of phase 1, which must have finished.
     """
-    if config.restore_checkpoint not in (None, "latest"):
+    if config.restore_checkpoint not in (None, "latest", "auto"):
         return config.restore_checkpoint
     newest = checkpoints.newest(config.phase) if config.restore_checkpoint else None
+    if newest is None and config.restore_checkpoint == "auto" and checkpoints.list(config.phase):
+        raise UserError(f"--restore_checkpoint=auto: none of the checkpoints in {config.checkpoint_dir} can be read: "
+                        "start a new run with another --model_name, or delete them with --overwrite.")
     if newest is None and config.phase2:
         newest = checkpoints.newest(1)
         if newest is None:
             raise UserError(f"--phase2: {config.checkpoint_dir} holds no checkpoint of phase 1: run phase 1 first, or "
                             "name the run with --model_name.")
-    if newest is None and config.restore_checkpoint:
+    if newest is None and (config.restore_checkpoint == "latest" or config.eval_only):
         new_run = "" if config.eval_only else "omit the option (scripts/electra.sh: resume_training) for a new run, or "
-        raise UserError(f"--restore_checkpoint=latest: {config.checkpoint_dir} holds no checkpoint: {new_run}correct "
+        raise UserError(f"--restore_checkpoint={config.restore_checkpoint}: {config.checkpoint_dir} holds no "
+                        f"checkpoint: {new_run}correct "
                         "--model_name.")
     return newest.prefix if newest else None
 
@@ -144,7 +153,7 @@ def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -
 def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, checkpoints, workers: Workers) -> Start:
     """Sets the variables and logs where they come from: a checkpoint, else --load_weights, else fresh values."""
     name = checkpoint_to_restore(config, checkpoints)
-    if config.load_weights:
+    if config.load_weights and not (config.restore_checkpoint and checkpoints.list(config.phase)):
         parts = config.weights_dir.split(",")
         source = weights.merge([weights.read(part.strip(), config.vocab_file) for part in parts])
         for line in weights.load(source, model.trainable_variables, tokenizer):
@@ -178,7 +187,7 @@ def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, check
         logging.info("note: the training data differs from the checkpoint's: its first epoch starts at the first "
                      "record.")
     record = state["record"] if state["data"] == data.fingerprint else 0
-    return Start(state["step"], record, saved.prefix, state.get("phase_1"))
+    return Start(state["step"], record, saved.prefix, state.get("phase_1"), state.get("skipped_updates", ()))
 
 
 def report_other_phase_1(state: dict, checkpoints: Checkpoints):
@@ -226,7 +235,7 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
     that returns whether to stop early, and then returns None. Every worker calls it and evaluates its share of the
     batches; the result does not depend on the number of workers.
     """
-    data = open_data(pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords"), config, tokenizer.vocab_size)
+    data = open_data(pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords"), config, tokenizer)
     batches = min(config.num_eval_steps, data.order.records // config.train_batch_size)
     if not batches:
         raise UserError(f"--eval_tfrecords hold {data.order.records} records, fewer than one batch of "
@@ -310,13 +319,18 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
     workers = device.workers
     checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max, keep_every=config.keep_every_steps)
     refuse_second_run(config, checkpoints)
+    if workers.is_chief:
+        report.check_writable(config.model_dir, "results_dir")
+        if not config.skip_checkpoint:
+            report.check_writable(config.checkpoint_dir, "results_dir")
+    report.check_writable(config.logs, "log_dir")
     report.start_logging(config.logs, f"pretraining_phase{config.phase}_rank{workers.rank}",
                          on_console=workers.is_chief)
     logging.info("ELECTRA %s, phase %d, on %s.", config.run_name, config.phase, device)
     shards = pretrain_utils.find_shards(config.pretrain_tfrecords, "pretrain_tfrecords")
     tokenizer = open_tokenizer(config, shards)
-    with workers.chief_first():  # rank 0 counts the records
-        data = open_data(shards, config, tokenizer.vocab_size)
+    with workers.chief_first():  # rank 0 writes the indices that are missing
+        data = open_data(shards, config, tokenizer)
         model = modeling.pretraining_model(config.encoder_config(tokenizer.vocab_size), config, tokenizer,
                                            device.compute_dtype)
         evaluate = make_evaluator(model, config, tokenizer, workers) if config.eval_tfrecords else None
@@ -337,8 +351,7 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
 def train(config: PretrainingConfig, device: devices.Device, stop: training.StopRequest):
     """Runs one phase to its end, or until a stop is requested.
 
-    Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite, or the last
-        checkpoint could not be saved.
+    Raises: see `training.run_updates`.
     """
     workers = device.workers
     setup = prepare(config, device)
@@ -360,7 +373,8 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
     def save(step: int, last: bool):
         if workers.is_chief:
             state = {**common, "data": data.fingerprint,
-                     "record": start.record + (step - start.step) * setup.global_batch}
+                     "record": start.record + (step - start.step) * setup.global_batch,
+                     "skipped_updates": [skipped for skipped in train_step.skipped() if skipped <= step]}
             if start.phase_1:
                 state["phase_1"] = start.phase_1
             checkpoints.start(config.phase, step, model, setup.optimizer, state)
@@ -374,17 +388,18 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
         return metrics
 
     job = training.Job(
-        start.step, config.num_train_steps, micro_batches, config.updates_per_log,
+        start.step, config.num_train_steps, micro_batches, config.updates_per_log, config.save_checkpoints_minutes,
         saves_after=lambda step: step % config.save_checkpoints_steps == 0,
         evaluates_after=lambda step: setup.evaluate and (step == config.num_train_steps
                                                          or step % config.updates_per_eval == 0),
         save=None if config.skip_checkpoint else save,
         evaluate=evaluate,
+        bad_update=lambda step: bad_update(step, config),
         not_finite=lambda step: not_finite(step, config, checkpoints),
         interrupted=lambda *stopped: resume_hint(config, *stopped))
     train_step = optimization.TrainStep(model.loss, model.metric_names, setup.optimizer,
                                         config.gradient_accumulation_steps, jit_compile=device.jit_compile,
-                                        workers=workers)
+                                        workers=workers, skip_budget=config.skip_bad_updates, skipped=start.skipped)
     with checkpoints:
         training.run_updates(job, train_step, run_report, stop, workers)
 
@@ -406,7 +421,8 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
     saved = weights.open_checkpoint(name, tokenizer=tokenizer, pretraining=True)
     config = config.with_model_of(PretrainingConfig.from_saved(saved.state["config"]))
     model = modeling.pretraining_model(saved.encoder, config, tokenizer, device.compute_dtype)
-    evaluate = make_evaluator(model, config, tokenizer, device.workers)
+    with device.workers.chief_first():  # rank 0 writes the indices that are missing
+        evaluate = make_evaluator(model, config, tokenizer, device.workers)
     saved.restore(model)
     prefix, state, metrics = saved.prefix, saved.state, evaluate()
     if not device.is_chief:
@@ -464,13 +480,17 @@ def make_report(config: PretrainingConfig, setup: Setup, workers: Workers) -> re
         tensorboard_dir=os.path.join(config.logs, "tensorboard", f"phase{config.phase}"), writes=workers.is_chief)
 
 
+def bad_update(step: int, config: PretrainingConfig) -> str:
+    return f"update {step} (batch seed {[config.seed, pretrain_utils.TRAINING, config.phase, step]})"
+
+
 def not_finite(step: int, config: PretrainingConfig, checkpoints: Checkpoints) -> str:
     checkpoints.finish()
     newest = checkpoints.list(config.phase)
     kept = f"the last checkpoint is {newest[-1].prefix}" if newest else "there is no checkpoint yet"
-    return (f"the loss or its gradient is not finite at update {step} (batch seed "
-            f"{[config.seed, pretrain_utils.TRAINING, config.phase, step]}), which was not applied; {kept}: resume "
-            "with a lower --learning_rate or a longer warm-up.")
+    return (f"the loss or its gradient is not finite at {bad_update(step, config)}, which was not applied; {kept}: "
+            "resume with a lower --learning_rate or a longer warm-up, or skip such updates with "
+            f"--skip_bad_updates={config.skip_bad_updates + 1}.")
 
 
 def resume_hint(config: PretrainingConfig, signal_name: str, step: int, anything_new: bool) -> str:
@@ -488,7 +508,7 @@ def main(argv):
         if config.eval_only:
             evaluate_only(config, device)
             return
-        with training.StopRequest() as stop:
+        with training.StopRequest() as stop, config.sole_user(device.workers):
             train(config, device, stop)
 
 

@@ -22,7 +22,7 @@ import random
 import subprocess
 import sys
 import time
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
@@ -114,8 +114,7 @@ def read_split(config: SquadConfig, name: str, tokenizer: ElectraTokenizer, need
         features = squad_utils.build_features(examples, tokenizer, **lengths)
     else:
         features = squad_utils.cached_features(path, examples, tokenizer,
-                                               config.cache_dir or os.path.join(config.output_dir, "cache"),
-                                               config.version_2_with_negative, **lengths)
+                                               config.features_dir, config.version_2_with_negative, **lengths)
     logging.info("%s: %d questions, %d windows of %.0f tokens on average.", path, len(examples),
                  len(features.lengths), features.lengths.mean())
     return Split(path, examples, features)
@@ -208,6 +207,7 @@ class Setup(NamedTuple):
     optimizer: optimization.AdamW
     windows: squad_utils.WindowOrder
     step: int  # updates done before
+    skipped: Sequence[int]  # of these, the updates that were skipped
     num_train_steps: int
 
 
@@ -231,7 +231,8 @@ def prepare(config: SquadConfig, device: devices.Device, inputs: Inputs) -> Setu
     if updates <= 0:
         updates = done + math.ceil(windows.batches_until(config.num_train_epochs) / accumulation)
     optimizer = make_optimizer(config, model, updates)
-    setup = Setup(checkpoints, seed, model, optimizer, windows, done, updates)
+    skipped = found.get("skipped_updates", ()) if found else ()
+    setup = Setup(checkpoints, seed, model, optimizer, windows, done, skipped, updates)
     if workers.is_chief:
         checkpoints.clean()
         restore_or_load(setup, inputs, workers)
@@ -270,8 +271,7 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
           ) -> Tuple[modeling.QuestionAnswering, dict]:
     """Fine-tunes, or resumes. Returns: the model and the part of results.json about training.
 
-    Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite, or the last
-        checkpoint could not be saved.
+    Raises: see `training.run_updates`.
     """
     workers, accumulation = device.workers, config.gradient_accumulation_steps
     setup = prepare(config, device, inputs)
@@ -282,9 +282,12 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
         if not inputs.found and not config.skip_checkpoint:
             checkpoints.set_replaced_aside()  # there are none without --overwrite
         inputs.tokenizer.save(config.output_dir)
+    positions = {}  # by step: a checkpoint may be of an earlier update than the last one that has begun
 
     def micro_batches(step: int):
         """Of one update: this worker's rows of each batch, and seeds."""
+        positions[step - 1] = windows.position
+        positions.pop(step - 2 - config.log_freq, None)  # a bad update has been noticed by then
         for micro_batch in range(accumulation):
             batch = next(windows)
             own = batch._replace(rows=np.array_split(batch.rows, workers.size)[workers.rank])
@@ -300,7 +303,9 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
 
     def save(step: int, last: bool):
         if workers.is_chief:
-            checkpoints.start(1, step, model, setup.optimizer, {**common, "position": windows.position})
+            state = {**common, "position": positions.get(step, windows.position),
+                     "skipped_updates": [skipped for skipped in train_step.skipped() if skipped <= step]}
+            checkpoints.start(1, step, model, setup.optimizer, state)
             if last:
                 checkpoints.complete()
 
@@ -308,15 +313,18 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
         return windows.batches_since_epoch_end < accumulation
 
     job = training.Job(
-        setup.step, setup.num_train_steps, micro_batches, config.log_freq, saves_after=epoch_ended,
+        setup.step, setup.num_train_steps, micro_batches, config.log_freq, config.save_checkpoints_minutes,
+        saves_after=epoch_ended,
         evaluates_after=lambda step: (config.evaluate_during_training and epoch_ended(step)
                                       and step < setup.num_train_steps),
         save=None if config.skip_checkpoint else save,
         evaluate=lambda step: predict(config, model, inputs.dev, workers, stop)[1],
-        not_finite=lambda step: not_finite(step, setup),
+        bad_update=lambda step: f"update {step} (seed {setup.seed})",
+        not_finite=lambda step: not_finite(step, setup, config),
         interrupted=lambda *stopped: resume_hint(config, setup.num_train_steps, *stopped))
     train_step = optimization.TrainStep(model.loss, model.metric_names, setup.optimizer, accumulation,
-                                        jit_compile=device.jit_compile, workers=workers)
+                                        jit_compile=device.jit_compile, workers=workers,
+                                        skip_budget=config.skip_bad_updates, skipped=setup.skipped)
     with checkpoints:
         rates = training.run_updates(job, train_step, run_report, stop, workers)
     summary = {"train_steps": setup.num_train_steps, "seed": setup.seed}
@@ -359,9 +367,11 @@ def make_report(config: SquadConfig, setup: Setup, workers: Workers) -> report.R
         hide_bar=config.disable_progress_bar)
 
 
-def not_finite(step: int, setup: Setup) -> str:
-    return (f"the loss or its gradient is not finite at update {step} (seed {setup.seed}), which was not applied: "
-            "choose a lower --learning_rate or a longer --warmup_proportion.")
+def not_finite(step: int, setup: Setup, config: SquadConfig) -> str:
+    kept = "" if config.skip_checkpoint or step == 1 else " and the updates before it are saved"
+    return (f"the loss or its gradient is not finite at update {step} (seed {setup.seed}), which was not applied"
+            f"{kept}: choose a lower --learning_rate or a longer --warmup_proportion, with --overwrite, or skip such "
+            f"updates with --skip_bad_updates={config.skip_bad_updates + 1}.")
 
 
 def resume_hint(config: SquadConfig, num_train_steps: int, signal_name: str, step: int, anything_new: bool) -> str:
@@ -486,11 +496,20 @@ def run_eval_script(config: SquadConfig, dev: Split, scores: Dict[str, float]):
 
 
 def run(config: SquadConfig, stop: training.StopRequest):
-    """Trains, answers and scores, as the options say. Everything is validated before the first update."""
+    """Trains, answers and scores, as the options say, while no other process uses output_dir."""
     device = devices.open_for(config)
+    with config.sole_user(device.workers):
+        run_on(device, config, stop)
+
+
+def run_on(device: devices.Device, config: SquadConfig, stop: training.StopRequest):
+    """Everything is validated before the first update."""
     workers = device.workers
     report.start_logging(config.output_dir, f"logfile_rank{workers.rank}" if workers.rank else "logfile",
                          suffix="txt", on_console=workers.is_chief)
+    if workers.is_chief and config.do_train:
+        for folder in ("logs", *([] if config.skip_checkpoint else ["checkpoints"])):
+            report.check_writable(os.path.join(config.output_dir, folder), "output_dir")
     logging.info("ELECTRA on SQuAD %s, on %s.", "2.0" if config.version_2_with_negative else "1.1", device)
     check_files(config)
     source, tokenizer = read_weights(config, workers)

@@ -46,9 +46,11 @@ class Workers:
         """All-gathers `value` (any picklable object): a list in order of rank, on every worker."""
         return [value]
 
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is true on any worker. Called before every update, so it does not wait for the device."""
-        return flag
+    def sum(self, numbers: Sequence[int]) -> List[int]:
+        """Sums each of a few small integers over the workers. Called in every update, so it does not wait for the
+        device.
+        """
+        return list(numbers)
 
     @contextlib.contextmanager
     def chief_first(self):
@@ -106,9 +108,10 @@ class HorovodWorkers(Workers):
         with tf.device("CPU"):
             return self._horovod.allgather_object(value)
 
-    def any(self, flag):
+    def sum(self, numbers):
         with tf.device("CPU"):
-            return int(self._horovod.allreduce(tf.constant(int(flag)), op=self._horovod.Sum)) > 0
+            total = self._horovod.allreduce(tf.constant(list(numbers), tf.int32), op=self._horovod.Sum)
+            return [int(number) for number in total.numpy()]
 
 
 def place(num_workers: int, pin_cores: bool = False) -> Workers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import glob
+import itertools
 import json
 import os
 import pathlib
@@ -22,6 +23,7 @@ from support import pretraining_config as make_config
 
 import configuration
 import devices
+import files
 import postprocess_pretrained_ckpt
 import report
 import run_pretraining
@@ -29,6 +31,7 @@ import training
 import weights
 from checkpoints import Checkpoints, read_state, readable
 from configuration import Interrupted, PretrainingConfig, RunFailed, UserError
+from tokenization import ElectraTokenizer
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -143,6 +146,83 @@ def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(data, tmp_path, f
         assert_same_bits(tensors(finished[1], "ckpt-p2-6"), tensors(second, "ckpt-p2-6"))
 
 
+def test_a_stop_within_an_update_drops_it_and_resuming_repeats_it(data, tmp_path, finished):
+    config = make_config(data, tmp_path, log_freq=5)
+    with pytest.raises(Interrupted, match="at step 7 of phase 1, which is saved"):
+        train(config, StopAfter(7, micro_batches=2))
+    assert read_state(os.path.join(config.checkpoint_dir, "ckpt-7"))["record"] == 7 * 12
+    assert [entry["step"] for entry in metrics(config)] == [1, 2, 5, 7]
+    train(dataclasses.replace(config, restore_checkpoint="latest"))
+    assert_same_bits(tensors(finished[0], "ckpt-12"), tensors(config, "ckpt-12"))
+
+
+def test_saving_by_the_clock_changes_no_bit(data, tmp_path, finished):
+    config = make_config(data, tmp_path, save_checkpoints_minutes=1e-9, keep_checkpoint_max=99, log_freq=5)
+    train(config)
+    assert [found.step for found in Checkpoints(config.checkpoint_dir).list()] == list(range(1, 13))
+    assert_same_bits(tensors(finished[0], "ckpt-12"), tensors(config, "ckpt-12"))
+
+
+def test_data_that_cannot_be_read_loses_no_update(data, tmp_path, finished, monkeypatch):
+    config = make_config(data, tmp_path)
+    batches = run_pretraining.pretrain_utils.micro_batches
+
+    def damaged(*arguments):
+        yield from itertools.islice(batches(*arguments), 5 * 3 + 1)
+        raise UserError("shard 2 is damaged: remove it.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_pretraining.pretrain_utils, "micro_batches", damaged)
+        with pytest.raises(UserError, match="shard 2 is damaged"):
+            train(config)
+    assert [found.step for found in Checkpoints(config.checkpoint_dir).list()] == [5]
+    train(dataclasses.replace(config, restore_checkpoint="latest"))
+    assert_same_bits(tensors(finished[0], "ckpt-12"), tensors(config, "ckpt-12"))
+
+
+@pytest.fixture
+def bad_updates(monkeypatch):
+    """Makes the loss of the second micro-batch of updates 3 and 8 NaN."""
+    from pretrain_utils import TRAINING, fold_seeds
+    model, loss_of = run_pretraining.modeling.PretrainingModel, run_pretraining.modeling.PretrainingModel.loss
+
+    def loss(self, features, seeds):
+        bad = [fold_seeds([42, TRAINING, 1, step, 1, 0], self.num_seeds)[0] for step in (3, 8)]
+        value, sums = loss_of(self, features, seeds)
+        found = tf.reduce_any(tf.reduce_all(tf.equal(seeds[0], tf.constant(np.array(bad))), axis=1))
+        return tf.where(found, np.nan, value), sums
+
+    monkeypatch.setattr(model, "loss", loss)
+
+
+def test_bad_updates_are_skipped_up_to_the_budget_and_resuming_changes_no_bit(data, tmp_path, bad_updates):
+    uninterrupted = make_config(data, tmp_path, skip_bad_updates=2, log_freq=5, model_name="uninterrupted")
+    train(uninterrupted)
+    expected = tensors(uninterrupted, "ckpt-12")
+    assert read_state(os.path.join(uninterrupted.checkpoint_dir, "ckpt-12"))["skipped_updates"] == [3, 8]
+    assert expected["optimizer/step/.ATTRIBUTES/VARIABLE_VALUE"] == 12
+    assert all(np.isfinite(value).all() for value in expected.values())
+    for number, step in ((1, 3), (2, 8)):
+        assert re.search(rf"update {step} \(batch seed \[42, \d+, 1, {step}\]\).* number {number} of "
+                         "--skip_bad_updates=2", console(uninterrupted))
+    kinds = [(entry["step"], entry["kind"]) for entry in metrics(uninterrupted)]
+    assert kinds == [(1, "train"), (2, "train"), (3, "skipped"), (5, "train"), (8, "skipped"), (10, "train"),
+                     (12, "train")]
+    assert all(np.isfinite(entry["loss"]) for entry in metrics(uninterrupted) if entry["kind"] == "train")
+
+    config = make_config(data, tmp_path, log_freq=5)
+    with pytest.raises(RunFailed, match=r"not finite at update 3 .*ckpt-2: .*--skip_bad_updates=1"):  # noticed at 5
+        train(config)
+    assert read_state(os.path.join(config.checkpoint_dir, "ckpt-2"))["record"] == 2 * 12
+    one = dataclasses.replace(config, restore_checkpoint="latest", skip_bad_updates=1)
+    with pytest.raises(Interrupted):
+        train(one, StopAfter(5))
+    with pytest.raises(RunFailed, match=r"not finite at update 8 .*ckpt-7: .*--skip_bad_updates=2"):
+        train(one)
+    train(dataclasses.replace(one, skip_bad_updates=2))
+    assert_same_bits(expected, tensors(config, "ckpt-12"))
+
+
 def test_evaluating_and_saving_change_no_bit_of_training(data, tmp_path, finished):
     config = make_config(data, tmp_path, eval_tfrecords=data["held_out"], eval_freq=5, save_checkpoints_steps=4)
     train(config)
@@ -195,14 +275,19 @@ def test_killed_at_random_moments_and_resumed_equals_an_uninterrupted_run(data, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_the_update_saves_says_how_to_resume_and_exits_75(data, tmp_path, number, said):
+def test_a_signal_finishes_the_update_saves_says_how_to_resume_and_exits_75(data, tmp_path, number, said, monkeypatch):
     config = make_config(data, tmp_path, num_train_steps=100_000, log_freq=1)
+    lock = os.path.join(config.model_dir, ".lock")
+    monkeypatch.setattr(files, "PATIENCE_SECONDS", 0)
     process = subprocess.Popen(command(config), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     for line in process.stdout:
         if line.startswith("step 3/"):
+            with pytest.raises(files.Held, match=f"process {process.pid} "), files.hold(lock):
+                pass
             process.send_signal(number)
             break
     _, errors = process.communicate(timeout=120)
+    assert not os.path.exists(lock)
     assert process.returncode == 75
     assert len(said(errors).splitlines()) == 1 and "resume with --restore_checkpoint=latest" in errors
     step = int(re.search(r"at step (\d+)", errors)[1])
@@ -416,6 +501,39 @@ def test_resuming_a_finished_phase_does_nothing_and_says_so(finished):
     assert sorted(os.listdir(config.checkpoint_dir)) == before
 
 
+def test_an_evaluation_that_was_interrupted_is_done_on_resuming(data, tmp_path):
+    config = make_config(data, tmp_path, eval_tfrecords=data["held_out"], eval_freq=2, num_train_steps=4,
+                         save_checkpoints_steps=2)
+    with pytest.raises(Interrupted, match="at step 4 of phase 1, which is saved"):
+        train(config, StopAfter(3, micro_batches=3))
+    log = pathlib.Path(config.logs, "pretraining_phase1.jsonl")
+    pathlib.Path(config.logs, "pretraining_phase1.png").unlink()
+
+    def evaluations():
+        return [entry for entry in metrics(config) if entry["kind"] == "eval"]
+
+    assert [entry["step"] for entry in evaluations()] == [2]
+    resumed = dataclasses.replace(config, restore_checkpoint="latest")
+    train(resumed)
+    assert [entry["step"] for entry in evaluations()] == [2, 4]
+    assert os.path.exists(os.path.join(config.logs, "pretraining_phase1.png"))
+    expected = evaluations()
+    # Killed after the checkpoint of update 2, before its evaluation.
+    log.write_text("".join(json.dumps(entry) + "\n" for entry in metrics(config) if entry["kind"] != "eval"))
+    train(dataclasses.replace(config, restore_checkpoint=os.path.join(config.checkpoint_dir, "ckpt-2")))
+    assert evaluations() == expected
+    assert [entry["step"] for entry in metrics(config)] == [1, 2, 2, 3, 4, 4]
+
+
+@pytest.mark.parametrize("blocked", ["checkpoints", "logs"])
+def test_a_folder_that_cannot_be_written_is_refused_before_training(data, tmp_path, refuses, blocked):
+    config = make_config(data, tmp_path)
+    os.makedirs(config.model_dir)
+    pathlib.Path(config.model_dir, blocked).write_text("")
+    said = refuses(train, config)
+    assert f"{config.model_dir}/{blocked} cannot be written" in said and "--" in said
+
+
 def test_resume_and_phase_2_refuse_what_is_not_there(data, tmp_path, finished):
     config = make_config(data, tmp_path)
     with pytest.raises(UserError, match="holds no checkpoint"):
@@ -431,6 +549,40 @@ def test_resume_and_phase_2_refuse_what_is_not_there(data, tmp_path, finished):
     second = os.path.join(finished[0].checkpoint_dir, "ckpt-p2-6")
     with pytest.raises(UserError, match="belongs to phase 2"):
         train(dataclasses.replace(config, restore_checkpoint=second))
+
+
+def test_auto_starts_a_new_run_resumes_it_and_runs_phase_2(data, tmp_path, finished):
+    config = make_config(data, tmp_path, restore_checkpoint="auto")
+    with pytest.raises(Interrupted, match="at step 4 of phase 1"):
+        train(config, StopAfter(4))
+    train(config)
+    assert "resuming from" in console(config) and "at step 4." in console(config)
+    assert_same_bits(tensors(finished[0], "ckpt-12"), tensors(config, "ckpt-12"))
+    second = dataclasses.replace(phase_2(config, data), restore_checkpoint="auto")
+    train(second)
+    assert_same_bits(tensors(finished[1], "ckpt-p2-6"), tensors(second, "ckpt-p2-6"))
+    for found in Checkpoints(config.checkpoint_dir).list(1):
+        pathlib.Path(f"{found.prefix}.index").unlink()
+    with pytest.raises(UserError, match="already holds ckpt-p2-6"):  # a new phase 1 must not mix with it
+        train(config)
+
+
+def test_auto_prefers_the_checkpoint_to_the_given_weights_and_refuses_damaged_ones(data, tmp_path, finished):
+    config = make_config(data, tmp_path, load_weights=True, weights_dir=finished[0].checkpoint_dir, num_train_steps=3,
+                         restore_checkpoint="auto")
+    with pytest.raises(Interrupted):
+        train(config, StopAfter(2))
+    assert "tensors of" in console(config)
+    train(config)
+    assert "at step 2." in console(config) and console(config).count("tensors of") == 1
+    for index in pathlib.Path(config.checkpoint_dir).glob("*.index"):
+        index.write_bytes(b"damaged")
+    with pytest.raises(UserError, match="--restore_checkpoint=auto: none of the checkpoints .* can be read"):
+        train(config)
+    empty = make_config(data, tmp_path, eval_only=True, eval_tfrecords=data["held_out"], restore_checkpoint="auto",
+                        model_name="other")
+    with pytest.raises(UserError, match="--restore_checkpoint=auto: .*other.* holds no checkpoint"):
+        run_pretraining.evaluate_only(empty, devices.open_device("cpu", "fp32"))
 
 
 def test_a_checkpoint_of_another_size_or_vocabulary_is_refused(data, tmp_path, finished):
@@ -514,6 +666,45 @@ def test_wrong_vocabulary_for_the_manifest_is_refused(data, tmp_path):
         "format": "electra-pretraining-tfrecord", "tokenizer_fingerprint": "of another", "train": []}))
     with pytest.raises(UserError, match="is not the vocabulary of .*manifest"):
         train(make_config(data, tmp_path, pretrain_tfrecords=str(folder)))
+
+
+def test_manifests_of_further_and_of_held_out_folders_are_checked(data, tmp_path):
+    """Of a list, the second folder; the message names it."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    vocab_file = tmp_path / "vocab.txt"
+    vocab_file.write_text("\n".join(PRETRAINING_VOCABULARY) + "\n")
+    tokenizer = ElectraTokenizer(str(vocab_file))
+    vocab_file.write_text("\n".join([*PRETRAINING_VOCABULARY[:5], *PRETRAINING_VOCABULARY[:4:-1]]) + "\n")
+    for folder, built_with in ((first, tokenizer), (second, ElectraTokenizer(str(vocab_file)))):
+        write_shards(folder, 32, records=24)
+        (folder / "manifest.json").write_text(json.dumps({
+            "format": "electra-pretraining-tfrecord", "tokenizer_fingerprint": built_with.fingerprint,
+            "max_seq_length": 32}))
+    for options in (dict(pretrain_tfrecords=f"{first},{second}"),
+                    dict(pretrain_tfrecords=str(first), eval_tfrecords=str(second))):
+        with pytest.raises(UserError, match=f"--vocab_file: .*{second}.*manifest"):
+            train(make_config(data, tmp_path, **options))
+
+
+def test_damaged_record_stops_a_run_unless_it_may_be_skipped(data, tmp_path):
+    """In a folder whose name contains the signs of a glob. Resuming skips as the run without interruption did."""
+    folder = tmp_path / "da[t]a*"
+    shutil.copytree(data[32], folder)
+    shard = folder / "train-1.tfrecord"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    config = make_config(data, tmp_path, pretrain_tfrecords=str(folder))
+    with pytest.raises(UserError, match="train-1.tfrecord fails its checksum in the record at byte .*skip_bad_records"):
+        train(config)
+    config = dataclasses.replace(config, skip_bad_records=1, overwrite=True)
+    train(config)
+    assert console(config).count("--skip_bad_records=1") == 1
+    resumed = dataclasses.replace(config, model_name="resumed", pretrain_tfrecords=f"{folder}/*.tfrecord")
+    with pytest.raises(Interrupted):
+        train(resumed, StopAfter(5))
+    train(dataclasses.replace(resumed, overwrite=False, restore_checkpoint="latest"), StopAfter(99))
+    assert_same_bits(tensors(config, "ckpt-12"), tensors(resumed, "ckpt-12"))
 
 
 def test_records_of_another_length_missing_vocabulary_and_too_few_held_out_records_are_refused(data, tmp_path):
