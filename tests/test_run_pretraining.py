@@ -369,7 +369,8 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_has_saved(data, copied):
 
     class Look(StopAfter):
         def begin(self):
-            kept.extend(Checkpoints(os.path.join(config.checkpoint_dir, "overwritten")).list())
+            super().begin()
+            kept[:] = kept or Checkpoints(os.path.join(config.checkpoint_dir, "overwritten")).list()
 
     with pytest.raises(Interrupted):
         train(dataclasses.replace(config, overwrite=True), Look(2))
