@@ -19,8 +19,10 @@ import json
 import math
 import os
 import re
+import signal
 import sys
 import textwrap
+import threading
 import time
 import typing
 
@@ -271,6 +273,9 @@ class PretrainingConfig(DeviceOptions):
         100, "maximum number of held-out batches of --train_batch_size per evaluation; always the same ones", minimum=1)
     eval_only: bool = option(
         False, "only evaluate the checkpoint named by --restore_checkpoint on --eval_tfrecords, and print the metrics")
+    skip_bad_records: int = option(
+        0, "number of damaged records that may be skipped, in the training shards and in the held-out ones; the next "
+        "intact record of the same shard takes the place of each", minimum=0)
     vocab_file: typing.Optional[str] = option(
         None, "WordPiece vocabulary (default: the vocab.txt beside the training shards)")
     max_seq_length: int = option(128, "sequence length of the records, in tokens", minimum=8)
@@ -385,6 +390,12 @@ class PretrainingConfig(DeviceOptions):
     @property
     def logs(self) -> str:
         return self.log_dir or os.path.join(self.model_dir, "logs")
+
+    def sole_user(self, workers=None):
+        """See `sole_user`: the lock of the run."""
+        metrics = os.path.abspath(self.json_summary or self.logs)
+        return sole_user(self.model_dir, "choose another --model_name", workers,
+                         [self.checkpoint_dir, self.logs, os.path.dirname(metrics)])
 
     @property
     def phase(self) -> int:
@@ -544,6 +555,17 @@ class SquadConfig(DeviceOptions):
     def checkpoint_dir(self) -> str:
         return os.path.join(self.output_dir, "checkpoints")
 
+    @property
+    def features_dir(self) -> str:
+        """Folder of the feature cache."""
+        return self.cache_dir or os.path.join(self.output_dir, "cache")
+
+    def sole_user(self, workers=None):
+        """See `sole_user`: the lock of output_dir."""
+        logs = os.path.join(self.output_dir, "logs")
+        return sole_user(self.output_dir, "choose another --output_dir", workers, [
+            self.checkpoint_dir, logs, self.features_dir, os.path.dirname(os.path.abspath(self.json_summary or logs))])
+
 
 # --- Command lines ---
 
@@ -655,6 +677,49 @@ def help_text(program: str, flag_values, description: str) -> str:
     return "\n".join([*lines, "", "--name or --name=true turns a switch on, --noname or --name=false turns it off."])
 
 
+@contextlib.contextmanager
+def sole_user(folder: str, way_out: str, workers=None, junk=(), beside: bool = False):
+    """Keeps every other process out of a command's folder during the block, and removes what killed ones left there.
+
+    Args:
+        folder: created if missing, and removed again if it stays empty.
+        way_out: how to choose another folder, for the message.
+        workers: rank 0 of these holds the lock, and all end where it is refused.
+        junk: further folders that the command writes to.
+        beside: the command replaces the folder as a whole: the lock is beside it, and the parent is what is created.
+    Raises: UserError: another process is using the folder, or it cannot be written.
+    """
+    lock_file = os.path.realpath(folder) + ".lock" if beside else os.path.join(folder, ".lock")
+    place, refusal = os.path.dirname(lock_file), None
+    created = not os.path.isdir(place)
+
+    def remove_if_empty():
+        with contextlib.suppress(OSError):
+            os.rmdir(place)
+
+    with contextlib.ExitStack() as held:
+        if workers is None or workers.is_chief:
+            try:
+                os.makedirs(place, exist_ok=True)
+                if created:
+                    held.callback(remove_if_empty)
+                held.enter_context(files.hold(lock_file, log=print_on_stderr))
+                files.remove_junk(*junk, *([] if beside else [folder]))
+            except files.Held as holder:
+                refusal = UserError(f"{folder} is in use by {holder}: wait until that has ended, or {way_out}.")
+            except OSError as error:
+                refusal = UserError(f"{folder} cannot be written ({error.strerror}): {way_out}.")
+        if workers is not None:
+            refusal = workers.from_chief(refusal)
+        if refusal:
+            raise refusal
+        yield
+
+
+def print_on_stderr(line: str):
+    print(line, file=sys.stderr, flush=True)
+
+
 def launched(word: str) -> typing.Optional[int]:
     """The launcher's RANK, SIZE, LOCAL_RANK or LOCAL_SIZE (`word`). None without a launcher."""
     for name in (f"OMPI_COMM_WORLD_{word}", f"HOROVOD_{word}"):
@@ -667,6 +732,23 @@ def launched(word: str) -> typing.Optional[int]:
     return None
 
 
+def end_with_wrapper():
+    """Asks this command to stop, as SIGTERM does, once the wrapper that started it was killed with -9.
+
+    Otherwise it would train on beside the next start. Called at the beginning of a command.
+    """
+    wrapper = os.environ.get("ELECTRA_WRAPPER", "")
+
+    def watch():
+        while not files.wrapper_is_gone(wrapper):
+            time.sleep(1)
+        print_on_stderr("the wrapper was killed: stopping.")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if wrapper:
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def run_command(main):
     """Runs `main(argv)` as a command: an error of the user's ends in one sentence and status 2, an interruption in 75.
 
@@ -674,6 +756,7 @@ def run_command(main):
     launchers exit with a status of their own.
     """
     rank = launched("RANK") or 0
+    end_with_wrapper()
     try:
         status = main(sys.argv)
     except (UserError, RunFailed, Interrupted) as stop:

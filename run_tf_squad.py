@@ -114,8 +114,7 @@ def read_split(config: SquadConfig, name: str, tokenizer: ElectraTokenizer, need
         features = squad_utils.build_features(examples, tokenizer, **lengths)
     else:
         features = squad_utils.cached_features(path, examples, tokenizer,
-                                               config.cache_dir or os.path.join(config.output_dir, "cache"),
-                                               config.version_2_with_negative, **lengths)
+                                               config.features_dir, config.version_2_with_negative, **lengths)
     logging.info("%s: %d questions, %d windows of %.0f tokens on average.", path, len(examples),
                  len(features.lengths), features.lengths.mean())
     return Split(path, examples, features)
@@ -497,8 +496,14 @@ def run_eval_script(config: SquadConfig, dev: Split, scores: Dict[str, float]):
 
 
 def run(config: SquadConfig, stop: training.StopRequest):
-    """Trains, answers and scores, as the options say. Everything is validated before the first update."""
+    """Trains, answers and scores, as the options say, while no other process uses output_dir."""
     device = devices.open_for(config)
+    with config.sole_user(device.workers):
+        run_on(device, config, stop)
+
+
+def run_on(device: devices.Device, config: SquadConfig, stop: training.StopRequest):
+    """Everything is validated before the first update."""
     workers = device.workers
     report.start_logging(config.output_dir, f"logfile_rank{workers.rank}" if workers.rank else "logfile",
                          suffix="txt", on_console=workers.is_chief)

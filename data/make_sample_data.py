@@ -423,7 +423,8 @@ def main(argv) -> int:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    print(report(make_sample_data(config)))
+    with configuration.sole_user(config.output_dir, "choose another --output_dir", beside=True):
+        print(report(make_sample_data(config)))
     return 0
 
 

@@ -17,6 +17,7 @@ import tensorflow as tf
 from support import StopAfter, squad_file
 from support import squad_config as make_config
 
+import files
 import report
 import run_tf_squad
 import training
@@ -236,14 +237,19 @@ def command(config):
     return [sys.executable, str(ROOT / "run_tf_squad.py"), *flags]
 
 
-def test_a_signal_saves_and_exits_75(data, tmp_path, said):
+def test_a_signal_saves_and_exits_75(data, tmp_path, said, monkeypatch):
     config = make_config(data, tmp_path / "out", num_train_epochs=10000.0, log_freq=1)
+    lock = os.path.join(config.output_dir, ".lock")
+    monkeypatch.setattr(files, "PATIENCE_SECONDS", 0)
     process = subprocess.Popen(command(config), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     for line in process.stdout:
         if line.startswith("step 3/"):
+            with pytest.raises(files.Held, match=f"process {process.pid} "), files.hold(lock):
+                pass
             process.send_signal(signal.SIGTERM)
             break
     _, errors = process.communicate(timeout=120)
+    assert not os.path.exists(lock)
     assert process.returncode == 75 and len(said(errors).splitlines()) == 1, errors
     step = int(re.search(r"at step (\d+)", errors)[1])
     assert Checkpoints(config.checkpoint_dir).list()[-1].step == step >= 3
