@@ -766,7 +766,8 @@ def run_command(main):
             time.sleep(REPORT_SECONDS)
         if not (rank and isinstance(stop, Interrupted)):
             who = os.path.basename(sys.argv[0]) + (f" (worker {rank})" if rank else "")
-            print(f"{who}: {stop}", file=sys.stderr, flush=True)
+            with contextlib.suppress(BrokenPipeError):
+                print(f"{who}: {stop}", file=sys.stderr, flush=True)
     except BrokenPipeError:  # the reader of our output (head, less) is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
