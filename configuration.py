@@ -756,6 +756,7 @@ def run_command(main):
     launchers exit with a status of their own.
     """
     rank = launched("RANK") or 0
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a request to save that comes before there is anything to save
     end_with_wrapper()
     try:
         status = main(sys.argv)

@@ -194,8 +194,7 @@ class Progress:
     def rescue(self):
         """Saves after an error that is the one to report, and that only this worker may have had."""
         try:
-            if self.train_step.step_done() > self.saved:
-                self.save(last=True)
+            self.save(last=True)
         except Exception as error:
             logging.warning("warning: the last update could not be saved either (%s).", error)
 
@@ -259,6 +258,8 @@ def run_updates(job: Job, train_step: TrainStep, report: Report, stop: StopReque
                 raise ended.error from ended.error.__cause__
             step = train_step.step_done()
             raise Interrupted(job.interrupted(stopped_by(stop), step, step > job.step)) from None
+        except RunFailed:  # the last update is saved, or could not be
+            raise
         except Exception:
             progress.rescue()
             raise
