@@ -757,6 +757,7 @@ def run_command(main):
     launchers exit with a status of their own.
     """
     rank = launched("RANK") or 0
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a request to save that comes before there is anything to save
     end_with_wrapper()
     try:
         status = main(sys.argv)
@@ -767,7 +768,8 @@ def run_command(main):
             time.sleep(REPORT_SECONDS)
         if not (rank and isinstance(stop, Interrupted)):
             who = os.path.basename(sys.argv[0]) + (f" (worker {rank})" if rank else "")
-            print(f"{who}: {stop}", file=sys.stderr, flush=True)
+            with contextlib.suppress(BrokenPipeError):
+                print(f"{who}: {stop}", file=sys.stderr, flush=True)
     except BrokenPipeError:  # the reader of our output (head, less) is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
