@@ -161,7 +161,7 @@ def finished_rows(config: SweepConfig, jobs: List[Job], arguments: List[str]) ->
 
 def deciding(arguments: List[str]) -> List[str]:
     """Those arguments of a fine-tuning that may change its result."""
-    return [word for word in arguments if not word.startswith("--max_restarts=")]
+    return [word for word in arguments if not word.startswith(("--max_restarts=", "--min_workers="))]
 
 
 def read_if_there(path: str) -> Optional[dict]:
