@@ -64,9 +64,10 @@ HOSTFILE = own("hostfile", "", "hosts of the workers, in lines like 'host1 slots
                path="input")
 ENV = own("env", "interactive", "interactive or cluster (a scheduler starts the wrapper for each worker)",
           ("interactive", "cluster"))
-MAX_RESTARTS = own("max_restarts", "0", "how often to resume by itself after a crash, each time after a longer pause")
-MIN_WORKERS = own("min_workers", "", "with max_restarts and hostfile: restart with as few as these where hosts no longer "
-                  "answer (default: all)")
+MAX_RESTARTS = own("max_restarts", "0", "maximum number of automatic restarts after a crash, each from the newest "
+                   "checkpoint and after a longer pause")
+MIN_WORKERS = own("min_workers", "", "with max_restarts and hostfile: leave out hosts that no longer answer, as long as "
+                  "this many workers remain (default: all hosts are needed)")
 DRY_RUN = own("dry_run", "false", "print the commands and run nothing")
 
 
