@@ -66,8 +66,8 @@ ENV = own("env", "interactive", "interactive or cluster (a scheduler starts the 
           ("interactive", "cluster"))
 MAX_RESTARTS = own("max_restarts", "0", "maximum number of automatic restarts after a crash, each from the newest "
                    "checkpoint and after a longer pause")
-MIN_WORKERS = own("min_workers", "", "with max_restarts and hostfile: leave out hosts that no longer answer, as long as "
-                  "this many workers remain (default: all hosts are needed)")
+MIN_WORKERS = own("min_workers", "", "with max_restarts and hostfile: leave out hosts that no longer answer, as long "
+                  "as this many workers remain (default: all hosts are needed)")
 DRY_RUN = own("dry_run", "false", "print the commands and run nothing")
 
 
