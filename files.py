@@ -23,7 +23,7 @@ import socket
 import sys
 import threading
 import time
-from typing import Callable, Iterator, NamedTuple, Optional, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -120,6 +120,19 @@ def write_text(path: str, content: str):
 def write_json(path: str, content: dict):
     """Writes an indented JSON file atomically. Raises: OSError."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def matching(pattern: str) -> List[str]:
+    """The path itself if it exists, else the paths that it matches as a glob, sorted.
+
+    Existing folders at its beginning are taken literally: `a[1]/*.txt` finds the files in a folder `a[1]`.
+    """
+    existing = pattern
+    while existing and not os.path.exists(existing):
+        existing = os.path.dirname(existing)
+    if existing == pattern:
+        return [pattern] if pattern else []
+    return sorted(glob.glob(glob.escape(existing) + pattern[len(existing):]))
 
 
 def sync(path: str):

@@ -59,8 +59,11 @@ class Data(NamedTuple):
 
 
 def open_tokenizer(config: PretrainingConfig, shards) -> ElectraTokenizer:
-    """--vocab_file, else the vocabulary beside the shards; compared with the dataset's manifest if there is one."""
-    manifest = pretrain_utils.read_manifest(shards) or {}
+    """--vocab_file, else the vocabulary beside the first shard, with the casing of the first manifest if there is one.
+
+    `open_data` compares it with all manifests.
+    """
+    manifest = next(iter(pretrain_utils.read_manifests(shards).values()), {})
     casing = {key: manifest[key] for key in ("do_lower_case", "strip_accents") if key in manifest}
     if config.vocab_file:
         tokenizer = ElectraTokenizer(config.vocab_file, **casing)
@@ -72,19 +75,19 @@ def open_tokenizer(config: PretrainingConfig, shards) -> ElectraTokenizer:
             raise UserError(f"{folder} has no vocab.txt beside the shards: give the vocabulary they were built with as "
                             "--vocab_file.")
         tokenizer = ElectraTokenizer.from_folder(places[0], **casing)
-    if manifest and manifest["tokenizer_fingerprint"] != tokenizer.fingerprint:
-        raise UserError(f"--vocab_file: {tokenizer.vocab_file} is not the vocabulary of {os.path.dirname(shards[0])} "
-                        "(according to its manifest): give that one, or rebuild the dataset.")
     return tokenizer
 
 
-def open_data(paths, config: PretrainingConfig, vocab_size: int) -> Data:
-    """Checks every shard's first record and counts the records (once: the counts are cached in the run's folder)."""
-    shards = pretrain_utils.count_shards(
-        paths, pretrain_utils.read_manifest(paths), os.path.join(config.model_dir, "record_counts.json"),
-        lambda uncounted: tqdm(uncounted, desc="counting records", unit="shard", disable=not sys.stderr.isatty()))
+def open_data(paths, config: PretrainingConfig, tokenizer: ElectraTokenizer) -> Data:
+    """Checks manifests and every shard's first record, and finds or makes the shards' indices (see index_shards)."""
+    pretrain_utils.check_manifests(paths, tokenizer, config.max_seq_length)
+    folder = os.path.join(config.model_dir, "record_index")
+    shards = pretrain_utils.index_shards(
+        paths, folder, lambda new: tqdm(new, desc="indexing shards", unit="shard", disable=not sys.stderr.isatty()))
     filled = [shard for shard in shards if shard.records]
-    formats = [pretrain_utils.RecordFormat(shard.path, config.max_seq_length, vocab_size) for shard in filled]
+    damaged = pretrain_utils.DamagedRecords(config.skip_bad_records, os.path.join(folder, "damaged"), paths)
+    formats = [pretrain_utils.RecordFormat(shard, config.max_seq_length, tokenizer.vocab_size, damaged)
+               for shard in filled]
     return Data(pretrain_utils.RecordOrder(filled, config.seed), formats[0])
 
 
@@ -232,7 +235,7 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
     that returns whether to stop early, and then returns None. Every worker calls it and evaluates its share of the
     batches; the result does not depend on the number of workers.
     """
-    data = open_data(pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords"), config, tokenizer.vocab_size)
+    data = open_data(pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords"), config, tokenizer)
     batches = min(config.num_eval_steps, data.order.records // config.train_batch_size)
     if not batches:
         raise UserError(f"--eval_tfrecords hold {data.order.records} records, fewer than one batch of "
@@ -326,8 +329,8 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
     logging.info("ELECTRA %s, phase %d, on %s.", config.run_name, config.phase, device)
     shards = pretrain_utils.find_shards(config.pretrain_tfrecords, "pretrain_tfrecords")
     tokenizer = open_tokenizer(config, shards)
-    with workers.chief_first():  # rank 0 counts the records
-        data = open_data(shards, config, tokenizer.vocab_size)
+    with workers.chief_first():  # rank 0 writes the indices that are missing
+        data = open_data(shards, config, tokenizer)
         model = modeling.pretraining_model(config.encoder_config(tokenizer.vocab_size), config, tokenizer,
                                            device.compute_dtype)
         evaluate = make_evaluator(model, config, tokenizer, workers) if config.eval_tfrecords else None
@@ -418,7 +421,8 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
     saved = weights.open_checkpoint(name, tokenizer=tokenizer, pretraining=True)
     config = config.with_model_of(PretrainingConfig.from_saved(saved.state["config"]))
     model = modeling.pretraining_model(saved.encoder, config, tokenizer, device.compute_dtype)
-    evaluate = make_evaluator(model, config, tokenizer, device.workers)
+    with device.workers.chief_first():  # rank 0 writes the indices that are missing
+        evaluate = make_evaluator(model, config, tokenizer, device.workers)
     saved.restore(model)
     prefix, state, metrics = saved.prefix, saved.state, evaluate()
     if not device.is_chief:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import glob
 import os
 import re
 import sys
@@ -18,6 +17,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 import configuration  # noqa: E402  (found through the line above)
+import files  # noqa: E402
 from configuration import UserError  # noqa: E402
 
 # --- Tables ---
@@ -246,4 +246,4 @@ class Call:
 
 def exists(pattern: str, folder: str = "") -> bool:
     """Whether there is such a file or folder, or one that the pattern matches."""
-    return os.path.exists(os.path.join(folder, pattern)) or bool(glob.glob(os.path.join(glob.escape(folder), pattern)))
+    return bool(files.matching(os.path.join(folder, pattern)))

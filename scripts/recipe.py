@@ -118,6 +118,7 @@ where that exists; without any of them the bundled sample data is used. A switch
         of("model_name"),
         of("results_dir", path="output"),
         of("overwrite", phase=1),
+        of("skip_bad_records"),
         of("vocab_file", path="input"),
         of("model_config", path="input"),
         of("generator_hidden_size"),

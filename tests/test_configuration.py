@@ -368,7 +368,8 @@ def test_a_folder_in_use_is_refused_naming_the_process_and_the_way_out(tmp_path,
     (tmp_path / "file").write_text("")
     config = PretrainingConfig(pretrain_tfrecords="x", results_dir=str(tmp_path / "file"))
     assert "--model_name" in refuses(enter, config) and "cannot be written" in refuses(enter, config)
-    assert "by rank 0" in refuses(enter, squad, OtherRank(UserError("this was refused by rank 0.")))
+    said = "refused on rank 0, as a sentence."
+    assert refuses(enter, squad, OtherRank(UserError(said))) == said
 
 
 def test_what_killed_runs_left_is_removed_by_whoever_holds_the_lock(tmp_path):

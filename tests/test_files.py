@@ -57,6 +57,18 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     assert content(tmp_path) == {"file.json": "new"}
 
 
+def test_paths_that_exist_are_not_read_as_globs(tmp_path, monkeypatch):
+    for name in ("a[1]/x.txt", "a[1]/[y].txt", "a1/x.txt", "b*/x", "bc/x", "d\\e/x", "f?"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    monkeypatch.chdir(tmp_path)
+    for pattern, found in [("a[1]/x.txt", ["a[1]/x.txt"]), ("a[1]/*.txt", ["a[1]/[y].txt", "a[1]/x.txt"]),
+                           ("a[12]/*", ["a1/x.txt"]), ("b*/x", ["b*/x"]), ("?c/*", ["bc/x"]), ("d\\e/*", ["d\\e/x"]),
+                           ("f?", ["f?"]), ("a[1]/none*", []), ("none", []), ("", []), ("b*", ["b*"])]:
+        assert files.matching(pattern) == found, pattern
+        assert not pattern or files.matching(f"{tmp_path}/{pattern}") == [f"{tmp_path}/{path}" for path in found]
+
+
 # --- Folders ---
 
 def test_a_folder_appears_when_the_block_succeeds(tmp_path):

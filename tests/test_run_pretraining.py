@@ -31,6 +31,7 @@ import training
 import weights
 from checkpoints import Checkpoints, read_state, readable
 from configuration import Interrupted, PretrainingConfig, RunFailed, UserError
+from tokenization import ElectraTokenizer
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -665,6 +666,45 @@ def test_wrong_vocabulary_for_the_manifest_is_refused(data, tmp_path):
         "format": "electra-pretraining-tfrecord", "tokenizer_fingerprint": "of another", "train": []}))
     with pytest.raises(UserError, match="is not the vocabulary of .*manifest"):
         train(make_config(data, tmp_path, pretrain_tfrecords=str(folder)))
+
+
+def test_manifests_of_further_and_of_held_out_folders_are_checked(data, tmp_path):
+    """Of a list, the second folder; the message names it."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    vocab_file = tmp_path / "vocab.txt"
+    vocab_file.write_text("\n".join(PRETRAINING_VOCABULARY) + "\n")
+    tokenizer = ElectraTokenizer(str(vocab_file))
+    vocab_file.write_text("\n".join([*PRETRAINING_VOCABULARY[:5], *PRETRAINING_VOCABULARY[:4:-1]]) + "\n")
+    for folder, built_with in ((first, tokenizer), (second, ElectraTokenizer(str(vocab_file)))):
+        write_shards(folder, 32, records=24)
+        (folder / "manifest.json").write_text(json.dumps({
+            "format": "electra-pretraining-tfrecord", "tokenizer_fingerprint": built_with.fingerprint,
+            "max_seq_length": 32}))
+    for options in (dict(pretrain_tfrecords=f"{first},{second}"),
+                    dict(pretrain_tfrecords=str(first), eval_tfrecords=str(second))):
+        with pytest.raises(UserError, match=f"--vocab_file: .*{second}.*manifest"):
+            train(make_config(data, tmp_path, **options))
+
+
+def test_damaged_record_stops_a_run_unless_it_may_be_skipped(data, tmp_path):
+    """In a folder whose name contains the signs of a glob. Resuming skips as the run without interruption did."""
+    folder = tmp_path / "da[t]a*"
+    shutil.copytree(data[32], folder)
+    shard = folder / "train-1.tfrecord"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    config = make_config(data, tmp_path, pretrain_tfrecords=str(folder))
+    with pytest.raises(UserError, match="train-1.tfrecord fails its checksum in the record at byte .*skip_bad_records"):
+        train(config)
+    config = dataclasses.replace(config, skip_bad_records=1, overwrite=True)
+    train(config)
+    assert console(config).count("--skip_bad_records=1") == 1
+    resumed = dataclasses.replace(config, model_name="resumed", pretrain_tfrecords=f"{folder}/*.tfrecord")
+    with pytest.raises(Interrupted):
+        train(resumed, StopAfter(5))
+    train(dataclasses.replace(resumed, overwrite=False, restore_checkpoint="latest"), StopAfter(99))
+    assert_same_bits(tensors(config, "ckpt-12"), tensors(resumed, "ckpt-12"))
 
 
 def test_records_of_another_length_missing_vocabulary_and_too_few_held_out_records_are_refused(data, tmp_path):

@@ -240,6 +240,20 @@ def test_paths_belong_to_the_folder_of_the_call(training, tmp_path):
     assert (training.folder / "results/models/base/logs/electra_lamb_pretraining_phase2.log").exists()
 
 
+def test_data_folders_with_the_signs_of_a_glob_are_found_as_they_stand(training, tmp_path):
+    here = make_folder(tmp_path / "da[t]a*\\?")
+    (here / "eval").mkdir()
+    for name in ("a[1].tfrecord", "b.tfrecord"):
+        (here / name).touch()
+    result = training.call(f"--data_dir_p1={here}", "--data_dir_p2=a[1].tfrecord,b*", cwd=here)
+    assert result.returncode == 0, result.stderr
+    phase1, phase2 = [call for call in training.recorded() if "run_pretraining.py" in call]
+    assert f"--pretrain_tfrecords={here} " in phase1 and f"--eval_tfrecords={here}/eval" in phase1
+    assert f"--pretrain_tfrecords={here}/a[1].tfrecord,{here}/b* " in phase2
+    result = training.call(f"--data_dir_p1={here}/c*", "--data_dir_p2=b.tfrecord", cwd=here)
+    assert result.returncode == 2 and "data_dir_p1" in result.stderr
+
+
 # --- Running ---
 
 @pytest.mark.parametrize("status", [1, 2, 75, 137])
