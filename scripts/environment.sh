@@ -13,7 +13,7 @@
 #   run_group COMMAND...       the same, for a command whose own children must end with it
 #   run_whole COMMAND...       the same, for one of a moment that no signal may stop half-way
 #   run_logged LOG COMMAND...  the same, with the command and a copy of its output added to LOG
-#   run_restarting LOG COMMAND RESTART   the same for what comes after `runner`, and again after a crash, `max_restarts` times
+#   run_restarting LOG COMMAND RESTART   the same, and again after a crash (restarts.sh)
 #
 # PYTHON, where it is set, is the interpreter and nothing is installed. Otherwise .venv in the repository's root is created
 # (venv.sh), and the pinned requirements of the device are installed there once, and again when they change.
@@ -52,6 +52,7 @@ die() {
 # The plan is a list of assignments, each value quoted: nothing that a user gives is ever interpreted by the shell.
 recipe() {
   local plan
+  recipe_call=("$@")
   find_any_python
   { plan=$("$any_python" "$root/scripts/recipe.py" "$1" "$start_dir" "${@:2}" 3>&1 >&4) || exit; } 4>&1
   eval "${plan:-die "$any_python does not run scripts/recipe.py" 1}"
@@ -207,25 +208,6 @@ run_logged() {
   fi
 }
 
-# Runs the words of array $2, and after a crash again, those of $3 if checkpoints have been written since. Invalid input (2),
-# an interruption (75) and signals to this wrapper end it. $2 and $3 are such as `command[@]`.
-run_restarting() {
-  local log=$1 words=$2 restarts=0 pause=${ELECTRA_RESTART_SECONDS:-5} before
-  before=$(list_checkpoints)
-  while :; do
-    run_logged "$log" "${runner[@]}" "${!words}"
-    if (( status == 0 || status == 2 || status == 75 || restarts >= max_restarts )) || [[ -n $stopped ]]; then return; fi
-    restarts=$((restarts + 1))
-    say "ended with status $status: restart $restarts of $max_restarts in $pause s" | tee -ai "$log"
-    run sleep "$pause"
-    if [[ -n $stopped ]]; then status=75; return; fi
-    pause=$((pause < 150 ? 2 * pause : 300))
-    [[ $(list_checkpoints) == "$before" ]] || words=$3
-  done
-}
-
-list_checkpoints() { (shopt -s nullglob; stat -c '%i %y %n' -- "$checkpoints"/ckpt-*.index) 2>/dev/null || true; }
-
 # --- Several workers ---
 # With num_workers above 1, mpirun or horovodrun (scripts/launcher.py chooses) starts the Python command that many times. Each
 # worker leaves its exit status in $ELECTRA_STATUS_FILE.<rank>, because launchers exit with a status of their own. Where
@@ -341,3 +323,5 @@ use_python() {  # use_python DEVICE [tools]
 
 # shellcheck source=scripts/venv.sh
 source "$root/scripts/venv.sh"
+# shellcheck source=scripts/restarts.sh
+source "$root/scripts/restarts.sh"

@@ -2,27 +2,31 @@
 
     python scripts/launcher.py start DEVICE NUMBER_OF_WORKERS PYTHON HOSTFILE DRY_RUN
     python scripts/launcher.py status FOLDER STATUS WRAPPER [STOPPED]
+    python scripts/launcher.py answering HOSTFILE NUMBER_OF_WORKERS FEWEST FILE
 
-scripts/environment.sh calls both; scripts/recipe.py calls `check`. `start` prints the words that go before the training
-command, quoted for the shell, or an error of one sentence with exit status 2; HOSTFILE and DRY_RUN may be empty.
-`status` prints the merged exit status. Only the standard library is used: any Python 3.8 or newer runs this, with or
-without the packages.
+scripts/environment.sh and scripts/restarts.sh call these; scripts/recipe.py calls `check`. `start` prints the words
+that go before the training command, quoted for the shell, or an error of one sentence with exit status 2; HOSTFILE and
+DRY_RUN may be empty. `status` prints the merged exit status. `answering` prints the number of workers and the hostfile
+for a restart. Only the standard library is used: any Python 3.8 or newer runs this, with or without the packages.
 """
 from __future__ import annotations
 
+import concurrent.futures
 import glob
 import os
 import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-from configuration import UserError, launched  # noqa: E402
+import files  # noqa: E402
+from configuration import RunFailed, UserError, launched  # noqa: E402
 
 # --- What fits together ---
 
@@ -156,6 +160,41 @@ def mpirun(num_workers: int, hostfile: str, dry_run: bool):
     return words
 
 
+# --- Hosts that no longer answer ---
+
+def hosts_left(hostfile: str, num_workers: int, min_workers: int, path: str):
+    """The number of workers, and the hostfile, for a restart on the hosts that answer ssh.
+
+    Args:
+        path: where the hostfile is written if some do not.
+    Raises: RunFailed: fewer than `min_workers` slots are left.
+    """
+    hosts = read_hostfile(hostfile, num_workers)
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        answer = list(pool.map(answers, [host for host, _ in hosts]))
+    left = [entry for entry, there in zip(hosts, answer) if there]
+    if left == hosts:
+        return num_workers, hostfile
+    number = min(num_workers, sum(slots for _, slots in left))
+    gone = ", ".join(host for (host, _), there in zip(hosts, answer) if not there)
+    if number < min_workers:
+        raise RunFailed(f"{gone} did not answer, which leaves {number} workers, fewer than "
+                        f"--min_workers={min_workers}: start it again when the hosts are back.")
+    files.write_text(path, "".join(f"{host} slots={slots}\n" for host, slots in left))
+    return number, path
+
+
+def answers(host: str) -> bool:
+    if host in ("localhost", "127.0.0.1", socket.gethostname()):
+        return True
+    command = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", host, "true"]
+    try:
+        return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL, timeout=30).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
 # --- The end ---
 
 def merge_statuses(folder: str, status: int, wrapper: str, stopped: int = 0):
@@ -205,6 +244,14 @@ def main(argv) -> int:
         merged, text = merge_statuses(folder, int(status), wrapper, *map(int, stopped))
         sys.stderr.write(text)
         print(merged)
+        return 0
+    if action == "answering":
+        hostfile, number, fewest, path = arguments
+        try:
+            print(" ".join(shlex.quote(str(word)) for word in hosts_left(hostfile, int(number), int(fewest), path)))
+        except (UserError, RunFailed) as error:
+            print(error)
+            return error.exit_status
         return 0
     device, number, python, hostfile, dry_run = arguments
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the wrapper: no traceback

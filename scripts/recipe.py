@@ -65,7 +65,10 @@ HOSTFILE = own("hostfile", "", "hosts of the workers, in lines like 'host1 slots
                path="input")
 ENV = own("env", "interactive", "interactive or cluster (a scheduler starts the wrapper for each worker)",
           ("interactive", "cluster"))
-MAX_RESTARTS = own("max_restarts", "0", "how often to resume by itself after a crash, each time after a longer pause")
+MAX_RESTARTS = own("max_restarts", "0", "maximum number of automatic restarts after a crash, each from the newest "
+                   "checkpoint and after a longer pause")
+MIN_WORKERS = own("min_workers", "", "with max_restarts and hostfile: leave out hosts that no longer answer, as long "
+                  "as this many workers remain (default: all hosts are needed)")
 DRY_RUN = own("dry_run", "false", "print the commands and run nothing")
 
 
@@ -137,6 +140,7 @@ where that exists; without any of them the bundled sample data is used. A switch
         of("gradient_compression"),
         ENV,
         MAX_RESTARTS,
+        MIN_WORKERS,
         DRY_RUN,
     ])
 
@@ -196,6 +200,7 @@ squad_dir (given here or in the environment) the bundled sample questions are us
         of("skip_checkpoint"),
         of("overwrite"),
         MAX_RESTARTS,
+        MIN_WORKERS,
         DRY_RUN,
     ])
 
@@ -264,7 +269,7 @@ def workers(call: Call, config: DeviceOptions) -> Variables:
                         f"'bash scripts/{call.wrapper} cpu'.")
     return {"device": config.device, "num_workers": str(config.num_workers), "hostfile": hostfile,
             "cluster": "yes" if call.cluster else "", "max_restarts": str(max_restarts(call)),
-            "checkpoints": config.checkpoint_dir}
+            "min_workers": min_workers(call, config.num_workers, hostfile), "checkpoints": config.checkpoint_dir}
 
 
 def max_restarts(call: Call) -> int:
@@ -275,6 +280,16 @@ def max_restarts(call: Call) -> int:
         raise UserError("--max_restarts cannot be combined with --env=cluster, where the scheduler starts the workers: "
                         "have it requeue the job, with --resume_training=auto.")
     return int(call["max_restarts"])
+
+
+def min_workers(call: Call, num_workers: int, hostfile: str) -> str:
+    """Raises: UserError: not a number from 2 to that of the workers, or without the options that it belongs to."""
+    text = call["min_workers"]
+    if text and not (hostfile and int(call["max_restarts"])):
+        raise UserError("--min_workers is for restarts on other hosts: give --hostfile and --max_restarts too.")
+    if text and not (re.fullmatch("[0-9]{1,6}", text) and 2 <= int(text) <= num_workers):
+        raise UserError(f"--min_workers={text} must be a whole number from 2 to --num_workers={num_workers}: give one.")
+    return text
 
 
 DEMO = "data/sample/demo"

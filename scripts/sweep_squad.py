@@ -161,7 +161,7 @@ def finished_rows(config: SweepConfig, jobs: List[Job], arguments: List[str]) ->
 
 def deciding(arguments: List[str]) -> List[str]:
     """Those arguments of a fine-tuning that may change its result."""
-    return [word for word in arguments if not word.startswith("--max_restarts=")]
+    return [word for word in arguments if not word.startswith(("--max_restarts=", "--min_workers="))]
 
 
 def read_if_there(path: str) -> Optional[dict]:
@@ -370,7 +370,7 @@ def sweep(config: SweepConfig, arguments: List[str]):
                     raise  # the others would be refused for the same reason
                 print(error, file=sys.stderr, flush=True)
                 status = error.exit_status
-        if status == 75 or stop.asked:
+        if status in (Interrupted.exit_status, -signal.SIGTERM) or stop.asked:
             write_tables(in_order(rows, jobs), config.out_dir)
             raise Interrupted(f"the sweep was stopped at {job.run} {job.name} (seed {job.seed}), "
                               f"{sum(job.folder in rows for job in jobs)} of {len(jobs)} are done; the same call goes "

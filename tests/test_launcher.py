@@ -14,6 +14,7 @@ import sys
 import pytest
 from support import STAND_IN, Clone, assert_refused, commands, make_folder, wait_for, write_executable
 
+from configuration import RunFailed
 from scripts import launcher
 
 HOROVODRUN = "-m horovod.runner.launch --gloo -np 2 --disable-cache -H localhost:2".split()
@@ -203,6 +204,21 @@ def test_a_folder_that_is_gone_leaves_the_launchers_status(tmp_path, capsys):
     (tmp_path / "rank.0").write_text("75\n")
     assert launcher.main(["status", str(tmp_path), "1", "electra.sh", "143"]) == 0
     assert capsys.readouterr() == ("75\n", "")
+
+
+# --- Hosts that no longer answer ---
+
+def test_a_restart_leaves_out_hosts_that_do_not_answer(tmp_path, monkeypatch):
+    hosts, left = tmp_path / "hosts", tmp_path / "left"
+    hosts.write_text("localhost slots=2\ngone slots=4\nthere slots=3\n")
+    monkeypatch.setattr(launcher, "answers", lambda host: True)
+    assert launcher.hosts_left(str(hosts), 9, 2, str(left)) == (9, str(hosts)) and not left.exists()
+    monkeypatch.setattr(launcher, "answers", lambda host: host != "gone")
+    assert launcher.hosts_left(str(hosts), 9, 5, str(left)) == (5, str(left))
+    assert left.read_text() == "localhost slots=2\nthere slots=3\n"
+    assert launcher.hosts_left(str(hosts), 4, 2, str(left))[0] == 4
+    with pytest.raises(RunFailed, match="gone.*5 workers.*--min_workers=6"):
+        launcher.hosts_left(str(hosts), 9, 6, str(left))
 
 
 # --- The wrappers: stand-ins ---
@@ -400,6 +416,24 @@ def test_every_worker_runs_and_its_lines_are_shown_as_they_are(launching, wrappe
     assert {"out 0", "out 1"} < set(result.stdout.splitlines()) and {"out 0", "err 1", "20%"} < set(lines)
     assert not [line for line in lines + result.stdout.splitlines() if "<std" in line]
     assert [path.name for path in log.parent.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("fewest, status", [(2, 0), (3, 1)])
+def test_after_a_crash_the_workers_of_hosts_that_answer_resume(launching, tmp_path, fewest, status):
+    (launching.folder / "hosts").write_text("a slots=2\ngone slots=1\n")
+    write_executable(tmp_path / "bin" / "ssh", "#!/bin/sh\ncase $* in *gone*) exit 255 ;; esac\n")
+    crashing = "[[ $* == *num_workers=3* ]] || leave 0; [[ $rank == 2 ]] || sleep 60; exit 9"
+    result = launching.call(*WRAPPERS["electra.sh"], "--num_workers=3", "--hostfile=hosts", "--max_restarts=2",
+                            f"--min_workers={fewest}", FAKE_HOROVOD="mpi", FAKE_WORKER=crashing,
+                            ELECTRA_RESTART_SECONDS="0")
+    assert result.returncode == status, result.stderr
+    launches = [call for call in launching.recorded() if call.startswith("mpirun")]
+    assert [" -np 3 " in call for call in launches] == [True, False][:2 - status]
+    if status:
+        assert "gone" in result.stderr and "--min_workers=3" in result.stderr
+    else:
+        assert " -np 2 " in launches[1] and "hosts_left" in launches[1]
+        assert (log_of(launching, "electra.sh").parent / "hosts_left").read_text() == "a slots=2\n"
 
 
 @LAUNCHERS

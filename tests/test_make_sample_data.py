@@ -345,7 +345,7 @@ def test_oracle_knows_everything_but_the_masked_draw(tmp_path):
 
 # --- Refusals and interruptions ---
 
-@pytest.mark.parametrize("argument", ["--size=big", "--size=0.2", "--size=nan", "--seed=-1"])
+@pytest.mark.parametrize("argument", ["--size=big", "--size=0.1", "--size=nan", "--seed=-1"])
 def test_bad_options_are_refused(argument, tmp_path, refuses):
     assert argument in refuses(make_sample_data.main, [SCRIPT, f"--output_dir={tmp_path / 'made'}", argument])
     assert not list(tmp_path.iterdir())
