@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
+import hashlib
 import importlib.util
 import os
-from typing import Any, List, Sequence
+import socket
+from typing import Any, Dict, List, Sequence
 
+import numpy as np
 import tensorflow as tf
 
-from configuration import RunFailed, UserError, launched
+from configuration import DeviceOptions, RunFailed, UserError, launched
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,20 @@ class Workers:
         """Whether `flag` is true on any worker. Called before every update, so it does not wait for the device."""
         return flag
 
+    def compare(self, facts: Dict[str, Any]):
+        """Compares `facts` between all workers; every worker calls it with its own.
+
+        Raises: UserError: one has another value than rank 0 has; it names the first such worker, and what differs.
+        """
+        ours, *others = self.gather((socket.gethostname(), facts))
+        for rank, (host, theirs) in enumerate(others, 1):
+            for name in sorted({*ours[1], *theirs}):
+                expected, found = ours[1].get(name, "none"), theirs.get(name, "none")
+                if found != expected:
+                    raise UserError(f"the workers differ: {name} is {found} in worker {rank} on {host}, and {expected} "
+                                    f"in worker 0 on {ours[0]}: start all workers with the same command, data and "
+                                    "software.")
+
     @contextlib.contextmanager
     def chief_first(self):
         """Runs the block on rank 0 first, then on the other workers, which find the files that rank 0 wrote."""
@@ -79,19 +97,33 @@ class HorovodWorkers(Workers):
 
     def mean(self, tensors):
         tensors = list(tensors)
-        dtypes, shapes = [tensor.dtype for tensor in tensors], [tensor.shape for tensor in tensors]
-        if self._compressed_dtype:
-            tensors = [tf.cast(tensor, self._compressed_dtype) for tensor in tensors]
+        if not self._compressed_dtype:
+            return self._all_reduce(tensors, self._horovod.Average)
+        scale = self._scale(tensors)
+        small = [tf.cast(tensor * scale, self._compressed_dtype) for tensor in tensors]
+        return [tf.cast(total, tensor.dtype) / (scale * self.size)
+                for total, tensor in zip(self._all_reduce(small, self._horovod.Sum), tensors)]
+
+    def _scale(self, tensors):
+        """A factor, the same on all workers, that brings the sum over the workers to the upper end of float16's range.
+
+        Horovod adds up in the compressed type and divides afterwards, so that gradients summed over micro-batches and
+        workers can exceed 65,504. No element of their sum exceeds the sum of the workers' largest elements. A value
+        that is not finite stays so, because infinity times 0 is NaN.
+        """
+        largest = tf.reduce_max(tf.stack([tf.reduce_max(tf.abs(tensor)) for tensor in tensors]))
+        return 32768.0 / tf.maximum(self._horovod.allreduce(largest, op=self._horovod.Sum), 1e-30)
+
+    def _all_reduce(self, tensors, op):
+        shapes = [tensor.shape for tensor in tensors]
         if getattr(self._horovod, "hccl_built", lambda: False)():
             # habana-horovod has no grouped all-reduce on the card, and supports bfloat16 only in the plain one:
             # concatenating the tensors keeps it to one all-reduce.
             vector = self._horovod.allreduce(tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0),
-                                             op=self._horovod.Average)
+                                             op=op)
             parts = tf.split(vector, [shape.num_elements() for shape in shapes])
-            means = [tf.reshape(part, shape) for part, shape in zip(parts, shapes)]
-        else:
-            means = self._horovod.grouped_allreduce(tensors, op=self._horovod.Average)
-        return [tf.cast(mean, dtype) for mean, dtype in zip(means, dtypes)]
+            return [tf.reshape(part, shape) for part, shape in zip(parts, shapes)]
+        return self._horovod.grouped_allreduce(tensors, op=op)
 
     def broadcast(self, variables):
         self._horovod.broadcast_variables(variables, root_rank=0)
@@ -135,6 +167,8 @@ def place(num_workers: int, pin_cores: bool = False) -> Workers:
     if importlib.util.find_spec("horovod") is None:
         raise UserError(f"Horovod is not installed, and training with {started} workers requires it: run "
                         "'bash scripts/install_horovod.sh', or use one worker.")
+    # A worker that hangs would keep the others waiting for ever. Rank 0 may write features or download for minutes.
+    os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", "1800")
     placed = Workers(launched("RANK") or 0, started, launched("LOCAL_RANK") or 0, launched("LOCAL_SIZE") or 1)
     if pin_cores:
         # By default Horovod's background thread wakes up every millisecond, on a core that also computes. 5 ms is
@@ -145,13 +179,14 @@ def place(num_workers: int, pin_cores: bool = False) -> Workers:
     return placed
 
 
-def join(placed: Workers, compression: str = "none") -> Workers:
-    """Initialises Horovod; call it after the device is open.
+def join(placed: Workers, options: DeviceOptions) -> Workers:
+    """Initialises Horovod and compares the workers; call it after the device is open.
 
     Args:
         placed: the result of `place`.
-        compression: see `HorovodWorkers`.
-    Raises: UserError: Horovod cannot be loaded, has another size than the launcher, or does not support the data type.
+        options: the configuration of this command.
+    Raises: UserError: Horovod cannot be loaded, has another size than the launcher, or does not support the data type;
+        or workers differ in software or options.
     """
     if placed.size == 1:
         return placed
@@ -166,7 +201,9 @@ def join(placed: Workers, compression: str = "none") -> Workers:
         why = "" if horovod.mpi_built() else " (it was built without MPI and does not work with mpirun)"
         raise UserError(f"the launcher started {placed.size} processes, but Horovod's size is {horovod.size()}{why}: "
                         "use horovodrun --gloo, or build Horovod with MPI.")
+    compression = options.gradient_compression
     workers = HorovodWorkers(horovod, compression)
+    workers.compare({**software(), **settings(options)})  # before they disagree on which collective comes next
     if compression != "none":
         try:
             workers.mean([tf.zeros([1])])
@@ -174,6 +211,33 @@ def join(placed: Workers, compression: str = "none") -> Workers:
             raise UserError(f"--gradient_compression={compression} is not supported by the installed Horovod: choose "
                             f"{'fp16 or none' if compression == 'bf16' else 'none'}.") from error
     return workers
+
+
+def software() -> Dict[str, str]:
+    """What must be the same on all hosts: versions, and a checksum of this project's modules."""
+    digest = hashlib.sha256()
+    for path in sorted(glob.glob(os.path.join(glob.escape(os.path.dirname(os.path.abspath(__file__))), "*.py"))):
+        with open(path, "rb") as file:
+            digest.update(os.path.basename(path).encode() + file.read())
+    return {"the version of TensorFlow": tf.__version__, "the version of numpy": np.__version__,
+            "the checksum of this project's modules": digest.hexdigest()[:12]}
+
+
+# Options that name files of a host. What these hold is compared instead (`fingerprint`), or rank 0 alone uses them.
+PATHS = ("pretrain_tfrecords", "eval_tfrecords", "vocab_file", "weights_dir", "restore_checkpoint", "results_dir",
+         "log_dir", "json_summary", "electra_model", "init_checkpoint", "data_dir", "train_file", "predict_file",
+         "cache_dir", "eval_script", "output_dir", "bf16_config_path")
+
+
+def settings(options: DeviceOptions) -> Dict[str, Any]:
+    """The options that must be the same in all workers, and the command that has them."""
+    flags = {f"--{name}": value for name, value in dataclasses.asdict(options).items() if name not in PATHS}
+    return {"the command": type(options).__name__, **flags}
+
+
+def fingerprint(content: Any) -> str:
+    """A short checksum of anything that has the same repr everywhere, for `Workers.compare`."""
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
 
 def pin_to_cores(local_rank: int, local_size: int):
