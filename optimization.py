@@ -205,11 +205,13 @@ class TrainStep(tf.Module):
         """Runs one update. `micro_batches` yields `accumulation_steps` pairs of tensors (features, seeds)."""
         for features, seeds in micro_batches:
             if self.accumulation_steps == 1:
-                self._update_from(features, seeds)
+                with self.workers.waiting():
+                    self._update_from(features, seeds)
             else:
                 self._accumulate(features, seeds)
         if self.accumulation_steps > 1:
-            self._update()
+            with self.workers.waiting():
+                self._update()
 
     def _gradients(self, features, seeds):
         with tf.GradientTape(watch_accessed_variables=False) as tape:

@@ -13,11 +13,15 @@ import hashlib
 import importlib.util
 import os
 import socket
+import sys
+import threading
+import time
 from typing import Any, Dict, List, Sequence
 
 import numpy as np
 import tensorflow as tf
 
+import configuration
 from configuration import DeviceOptions, RunFailed, UserError, launched
 
 
@@ -53,6 +57,11 @@ class Workers:
     def any(self, flag: bool) -> bool:
         """Whether `flag` is true on any worker. Called before every update, so it does not wait for the device."""
         return flag
+
+    @contextlib.contextmanager
+    def waiting(self):
+        """Around what waits for the other workers: if one of them hangs, the process ends after a time."""
+        yield
 
     def compare(self, facts: Dict[str, Any]):
         """Compares `facts` between all workers; every worker calls it with its own.
@@ -94,6 +103,7 @@ class HorovodWorkers(Workers):
         object.__setattr__(self, "_horovod", horovod)
         dtypes = {"none": None, "fp16": tf.float16, "bf16": tf.bfloat16}
         object.__setattr__(self, "_compressed_dtype", dtypes[compression])
+        object.__setattr__(self, "_watchdog", Watchdog(self.rank))
 
     def mean(self, tensors):
         tensors = list(tensors)
@@ -125,22 +135,64 @@ class HorovodWorkers(Workers):
             return [tf.reshape(part, shape) for part, shape in zip(parts, shapes)]
         return self._horovod.grouped_allreduce(tensors, op=op)
 
+    @contextlib.contextmanager
+    def waiting(self):
+        self._watchdog.since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._watchdog.since = None
+
     def broadcast(self, variables):
-        self._horovod.broadcast_variables(variables, root_rank=0)
+        with self.waiting():
+            self._horovod.broadcast_variables(variables, root_rank=0)
 
     # Pickled objects are sent as bytes, a data type that Gaudi cards do not support: these run on the CPU.
 
     def from_chief(self, value):
-        with tf.device("CPU"):
+        with tf.device("CPU"), self.waiting():
             return self._horovod.broadcast_object(value, root_rank=0)
 
     def gather(self, value):
-        with tf.device("CPU"):
+        with tf.device("CPU"), self.waiting():
             return self._horovod.allgather_object(value)
 
     def any(self, flag):
-        with tf.device("CPU"):
+        with tf.device("CPU"), self.waiting():
             return int(self._horovod.allreduce(tf.constant(int(flag)), op=self._horovod.Sum)) > 0
+
+
+class Watchdog:
+    """Ends this process if it waits too long for another worker, which then ends the job.
+
+    Horovod's own stall check does nothing with Gloo: in Horovod 0.28.1 its list of ranks is empty there. A thread can
+    end the process although the main thread waits inside Horovod.
+
+    `since` is the time (of time.monotonic) from which on the process waits, or None.
+    """
+
+    def __init__(self, rank: int):
+        self.rank = rank
+        self.since = None
+        self.limit = float(os.environ.get("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS") or 0)
+        if self.limit > 0:
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self):
+        while True:
+            time.sleep(min(1.0, self.limit / 4))
+            since = self.since
+            if since is not None and time.monotonic() - since > self.limit:
+                self._end()
+
+    def _end(self):
+        configuration.write_status(self.rank, RunFailed.exit_status)
+        if self.rank:  # rank 0 reports, unless it is the one that hangs
+            time.sleep(configuration.REPORT_SECONDS)
+        print(f"worker {self.rank}: no answer from another worker for {self.limit:.0f} s "
+              "(HOROVOD_STALL_SHUTDOWN_TIME_SECONDS); stopping. Saved checkpoints are intact: resume from the latest "
+              "one.", file=sys.stderr, flush=True)
+        os._exit(RunFailed.exit_status)
 
 
 def place(num_workers: int, pin_cores: bool = False) -> Workers:
@@ -167,7 +219,7 @@ def place(num_workers: int, pin_cores: bool = False) -> Workers:
     if importlib.util.find_spec("horovod") is None:
         raise UserError(f"Horovod is not installed, and training with {started} workers requires it: run "
                         "'bash scripts/install_horovod.sh', or use one worker.")
-    # A worker that hangs would keep the others waiting for ever. Rank 0 may write features or download for minutes.
+    # Rank 0 may write features or download for minutes while the others wait.
     os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", "1800")
     placed = Workers(launched("RANK") or 0, started, launched("LOCAL_RANK") or 0, launched("LOCAL_SIZE") or 1)
     if pin_cores:
