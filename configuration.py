@@ -631,11 +631,31 @@ def help_text(program: str, flag_values, description: str) -> str:
 
 
 def launched(word: str) -> typing.Optional[int]:
-    """The launcher's RANK, SIZE, LOCAL_RANK or LOCAL_SIZE (`word`). None without a launcher."""
+    """RANK, SIZE, LOCAL_RANK or LOCAL_SIZE (`word`) from mpirun, horovodrun or srun. None without a launcher."""
     for name in (f"OMPI_COMM_WORLD_{word}", f"HOROVOD_{word}"):
         if os.environ.get(name):
             return int(os.environ[name])
-    return None
+    if not started_by_srun():
+        return None
+    if word == "LOCAL_SIZE":
+        return srun_tasks_per_node()[int(os.environ["SLURM_NODEID"])]
+    names = {"RANK": "SLURM_PROCID", "SIZE": "SLURM_STEP_NUM_TASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+    return int(os.environ[names[word]])
+
+
+def started_by_srun() -> bool:
+    """Whether Slurm's srun alone started this process, as one of several. (mpirun and horovodrun may use srun.)"""
+    return (int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1
+            and not (os.environ.get("OMPI_COMM_WORLD_SIZE") or os.environ.get("HOROVOD_SIZE")))
+
+
+def srun_tasks_per_node() -> typing.List[int]:
+    """Processes of the job step on each of its hosts: '2(x3),1' is [2, 2, 2, 1]."""
+    counts = []
+    for part in os.environ["SLURM_STEP_TASKS_PER_NODE"].split(","):
+        count, _, times = part.rstrip(")").partition("(x")
+        counts += [int(count)] * int(times or 1)
+    return counts
 
 
 def run_command(main):

@@ -2,7 +2,7 @@
 
 Each worker runs the same program on its own device and its own part of the data; gradients are averaged with an
 all-reduce, and rank 0 writes all files. Horovod is imported only if there is more than one worker. Ranks and sizes are
-read from the environment variables of the launcher (mpirun, horovodrun, a scheduler): OMPI_COMM_WORLD_* or HOROVOD_*.
+read from the launcher's environment variables: OMPI_COMM_WORLD_* (mpirun), HOROVOD_* (horovodrun) or SLURM_* (srun).
 """
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 import configuration
+import slurm
 from configuration import DeviceOptions, RunFailed, UserError, launched
 
 
@@ -204,13 +205,12 @@ def place(num_workers: int, pin_cores: bool = False) -> Workers:
     Raises: UserError: Horovod is not installed, or the number of workers differs from num_workers.
     """
     started = launched("SIZE") or 1
-    others = [name for name in ("SLURM_STEP_NUM_TASKS", "PMI_SIZE") if int(os.environ.get(name) or 1) > 1]
-    if launched("SIZE") is None and others:
-        raise UserError(f"{others[0]}={os.environ[others[0]]}: the launcher started several processes, but Horovod "
-                        "does not support it: use mpirun or horovodrun, or start one process with --num_workers.")
+    if launched("SIZE") is None and int(os.environ.get("PMI_SIZE") or 1) > 1:
+        raise UserError(f"PMI_SIZE={os.environ['PMI_SIZE']}: the launcher started several processes, but Horovod "
+                        "does not support it: use srun, mpirun or horovodrun, or start one process with --num_workers.")
     if num_workers > 1 and started == 1:
         raise UserError(f"--num_workers={num_workers}, but only one process was started: pass --num_workers to "
-                        "scripts/electra.sh or scripts/electra_squad.sh, or use mpirun or horovodrun.")
+                        "scripts/electra.sh or scripts/electra_squad.sh, or use srun, mpirun or horovodrun.")
     if num_workers and started not in (1, num_workers):
         raise UserError(f"--num_workers={num_workers}, but the launcher started {started} processes: use the same "
                         "number for both.")
@@ -219,7 +219,8 @@ def place(num_workers: int, pin_cores: bool = False) -> Workers:
     if importlib.util.find_spec("horovod") is None:
         raise UserError(f"Horovod is not installed, and training with {started} workers requires it: run "
                         "'bash scripts/install_horovod.sh', or use one worker.")
-    # Rank 0 may write features or download for minutes while the others wait.
+    # Rank 0 may write features or download for minutes while the others wait, and a cold start differs between hosts.
+    os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "300")
     os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", "1800")
     placed = Workers(launched("RANK") or 0, started, launched("LOCAL_RANK") or 0, launched("LOCAL_SIZE") or 1)
     if pin_cores:
@@ -244,18 +245,21 @@ def join(placed: Workers, options: DeviceOptions) -> Workers:
         return placed
     try:
         import horovod.tensorflow as horovod
-        horovod.init()
     except Exception as error:  # ImportError, or another error of its libraries if built for another TensorFlow
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"Horovod could not be loaded with TensorFlow {tf.__version__} ({reason}): rebuild it with "
-                        "'bash scripts/install_horovod.sh'.") from error
-    if horovod.size() != placed.size:
-        why = "" if horovod.mpi_built() else " (it was built without MPI and does not work with mpirun)"
-        raise UserError(f"the launcher started {placed.size} processes, but Horovod's size is {horovod.size()}{why}: "
-                        "use horovodrun --gloo, or build Horovod with MPI.")
+        raise unusable(error) from error
+    by_gloo = configuration.started_by_srun() and horovod.gloo_built()
+    with slurm.rendezvous() if by_gloo else contextlib.nullcontext():
+        try:
+            horovod.init()
+        except Exception as error:
+            raise unusable(error) from error
+        if horovod.size() != placed.size:
+            raise UserError(f"the launcher started {placed.size} processes, but Horovod's size is {horovod.size()}"
+                            f"{wrong_size_reason(horovod)}.")
+        workers = HorovodWorkers(horovod, options.gradient_compression)
+        # Also before the workers disagree on which collective comes next.
+        workers.compare({**software(), **settings(options)})
     compression = options.gradient_compression
-    workers = HorovodWorkers(horovod, compression)
-    workers.compare({**software(), **settings(options)})  # before they disagree on which collective comes next
     if compression != "none":
         try:
             workers.mean([tf.zeros([1])])
@@ -263,6 +267,19 @@ def join(placed: Workers, options: DeviceOptions) -> Workers:
             raise UserError(f"--gradient_compression={compression} is not supported by the installed Horovod: choose "
                             f"{'fp16 or none' if compression == 'bf16' else 'none'}.") from error
     return workers
+
+
+def unusable(error: Exception) -> UserError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return UserError(f"Horovod could not be loaded with TensorFlow {tf.__version__} ({reason}): rebuild it with 'bash "
+                     "scripts/install_horovod.sh'.")
+
+
+def wrong_size_reason(horovod) -> str:
+    if configuration.started_by_srun():
+        return ": start the workers with 'srun --mpi=pmix', or use mpirun"
+    why = "" if horovod.mpi_built() else " (it was built without MPI and does not work with mpirun)"
+    return f"{why}: use horovodrun --gloo, or build Horovod with MPI"
 
 
 def software() -> Dict[str, str]:

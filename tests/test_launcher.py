@@ -25,7 +25,7 @@ HOSTS = "# two machines\nnode-1 slots=8\n\n  node-2.cluster  slots = 8 # the oth
 def no_launcher(monkeypatch):
     """The tests themselves are not started by a launcher."""
     for name in list(os.environ):
-        if name.startswith(("OMPI_", "HOROVOD_")):
+        if name.startswith(("OMPI_", "HOROVOD_", "SLURM_")):
             monkeypatch.delenv(name)
 
 
@@ -39,7 +39,9 @@ def no_launcher(monkeypatch):
     (dict(num_workers=2, hostfile="ODD"), {}, ["ODD", "'a:2'", "'host1 slots=8'"]),
     (dict(num_workers=2, hostfile="HOSTS", cluster=True), {"HOROVOD_SIZE": "2"}, ["--hostfile", "--env=cluster"]),
     (dict(num_workers=2, cluster=True), {}, [
-        "OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE", "'mpirun -np 2 bash scripts/electra.sh --env=cluster'"]),
+        "OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE", "SLURM_STEP_NUM_TASKS",
+        "'srun -n 2 bash scripts/electra.sh --env=cluster'"]),
+    (dict(num_workers=2), {"SLURM_STEP_NUM_TASKS": "2"}, ["one of 2 workers", "--env=cluster", "--num_workers=2"]),
     (dict(num_workers=2), {"OMPI_COMM_WORLD_SIZE": "2"}, ["one of 2 workers", "--env=cluster", "--num_workers=2"]),
     (dict(), {"HOROVOD_SIZE": "4"}, ["one of 4 workers", "--env=cluster", "--num_workers=4"]),
 ])
@@ -289,7 +291,7 @@ def launching(tmp_path):
     """A clone whose Python, mpirun and horovodrun are the stand-ins."""
     clone = Clone(make_folder(tmp_path / "clone"))
     for name in list(clone.environment):
-        if name.startswith(("OMPI_", "HOROVOD_")) or name == "squad_dir":
+        if name.startswith(("OMPI_", "HOROVOD_", "SLURM_")) or name == "squad_dir":
             del clone.environment[name]
     script = tmp_path / "launcher.py"
     script.write_text(FAKE_LAUNCHER)

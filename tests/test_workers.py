@@ -41,7 +41,7 @@ needs_horovod = pytest.mark.skipif(importlib.util.find_spec("horovod") is None,
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch):
     for name in list(os.environ):
-        if name.startswith(("OMPI_", "HOROVOD_")):
+        if name.startswith(("OMPI_", "HOROVOD_", "SLURM_")):
             monkeypatch.delenv(name)
 
 
