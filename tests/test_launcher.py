@@ -217,7 +217,7 @@ if [[ $1 == -c ]]; then
   exit 0
 fi
 if [[ $1 == -m ]]; then shift 2; exec LAUNCHER horovodrun "$@"; fi
-rank=${OMPI_COMM_WORLD_RANK:-${HOROVOD_RANK:-}}
+rank=${OMPI_COMM_WORLD_RANK:-${HOROVOD_RANK:-${SLURM_PROCID:-}}}
 leave() { echo "$1" >"$ELECTRA_STATUS_FILE.$rank"; exit "$1"; }
 case "$*" in
   *make_sample_data*) echo "rank=$rank $*" >>"$CALLS"; mkdir -p data/sample/demo/squad ;;
@@ -472,15 +472,18 @@ def cluster(launching, tmp_path):
     return launching
 
 
-@pytest.mark.parametrize("wrapper, names", [("electra.sh", "OMPI_COMM_WORLD"), ("electra_squad.sh", "HOROVOD")])
-def test_in_a_cluster_only_the_wrapper_of_rank_0_talks_and_makes_data(cluster, wrapper, names):
+@pytest.mark.parametrize("wrapper, rank_name, size_name", [
+    ("electra.sh", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("electra_squad.sh", "HOROVOD_RANK", "HOROVOD_SIZE"),
+    ("electra.sh", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")])
+def test_in_a_cluster_only_the_wrapper_of_rank_0_talks_and_makes_data(cluster, wrapper, rank_name, size_name):
     data = ["--phase=1"] if wrapper == "electra.sh" else ["--learning_rate=1e-4"]
     command = cluster.command(*data, "--env=cluster", "--num_workers=2", wrapper=wrapper)
 
     def start(rank):
         return subprocess.Popen(command, cwd=cluster.folder, text=True, stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, env={
-                                    **cluster.environment, f"{names}_RANK": str(rank), f"{names}_SIZE": "2",
+                                    **cluster.environment, rank_name: str(rank), size_name: "2",
                                     "FAKE_WORKER": "echo unbuffered=$PYTHONUNBUFFERED $rank"})
 
     second, first = start(1), start(0)

@@ -66,18 +66,6 @@ def test_another_number_of_workers_than_num_workers_is_refused(num_workers, envi
     assert words in refuses(workers.place, num_workers)
 
 
-@pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "PMI_SIZE"])
-def test_processes_of_a_launcher_that_horovod_does_not_support_are_refused(name, monkeypatch, refuses):
-    """`srun -n 8`: eight separate trainings would write to one folder."""
-    monkeypatch.setenv(name, "8")
-    assert f"{name}=8" in refuses(workers.place, 0)
-    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
-    assert workers.place(0) is workers.ALONE
-    monkeypatch.delenv("OMPI_COMM_WORLD_SIZE")
-    monkeypatch.setenv(name, "1")  # salloc's own shell
-    assert workers.place(0) is workers.ALONE
-
-
 def test_several_workers_without_horovod_are_refused(monkeypatch, refuses):
     """NVIDIA's recipe would train identical models, all in one folder."""
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
@@ -541,8 +529,7 @@ def hang_on_rank_1(how):
 
 @needs_horovod
 @pytest.mark.parametrize("how, gloo_timeout, words", [
-    ("stopped", 2, "another worker exited"), ("stopped", 300, "no answer from another worker for 2 s"),
-    ("asleep", 300, "no answer from another worker for 2 s")])
+    ("stopped", 2, "another worker exited"), ("asleep", 300, "no answer from another worker for 2 s")])
 def test_a_worker_that_hangs_ends_the_job(how, gloo_timeout, words, tmp_path):
     program = f"import test_workers; test_workers.hang_on_rank_1({how!r})"
     variables = {"HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "2" if gloo_timeout > 2 else "300",
