@@ -28,7 +28,11 @@ end() {
   for name in slurmd slurmctld munged; do
     [[ ! -s $folder/$name.pid ]] || kill "$(<"$folder/$name.pid")" 2>/dev/null || true
   done
-  if [[ -n ${passed:-} ]]; then rm -rf "$folder"; else printf 'check_slurm.sh: logs are in %s\n' "$folder"; fi
+  if [[ -n ${passed:-} ]]; then
+    until rm -rf "$folder" 2>/dev/null; do sleep 0.2; done  # the daemons write until they have ended
+  else
+    printf 'check_slurm.sh: logs are in %s\n' "$folder"
+  fi
 }
 trap end EXIT
 
