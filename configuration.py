@@ -722,15 +722,39 @@ def print_on_stderr(line: str):
 
 
 def launched(word: str) -> typing.Optional[int]:
-    """The launcher's RANK, SIZE, LOCAL_RANK or LOCAL_SIZE (`word`). None without a launcher."""
+    """RANK, SIZE, LOCAL_RANK or LOCAL_SIZE (`word`) from mpirun, horovodrun or srun. None without a launcher."""
     for name in (f"OMPI_COMM_WORLD_{word}", f"HOROVOD_{word}"):
         if os.environ.get(name):
-            try:
-                return int(os.environ[name])
-            except ValueError as error:
-                raise UserError(f"{name}={os.environ[name]} in the environment must be an integer: unset it, or start "
-                                "the workers with mpirun or horovodrun.") from error
-    return None
+            return environment_integer(name)
+    if not started_by_srun():
+        return None
+    if word == "LOCAL_SIZE":
+        return srun_tasks_per_node()[environment_integer("SLURM_NODEID")]
+    names = {"RANK": "SLURM_PROCID", "SIZE": "SLURM_STEP_NUM_TASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+    return environment_integer(names[word])
+
+
+def environment_integer(name: str) -> int:
+    try:
+        return int(os.environ[name])
+    except ValueError as error:
+        raise UserError(f"{name}={os.environ[name]} in the environment must be an integer: unset it, or start the "
+                        "workers with mpirun or horovodrun.") from error
+
+
+def started_by_srun() -> bool:
+    """Whether Slurm's srun alone started this process, as one of several. (mpirun and horovodrun may use srun.)"""
+    return (int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1
+            and not (os.environ.get("OMPI_COMM_WORLD_SIZE") or os.environ.get("HOROVOD_SIZE")))
+
+
+def srun_tasks_per_node() -> typing.List[int]:
+    """Processes of the job step on each of its hosts: '2(x3),1' is [2, 2, 2, 1]."""
+    counts = []
+    for part in os.environ["SLURM_STEP_TASKS_PER_NODE"].split(","):
+        count, _, times = part.rstrip(")").partition("(x")
+        counts += [int(count)] * int(times or 1)
+    return counts
 
 
 def end_with_wrapper():

@@ -6,6 +6,7 @@ weights with bfloat16 matrix products. The two mechanisms are never combined.
 """
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import os
 from typing import Optional, Tuple
@@ -84,7 +85,10 @@ def open_for(options: DeviceOptions) -> Device:
     """
     placed = place(options.num_workers, pin_cores=options.device == "cpu")
     device = open_device(options.device, options.precision, options.xla, options.bf16_config_path, placed)
-    return dataclasses.replace(device, workers=join(placed, options.gradient_compression))
+    device = dataclasses.replace(device, workers=join(placed, options))
+    if device.kind == "gpu" and device.world_size > 1:
+        return dataclasses.replace(device, note=_shared_gpu_note(device.workers))
+    return device
 
 
 def _open_cpu(precision: str, workers: Workers, _) -> Tuple[str, str]:
@@ -109,10 +113,11 @@ def _open_gpu(precision: str, workers: Workers, _) -> Tuple[str, str]:
     if not cards:
         raise UserError("--device=gpu: TensorFlow found no NVIDIA GPU; install the driver and requirements-gpu.txt, or "
                         "use --device=cpu.")
-    if len(cards) < workers.local_size:
-        raise UserError(f"--device=gpu: this machine has {len(cards)} visible GPU(s) for {workers.local_size} workers: "
-                        "start one worker per GPU, and make all GPUs visible to every worker (CUDA_VISIBLE_DEVICES).")
-    card = cards[workers.local_rank]
+    if 1 < len(cards) < workers.local_size:
+        raise UserError(f"--device=gpu: this machine has {len(cards)} visible GPUs for {workers.local_size} workers: "
+                        "start one worker per GPU, and make either all GPUs or its own one visible to every worker "
+                        "(CUDA_VISIBLE_DEVICES).")
+    card = cards[_gpu_number(workers, len(cards))]
     details = tf.config.experimental.get_device_details(card)
     capability = details.get("compute_capability", (0, 0))
     if precision == "bf16" and capability < (8, 0):
@@ -122,6 +127,34 @@ def _open_gpu(precision: str, workers: Workers, _) -> Tuple[str, str]:
     tf.config.experimental.set_memory_growth(card, True)
     tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")
     return f"gpu ({details.get('device_name', card.name)})", ""
+
+
+def _gpu_number(workers: Workers, visible: int) -> int:
+    """Which of the visible GPUs this worker uses. A scheduler may show each worker its own one, which is GPU 0 then."""
+    return 0 if visible == 1 else workers.local_rank
+
+
+def _shared_gpu_note(workers: Workers) -> str:
+    """A sentence that names two workers on the same GPU, or "". A collective operation: all workers must call it."""
+    first = {}
+    for rank, uuid in enumerate(workers.gather(_gpu_uuid(workers))):
+        if uuid and first.setdefault(uuid, rank) != rank:
+            return (f"workers {first[uuid]} and {rank} share one GPU: start one worker per GPU, or show each worker "
+                    "another one (CUDA_VISIBLE_DEVICES).")
+    return ""
+
+
+def _gpu_uuid(workers: Workers) -> Optional[bytes]:
+    """UUID of this worker's GPU. None if the driver does not tell."""
+    count, card, uuid = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(16)
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+        failed = (cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+                  or cuda.cuDeviceGet(ctypes.byref(card), _gpu_number(workers, count.value))
+                  or cuda.cuDeviceGetUuid(uuid, card))
+    except (OSError, AttributeError):  # no such library, or an old driver
+        return None
+    return None if failed else uuid.raw
 
 
 _OPENERS = {"cpu": _open_cpu, "gpu": _open_gpu, "hpu": gaudi.open_hpu}

@@ -223,7 +223,8 @@ class TrainStep(tf.Module):
         try:
             for features, seeds in micro_batches:
                 if self.accumulation_steps == 1:
-                    self._update_from(features, seeds)
+                    with self.workers.waiting():
+                        self._update_from(features, seeds)
                 else:
                     self._accumulate(features, seeds)
         except Exception:
@@ -231,7 +232,8 @@ class TrainStep(tf.Module):
                 variable.assign(tf.zeros_like(variable))
             raise
         if self.accumulation_steps > 1:
-            self._update()
+            with self.workers.waiting():
+                self._update()
 
     def _gradients(self, features, seeds):
         with tf.GradientTape(watch_accessed_variables=False) as tape:

@@ -37,7 +37,7 @@ from checkpoints import Checkpoints, fingerprint
 from configuration import PretrainingConfig, UserError
 from report import Metric
 from tokenization import ElectraTokenizer
-from workers import Workers, catch_lost_workers
+from workers import Workers, catch_lost_workers, fingerprint
 
 # Switches of Habana's recipe: the option that each one sets, and its value.
 OLD_NAMES = {"use_hpu": ("device", "hpu"), "hmp": ("precision", "bf16"), "bfloat16": ("precision", "bf16"),
@@ -340,6 +340,7 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
         model = modeling.pretraining_model(config.encoder_config(tokenizer.vocab_size), config, tokenizer,
                                            device.compute_dtype)
         evaluate = make_evaluator(model, config, tokenizer, workers) if config.eval_tfrecords else None
+    compare_inputs(config, data, tokenizer, workers)
     optimizer = make_optimizer(config, model.trainable_variables)
     global_batch = config.train_batch_size * config.gradient_accumulation_steps * workers.size
     start = None
@@ -352,6 +353,20 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
     start = workers.from_chief(start)
     workers.broadcast([*model.variables, *optimizer.variables])
     return Setup(checkpoints, tokenizer, data, model, optimizer, evaluate, start, global_batch)
+
+
+def compare_inputs(config: PretrainingConfig, data: Data, tokenizer: ElectraTokenizer, workers: Workers):
+    """Raises UserError: a worker reads other shards or another vocabulary than rank 0 does."""
+    def sizes(paths):
+        return fingerprint([(os.path.basename(path), os.path.getsize(path)) for path in paths])
+
+    shards = [shard.path for shard in data.order.shards]
+    facts = {"--pretrain_tfrecords": f"{data.order.records} records with checksum {sizes(shards)}",
+             "--vocab_file": f"one with checksum {tokenizer.fingerprint[:12]}"}
+    if config.eval_tfrecords:
+        held_out = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
+        facts["--eval_tfrecords"] = f"{len(held_out)} shards with checksum {sizes(held_out)}"
+    workers.compare(facts)
 
 
 def train(config: PretrainingConfig, device: devices.Device, stop: training.StopRequest):

@@ -46,7 +46,7 @@ from checkpoints import Checkpoints, read_state
 from configuration import Interrupted, PretrainingConfig, SquadConfig, UserError
 from report import Metric
 from tokenization import ElectraTokenizer
-from workers import Workers, catch_lost_workers
+from workers import Workers, catch_lost_workers, fingerprint
 
 # --- Setting up ---
 
@@ -525,6 +525,7 @@ def run_on(device: devices.Device, config: SquadConfig, stop: training.StopReque
         train_split = read_split(config, "train", tokenizer, needs_answers=True) if config.do_train else None
         needs_answers = config.do_eval or config.evaluate_during_training
         dev = read_split(config, "dev", tokenizer, needs_answers) if config.predicts else None
+    compare_inputs(config, source, tokenizer, workers)
     results_file = os.path.join(config.output_dir, "results.json")
     results = {"version_2": config.version_2_with_negative, "model": source.name}
     if os.path.exists(results_file) and (found if config.do_train else not config.init_checkpoint):
@@ -537,6 +538,19 @@ def run_on(device: devices.Device, config: SquadConfig, stop: training.StopReque
     if workers.is_chief:
         files.write_json(results_file, results)
         logging.info("results are in %s.", results_file)
+
+
+def compare_inputs(config: SquadConfig, source: weights.Source, tokenizer: ElectraTokenizer, workers: Workers):
+    """Raises UserError: a worker reads other questions, weights or another vocabulary than rank 0 does."""
+    if workers.size == 1:
+        return  # large weights take seconds
+    facts = {"--init_checkpoint": f"one with checksum {weights.fingerprint(source)[:12]}",
+             "--vocab_file": f"one with checksum {tokenizer.fingerprint[:12]}"}
+    for split, flag in (("train", "--train_file"), ("dev", "--predict_file")):
+        if config.do_train if split == "train" else config.predicts:
+            with open(config.data_file(split), "rb") as file:
+                facts[flag] = f"one with checksum {fingerprint(file.read())}"
+    workers.compare(facts)
 
 
 def answer(config: SquadConfig, model: modeling.QuestionAnswering, dev: Split, workers: Workers,

@@ -47,9 +47,9 @@ def check(num_workers: int, hostfile: str, cluster: bool, dry_run: bool, call: s
             raise UserError("--hostfile cannot be combined with --env=cluster, where the scheduler chooses the hosts: "
                             "leave one of them out.")
         if num_workers > 1 and size is None and not dry_run:
-            raise UserError(f"--env=cluster means one wrapper process per worker, but neither OMPI_COMM_WORLD_SIZE nor "
-                            f"HOROVOD_SIZE is set: start them with mpirun, as in 'mpirun -np {num_workers} bash "
-                            f"scripts/{call} --env=cluster', or leave out --env=cluster.")
+            raise UserError("--env=cluster means one wrapper process per worker, but none of OMPI_COMM_WORLD_SIZE, "
+                            "HOROVOD_SIZE and SLURM_STEP_NUM_TASKS is set: start them with srun or mpirun, as in 'srun "
+                            f"-n {num_workers} bash scripts/{call} --env=cluster', or leave out --env=cluster.")
         return
     if size not in (None, 1):
         raise UserError(f"this wrapper was started as one of {size} workers: add --env=cluster, or start it once with "

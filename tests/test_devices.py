@@ -17,6 +17,7 @@ import tensorflow as tf
 import devices
 import gaudi
 import modeling
+from configuration import DeviceOptions
 from devices import open_device
 from workers import Workers
 
@@ -144,9 +145,57 @@ def test_bf16_is_refused_on_an_old_gpu(gpus, refuses):
     assert gpus == {}
 
 
+def test_the_only_visible_gpu_is_taken_whatever_the_local_rank(gpus, monkeypatch):
+    """A scheduler shows each of the four workers of this machine its own GPU, as number 0."""
+    cards = tf.config.list_physical_devices("GPU")[1:]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: cards)
+    device = open_device("gpu", "fp32", workers=Workers(7, 8, 3, 4))
+    assert device.description == "gpu (Hopper)" and gpus["shown"] == cards[0].name
+
+
+class Cuda:
+    """libcuda of a process that sees the GPUs with these UUIDs."""
+
+    def __init__(self, uuids):
+        self.uuids = uuids
+
+    def cuInit(self, flags):
+        return 0 if self.uuids else 100  # CUDA_ERROR_NO_DEVICE
+
+    def cuDeviceGetCount(self, count):
+        count._obj.value = len(self.uuids)
+        return 0
+
+    def cuDeviceGet(self, card, number):
+        card._obj.value = number
+        return 0
+
+    def cuDeviceGetUuid(self, uuid, card):
+        uuid.raw = self.uuids[card.value]
+        return 0
+
+
+@pytest.mark.parametrize("uuids, local_rank, found", [
+    ([b"a" * 16, b"b" * 16], 1, b"b" * 16), ([b"a" * 16], 3, b"a" * 16), ([], 0, None)])
+def test_a_gpu_is_known_by_its_uuid(uuids, local_rank, found, monkeypatch):
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: Cuda(uuids))
+    assert devices._gpu_uuid(Workers(local_rank, 4, local_rank, 4)) == found
+
+
+@pytest.mark.parametrize("uuids, named", [
+    ([b"a", b"b", b"c"], None), ([b"a", b"b", b"b"], "workers 1 and 2"), ([None, None, None], None)])
+def test_workers_that_share_a_gpu_are_named_in_the_note(uuids, named, monkeypatch, gpus):
+    workers = Workers(0, 3, 0, 1)
+    monkeypatch.setattr(Workers, "gather", lambda self, value: uuids)
+    monkeypatch.setattr(devices, "place", lambda *_, **__: workers)
+    monkeypatch.setattr(devices, "join", lambda placed, options: placed)
+    note = devices.open_for(DeviceOptions(device="gpu")).note
+    assert named in note and "CUDA_VISIBLE_DEVICES" in note if named else note == ""
+
+
 def test_more_workers_than_gpus_are_refused(gpus, refuses):
     text = refuses(open_device, "gpu", "fp32", workers=Workers(0, 3, 0, 3))
-    assert "2 visible GPU(s) for 3 workers" in text and "CUDA_VISIBLE_DEVICES" in text
+    assert "2 visible GPUs for 3 workers" in text and "CUDA_VISIBLE_DEVICES" in text
 
 
 # --- Gaudi: missing components ---

@@ -26,7 +26,7 @@ HOSTS = "# two machines\nnode-1 slots=8\n\n  node-2.cluster  slots = 8 # the oth
 def no_launcher(monkeypatch):
     """The tests themselves are not started by a launcher."""
     for name in list(os.environ):
-        if name.startswith(("OMPI_", "HOROVOD_")):
+        if name.startswith(("OMPI_", "HOROVOD_", "SLURM_")):
             monkeypatch.delenv(name)
 
 
@@ -40,7 +40,9 @@ def no_launcher(monkeypatch):
     (dict(num_workers=2, hostfile="ODD"), {}, ["ODD", "'a:2'", "'host1 slots=8'"]),
     (dict(num_workers=2, hostfile="HOSTS", cluster=True), {"HOROVOD_SIZE": "2"}, ["--hostfile", "--env=cluster"]),
     (dict(num_workers=2, cluster=True), {}, [
-        "OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE", "'mpirun -np 2 bash scripts/electra.sh --env=cluster'"]),
+        "OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE", "SLURM_STEP_NUM_TASKS",
+        "'srun -n 2 bash scripts/electra.sh --env=cluster'"]),
+    (dict(num_workers=2), {"SLURM_STEP_NUM_TASKS": "2"}, ["one of 2 workers", "--env=cluster", "--num_workers=2"]),
     (dict(num_workers=2), {"OMPI_COMM_WORLD_SIZE": "2"}, ["one of 2 workers", "--env=cluster", "--num_workers=2"]),
     (dict(), {"HOROVOD_SIZE": "4"}, ["one of 4 workers", "--env=cluster", "--num_workers=4"]),
 ])
@@ -231,7 +233,7 @@ if [[ $1 == -c ]]; then
   exit 0
 fi
 if [[ $1 == -m ]]; then shift 2; exec LAUNCHER horovodrun "$@"; fi
-rank=${OMPI_COMM_WORLD_RANK:-${HOROVOD_RANK:-}}
+rank=${OMPI_COMM_WORLD_RANK:-${HOROVOD_RANK:-${SLURM_PROCID:-}}}
 leave() { echo "$1" >"$ELECTRA_STATUS_FILE.$rank"; exit "$1"; }
 case "$*" in
   *make_sample_data*) echo "rank=$rank $*" >>"$CALLS"; mkdir -p data/sample/demo/squad ;;
@@ -305,7 +307,7 @@ def launching(tmp_path):
     """A clone whose Python, mpirun and horovodrun are the stand-ins."""
     clone = Clone(make_folder(tmp_path / "clone"))
     for name in list(clone.environment):
-        if name.startswith(("OMPI_", "HOROVOD_")) or name == "squad_dir":
+        if name.startswith(("OMPI_", "HOROVOD_", "SLURM_")) or name == "squad_dir":
             del clone.environment[name]
     script = tmp_path / "launcher.py"
     script.write_text(FAKE_LAUNCHER)
@@ -504,15 +506,18 @@ def cluster(launching, tmp_path):
     return launching
 
 
-@pytest.mark.parametrize("wrapper, names", [("electra.sh", "OMPI_COMM_WORLD"), ("electra_squad.sh", "HOROVOD")])
-def test_in_a_cluster_only_the_wrapper_of_rank_0_talks_and_makes_data(cluster, wrapper, names):
+@pytest.mark.parametrize("wrapper, rank_name, size_name", [
+    ("electra.sh", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("electra_squad.sh", "HOROVOD_RANK", "HOROVOD_SIZE"),
+    ("electra.sh", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")])
+def test_in_a_cluster_only_the_wrapper_of_rank_0_talks_and_makes_data(cluster, wrapper, rank_name, size_name):
     data = ["--phase=1"] if wrapper == "electra.sh" else ["--learning_rate=1e-4"]
     command = cluster.command(*data, "--env=cluster", "--num_workers=2", wrapper=wrapper)
 
     def start(rank):
         return subprocess.Popen(command, cwd=cluster.folder, text=True, stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, env={
-                                    **cluster.environment, f"{names}_RANK": str(rank), f"{names}_SIZE": "2",
+                                    **cluster.environment, rank_name: str(rank), size_name: "2",
                                     "FAKE_WORKER": "echo unbuffered=$PYTHONUNBUFFERED $rank"})
 
     second, first = start(1), start(0)

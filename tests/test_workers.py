@@ -31,7 +31,7 @@ import optimization
 import pretrain_utils
 import workers
 from checkpoints import Checkpoints, read_state
-from configuration import ElectraConfig, UserError
+from configuration import DeviceOptions, ElectraConfig, UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 needs_horovod = pytest.mark.skipif(importlib.util.find_spec("horovod") is None,
@@ -41,7 +41,7 @@ needs_horovod = pytest.mark.skipif(importlib.util.find_spec("horovod") is None,
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch):
     for name in list(os.environ):
-        if name.startswith(("OMPI_", "HOROVOD_")):
+        if name.startswith(("OMPI_", "HOROVOD_", "SLURM_")):
             monkeypatch.delenv(name)
 
 
@@ -49,7 +49,7 @@ def no_launcher(monkeypatch):
 
 
 def test_a_single_worker_needs_no_horovod():
-    alone = workers.join(workers.place(0))
+    alone = workers.join(workers.place(0), DeviceOptions())
     assert alone is workers.place(1) is workers.ALONE
     assert (alone.rank, alone.size, alone.is_chief) == (0, 1, True)
     assert alone.gather(3) == [3] and alone.from_chief(4) == 4 and alone.mean([5.0]) == [5.0]
@@ -64,18 +64,6 @@ def test_another_number_of_workers_than_num_workers_is_refused(num_workers, envi
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert words in refuses(workers.place, num_workers)
-
-
-@pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "PMI_SIZE"])
-def test_processes_of_a_launcher_that_horovod_does_not_support_are_refused(name, monkeypatch, refuses):
-    """`srun -n 8`: eight separate trainings would write to one folder."""
-    monkeypatch.setenv(name, "8")
-    assert f"{name}=8" in refuses(workers.place, 0)
-    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
-    assert workers.place(0) is workers.ALONE
-    monkeypatch.delenv("OMPI_COMM_WORLD_SIZE")
-    monkeypatch.setenv(name, "1")  # salloc's own shell
-    assert workers.place(0) is workers.ALONE
 
 
 def test_several_workers_without_horovod_are_refused(monkeypatch, refuses):
@@ -108,7 +96,7 @@ def test_a_horovod_size_that_differs_from_the_launchers_is_refused(monkeypatch, 
     package.tensorflow = FakeHorovod()
     monkeypatch.setitem(sys.modules, "horovod", package)
     monkeypatch.setitem(sys.modules, "horovod.tensorflow", package.tensorflow)
-    text = refuses(workers.join, workers.place(2))
+    text = refuses(workers.join, workers.place(2), DeviceOptions())
     assert "2 processes" in text and "size is 1" in text and "without MPI" in text and "horovodrun --gloo" in text
 
 
@@ -155,6 +143,54 @@ def test_every_worker_writes_its_exit_status(tmp_path, monkeypatch, capsys):
         configuration.run_command(main)
     assert (tmp_path / "status.1").read_text() == "2\n"
     assert capsys.readouterr().err.endswith("(worker 1): no.\n")
+
+
+class Gathered(workers.Workers):
+    """Workers of which the others have given facts."""
+
+    def __init__(self, *others):
+        super().__init__(size=1 + len(others))
+        object.__setattr__(self, "others", others)
+
+    def gather(self, value):
+        return [value, *(("node-2", facts) for facts in self.others)]
+
+
+def test_workers_that_are_the_same_pass():
+    Gathered({"a": 1, "b": "x"}, {"b": "x", "a": 1}).compare({"a": 1, "b": "x"})
+    workers.ALONE.compare({"a": 1})
+
+
+@pytest.mark.parametrize("others, words", [
+    ([{"--seed": 1}, {"--seed": 2}], "--seed is 2 in worker 2 on node-2, and 1 in worker 0"),
+    ([{}], "--seed is none in worker 1"),
+    ([{"--seed": 1, "--phase2": True}], "--phase2 is True in worker 1")])
+def test_the_first_worker_that_differs_is_named_with_what_differs(others, words, refuses):
+    assert words in refuses(Gathered(*others).compare, {"--seed": 1})
+
+
+def test_software_and_options_are_compared_but_no_paths(tmp_path, monkeypatch):
+    (tmp_path / "workers.py").write_text("1")
+    before = workers.software()
+    assert before == workers.software() and tf.__version__ in before.values() and np.__version__ in before.values()
+    monkeypatch.setattr(workers, "__file__", str(tmp_path / "workers.py"))
+    assert workers.software() != before
+    found = workers.settings(configuration.PretrainingConfig(pretrain_tfrecords="shards", seed=3))
+    assert found["--seed"] == 3 and "--pretrain_tfrecords" not in found
+    assert found["the command"] != workers.settings(squad_config(tmp_path, tmp_path))["the command"]
+    fields = {**configuration.PretrainingConfig.__dataclass_fields__, **configuration.SquadConfig.__dataclass_fields__}
+    assert set(workers.PATHS) <= set(fields)
+
+
+@pytest.mark.parametrize("given, seconds", [(None, "1800"), ("0", "0")])
+def test_a_stalled_job_is_shut_down_unless_the_user_says_otherwise(given, seconds, monkeypatch):
+    monkeypatch.setenv("HOROVOD_SIZE", "2")
+    monkeypatch.setattr(workers.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setenv("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", given or "")  # so that it is restored at the end
+    if given is None:
+        monkeypatch.delenv("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS")
+    workers.place(2)
+    assert os.environ["HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"] == seconds
 
 
 # --- Real processes ---
@@ -246,6 +282,16 @@ def mean_on_a_card(horovod):
     return [op.type for op in mean.graph.get_operations() if "Horovod" in op.type], [m.numpy() for m in mean(*tensors)]
 
 
+def means_of_large_gradients(joined):
+    """Compressed means: beyond the range of float16 at both ends, and not finite."""
+    def mean(*values):
+        return np.concatenate([m.numpy() for m in joined.mean([tf.constant([value]) for value in values])])
+
+    return {"large": mean(6e4 * (1 + joined.rank), -1e9, 3e3), "small": mean(3e-9, -2e-12 * joined.rank),
+            "zero": mean(0.0, 0.0), "nan": mean(np.nan if joined.rank else 1.0, 1.0),
+            "infinity": mean(1.0, np.inf if joined.rank else 1.0)}
+
+
 TRAININGS = [("lamb", 1, "none"), ("adamw", 3, "none"), ("lamb", 1, "fp16")]
 
 
@@ -254,11 +300,12 @@ def run_collectives(folder):
     placed = workers.place(0, pin_cores=True)
     found = {}
     for name in TRAININGS:
-        found[name] = train_on_fixed_masks(*name[:2], workers.join(placed, name[2]))
+        found[name] = train_on_fixed_masks(*name[:2], workers.join(placed, DeviceOptions(gradient_compression=name[2])))
     import horovod.tensorflow as horovod
     found["card"] = mean_on_a_card(horovod)
+    found["large"] = means_of_large_gradients(workers.HorovodWorkers(horovod, "fp16"))
     try:
-        workers.join(placed, "bf16")
+        workers.join(placed, DeviceOptions(gradient_compression="bf16"))
     except UserError as error:
         found["bf16"] = str(error)
     np.save(f"{folder}/{placed.rank}.npy", np.array([found], object))
@@ -304,10 +351,26 @@ def test_an_unsupported_gradient_compression_is_refused(collectives):
 def test_gradients_are_averaged_in_one_all_reduce_on_gaudi(collectives):
     for found in collectives:
         ops, means = found["card"]
-        assert ops == ["HorovodAllreduce"]
+        assert ops == ["HorovodAllreduce"] * 2  # the first finds the scale of the compressed gradients
         for mean, expected in zip(means, (np.full([2, 3], 0.5), np.float32(2.5), np.full([4], 8.0))):
             assert mean.dtype == np.float32
-            np.testing.assert_array_equal(mean, expected)
+            np.testing.assert_allclose(mean, expected, rtol=2**-10)
+
+
+@needs_horovod
+def test_compressed_gradients_neither_overflow_nor_vanish(collectives):
+    """Rounded to 11 bits in a sum of two."""
+    for found in collectives:
+        np.testing.assert_allclose(found["large"]["large"], [9e4, -1e9, 3e3], rtol=2**-10)
+        np.testing.assert_allclose(found["large"]["small"], [3e-9, -1e-12], rtol=2**-10)
+        np.testing.assert_array_equal(found["large"]["zero"], [0, 0])
+
+
+@needs_horovod
+@pytest.mark.parametrize("name, place", [("nan", 0), ("infinity", 1)])
+def test_a_gradient_that_is_not_finite_in_one_worker_is_not_finite_in_all(collectives, name, place):
+    for found in collectives:
+        assert not np.isfinite(found["large"][name][place])
 
 
 class Jobs:
@@ -422,6 +485,58 @@ def test_each_question_has_the_same_weight_if_workers_have_unequal_parts(two_wor
     assert max(np.abs(moment).max() for moment in moments[0].values()) > 1e-3
     for name, moment in moments[0].items():  # a tenth of the gradient
         np.testing.assert_allclose(moments[1][name], moment, rtol=1e-3, atol=1e-6, err_msg=name)
+
+
+def run_differing(argument):
+    """Commands of which rank 1 changes an option each; prints how each of them was refused."""
+    rank = int(os.environ["HOROVOD_RANK"])
+    for script, arguments, change in argument["calls"]:
+        try:
+            run_commands([[script, *arguments, *(change if rank else [])]])
+        except UserError as error:
+            pathlib.Path(argument["folder"], f"{script}.{change[0].split('=')[0]}.{rank}").write_text(str(error))
+
+
+@needs_horovod
+def test_workers_that_differ_are_refused_before_the_first_update(pretraining_data, squad_data, tmp_path):
+    other = tmp_path / "other"
+    for folder in (pretraining_data[32], squad_data):
+        shutil.copytree(folder, other, dirs_exist_ok=True)
+    os.remove(other / "train-2.tfrecord")
+    squad_file(other / "dev-v1.1.json", "1.1", 13, seed=3)
+    pretraining = "run_pretraining.py", flags_of(make_config(pretraining_data, tmp_path))
+    squad = "run_tf_squad.py", flags_of(squad_config(squad_data, tmp_path / "squad"))
+    calls = [(*pretraining, ["--learning_rate=0.5"]), (*pretraining, [f"--pretrain_tfrecords={other}"]),
+             (*squad, ["--gradient_compression=fp16"]), (*squad, [f"--predict_file={other / 'dev-v1.1.json'}"])]
+    output = complete(2, run_differing, {"folder": str(tmp_path), "calls": calls})
+    assert "step 1" not in output and not list(tmp_path.glob("**/ckpt-*"))
+    for script, _, (change,) in calls:
+        texts = {(tmp_path / f"{script}.{change.split('=')[0]}.{rank}").read_text() for rank in (0, 1)}
+        assert len(texts) == 1 and f"{change.split('=')[0]} is " in texts.pop()
+    text = (tmp_path / "run_pretraining.py.--learning_rate.0").read_text()
+    assert "0.5 in worker 1 on" in text and "0.006 in worker 0" in text
+    assert "60 records" in (tmp_path / "run_pretraining.py.--pretrain_tfrecords.1").read_text()
+
+
+def hang_on_rank_1(how):
+    """Rank 1 hangs for good: its whole process, or only its own program while Horovod's thread goes on."""
+    joined = workers.join(workers.place(0), DeviceOptions())
+    if joined.rank:
+        os.kill(os.getpid(), signal.SIGSTOP) if how == "stopped" else time.sleep(300)
+    with workers.catch_lost_workers():
+        joined.any(False)
+
+
+@needs_horovod
+@pytest.mark.parametrize("how, gloo_timeout, words", [
+    ("stopped", 2, "another worker exited"), ("asleep", 300, "no answer from another worker for 2 s")])
+def test_a_worker_that_hangs_ends_the_job(how, gloo_timeout, words, tmp_path):
+    program = f"import test_workers; test_workers.hang_on_rank_1({how!r})"
+    variables = {"HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "2" if gloo_timeout > 2 else "300",
+                 "HOROVOD_GLOO_TIMEOUT_SECONDS": str(gloo_timeout), "ELECTRA_STATUS_FILE": str(tmp_path / "status")}
+    result = subprocess.run(**launch(2, ["-c", program], env=variables), timeout=60)
+    assert result.returncode != 0
+    assert words in result.stdout
 
 
 def rank_process(parent, rank, script):
