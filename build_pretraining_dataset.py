@@ -23,9 +23,10 @@ the corpus that depend only on its size and --num_out_files. So any --num_proces
 longer than `DOCUMENT_BOUND` may be split between lines; its parts are then separate documents, each held out or not.
 
 Output, in a folder that replaces --output_dir when it is complete: `train-00000-of-00016.tfrecord` ..., with
---eval_fraction `eval/eval-00000-of-00001.tfrecord`, `vocab.txt`, `tokenizer_config.json`, `manifest.json`. A record is
-a `tf.train.Example` with three int64 lists of length max_seq_length: input_ids; input_mask, 1 on tokens; segment_ids, 1
-on the second segment and its [SEP]. TensorFlow is not imported: records are encoded with numpy.
+--eval_fraction `eval/eval-00000-of-00001.tfrecord`, beside each shard its index (`<shard>.idx`, see tfrecord.py),
+`vocab.txt`, `tokenizer_config.json`, `manifest.json`. A record is a `tf.train.Example` with three int64 lists of length
+max_seq_length: input_ids; input_mask, 1 on tokens; segment_ids, 1 on the second segment and its [SEP]. TensorFlow is
+not imported: records are encoded with numpy.
 
 Exit status: 0, 2 (invalid option or input), 1 (a worker process failed), 130 (Ctrl-C) or 143 (SIGTERM). Unless it is 0,
 nothing is left behind, and an existing dataset in --output_dir is unchanged.
@@ -340,7 +341,10 @@ def start_worker(config: BuildConfig, folder: str, shards: list[list[Chunk]], by
 
 
 def write_shard(shard: int) -> collections.Counter:
-    """Writes `train-<shard>.part` and `eval-<shard>.part`. Returns: counts of records, documents and tokens."""
+    """Writes `train-<shard>.part` with its index, and `eval-<shard>.part`.
+
+    Returns: counts of records, documents and tokens.
+    """
     config, folder, shards, bytes_done, tokenizer = _worker
     length, counts = config.max_seq_length, collections.Counter()
     batch = max(1, ROW_TOKENS // length)
@@ -360,6 +364,8 @@ def write_shard(shard: int) -> collections.Counter:
                 counts.update({split: len(rows), "tokens": kept + special, "cut_tokens": -kept})
             counts.update(documents=len(documents), cut_tokens=len(ids))
             bytes_done[shard] += chunk.end - chunk.begin
+    if counts["train"]:
+        tfrecord.write_index(f"{folder}/train-{shard}.part", f"{folder}/train-{shard}.part{tfrecord.INDEX_SUFFIX}")
     return counts
 
 
@@ -423,7 +429,8 @@ def check_output(output_dir: str, overwrite: bool):
     manifest = configuration.read_json_object(f"{output_dir}/manifest.json") if "manifest.json" in present else {}
     foreign = set(present)
     if manifest.get("format") == tfrecord.DATASET_FORMAT:
-        foreign -= {entry["file"] for entry in manifest["train"] + manifest["eval"]}
+        shards = {entry["file"] for entry in manifest["train"] + manifest["eval"]}
+        foreign -= shards | {shard + tfrecord.INDEX_SUFFIX for shard in shards}
         foreign -= {"manifest.json", "vocab.txt", "tokenizer_config.json"}
     if foreign:
         raise UserError(f"--output_dir={output_dir} contains {min(foreign)}, which is not part of a dataset: choose "
@@ -481,7 +488,8 @@ def finish(config: BuildConfig, tokenizer: ElectraTokenizer, sizes: dict[str, in
     written = {"train": [], "eval": []}
     for number, shard in enumerate(train):
         name = f"train-{number:05d}-of-{len(train):05d}.tfrecord"
-        os.rename(f"{folder}/train-{shard}.part", f"{folder}/{name}")
+        for suffix in ("", tfrecord.INDEX_SUFFIX):
+            os.rename(f"{folder}/train-{shard}.part{suffix}", f"{folder}/{name}{suffix}")
         written["train"].append((name, counts[shard]["train"]))
     if total["eval"]:
         name = "eval/eval-00000-of-00001.tfrecord"
@@ -490,6 +498,7 @@ def finish(config: BuildConfig, tokenizer: ElectraTokenizer, sizes: dict[str, in
             for shard in range(len(counts)):
                 with open(f"{folder}/eval-{shard}.part", "rb") as part:
                     shutil.copyfileobj(part, file, 1 << 20)
+        tfrecord.write_index(f"{folder}/{name}", f"{folder}/{name}{tfrecord.INDEX_SUFFIX}")
         written["eval"].append((name, total["eval"]))
     for part in pathlib.Path(folder).glob("*.part"):  # joined, or without records
         part.unlink()
@@ -511,7 +520,8 @@ def finish(config: BuildConfig, tokenizer: ElectraTokenizer, sizes: dict[str, in
 def main(argv) -> int:
     config = configuration.parse(BuildConfig, argv, __doc__)
     stop_on_signals()
-    build(config)
+    with configuration.sole_user(config.output_dir, "choose another --output_dir", beside=True):
+        build(config)
     return 0
 
 

@@ -18,8 +18,11 @@ import difflib
 import json
 import math
 import os
+import re
+import signal
 import sys
 import textwrap
+import threading
 import time
 import typing
 
@@ -189,6 +192,12 @@ def option(default, meaning, *, choices=None, minimum=None, maximum=None):
                                                             maximum=maximum))
 
 
+def help_of(field: dataclasses.Field) -> str:
+    """The help text of a field made by `option`, with its choices where the text does not name them."""
+    meaning, choices = field.metadata["meaning"], field.metadata["choices"] or ()
+    return meaning if all(choice in meaning for choice in choices) else f"{meaning}: {', '.join(choices)}"
+
+
 def check_options(config):
     """Checks every field created by `option` against its choices and bounds. Raises: UserError naming the flag."""
     for field in dataclasses.fields(config):
@@ -216,7 +225,7 @@ def require_options(config, *names: str):
 class DeviceOptions:
     """The device of a training command, its precision, and its workers."""
 
-    device: str = option("cpu", "device", choices=("cpu", "gpu", "hpu"))
+    device: str = option("cpu", "device to run on", choices=("cpu", "gpu", "hpu"))
     precision: str = option("fp32", "precision: fp32, bf16 (hmp is an alias), or tf32 on gpu",
                             choices=("fp32", "bf16", "hmp", "tf32"))
     xla: str = option("auto", "compile with XLA: auto means on gpu only; ignored on hpu",
@@ -238,7 +247,7 @@ class PretrainingConfig(DeviceOptions):
     """
 
     # What is trained
-    model_size: str = option("base", "model size", choices=tuple(SIZES))
+    model_size: str = option("base", "size of the model", choices=tuple(SIZES))
     model_name: typing.Optional[str] = option(
         None, "name of the run's folder under <results_dir>/models (default: the model size)")
     model_config: typing.Optional[str] = option(
@@ -264,16 +273,19 @@ class PretrainingConfig(DeviceOptions):
         100, "maximum number of held-out batches of --train_batch_size per evaluation; always the same ones", minimum=1)
     eval_only: bool = option(
         False, "only evaluate the checkpoint named by --restore_checkpoint on --eval_tfrecords, and print the metrics")
+    skip_bad_records: int = option(
+        0, "number of damaged records that may be skipped, in the training shards and in the held-out ones; the next "
+        "intact record of the same shard takes the place of each", minimum=0)
     vocab_file: typing.Optional[str] = option(
         None, "WordPiece vocabulary (default: the vocab.txt beside the training shards)")
     max_seq_length: int = option(128, "sequence length of the records, in tokens", minimum=8)
     mask_prob: float = option(0.15, "fraction of the real tokens that is masked", minimum=0.001, maximum=0.9)
     # Optimization
-    num_train_steps: int = option(10000, "number of optimizer updates in this phase", minimum=1)
+    num_train_steps: int = option(10000, "number of optimizer updates", minimum=1)
     num_warmup_steps: int = option(2000, "number of updates of linear warm-up", minimum=0)
     train_batch_size: int = option(16, "sequences per micro-batch and worker", minimum=1)
     gradient_accumulation_steps: int = option(1, "micro-batches accumulated (averaged) per update", minimum=1)
-    optimizer: str = option("lamb", "optimizer", choices=("lamb", "adam", "adamw"))
+    optimizer: str = option("lamb", "optimizer to train with", choices=("lamb", "adam", "adamw"))
     learning_rate: float = option(6e-3, "peak learning rate, reached at the end of warm-up", minimum=0.0)
     end_lr: float = option(0.0, "learning rate at the end of the decay", minimum=0.0)
     lr_decay_power: float = option(0.5, "power of the polynomial decay (1 is linear)", minimum=0.0)
@@ -281,6 +293,9 @@ class PretrainingConfig(DeviceOptions):
     opt_beta_2: float = option(0.974, "decay rate of the second moment", minimum=0.0, maximum=0.999999)
     weight_decay_rate: float = option(
         0.01, "decoupled weight decay, of everything except biases and layer norms", minimum=0.0)
+    skip_bad_updates: int = option(
+        0, "number of updates with a non-finite loss or gradient that are skipped, in the whole phase; after them such "
+        "an update ends the run", minimum=0)
     skip_adaptive: bool = option(True, "LAMB: trust ratio 1 for biases and layer norms")
     disc_weight: float = option(50.0, "weight of the discriminator's loss", minimum=0.0)
     objective: str = option(
@@ -294,7 +309,7 @@ class PretrainingConfig(DeviceOptions):
     temperature: float = option(1.0, "sampling temperature of the generator", minimum=0.01)
     phase2: bool = option(False, "second phase: start from the phase-1 checkpoint of the same run")
     seed: int = option(
-        42, "seed of weight initialisation, data order, masks, samples and dropout", minimum=0, maximum=2**31 - 1)
+        42, "seed of weight initialization, data order, masks, samples and dropout", minimum=0, maximum=2**31 - 1)
     # Output
     results_dir: str = option("results", "folder for all results")
     log_dir: typing.Optional[str] = option(None, "folder for logs (default: <results_dir>/models/<model_name>/logs)")
@@ -303,12 +318,21 @@ class PretrainingConfig(DeviceOptions):
     log_freq: typing.Optional[int] = option(
         None, "updates between two logged lines (default: 1 in phases of up to 100 updates, else 10)", minimum=1)
     save_checkpoints_steps: int = option(1000, "updates between two checkpoints", minimum=1)
-    keep_checkpoint_max: int = option(5, "number of newest checkpoints kept, of each phase", minimum=1)
+    save_checkpoints_minutes: float = option(
+        0.0, "minutes between two checkpoints, in addition to --save_checkpoints_steps (0: off)", minimum=0.0)
+    keep_checkpoint_max: int = option(
+        5, "number of newest checkpoints kept, of each phase; the one with the lowest held-out loss is kept too",
+        minimum=1)
+    keep_every_steps: int = option(
+        0, "checkpoints at multiples of this number of updates are never deleted (0: none)", minimum=0)
     skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
     restore_checkpoint: typing.Optional[str] = option(
-        None, "resume from 'latest', or from a checkpoint such as results/models/base/checkpoints/ckpt-1000")
+        None, "resume from 'latest', or from a checkpoint such as results/models/base/checkpoints/ckpt-1000; newer "
+        "checkpoints of its phase are then moved to a subfolder; 'auto' resumes from the newest checkpoint if there is "
+        "one, and starts a new run if not")
     overwrite: bool = option(
-        False, "delete the checkpoints of an earlier run in the run's folder, and start from scratch")
+        False, "start from scratch; the checkpoints of an earlier run in the run's folder are deleted after the first "
+        "save")
 
     def __post_init__(self):
         check_options(self)
@@ -321,7 +345,7 @@ class PretrainingConfig(DeviceOptions):
         if self.load_weights != bool(self.weights_dir):
             missing = "--weights_dir" if self.load_weights else "--load_weights"
             raise UserError(f"--load_weights and --weights_dir go together: {missing} is missing.")
-        if self.load_weights and self.restore_checkpoint:
+        if self.load_weights and self.restore_checkpoint not in (None, "auto"):
             raise UserError("--load_weights starts at step 0 and --restore_checkpoint resumes: give one of them.")
         if self.overwrite and self.restore_checkpoint:
             raise UserError("--overwrite deletes what --restore_checkpoint would resume from: give one of them.")
@@ -366,6 +390,12 @@ class PretrainingConfig(DeviceOptions):
     @property
     def logs(self) -> str:
         return self.log_dir or os.path.join(self.model_dir, "logs")
+
+    def sole_user(self, workers=None):
+        """See `sole_user`: the lock of the run."""
+        metrics = os.path.abspath(self.json_summary or self.logs)
+        return sole_user(self.model_dir, "choose another --model_name", workers,
+                         [self.checkpoint_dir, self.logs, os.path.dirname(metrics)])
 
     @property
     def phase(self) -> int:
@@ -419,8 +449,8 @@ class SquadConfig(DeviceOptions):
         "google/electra-base-discriminator", "weights to start from: a model on the Hugging Face hub, or its folder")
     init_checkpoint: typing.Optional[str] = option(
         None, "weights to start from in place of --electra_model: a checkpoint of this project (a prefix, or its "
-        "folder), or anything that run_pretraining.py --weights_dir accepts; evaluation and prediction need one with "
-        "a question-answering head (their default: the newest checkpoint in --output_dir)")
+        "folder), a model folder, a TF1 checkpoint, or a model on the Hugging Face hub; evaluation and prediction need "
+        "one with a question-answering head (their default: the newest checkpoint in --output_dir)")
     vocab_file: typing.Optional[str] = option(None, "WordPiece vocabulary (default: the one beside the weights)")
     do_lower_case: typing.Optional[str] = option(
         None, "lower-case the text (default: as in the tokenizer of the weights)", choices=("true", "false"))
@@ -459,6 +489,9 @@ class SquadConfig(DeviceOptions):
         0.01, "decoupled weight decay, of everything except biases and layer norms", minimum=0.0)
     layerwise_lr_decay: float = option(0.8, "learning rate of a layer relative to the layer above it", minimum=0.0,
                                        maximum=1.0)
+    skip_bad_updates: int = option(
+        0, "number of updates with a non-finite loss or gradient that are skipped, in the whole fine-tuning; after "
+        "them such an update ends the run", minimum=0)
     seed: typing.Optional[int] = option(
         None, "seed of the new head, data order and dropout (default: random; logged, and kept for resuming)",
         minimum=0, maximum=2**31 - 1)
@@ -473,11 +506,14 @@ class SquadConfig(DeviceOptions):
     # Output
     output_dir: typing.Optional[str] = option(None, "folder for checkpoints, predictions and results")
     overwrite: bool = option(
-        False, "delete the checkpoints of another fine-tuning in output_dir, and start from scratch")
+        False, "start from scratch; the checkpoints of another fine-tuning in output_dir are deleted after the first "
+        "save")
     json_summary: typing.Optional[str] = option(
         None, "file for the metrics, one JSON line per logged step (default: <output_dir>/logs/squad.jsonl)")
     log_freq: int = option(10, "updates between two logged lines", minimum=1)
-    evaluate_during_training: bool = option(False, "evaluate on --predict_file at the end of every epoch")
+    save_checkpoints_minutes: float = option(
+        0.0, "minutes between two checkpoints, in addition to the one of every epoch (0: off)", minimum=0.0)
+    evaluate_during_training: bool = option(False, "evaluate on the development set after every epoch")
     skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
     keep_checkpoint_max: int = option(2, "number of newest checkpoints kept", minimum=1)
     disable_progress_bar: bool = option(False, "hide the progress bar")
@@ -518,6 +554,17 @@ class SquadConfig(DeviceOptions):
     @property
     def checkpoint_dir(self) -> str:
         return os.path.join(self.output_dir, "checkpoints")
+
+    @property
+    def features_dir(self) -> str:
+        """Folder of the feature cache."""
+        return self.cache_dir or os.path.join(self.output_dir, "cache")
+
+    def sole_user(self, workers=None):
+        """See `sole_user`: the lock of output_dir."""
+        logs = os.path.join(self.output_dir, "logs")
+        return sole_user(self.output_dir, "choose another --output_dir", workers, [
+            self.checkpoint_dir, logs, self.features_dir, os.path.dirname(os.path.abspath(self.json_summary or logs))])
 
 
 # --- Command lines ---
@@ -561,12 +608,12 @@ def from_words(config_class, words: typing.Dict[str, str]):
     """
     refuse_unknown_keys(words, config_class, "the options")
     kinds, values = kinds_of(config_class), {}
-    names = {int: "a whole number", float: "a number", bool: "true or false"}
+    names = {int: "an integer", float: "a number", bool: "true or false"}
     for name, word in words.items():
         try:
             values[name] = {"true": True, "false": False}[word] if kinds[name] is bool else kinds[name](word)
         except (KeyError, ValueError) as error:
-            raise UserError(f"--{name}={word} is not {names[kinds[name]]}: give one.") from error
+            raise UserError(f"--{name}={word} must be {names[kinds[name]]}.") from error
     return config_class(**values)
 
 
@@ -580,7 +627,7 @@ def define_flags(flag_values, config_class):
     kinds = kinds_of(config_class)
     for field in dataclasses.fields(config_class):
         rule = field.metadata
-        common = dict(name=field.name, default=field.default, help=rule["meaning"], flag_values=flag_values)
+        common = dict(name=field.name, default=field.default, help=help_of(field), flag_values=flag_values)
         if rule["choices"]:
             flags.DEFINE_enum(enum_values=list(rule["choices"]), **common)
         else:
@@ -624,28 +671,79 @@ def help_text(program: str, flag_values, description: str) -> str:
     for name in flag_values:
         flag = flag_values[name]
         default = "none" if flag.default is None else str(flag.default).lower() if flag.boolean else flag.default
-        choices = f" ({', '.join(flag.parser.enum_values)})" if hasattr(flag.parser, "enum_values") else ""
-        lines += [f"  --{name}={default}", *textwrap.wrap(flag.help + choices, 104, initial_indent=" " * 6,
+        meaning = re.sub("^<[^>]*>: ", "", flag.help)  # the choices, which absl puts before the text
+        lines += [f"  --{name}={default}", *textwrap.wrap(meaning, 104, initial_indent=" " * 6,
                                                          subsequent_indent=" " * 6)]
     return "\n".join([*lines, "", "--name or --name=true turns a switch on, --noname or --name=false turns it off."])
+
+
+@contextlib.contextmanager
+def sole_user(folder: str, way_out: str, workers=None, junk=(), beside: bool = False):
+    """Keeps every other process out of a command's folder during the block, and removes what killed ones left there.
+
+    Args:
+        folder: created if missing, and removed again if it stays empty.
+        way_out: how to choose another folder, for the message.
+        workers: rank 0 of these holds the lock, and all end where it is refused.
+        junk: further folders that the command writes to.
+        beside: the command replaces the folder as a whole: the lock is beside it, and the parent is what is created.
+    Raises: UserError: another process is using the folder, or it cannot be written.
+    """
+    lock_file = os.path.realpath(folder) + ".lock" if beside else os.path.join(folder, ".lock")
+    place, refusal = os.path.dirname(lock_file), None
+    created = not os.path.isdir(place)
+
+    def remove_if_empty():
+        with contextlib.suppress(OSError):
+            os.rmdir(place)
+
+    with contextlib.ExitStack() as held:
+        if workers is None or workers.is_chief:
+            try:
+                os.makedirs(place, exist_ok=True)
+                if created:
+                    held.callback(remove_if_empty)
+                held.enter_context(files.hold(lock_file, log=print_on_stderr))
+                files.remove_junk(*junk, *([] if beside else [folder]))
+            except files.Held as holder:
+                refusal = UserError(f"{folder} is in use by {holder}: wait until that has ended, or {way_out}.")
+            except OSError as error:
+                refusal = UserError(f"{folder} cannot be written ({error.strerror}): {way_out}.")
+        if workers is not None:
+            refusal = workers.from_chief(refusal)
+        if refusal:
+            raise refusal
+        yield
+
+
+def print_on_stderr(line: str):
+    print(line, file=sys.stderr, flush=True)
 
 
 def launched(word: str) -> typing.Optional[int]:
     """RANK, SIZE, LOCAL_RANK or LOCAL_SIZE (`word`) from mpirun, horovodrun or srun. None without a launcher."""
     for name in (f"OMPI_COMM_WORLD_{word}", f"HOROVOD_{word}"):
         if os.environ.get(name):
-            return int(os.environ[name])
+            return integer(name)
     if not started_by_srun():
         return None
     if word == "LOCAL_SIZE":
-        return srun_tasks_per_node()[int(os.environ["SLURM_NODEID"])]
-    names = {"RANK": "SLURM_PROCID", "SIZE": "SLURM_STEP_NUM_TASKS", "LOCAL_RANK": "SLURM_LOCALID"}
-    return int(os.environ[names[word]])
+        return srun_tasks_per_node()[integer("SLURM_NODEID")]
+    return integer({"RANK": "SLURM_PROCID", "SIZE": "SLURM_STEP_NUM_TASKS", "LOCAL_RANK": "SLURM_LOCALID"}[word])
+
+
+def integer(name: str) -> int:
+    """An environment variable of a launcher. Raises: UserError: it is not an integer."""
+    try:
+        return int(os.environ[name])
+    except ValueError as error:
+        raise UserError(f"{name}={os.environ[name]} in the environment must be an integer: unset it, or start the "
+                        "workers with srun, mpirun or horovodrun.") from error
 
 
 def started_by_srun() -> bool:
     """Whether Slurm's srun alone started this process, as one of several. (mpirun and horovodrun may use srun.)"""
-    return (int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1
+    return (bool(os.environ.get("SLURM_STEP_NUM_TASKS")) and integer("SLURM_STEP_NUM_TASKS") > 1
             and not (os.environ.get("OMPI_COMM_WORLD_SIZE") or os.environ.get("HOROVOD_SIZE")))
 
 
@@ -658,6 +756,23 @@ def srun_tasks_per_node() -> typing.List[int]:
     return counts
 
 
+def end_with_wrapper():
+    """Asks this command to stop, as SIGTERM does, once the wrapper that started it was killed with -9.
+
+    Otherwise it would train on beside the next start. Called at the beginning of a command.
+    """
+    wrapper = os.environ.get("ELECTRA_WRAPPER", "")
+
+    def watch():
+        while not files.wrapper_is_gone(wrapper):
+            time.sleep(1)
+        print_on_stderr("the wrapper was killed: stopping.")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if wrapper:
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def run_command(main):
     """Runs `main(argv)` as a command: an error of the user's ends in one sentence and status 2, an interruption in 75.
 
@@ -665,6 +780,7 @@ def run_command(main):
     launchers exit with a status of their own.
     """
     rank = launched("RANK") or 0
+    end_with_wrapper()
     try:
         status = main(sys.argv)
     except (UserError, RunFailed, Interrupted) as stop:

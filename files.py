@@ -1,20 +1,91 @@
-"""Atomic writing: files and folders are written under a temporary name beside the target, then renamed.
+"""Writing safely: atomic files and folders, and the lock that keeps two processes out of one folder.
+
+Files and folders are written under a temporary name beside the target, then renamed. The name has the host, the process
+and a number, so that no two writers share one, and so that what a killed process left can be recognized and removed.
 
 Only the standard library is used: the wrappers' Python imports this before any environment exists.
 """
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
+import fcntl
 import glob
+import itertools
 import json
 import os
+import re
+import secrets
 import shutil
 import signal
+import socket
+import sys
 import threading
-from typing import Iterator
+import time
+from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+# --- Temporary names ---
+
+HOST = re.sub("[^A-Za-z0-9]", "_", socket.gethostname())[:40]
+ABANDONED_SECONDS = 24 * 3600  # after which what a process of another host was writing counts as left behind
+_TEMPORARY = re.compile(r"(.+)\.tmp-([A-Za-z0-9_]+)-([0-9]+)-([A-Za-z0-9]+)")
+_numbers = itertools.count(1)
+_in_use = set()  # temporary names of this process
+
+
+def temporary_name(path: str) -> str:
+    """A name beside `path` that no other process or thread uses, on any host."""
+    return f"{path}.tmp-{HOST}-{os.getpid()}-{next(_numbers)}"
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this host has this id, and has not ended (a zombie has)."""
+    try:
+        os.kill(pid, 0)
+    except (OverflowError, ProcessLookupError):
+        return False
+    except OSError:  # another user's
+        return True
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:  # no /proc, or it has just ended
+        return not os.path.exists("/proc/self/stat")
+
+
+def _is_abandoned(path: str) -> bool:
+    """Whether `path` is a temporary name whose process has ended; on another host, one unchanged for a day."""
+    match = _TEMPORARY.fullmatch(os.path.basename(path))
+    if not match or os.path.abspath(path) in _in_use:
+        return False
+    if match[2] == HOST:
+        return int(match[3]) == os.getpid() or not is_running(int(match[3]))
+    return time.time() - os.lstat(path).st_mtime > ABANDONED_SECONDS
+
+
+def remove_junk(*folders: str):
+    """Removes what killed processes left in the folders: temporary files, and the wrappers' temporary folders.
+
+    For those who hold the folder's lock. Folders that do not exist are passed over.
+    """
+    for folder in set(folders):
+        with contextlib.suppress(OSError):
+            for name in os.listdir(folder):
+                path = os.path.join(folder, name)
+                with contextlib.suppress(OSError):  # another user's, or just removed
+                    if not _is_abandoned(path):
+                        continue
+                    if not os.path.isdir(path) or os.path.islink(path):
+                        os.remove(path)
+                    elif name.startswith(WRAPPER_FOLDERS):
+                        shutil.rmtree(path)
+
+
+WRAPPER_FOLDERS = ("electra.tmp-", ".workers.tmp-")  # of scripts/environment.sh: named pipes, statuses of workers
+
 
 # --- Files ---
 
@@ -26,13 +97,15 @@ def replacing(path: str) -> Iterator[str]:
     The content is flushed to disk before the rename, so a power failure leaves the old file or the new one. After an
     exception the temporary file is removed and `path` is unchanged.
     """
-    temporary = f"{path}.tmp{os.getpid()}"
+    temporary = temporary_name(path)
+    _in_use.add(os.path.abspath(temporary))
     try:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
+        _in_use.discard(os.path.abspath(temporary))
         with contextlib.suppress(OSError):
             os.remove(temporary)
 
@@ -47,6 +120,31 @@ def write_text(path: str, content: str):
 def write_json(path: str, content: dict):
     """Writes an indented JSON file atomically. Raises: OSError."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def matching(pattern: str) -> List[str]:
+    """The path itself if it exists, else the paths that it matches as a glob, sorted.
+
+    Existing folders at its beginning are taken literally: `a[1]/*.txt` finds the files in a folder `a[1]`.
+    """
+    existing = pattern
+    while existing and not os.path.exists(existing):
+        existing = os.path.dirname(existing)
+    if existing == pattern:
+        return [pattern] if pattern else []
+    return sorted(glob.glob(glob.escape(existing) + pattern[len(existing):]))
+
+
+def sync(path: str):
+    """Flushes a file, or the names in a folder, to disk: they survive a power failure. Raises: OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not os.path.isdir(path):  # some file systems cannot flush folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 # --- Folders ---
@@ -71,8 +169,9 @@ def new_folder(path: str, replace: bool = False) -> Iterator[str]:
     if os.path.lexists(path) and (not os.path.isdir(path) or not replace and os.listdir(path)):
         code = errno.EEXIST if os.path.isdir(path) else errno.ENOTDIR
         raise OSError(code, os.strerror(code), path)
-    temporary = f"{path}.tmp{os.getpid()}"
+    temporary = temporary_name(path)
     new, old = os.path.join(temporary, "new"), os.path.join(temporary, "old")
+    _in_use.add(temporary)
     try:
         os.makedirs(new)
         yield new
@@ -81,6 +180,7 @@ def new_folder(path: str, replace: bool = False) -> Iterator[str]:
                 os.rename(path, old)
             os.rename(new, path)  # fails if `path` is a folder that is not empty
     finally:
+        _in_use.discard(temporary)
         _remove_temporary(temporary, path)
 
 
@@ -90,9 +190,9 @@ def remove_leftovers(path: str):
     `new_folder` does so too; call this before checking what is in `path`.
     """
     path = os.path.realpath(path)
-    for leftover in glob.glob(glob.escape(path) + ".tmp*"):
+    for leftover in glob.glob(glob.escape(path) + ".tmp-*"):
         with contextlib.suppress(OSError):  # a file, or another user's
-            if set(os.listdir(leftover)) <= {"new", "old"} and not _is_running(leftover[len(path) + len(".tmp"):]):
+            if set(os.listdir(leftover)) <= {"new", "old"} and _is_abandoned(leftover):
                 _remove_temporary(leftover, path)
 
 
@@ -101,15 +201,6 @@ def _remove_temporary(temporary: str, path: str):
     if os.path.isdir(old) and not os.path.lexists(path):
         os.rename(old, path)
     shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _is_running(pid: str) -> bool:
-    """Whether another process has this id. True if `pid` is not a process id."""
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, OverflowError, OSError) as error:
-        return not isinstance(error, ProcessLookupError)
-    return int(pid) != os.getpid()
 
 
 @contextlib.contextmanager
@@ -132,3 +223,204 @@ def blocked_signals():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for number in waiting:
             signal.raise_signal(number)
+
+
+# --- Locks ---
+
+HEARTBEAT_SECONDS = 10.0  # between two signs of life of a lock's holder
+STALE_SECONDS = 60.0  # a holder on another machine without a sign of life for so long has ended
+PATIENCE_SECONDS = 3.0  # a holder that was killed a moment ago may live that long
+ORPHAN_SECONDS = 120.0  # the same for a command whose wrapper was killed: it saves, then ends
+
+
+class Held(Exception):
+    """Another process holds the lock. The text says which, where and since when."""
+
+
+class Holder(NamedTuple):
+    """Who holds a lock, as its file says."""
+
+    host: str
+    machine: str  # identifies the running kernel, which containers share
+    pid: int
+    wrapper: str  # see `wrapper_is_gone`
+    command: str
+    since: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.command.split(' ')[0]} (process {self.pid} on {self.host}, since {self.since})"
+
+    @classmethod
+    def myself(cls) -> Holder:
+        return cls(socket.gethostname(), _machine(), os.getpid(), os.environ.get("ELECTRA_WRAPPER", ""),
+                   " ".join([os.path.basename(sys.argv[0] or "python"), *sys.argv[1:]]),
+                   datetime.datetime.now().isoformat(" ", "seconds"), secrets.token_hex(8))
+
+    @classmethod
+    def read(cls, path: str) -> Optional[Holder]:
+        """None where the file is empty or damaged. Raises: OSError."""
+        with open(path, encoding="utf-8", errors="replace") as file:
+            try:
+                return cls(**json.load(file))
+            except (TypeError, ValueError):
+                return None
+
+
+UNKNOWN = Holder("", "", 0, "", "", "", "")  # has created the file, and not written its name yet
+
+
+def _machine() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
+            return file.read().strip()
+    except OSError:
+        return socket.gethostname()
+
+
+def wrapper_is_gone(wrapper: str) -> bool:
+    """Whether a command's wrapper was killed.
+
+    Args:
+        wrapper: $ELECTRA_WRAPPER: `<process_space>:<pid>`, or several pids separated by commas where one wrapper was
+            started by another. Those of another machine or container are not looked at.
+    """
+    space, _, pids = wrapper.partition(":")
+    return space == process_space() and not all(is_running(int(pid)) for pid in pids.split(",") if pid.isdigit())
+
+
+def process_space() -> str:
+    """Identifies the running kernel and the container: where process ids mean the same."""
+    try:
+        return f"{_machine()}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return HOST
+
+
+@contextlib.contextmanager
+def hold(path: str, log: Callable[[str], None] = print) -> Iterator[None]:
+    """Holds the lock file `path` during the block; the folder of the file must exist.
+
+    The file says who holds it. The kernel's lock on it (flock) ends with the process, also by kill -9, so the next
+    start takes over at once. That lock may not reach other machines (NFS, some network file systems), or not exist at
+    all: a holder on another machine counts as alive while it touches the file every HEARTBEAT_SECONDS, and is taken
+    over after STALE_SECONDS without. A holder that finds that it was taken over (it was suspended) ends at once.
+
+    Raises: Held. OSError: the file cannot be written.
+    """
+    lock = _Lock(path, log)
+    lock.take()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Lock:
+    def __init__(self, path: str, log: Callable[[str], None]):
+        self.path, self.log = path, log
+        self.holder, self._file, self._ended = Holder.myself(), -1, threading.Event()
+
+    def take(self):
+        began, first, said = time.monotonic(), None, False
+        while True:
+            holder, beat = self._try()
+            if holder is None:
+                break
+            first = first or (holder.id, beat)
+            if beat is not None:  # on another machine: refused at its next sign of life
+                limit, reason = STALE_SECONDS + HEARTBEAT_SECONDS if (holder.id, beat) == first else 0, "may be dead"
+            elif wrapper_is_gone(holder.wrapper):
+                limit, reason = ORPHAN_SECONDS, "saves and ends, because its wrapper was killed"
+            else:
+                limit, reason = PATIENCE_SECONDS, ""
+            if time.monotonic() - began >= limit:
+                raise Held(str(holder) if holder.pid else "a process that has just started")
+            if reason and not said:
+                self.log(f"waiting for {holder}, which {reason}.")
+                said = True
+            time.sleep(0.1)
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def _try(self) -> Tuple[Optional[Holder], Optional[float]]:
+        """One attempt. Returns: (None, None) where the lock is ours now, else the holder and, where it is not certain
+        that it lives, the time of its last sign of life."""
+        try:
+            file, created = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
+        except FileExistsError:
+            try:
+                file, created = os.open(self.path, os.O_RDWR), False
+            except FileNotFoundError:  # released meanwhile
+                return self._try()
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                found = self._judge(file, created)
+                if found == (None, None):
+                    self._file, file = file, -1
+                return found
+            return UNKNOWN, None  # released meanwhile
+        finally:
+            if file >= 0:
+                os.close(file)
+
+    def _judge(self, file: int, created: bool) -> Tuple[Optional[Holder], Optional[float]]:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = True
+        except BlockingIOError:
+            return Holder.read(self.path) or UNKNOWN, None
+        except OSError:  # a file system without locks
+            locked = False
+        if not os.path.samestat(os.fstat(file), os.stat(self.path)):
+            return UNKNOWN, None
+        holder, beat = Holder.read(self.path), os.fstat(file).st_mtime
+        if not created and not (locked and holder is None):
+            holder = holder or UNKNOWN
+            here = holder.machine == self.holder.machine
+            if here and not locked and holder.host == self.holder.host and is_running(holder.pid):
+                return holder, None
+            if not here and self._now() - beat < STALE_SECONDS:
+                return holder, beat
+            self.log(f"taking over the lock of {holder}, which has ended.")
+        if locked or created:
+            os.ftruncate(file, 0)
+            os.pwrite(file, self._text().encode(), 0)
+        else:
+            self._replace()
+        return (None, None) if Holder.read(self.path) == self.holder else (UNKNOWN, None)
+
+    def _text(self) -> str:
+        return json.dumps(self.holder._asdict()) + "\n"
+
+    def _replace(self):
+        """Takes over without the kernel's help. Of several processes that do so at once the last one wins."""
+        write_text(self.path, self._text())
+        time.sleep(1)
+
+    def _now(self) -> float:
+        """The time by the clock of the file system, which touches files of all machines."""
+        temporary = temporary_name(self.path)
+        try:
+            with open(temporary, "w") as file:
+                return os.fstat(file.fileno()).st_mtime
+        finally:
+            with contextlib.suppress(OSError):
+                os.remove(temporary)
+
+    def _beat(self):
+        while not self._ended.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                holder = Holder.read(self.path)
+                if holder not in (None, self.holder) and not self._ended.is_set():
+                    sys.stderr.write(f"{self.path} was taken over by {holder} while this process was suspended: it "
+                                     "ends without saving.\n")
+                    sys.stderr.flush()
+                    os._exit(1)
+                os.utime(self.path)
+
+    def release(self):
+        self._ended.set()
+        with contextlib.suppress(OSError):  # the folder may be gone, or its disk
+            if Holder.read(self.path) == self.holder:
+                os.remove(self.path)
+        os.close(self._file)

@@ -65,7 +65,9 @@ def download(repository: str) -> str:
         return path
 
     def unavailable(error: Exception) -> Unavailable:
-        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
+        cause: BaseException = error
+        while cause.__cause__ or cause.__context__:  # the first error of the chain says why
+            cause = cause.__cause__ or cause.__context__
         reason = " ".join(str(cause).split())[:200].rstrip(".") or type(cause).__name__
         if isinstance(error, RepositoryNotFoundError):
             reason = "no such model, or it requires HF_TOKEN"

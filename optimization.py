@@ -8,8 +8,8 @@ Schedule: linear warm-up, then polynomial decay counted from the END of warm-up,
 multiplies the warm-up factor into a decay counted from step 0. Steps are optimizer updates, counted from 0: with a
 warm-up, update 0 has learning rate 0.
 
-All state is held in `tf.Variable`s and an update is a single graph, without Python code per variable and step. A
-non-finite loss or gradient skips the update and all later ones (`TrainStep`).
+All state is held in `tf.Variable`s and an update is a single graph, without Python code per variable and step. An
+update with a non-finite loss or gradient is not applied, nor is any later one unless it may be skipped (`TrainStep`).
 """
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Optimizer(tf.Module):
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self.weight_decay_rate = weight_decay_rate
         self.multipliers = list(multipliers or [1.0] * len(variables))
-        self.step = tf.Variable(0, dtype=tf.int32, name="step", trainable=False)  # updates applied
+        self.step = tf.Variable(0, dtype=tf.int32, name="step", trainable=False)  # updates done, skipped ones included
         self.first_moments = [_slot(variable, "m") for variable in variables]
         self.second_moments = [_slot(variable, "v") for variable in variables]
 
@@ -125,9 +125,9 @@ class Optimizer(tf.Module):
             v.assign(second)
             variable.assign_sub(rate * direction)
 
-    def count(self, finite):
-        """Adds 1 to `step` if the update was applied."""
-        self.step.assign_add(tf.cast(finite, tf.int32))
+    def count(self, done):
+        """Adds 1 to `step` if the update was applied or skipped."""
+        self.step.assign_add(tf.cast(done, tf.int32))
 
     def direction(self, value, first, second, corrections, weight_decay: float, exempt: bool):
         """The update direction, to be multiplied by the learning rate. `corrections`: 1 - beta ** t for each moment."""
@@ -165,7 +165,12 @@ class TrainStep(tf.Module):
 
     The loss of a micro-batch is a mean over its own tokens. An update uses the mean gradient of its micro-batches over
     all workers, with one all-reduce per update. Metric sums stay on the device until `read_metrics`, which is the only
-    transfer to the host. After the first non-finite loss or gradient no update is applied; see `bad_step`.
+    transfer to the host.
+
+    An update with a non-finite loss or gradient is not applied. The first `skip_budget` of them are skipped: they count
+    as steps, so that learning rate and data remain functions of the step. From the next one on (`bad_step`) no update
+    is applied or counted, so the variables stay those of the last good update. All workers decide alike, because they
+    judge the averaged gradients.
 
     Args:
         loss_fn: (features, seeds) -> (loss float32 [], dict of float32 [] sums).
@@ -175,23 +180,32 @@ class TrainStep(tf.Module):
         clip_norm: maximum global norm of an update's gradient.
         jit_compile: compile with XLA.
         workers: the data-parallel workers; each has its own micro-batches and a copy of the variables.
+        skip_budget: non-finite updates that are skipped, those of earlier runs included.
+        skipped: the steps that an earlier run skipped, from its checkpoint.
     """
 
     def __init__(self, loss_fn, metric_names: Sequence[str], optimizer: Optimizer, accumulation_steps: int = 1,
-                 clip_norm: float = 1.0, jit_compile: bool = False, workers: Workers = ALONE):
+                 clip_norm: float = 1.0, jit_compile: bool = False, workers: Workers = ALONE, skip_budget: int = 0,
+                 skipped: Sequence[int] = ()):
         super().__init__()
         self.workers = workers
         self.loss_fn = loss_fn
-        self.metric_names = [*metric_names, "loss", "micro_batches", "gradient_norm"]
+        self.metric_names = [*metric_names, "loss", "micro_batches", "gradient_norm", "updates"]
         self.optimizer = optimizer
         self.accumulation_steps = accumulation_steps
         self.clip_norm = clip_norm
         self.accumulators = []
         if accumulation_steps > 1:
             self.accumulators = [_slot(variable, "gradient") for variable in optimizer.trained]
-        # Number (from 1) of the first update with a non-finite loss or gradient; 0 if there is none so far.
+        # Number (from 1) of the first non-finite update that could not be skipped; 0 if there is none so far.
         self.bad_step = tf.Variable(0, dtype=tf.int32, name="bad_step", trainable=False)
+        # The steps that were skipped, in order, then zeros.
+        self.skip_budget = max(skip_budget, len(skipped))
+        self._skipped = tf.Variable([*skipped, *[0] * (self.skip_budget - len(skipped))], dtype=tf.int32,
+                                    name="skipped", trainable=False, shape=[self.skip_budget])
         self.metric_sums = tf.Variable(tf.zeros([len(self.metric_names)]), trainable=False, name="metric_sums")
+        # Those of the current update: they are only counted if it is applied.
+        self.update_sums = tf.Variable(tf.zeros([len(self.metric_names)]), trainable=False, name="update_sums")
         compiled = dict(autograph=False, jit_compile=jit_compile or None)
         if jit_compile:  # only the parts before and after the all-reduce: it and the counters cannot be compiled
             self._gradients = tf.function(self._gradients, **compiled)
@@ -202,13 +216,21 @@ class TrainStep(tf.Module):
         self._update = tf.function(self._update, autograph=False)
 
     def __call__(self, micro_batches):
-        """Runs one update. `micro_batches` yields `accumulation_steps` pairs of tensors (features, seeds)."""
-        for features, seeds in micro_batches:
-            if self.accumulation_steps == 1:
-                with self.workers.waiting():
-                    self._update_from(features, seeds)
-            else:
-                self._accumulate(features, seeds)
+        """Runs one update. `micro_batches` yields `accumulation_steps` pairs of tensors (features, seeds).
+
+        An exception that `micro_batches` raises leaves everything as it was before the update.
+        """
+        try:
+            for features, seeds in micro_batches:
+                if self.accumulation_steps == 1:
+                    with self.workers.waiting():
+                        self._update_from(features, seeds)
+                else:
+                    self._accumulate(features, seeds)
+        except Exception:
+            for variable in [*self.accumulators, self.update_sums]:
+                variable.assign(tf.zeros_like(variable))
+            raise
         if self.accumulation_steps > 1:
             with self.workers.waiting():
                 self._update()
@@ -237,46 +259,65 @@ class TrainStep(tf.Module):
             accumulator.assign(tf.zeros_like(accumulator))
 
     def _update_by(self, gradients):
-        """One update from this worker's summed gradients, skipped from the first non-finite value on."""
+        """One update from this worker's summed gradients, unless a value is not finite now or was before."""
         bad_step, step = tf.convert_to_tensor(self.bad_step), tf.convert_to_tensor(self.optimizer.step)
-        finite = self._apply(*self._all_reduce(gradients), step, tf.equal(bad_step, 0))
-        self.bad_step.assign(tf.where(finite | (bad_step > 0), bad_step, step + 1))
-        self.optimizer.count(finite)
+        good_so_far = tf.equal(bad_step, 0)
+        applied = self._apply(*self._all_reduce(gradients), step, good_so_far)
+        done = applied
+        if self.skip_budget:
+            skipped = tf.convert_to_tensor(self._skipped)
+            skip = good_so_far & tf.not_equal(applied, good_so_far) & tf.equal(skipped[-1], 0)
+            free = tf.equal(tf.reduce_sum(tf.cast(skipped > 0, tf.int32)), np.arange(self.skip_budget, dtype=np.int32))
+            self._skipped.assign(tf.where(free & skip, step + 1, skipped))
+            done = applied | skip
+        self.bad_step.assign(tf.where(done | (bad_step > 0), bad_step, step + 1))
+        self.optimizer.count(done)
 
     def _all_reduce(self, gradients):
         """Mean gradients over the workers, and a float32 []: 0 if the losses of all workers are finite, else NaN."""
-        loss_sum = self.metric_sums[self.metric_names.index("loss")]
+        loss_sum = self.update_sums[self.metric_names.index("loss")]
         *gradients, loss_check = self.workers.mean([*gradients, tf.where(tf.math.is_finite(loss_sum), 0.0, np.nan)])
         return gradients, loss_check
 
-    def _apply(self, gradients, loss_check, step, finite_so_far):
+    def _apply(self, gradients, loss_check, step, good_so_far):
         """Averages, clips and applies summed gradients if everything is finite.
 
         Returns: bool [], whether the update was applied.
         """
         norm = tf.linalg.global_norm(gradients) / self.accumulation_steps
-        finite = tf.math.is_finite(norm) & tf.math.is_finite(loss_check) & finite_so_far
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(loss_check) & good_so_far
         scale = self.clip_norm / (tf.maximum(norm, self.clip_norm) * self.accumulation_steps)
         self.optimizer.apply(gradients, step, tf.where(finite, scale, 0.0), finite)
-        self._add_to_metrics(gradient_norm=norm)
+        self._add_to_metrics(gradient_norm=norm, updates=1.0)
+        self.metric_sums.assign_add(tf.where(finite, self.update_sums, 0.0))
+        self.update_sums.assign(tf.zeros_like(self.update_sums))
         return finite
 
     def _add_to_metrics(self, **sums):
         assert set(sums) <= set(self.metric_names), f"{sorted(sums)}: some are not in {self.metric_names}"
-        self.metric_sums.assign_add(tf.stack([sums.get(name, 0.0) for name in self.metric_names]))
+        self.update_sums.assign_add(tf.stack([sums.get(name, 0.0) for name in self.metric_names]))
 
     def read_metrics(self):
         """Returns the metric sums over all workers since the last call as floats and resets them. Waits for the device.
 
-        In addition to the sums of `loss_fn`: `loss` (summed over `micro_batches`), `gradient_norm` (before clipping,
-        summed over updates; the same on every worker) and `bad_step`. A collective operation: all workers must call it.
+        Only updates that were applied count. In addition to the sums of `loss_fn`: `loss` (summed over
+        `micro_batches`), `gradient_norm` (before clipping, summed over `updates`; both the same on every worker) and
+        `bad_step`. A collective operation: all workers must call it.
         """
         local = self.metric_sums.numpy()
         self.metric_sums.assign(tf.zeros_like(self.metric_sums))
         values = np.sum(self.workers.gather(local), axis=0)
-        norm = self.metric_names.index("gradient_norm")
-        values[norm] = local[norm]
+        for name in ("gradient_norm", "updates"):
+            values[self.metric_names.index(name)] = local[self.metric_names.index(name)]
         return {**dict(zip(self.metric_names, values.tolist())), "bad_step": int(self.bad_step.numpy())}
+
+    def step_done(self) -> int:
+        """Number of the last update that was applied or skipped: what the variables are those of."""
+        return int(self.optimizer.step.numpy())
+
+    def skipped(self) -> List[int]:
+        """The steps that were skipped, in order."""
+        return [int(step) for step in self._skipped.numpy() if step]
 
 
 def _slot(variable: tf.Variable, name: str) -> tf.Variable:

@@ -1,4 +1,4 @@
-"""Exports a checkpoint to folders that Hugging Face transformers load: a discriminator and a generator.
+"""Exports a checkpoint to folders that Hugging Face transformers loads: a discriminator and a generator.
 
     python postprocess_pretrained_ckpt.py --pretrained_checkpoint=results/models/base/checkpoints/ckpt-p2-933 \\
         --output_dir=results/models/base/exported --savedmodel

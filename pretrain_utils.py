@@ -15,17 +15,21 @@ from __future__ import annotations
 import bisect
 import collections
 import concurrent.futures
-import glob
+import contextlib
+import hashlib
 import os
+import threading
 from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 import configuration
 import files
 import tfrecord
 from configuration import UserError
+from tokenization import ElectraTokenizer
 
 # --- Randomness ---
 
@@ -157,12 +161,13 @@ PACKED = ("positions", "next_sentence_positions", "next_sentence_weights")
 class Shard(NamedTuple):
     path: str
     records: int
+    index_path: Optional[str] = None  # None: gzip-compressed, and read from its beginning
 
 
 def find_shards(spec: str, flag: str) -> List[str]:
     """Files given by a folder, a glob, or a comma-separated list of either, sorted within each.
 
-    Of a folder, all `*tfrecord*` files are used.
+    Of a folder, all `*tfrecord*` files are used except indices. A path that exists is not read as a glob.
 
     Raises: UserError, naming `flag`: a part matches no file, or a file is given twice.
     """
@@ -170,8 +175,8 @@ def find_shards(spec: str, flag: str) -> List[str]:
     for part in (part.strip() for part in spec.split(",")):
         if not part:
             raise UserError(f"--{flag}={spec} has an empty part: give a folder, a glob, or a comma-separated list.")
-        pattern = os.path.join(glob.escape(part), "*tfrecord*") if os.path.isdir(part) else part
-        found = sorted(path for path in glob.glob(pattern) if os.path.isfile(path))
+        matched = files.matching(os.path.join(part, "*tfrecord*") if os.path.isdir(part) else part)
+        found = [path for path in matched if os.path.isfile(path) and not path.endswith(tfrecord.INDEX_SUFFIX)]
         if not found:
             what = "contains no *tfrecord* file" if os.path.isdir(part) else "matches no file"
             raise UserError(f"--{flag}: {part} {what}: fix the path, or build a dataset with "
@@ -183,54 +188,182 @@ def find_shards(spec: str, flag: str) -> List[str]:
     return paths
 
 
-def read_manifest(shard_paths: Sequence[str]) -> Optional[dict]:
-    """The manifest of the dataset that the shards belong to, or None. Held-out shards are one folder deeper."""
-    folder = os.path.dirname(shard_paths[0])
-    for place in (folder, os.path.dirname(os.path.abspath(folder))):
-        path = os.path.join(place, "manifest.json")
-        if os.path.exists(path):
-            manifest = configuration.read_json_object(path)
+def read_manifests(shard_paths: Sequence[str]) -> Dict[str, dict]:
+    """The manifests of the datasets that the shards belong to, by the shards' folders; folders without are left out.
+
+    Held-out shards are one folder deeper than their manifest.
+    """
+    manifests = {}
+    for folder in dict.fromkeys(map(os.path.dirname, shard_paths)):
+        for place in (folder, os.path.dirname(os.path.abspath(folder))):
+            path = os.path.join(place, "manifest.json")
+            manifest = configuration.read_json_object(path) if os.path.exists(path) else {}
             if manifest.get("format") == tfrecord.DATASET_FORMAT:
-                return manifest
-    return None
+                manifests[folder] = manifest
+                break
+    return manifests
 
 
-def count_shards(paths: Sequence[str], manifest: Optional[dict], counts_file: Optional[str] = None,
-                 progress: Callable = lambda paths: paths) -> List[Shard]:
-    """The shards with their numbers of records.
+def check_manifests(shard_paths: Sequence[str], tokenizer: ElectraTokenizer, max_seq_length: int):
+    """Raises UserError: a dataset was built with another vocabulary or casing, or for another sequence length."""
+    for folder, manifest in read_manifests(shard_paths).items():
+        if manifest.get("tokenizer_fingerprint", tokenizer.fingerprint) != tokenizer.fingerprint:
+            raise UserError(f"--vocab_file: {tokenizer.vocab_file} is not the vocabulary of {folder}, or not with the "
+                            "same casing (according to its manifest): use datasets built with one vocabulary and "
+                            "--do_lower_case, and give that vocabulary.")
+        length = manifest.get("max_seq_length", max_seq_length)
+        if length != max_seq_length:
+            raise UserError(f"{folder} has records of length {length} according to its manifest, not "
+                            f"--max_seq_length={max_seq_length}: give --max_seq_length={length}, or records of length "
+                            f"{max_seq_length}.")
 
-    A number is taken from the manifest if it lists a file of this name and size; else from `counts_file`, a cache of
-    earlier counts; else the records are counted.
+
+def index_shards(paths: Sequence[str], folder: str, progress: Callable = lambda paths: paths) -> List[Shard]:
+    """The shards with their numbers of records and their indices.
+
+    A shard's index is the one beside it. If that is missing, damaged or of other data, one is written in `folder`. The
+    records of a gzip-compressed shard are counted, unless the manifest lists a file of this name and size.
+    `<folder>/shards.json` keeps the results until a shard or an index changes.
 
     Args:
-        counts_file: JSON, created when needed; files that have changed are counted again.
-        progress: wraps the list of files to be counted (as tqdm does).
+        folder: created when needed. Temporary files that killed processes left there are removed.
+        progress: wraps the list of shards that are not in shards.json (as tqdm does).
     Raises: UserError: a damaged file, or no records at all.
     """
-    known = {}
-    for part in ("train", "eval"):
-        for entry in (manifest or {}).get(part, []):
-            known[os.path.basename(entry["file"]), entry["bytes"]] = entry["records"]
-    cached = {}
-    if counts_file and os.path.exists(counts_file):
-        cached = configuration.read_json_object(counts_file)
-
-    def key(path):
-        state = os.stat(path)
-        return f"{os.path.abspath(path)} {state.st_size} {state.st_mtime_ns}"
-
-    counts = {path: known.get((os.path.basename(path), os.path.getsize(path)), cached.get(key(path)))
-              for path in paths}
-    uncounted = [path for path in paths if counts[path] is None]
-    for path in progress(uncounted):
-        counts[path] = tfrecord.open_shard(path).records
-    if counts_file and uncounted:
-        os.makedirs(os.path.dirname(counts_file), exist_ok=True)
-        files.write_json(counts_file, {**cached, **{key(path): counts[path] for path in uncounted}})
-    shards = [Shard(path, counts[path]) for path in paths]
-    if not sum(shard.records for shard in shards):
+    results_file = os.path.join(folder, "shards.json")
+    known = configuration.read_json_object(results_file) if os.path.exists(results_file) else {}
+    shards = {path: recall_shard(path, known.get(file_state(path))) for path in paths}
+    unknown = [path for path in paths if shards[path] is None]
+    if unknown:
+        files.remove_junk(folder)
+        manifests = read_manifests(paths)
+        for path in progress(unknown):
+            shards[path] = shard = index_shard(path, manifests.get(os.path.dirname(path), {}), folder)
+            known[file_state(path)] = {"records": shard.records, "index": shard.index_path and file_state(
+                shard.index_path)}
+        with contextlib.suppress(OSError):  # only costs the next start the time to check the indices again
+            os.makedirs(folder, exist_ok=True)
+            files.write_json(results_file, known)
+    if not sum(shard.records for shard in shards.values()):
         raise UserError(f"{paths[0]} and the other shards contain no records: rebuild the dataset.")
-    return shards
+    return list(shards.values())
+
+
+def recall_shard(path: str, result: Optional[dict]) -> Optional[Shard]:
+    """The shard of an entry of shards.json, or None if there is none or the index has changed."""
+    if result is None or result["index"] is None:
+        return result and Shard(path, result["records"])
+    index_path = result["index"].rsplit(" ", 2)[0]
+    unchanged = os.path.exists(index_path) and file_state(index_path) == result["index"]
+    return Shard(path, result["records"], index_path) if unchanged else None
+
+
+def index_shard(path: str, manifest: dict, folder: str) -> Shard:
+    """Finds or writes the index of a shard, or counts a gzip-compressed one; see `index_shards`."""
+    if tfrecord.is_gzip(path):
+        listed = {(os.path.basename(entry["file"]), entry["bytes"]): entry["records"]
+                  for part in ("train", "eval") for entry in manifest.get(part, [])}
+        known = listed.get((os.path.basename(path), os.path.getsize(path)))
+        return Shard(path, tfrecord.open_shard(path, known).records)
+    beside = path + tfrecord.INDEX_SUFFIX
+    own = os.path.join(folder, hashed(os.path.abspath(path)) + tfrecord.INDEX_SUFFIX)
+    for index_path in (beside, own):
+        records = tfrecord.check_index(path, index_path)
+        if records is not None:
+            return Shard(path, records, index_path)
+    if os.path.exists(beside):
+        logging.warning("%s is damaged or does not belong to its shard: a new index is written to %s.", beside, own)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        return Shard(path, tfrecord.write_index(path, own), own)
+    except OSError as error:
+        raise UserError(f"{own}, the index of {path}, cannot be written ({error.strerror}): make room or fix the "
+                        "permissions of the run's folder.") from error
+
+
+def file_state(path: str) -> str:
+    """Path, size and time of the last change: differs when the file has changed."""
+    state = os.stat(path)
+    return f"{os.path.abspath(path)} {state.st_size} {state.st_mtime_ns}"
+
+
+def hashed(text: str) -> str:
+    """A file name made of `text`."""
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:16]
+
+
+# --- Reading ---
+
+
+class DamagedRecords:
+    """The damaged records found so far and how many may be skipped. Threads may share it.
+
+    With a limit, an empty file in `folder` marks each of them, so that all workers and resumed runs count each once.
+
+    Args:
+        limit: --skip_bad_records.
+        folder: created when needed.
+        shard_paths: shards whose damaged records count; a changed shard counts anew.
+    """
+
+    def __init__(self, limit: int = 0, folder: str = "", shard_paths: Sequence[str] = ()):
+        self.limit, self.folder = limit, folder
+        self._shards = {path: hashed(file_state(path)) for path in shard_paths} if limit else {}
+        self._lock, self._logged = threading.Lock(), set()
+
+    def add(self, path: str, number: int, place: str):
+        """Counts a damaged record and logs it, both once. Raises: UserError: it exceeds the limit."""
+        with self._lock:
+            if (path, number) in self._logged:
+                return
+            failed = f"{path} fails its checksum in {place}"
+            if not self.limit:
+                raise UserError(f"{failed}: rebuild or remove the shard, or skip up to N damaged records with "
+                                "--skip_bad_records=N.")
+            try:
+                count = self._mark(f"{self._shards[path]}-{number}")
+            except OSError as error:
+                raise UserError(f"{failed}, and {self.folder} cannot be written ({error.strerror}): make room or fix "
+                                "its permissions.") from error
+            if count > self.limit:
+                raise UserError(f"{failed}, and is damaged record {count}, more than --skip_bad_records={self.limit} "
+                                "allows: rebuild or remove the shard, or allow more.")
+            self._logged.add((path, number))
+            logging.warning("%s; the next intact record of the shard takes its place (damaged record %d; "
+                            "--skip_bad_records=%d).", failed, count, self.limit)
+
+    def _mark(self, name: str) -> int:
+        """Marks a record, and returns how many are marked. Beyond the limit the mark is removed again."""
+        mark = os.path.join(self.folder, name)
+        marked_before = os.path.exists(mark)
+        os.makedirs(self.folder, exist_ok=True)
+        open(mark, "a", encoding="utf-8").close()
+        # Listed after marking: of two workers that mark at the same time, at least one counts both.
+        count = sum(other.rpartition("-")[0] in self._shards.values() for other in os.listdir(self.folder))
+        if count > self.limit and not marked_before:
+            os.remove(mark)
+        return count
+
+
+def read_records(reader, numbers: Sequence[int], damaged: DamagedRecords) -> List[bytes]:
+    """Records of a shard by number, in ascending order.
+
+    A damaged record is replaced by the next intact one of its shard; the first follows the last. So the content of the
+    shard alone decides what is read, whatever the number of workers and wherever a run was resumed.
+
+    Raises: UserError: see `DamagedRecords.add` and the readers.
+    """
+    records = reader.read(numbers)
+    for i, record in enumerate(records):
+        number = numbers[i]
+        while record is None:
+            damaged.add(reader.path, number, reader.place(number))
+            number = (number + 1) % reader.records
+            if number == numbers[i]:
+                raise UserError(f"{reader.path} has no intact record: rebuild or remove the shard.")
+            record, = reader.read([number])
+        records[i] = record
+    return records
 
 
 # --- Order ---
@@ -271,10 +404,11 @@ class RecordOrder:
                 ends = [sum(bound[window + 1] for bound in bounds) for window in range(count)]
                 first = bisect.bisect_right(ends, offset)
                 offset -= ends[first - 1] if first else 0
+                group_number = self.shards.index(group[0])
                 for window in range(first, count):
                     parts = [(shard, bound[window], bound[window + 1]) for shard, bound in zip(group, bounds)]
                     size = sum(last - first_record for _, first_record, last in parts)
-                    key = [self.seed, epoch, self.shards.index(group[0]), window]
+                    key = [self.seed, epoch, group_number, window]
                     yield parts, permutation(key, size)[offset:]
                     offset = 0
             epoch += 1
@@ -289,14 +423,16 @@ class RecordOrder:
 
 
 class RecordFormat:
-    """The features of a dataset's records, read from its first record and checked against the configuration.
+    """The features of a dataset's records, read from a shard's first record and checked against the configuration.
 
     Raises: UserError: another sequence length, a missing feature, packed sequences, or not a tf.train.Example.
     """
 
-    def __init__(self, path: str, max_seq_length: int, vocab_size: int):
+    def __init__(self, shard: Shard, max_seq_length: int, vocab_size: int, damaged: Optional[DamagedRecords] = None):
+        path = shard.path
         self.path, self.max_seq_length, self.vocab_size = path, max_seq_length, vocab_size
-        record = tfrecord.SequentialReader(path, records=1).read(0, 1)
+        self.damaged = damaged or DamagedRecords()
+        record = read_records(tfrecord.open_shard(*shard), [0], self.damaged)
         try:
             features = tf.train.Example.FromString(record[0]).features.feature
         except Exception as error:  # protobuf's DecodeError moved between its releases
@@ -365,34 +501,49 @@ def micro_batches(order: RecordOrder, record_format: RecordFormat, batch_size: i
                   world_size: int = 1) -> Iterator[Dict[str, np.ndarray]]:
     """Batches of `batch_size` for one worker, without end, starting at global record number `start`.
 
-    The k-th batch of worker r of W is records [(k W + r) B, (k W + r + 1) B) of the global order. Threads read and
-    decode ahead. For the features of a batch see `RecordFormat.decode`.
+    The k-th batch of worker r of W is records [(k W + r) B, (k W + r + 1) B) of the global order. A worker reads no
+    others, unless a shard is gzip-compressed. Threads read and decode ahead. For the features of a batch see
+    `RecordFormat.decode`.
     """
-    def window_records(window):
-        parts, chosen = window
-        records = [record for shard, first, last in parts for record in readers(shard).read(first, last)]
-        return [records[i] for i in chosen]
-
     open_readers = collections.OrderedDict()
 
-    def readers(shard):
+    def reader(shard):
         if shard.path not in open_readers:
             if len(open_readers) >= RecordOrder.GROUP:
                 open_readers.popitem(last=False)
-            open_readers[shard.path] = tfrecord.open_shard(shard.path, shard.records)
+            open_readers[shard.path] = tfrecord.open_shard(*shard)
         open_readers.move_to_end(shard.path)
         return open_readers[shard.path]
 
+    def own_parts():
+        """Of every window its parts, and which of their records are this worker's, in order."""
+        position = 0
+        for parts, chosen in order.windows(start):
+            batch = np.arange(position, position + len(chosen)) // batch_size
+            yield parts, chosen[batch % world_size == rank]
+            position += len(chosen)
+
+    def read(window):
+        parts, own = window
+        in_file_order = np.argsort(own)
+        numbers, begin, records = own[in_file_order], 0, [b""] * len(own)
+        for shard, first, last in parts:
+            end = begin + last - first  # numbers of this part: [begin, end)
+            places = in_file_order[slice(*np.searchsorted(numbers, [begin, end]))]
+            found = read_records(reader(shard), own[places] - begin + first, record_format.damaged)
+            for place, record in zip(places.tolist(), found):
+                records[place] = record
+            begin = end
+        return records
+
     def own_batches():
-        buffer, skip = [], rank * batch_size
-        for records in ahead(window_records, order.windows(start), workers=1, lookahead=1):
+        buffer = []
+        for records in ahead(read, own_parts(), workers=1, lookahead=1):
             buffer += records
-            position = 0
-            while position + skip + batch_size <= len(buffer):
-                yield buffer[position + skip:position + skip + batch_size]
-                position += skip + batch_size
-                skip = (world_size - 1) * batch_size
-            buffer = buffer[position:]
+            complete = len(buffer) // batch_size * batch_size
+            for first in range(0, complete, batch_size):
+                yield buffer[first:first + batch_size]
+            buffer = buffer[complete:]
 
     return ahead(record_format.decode, own_batches(), workers=2, lookahead=4)
 

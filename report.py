@@ -5,13 +5,17 @@ go through `absl.logging`, which `start_logging` sends to the console and to a f
 """
 from __future__ import annotations
 
+import collections
 import contextlib
+import glob
 import json
 import logging as python_logging
+import math
 import os
 import sys
+import tempfile
 import time
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import tensorflow as tf
 from absl import logging
@@ -24,11 +28,52 @@ from configuration import UserError
 
 
 class _ConsoleHandler(python_logging.Handler):
-    """Writes lines without tearing the progress bar."""
+    """Writes lines without tearing the progress bar, until the reader of the output (`| head`) is gone."""
 
     def emit(self, record):
-        tqdm.write(self.format(record), file=sys.stdout)
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            silence_broken_streams()
+
+
+def silence_broken_streams():
+    """Sends standard output or error to nowhere after a BrokenPipeError, so that the run goes on without it."""
+    try:
         sys.stdout.flush()
+        broken = sys.stderr
+    except BrokenPipeError:  # what could not be written is still in the buffer
+        broken = sys.stdout
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, broken.fileno())
+    os.close(null)
+
+
+class _Bar(tqdm):
+    """A progress bar that a closed pipe does not turn into an error."""
+
+    def update(self, n=1):
+        try:
+            return super().update(n)
+        except BrokenPipeError:
+            silence_broken_streams()
+
+
+class _LogFile(python_logging.FileHandler):
+    """A log file that warns once when it cannot be written; what it could not write stays in its buffer."""
+
+    warned = False
+
+    def handleError(self, record):
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.warned:
+            self.warned = True
+            with contextlib.suppress(OSError):
+                tqdm.write(f"warning: {self.baseFilename} cannot be written ({error.strerror}): the run continues.",
+                           file=sys.stderr)
 
 
 def start_logging(log_dir: str, name: str, suffix: str = "log", on_console: bool = True):
@@ -38,7 +83,7 @@ def start_logging(log_dir: str, name: str, suffix: str = "log", on_console: bool
     """
     try:
         os.makedirs(log_dir, exist_ok=True)
-        file = python_logging.FileHandler(os.path.join(log_dir, f"{name}.{suffix}"), encoding="utf-8")
+        file = _LogFile(os.path.join(log_dir, f"{name}.{suffix}"), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{log_dir} cannot be written ({error.strerror}): choose another folder.") from error
     console = _ConsoleHandler()
@@ -52,6 +97,17 @@ def start_logging(log_dir: str, name: str, suffix: str = "log", on_console: bool
         logger.addHandler(console)
     logger.addHandler(file)
     logging.set_verbosity(logging.INFO)
+
+
+def check_writable(folder: str, flag: str):
+    """Creates a folder, and refuses one that cannot be written before anything is computed. Raises: UserError."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): change its permissions, or choose another "
+                        f"--{flag}.") from error
 
 
 # --- Metrics ---
@@ -71,96 +127,195 @@ def format_metrics(metrics: Dict[str, float], table: Sequence[Metric]) -> str:
 
 
 class MetricsLog:
-    """One JSON object per logged step, and the same numbers for TensorBoard.
+    """One JSON object per logged step, the same numbers for TensorBoard, and the points of the curves.
+
+    A file that cannot be written later on, for example on a full disk, is warned about once and does not end the run:
+    JSON lines wait in memory until they can be written.
 
     Args:
         path: the JSON-lines file; on resuming, lines beyond `step` are dropped, since those steps are run again.
         tensorboard_dir: folder of event files.
-    Raises: UserError: the file cannot be written.
+        step: updates done before; 0: both are those of an earlier run and are emptied.
+        table: the metrics, of which those with a panel have curves.
+    Raises: UserError: the files cannot be written.
     """
 
-    def __init__(self, path: str, tensorboard_dir: str, step: int = 0):
-        self.path = path
+    MAX_WAITING = 10_000  # lines
+
+    def __init__(self, path: str, tensorboard_dir: str, step: int = 0, table: Sequence[Metric] = ()):
+        self.path, self.curves = path, Curves(table)
+        self.last_evaluation = 0  # the step of the last evaluation in the log
+        self._waiting: List[str] = []
+        self._warned: Set[str] = set()
         try:
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-            kept = [entry for entry in read_metrics_log(path) if entry["step"] <= step] if step else []
-            files.write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+            with files.replacing(path) as temporary:
+                with open(temporary, "w", encoding="utf-8") as file:
+                    for line, entry in _lines(path) if step else ():
+                        if entry["step"] <= step:
+                            file.write(line)
+                            self._note(entry)
+            self._size = os.path.getsize(path)
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error.strerror}): choose another file with "
                             "--json_summary.") from error
-        self._writer = tf.summary.create_file_writer(tensorboard_dir)
+        try:
+            _restart_tensorboard(tensorboard_dir, step)
+            self._writer = tf.summary.create_file_writer(tensorboard_dir)
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(f"{tensorboard_dir} cannot be written ({_reason(error)}): change its permissions, or "
+                            "choose another folder.") from error
+
+    def _note(self, entry: dict):
+        self.curves.add(entry)
+        if entry["kind"] == "eval":
+            self.last_evaluation = entry["step"]
 
     def write(self, step: int, kind: str, metrics: Dict[str, float]):
-        """`kind` is `train` or `eval`."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "kind": kind, **metrics}) + "\n")
-        with self._writer.as_default():
-            for name, value in metrics.items():
-                tf.summary.scalar(f"{kind}/{name}", value, step=step)
-        self._writer.flush()
+        """`kind` is `train`, `eval` or `skipped`."""
+        entry = {"step": step, "kind": kind, **metrics}
+        self._note(entry)
+        self._waiting = [*self._waiting[1 - self.MAX_WAITING:], json.dumps(entry) + "\n"]
+        with self.surviving(self.path):
+            with open(self.path, "ab") as file:
+                file.truncate(min(file.tell(), self._size))  # without half a line of a write that failed
+                file.write("".join(self._waiting).encode())
+            self._size = os.path.getsize(self.path)
+            self._waiting = []
+        with self.surviving("TensorBoard's event file"):
+            with self._writer.as_default():
+                for name, value in metrics.items():
+                    tf.summary.scalar(f"{kind}/{name}", value, step=step)
+            self._writer.flush()
+
+    @contextlib.contextmanager
+    def surviving(self, what: str):
+        """Turns an error of writing `what` into a warning, once until it can be written again."""
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            if what not in self._warned:
+                logging.warning("warning: %s cannot be written (%s): training continues; free some space or fix the "
+                                "path, and the next lines are written again.", what, _reason(error))
+            self._warned.add(what)
+        else:
+            if what in self._warned:
+                logging.info("%s can be written again.", what)
+            self._warned.discard(what)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(getattr(error, "message", error)).splitlines()[0]
+
+
+def _lines(path: str) -> Iterator[Tuple[str, dict]]:
+    """The lines of a JSON-lines log with their entries. Damaged ones are left out with a warning, silently the last
+    one where an interruption cut it short.
+    """
+    if not os.path.exists(path):
+        return
+    damaged = 0
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if line.endswith("\n"):
+                try:
+                    entry = json.loads(line)
+                    entry["step"] + 0, entry["kind"] + ""
+                    yield line, entry
+                except (ValueError, TypeError, KeyError):
+                    damaged += 1
+    if damaged:
+        logging.warning("%s: %d damaged lines were left out.", path, damaged)
 
 
 def read_metrics_log(path: str) -> List[dict]:
-    """Entries of a JSON-lines log; a last line that an interruption cut short is left out."""
-    entries = []
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            for line in file:
-                if line.endswith("\n"):
-                    entries.append(json.loads(line))
-    return entries
+    """Entries of a JSON-lines log; damaged lines are left out."""
+    return [entry for _, entry in _lines(path)]
+
+
+def _restart_tensorboard(folder: str, step: int):
+    """Removes the event files of an earlier run, or makes TensorBoard drop the steps beyond `step`.
+
+    A restart of the session in the events does so. Summary writers of TensorFlow 2 have no `purge_step`: it gets a file
+    of its own, which TensorBoard reads, by its name, after those that are there and before the next one.
+    """
+    os.makedirs(folder, exist_ok=True)
+    events = glob.glob(os.path.join(glob.escape(folder), "events.out.tfevents.*"))
+    if not step:
+        for file in events:
+            os.remove(file)
+    elif events:
+        now = time.time()
+        start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+        with tf.io.TFRecordWriter(f"{max(events)}.start") as writer:
+            writer.write(tf.compat.v1.Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+            for _ in range(2):  # TensorBoard takes the first start for that of the run, later ones for restarts
+                event = tf.compat.v1.Event(wall_time=now, step=step + 1, session_log=start)
+                writer.write(event.SerializeToString())
 
 
 # --- Speed ---
 
 
 class Speed:
-    """Sequences, tokens and updates per second: totals over totals, time spent waiting for input included.
+    """Sequences, tokens and updates per second, time spent waiting for input included.
 
-    The first update, which traces and compiles, is timed separately; saving and evaluating (`excluded`) do not count.
+    The rates are those of the last `WINDOW` logged intervals, so that a slowdown shows; `average` is over the run. The
+    first update, which traces and compiles, is timed separately; saving and evaluating (`excluded`) do not count.
     """
 
+    WINDOW = 10
+
     def __init__(self):
-        self._started = time.monotonic()
+        self._excluded, self._started = 0.0, time.monotonic()
         self.first_update_seconds: Optional[float] = None
-        self._updates = self._sequences = self._tokens = 0.0
+        # (seconds, updates, sequences, tokens) since the first update, at each log of the window.
+        self._marks = collections.deque([(0.0, 0.0, 0.0, 0.0)], self.WINDOW + 1)
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._excluded - self._started
 
     def after(self, updates: int, sequences: float, tokens: float) -> Dict[str, float]:
         """Counts the work since the last call; the first call must come after the first update.
 
-        Returns: `first_update_seconds` on the first call, the rates since then on later ones.
+        Returns: `first_update_seconds` on the first call; on later ones the rates of the window, and the average
+            sequences per second.
         """
         if self.first_update_seconds is None:
-            self.first_update_seconds = time.monotonic() - self._started
-            self._started = time.monotonic()
+            self.first_update_seconds = self._seconds()
+            self._started += self.first_update_seconds
             return {"first_update_seconds": self.first_update_seconds}
-        self._updates += updates
-        self._sequences += sequences
-        self._tokens += tokens
-        return self.rates()
+        _, *done = self._marks[-1]
+        self._marks.append((self._seconds(), *(a + b for a, b in zip(done, (updates, sequences, tokens)))))
+        return {**_rates(self._marks[0], self._marks[-1]),
+                "average_sequences_per_second": self.average()["sequences_per_second"]}
 
-    def rates(self) -> Dict[str, float]:
-        """The rates so far; empty before the second update."""
-        if not self._updates:
-            return {}
-        elapsed = max(time.monotonic() - self._started, 1e-9)
-        return {"updates_per_second": self._updates / elapsed, "sequences_per_second": self._sequences / elapsed,
-                "tokens_per_second": self._tokens / elapsed}
+    def average(self) -> Dict[str, float]:
+        """The rates of the run; empty before the second update."""
+        _, *done = self._marks[-1]
+        return _rates((0.0, 0.0, 0.0, 0.0), (self._seconds(), *done)) if done[0] else {}
 
     @contextlib.contextmanager
     def excluded(self):
         """Leaves the time spent inside out of every rate."""
         entered = time.monotonic()
         yield
-        self._started += time.monotonic() - entered
+        self._excluded += time.monotonic() - entered
 
     def summary(self) -> str:
         first = f"the first update took {self.first_update_seconds:.1f} s"
-        rates = self.rates()
+        rates = self.average()
         if not rates:
             return f"{first[0].upper()}{first[1:]}."
-        return (f"{rates['sequences_per_second']:.1f} sequences/s, {rates['tokens_per_second']:.0f} tokens/s; {first} "
-                "and is not counted.")
+        return (f"{rates['sequences_per_second']:.1f} sequences/s, {rates['tokens_per_second']:.0f} tokens/s on "
+                f"average; {first} and is not counted.")
+
+
+def _rates(start: Sequence[float], end: Sequence[float]) -> Dict[str, float]:
+    seconds, updates, sequences, tokens = (b - a for a, b in zip(start, end))
+    seconds = max(seconds, 1e-9)
+    return {"updates_per_second": updates / seconds, "sequences_per_second": sequences / seconds,
+            "tokens_per_second": tokens / seconds}
 
 
 def hours(seconds: float) -> str:
@@ -175,7 +330,7 @@ def progress_bar(total: int, initial: int, description: str, hidden: bool = Fals
     ELECTRA_PROGRESS=1, from a wrapper whose pipe ends on a terminal, draws it all the same.
     """
     drawn = sys.stderr.isatty() or os.environ.get("ELECTRA_PROGRESS") == "1"
-    return tqdm(total=total, initial=initial, desc=description, unit="update", dynamic_ncols=True, smoothing=0.1,
+    return _Bar(total=total, initial=initial, desc=description, unit="update", dynamic_ncols=True, smoothing=0.1,
                 disable=hidden or not drawn)
 
 
@@ -208,7 +363,7 @@ class Report:
                                                                                 plot_file, writes)
         self.step, self._logged, self._hide_bar = step, step, hide_bar or not writes
         if writes:
-            self.log = MetricsLog(json_file, tensorboard_dir, step)
+            self.log = MetricsLog(json_file, tensorboard_dir, step, table)
 
     def __enter__(self):
         self.speed = Speed()
@@ -227,9 +382,11 @@ class Report:
         if not self.writes:
             return
         updates, self._logged = step - self._logged, step
+        if not sums["updates"]:  # all were skipped
+            return
         metrics = {"loss": sums["loss"] / sums["micro_batches"], **self.means(sums),
                    "learning_rate": float(self.schedule(tf.constant(step - 1))),
-                   "gradient_norm": sums["gradient_norm"] / updates}
+                   "gradient_norm": sums["gradient_norm"] / sums["updates"]}
         timing = self.speed.after(updates, sums.get("examples", updates * self.global_batch), sums["tokens"])
         self.log.write(step, "train", {**metrics, **timing})
         self._bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
@@ -247,8 +404,24 @@ class Report:
             logging.info("held out at step %d: %s", step, format_metrics(metrics, self.table))
             self.plot()
 
+    def was_evaluated(self, step: int) -> bool:
+        """Whether the log holds the evaluation of this step, the last one that was done before."""
+        return self.writes and self.log.last_evaluation == step
+
+    def skipped(self, step: int, count: int, why: str):
+        """Logs a non-finite update that was not applied, the `count`-th of the run."""
+        if self.writes:
+            self.log.write(step, "skipped", {"skipped_updates": count})
+            logging.warning("warning: %s.", why)
+
     def plot(self):
-        plot_curves(self.log.path, self.plot_file, self.title, self.table)
+        with self.log.surviving(self.plot_file):
+            plot_curves(self.log.curves, self.plot_file, self.title)
+
+    def redraw(self):
+        """Draws the curves of a finished run where they are missing."""
+        if self.writes and not os.path.exists(self.plot_file):
+            self.plot()
 
     def summary(self):
         """The last line of a finished run, and the curves."""
@@ -260,16 +433,77 @@ class Report:
                      self.plot_file)
 
 
-def plot_curves(metrics_log: str, png: str, title: str, table: Sequence[Metric]):
-    """Draws the curves of a metrics log, training and held out: one panel for each metric that has one and was logged.
+# --- Curves ---
+
+
+class Series:
+    """A curve of at most about LIMIT points, however many are added.
+
+    Beyond that, equal numbers of consecutive points are replaced by the lowest and the highest of them: spikes stay.
     """
+
+    LIMIT = 2000  # a multiple of 4
+
+    def __init__(self):
+        self._kept: List[Tuple[int, float]] = []
+        self._width = 1  # points that each bin stands for; it keeps two of them, or the only one
+        self._count, self._lowest, self._highest = 0, None, None  # of the bin that is being filled
+
+    def add(self, step: int, value: float):
+        if not math.isfinite(value):
+            return
+        if not self._count or value < self._lowest[1]:
+            self._lowest = (step, value)
+        if not self._count or value > self._highest[1]:
+            self._highest = (step, value)
+        self._count += 1
+        if self._count == self._width:
+            self._kept += self._bin()
+            self._count = 0
+            if len(self._kept) >= self.LIMIT:
+                groups = [self._kept[first:first + 4] for first in range(0, len(self._kept), 4)]
+                self._kept = [point for group in groups for point in _extremes(group)]
+                self._width = 4 if self._width == 1 else 2 * self._width
+
+    def _bin(self) -> List[Tuple[int, float]]:
+        return [self._lowest] if self._width == 1 else sorted((self._lowest, self._highest))
+
+    def points(self) -> List[Tuple[int, float]]:
+        """(step, value), ascending."""
+        return self._kept + (self._bin() if self._count else [])
+
+
+def _extremes(points: List[Tuple[int, float]]) -> List[Tuple[int, float]]:
+    return sorted((min(points, key=lambda point: point[1]), max(points, key=lambda point: point[1])))
+
+
+class Curves:
+    """The series of the metrics that have a panel, by (kind, name)."""
+
+    def __init__(self, table: Sequence[Metric]):
+        self.panels = [metric for metric in table if metric.panel]
+        self.series: Dict[Tuple[str, str], Series] = {}
+
+    def add(self, entry: dict):
+        """Adds an entry of the log."""
+        for metric in self.panels:
+            value = entry.get(metric.name)
+            if isinstance(value, (int, float)):
+                key = entry["kind"], metric.name
+                if key not in self.series:
+                    self.series[key] = Series()
+                self.series[key].add(entry["step"], value)
+
+
+def plot_curves(curves: Curves, png: str, title: str):
+    """Draws training and held-out curves: one panel for each metric that was logged."""
     # Imported here: it takes most of a second, and refusals of bad input should not wait for it.
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    entries = read_metrics_log(metrics_log)
-    panels = [metric for metric in table if metric.panel and any(metric.name in entry for entry in entries)]
+    logged = {name for _, name in curves.series}
+    panels = [metric for metric in curves.panels if metric.name in logged]
     if not panels:
         return
     columns = -(-len(panels) // 2)
@@ -277,7 +511,7 @@ def plot_curves(metrics_log: str, png: str, title: str, table: Sequence[Metric])
     for axis, (name, _, panel) in zip(axes.flat, panels):
         for kind, style in (("train", dict(linewidth=0.9, color="tab:blue", label="training")),
                             ("eval", dict(marker="o", markersize=3, color="tab:orange", label="held out"))):
-            points = [(entry["step"], entry[name]) for entry in entries if entry["kind"] == kind and name in entry]
+            points = curves.series[kind, name].points() if (kind, name) in curves.series else []
             if points:
                 axis.plot(*zip(*points), **style)
         axis.set(title=panel, xlabel="update")
@@ -288,6 +522,8 @@ def plot_curves(metrics_log: str, png: str, title: str, table: Sequence[Metric])
     axes.flat[0].legend()
     figure.suptitle(title)
     figure.tight_layout()
-    with files.replacing(png) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
-    plt.close(figure)
+    try:
+        with files.replacing(png) as temporary:
+            figure.savefig(temporary, dpi=110, format="png")
+    finally:
+        plt.close(figure)

@@ -90,7 +90,7 @@ class Reader:
         device = devices.open_device(config.device, config.precision, "false")
         if device.note:
             print(f"note: {device.note}", file=sys.stderr, flush=True)
-        source = weights.read(config.init_checkpoint)
+        source = weights.read(config.init_checkpoint, config.vocab_file)
         self.tokenizer = weights.open_tokenizer(source, config.vocab_file)
         self.model = weights.question_answering(source, self.tokenizer, compute_dtype=device.compute_dtype)
         if config.version_2_with_negative and not self.model.version_2 and (source.head or self.model.joint_head):

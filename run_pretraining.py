@@ -1,4 +1,4 @@
-"""Pre-trains ELECTRA, one phase a run.
+"""Pre-trains ELECTRA, one phase per run.
 
     python run_pretraining.py --model_size=small --pretrain_tfrecords=DIR --max_seq_length=128 \\
         --num_train_steps=10000 --num_warmup_steps=2000 --train_batch_size=64
@@ -15,7 +15,7 @@ import json
 import math
 import os
 import sys
-from typing import Callable, Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
@@ -33,11 +33,11 @@ import pretrain_utils
 import report
 import training
 import weights
-from checkpoints import Checkpoints
+from checkpoints import Checkpoints, fingerprint
 from configuration import PretrainingConfig, UserError
 from report import Metric
 from tokenization import ElectraTokenizer
-from workers import Workers, catch_lost_workers, fingerprint
+from workers import Workers, catch_lost_workers, checksum
 
 # Switches of Habana's recipe: the option that each one sets, and its value.
 OLD_NAMES = {"use_hpu": ("device", "hpu"), "hmp": ("precision", "bf16"), "bfloat16": ("precision", "bf16"),
@@ -59,8 +59,11 @@ class Data(NamedTuple):
 
 
 def open_tokenizer(config: PretrainingConfig, shards) -> ElectraTokenizer:
-    """--vocab_file, else the vocabulary beside the shards; compared with the dataset's manifest if there is one."""
-    manifest = pretrain_utils.read_manifest(shards) or {}
+    """--vocab_file, else the vocabulary beside the first shard, with the casing of the first manifest if there is one.
+
+    `open_data` compares it with all manifests.
+    """
+    manifest = next(iter(pretrain_utils.read_manifests(shards).values()), {})
     casing = {key: manifest[key] for key in ("do_lower_case", "strip_accents") if key in manifest}
     if config.vocab_file:
         tokenizer = ElectraTokenizer(config.vocab_file, **casing)
@@ -72,19 +75,19 @@ def open_tokenizer(config: PretrainingConfig, shards) -> ElectraTokenizer:
             raise UserError(f"{folder} has no vocab.txt beside the shards: give the vocabulary they were built with as "
                             "--vocab_file.")
         tokenizer = ElectraTokenizer.from_folder(places[0], **casing)
-    if manifest and manifest["tokenizer_fingerprint"] != tokenizer.fingerprint:
-        raise UserError(f"--vocab_file: {tokenizer.vocab_file} is not the vocabulary of {os.path.dirname(shards[0])} "
-                        "(according to its manifest): give that one, or rebuild the dataset.")
     return tokenizer
 
 
-def open_data(paths, config: PretrainingConfig, vocab_size: int) -> Data:
-    """Checks every shard's first record and counts the records (once: the counts are cached in the run's folder)."""
-    shards = pretrain_utils.count_shards(
-        paths, pretrain_utils.read_manifest(paths), os.path.join(config.model_dir, "record_counts.json"),
-        lambda uncounted: tqdm(uncounted, desc="counting records", unit="shard", disable=not sys.stderr.isatty()))
+def open_data(paths, config: PretrainingConfig, tokenizer: ElectraTokenizer) -> Data:
+    """Checks manifests and every shard's first record, and finds or makes the shards' indices (see index_shards)."""
+    pretrain_utils.check_manifests(paths, tokenizer, config.max_seq_length)
+    folder = os.path.join(config.model_dir, "record_index")
+    shards = pretrain_utils.index_shards(
+        paths, folder, lambda new: tqdm(new, desc="indexing shards", unit="shard", disable=not sys.stderr.isatty()))
     filled = [shard for shard in shards if shard.records]
-    formats = [pretrain_utils.RecordFormat(shard.path, config.max_seq_length, vocab_size) for shard in filled]
+    damaged = pretrain_utils.DamagedRecords(config.skip_bad_records, os.path.join(folder, "damaged"), paths)
+    formats = [pretrain_utils.RecordFormat(shard, config.max_seq_length, tokenizer.vocab_size, damaged)
+               for shard in filled]
     return Data(pretrain_utils.RecordOrder(filled, config.seed), formats[0])
 
 
@@ -102,16 +105,20 @@ def make_optimizer(config: PretrainingConfig, variables) -> optimization.Optimiz
 
 
 class Start(NamedTuple):
-    """Updates done in this phase, and the global number of the next record."""
+    """Where a phase starts, and from what."""
 
-    step: int
-    record: int
+    step: int  # updates done in this phase
+    record: int  # global number of the next record
+    restored: Optional[str] = None  # the checkpoint that was restored
+    phase_1: Optional[dict] = None  # in phase 2: `step` and `fingerprint` of the phase-1 checkpoint it started from
+    skipped: Sequence[int] = ()  # the updates that were skipped
 
 
 def refuse_second_run(config: PretrainingConfig, checkpoints: Checkpoints):
-    """Refuses to mix two runs in one folder. Phase 1 without --restore_checkpoint is a new run."""
+    """Refuses to mix two runs in one folder. Phase 1 without a checkpoint to resume from is a new run."""
     found = checkpoints.list(2 if config.phase2 else None)
-    if found and not config.restore_checkpoint and not config.overwrite:
+    is_new = not config.restore_checkpoint or config.restore_checkpoint == "auto" and not checkpoints.list(config.phase)
+    if found and is_new and not config.overwrite:
         raise UserError(
             f"{config.checkpoint_dir} already holds {os.path.basename(found[-1].prefix)} of an earlier run: resume it "
             "with --restore_checkpoint=latest (scripts/electra.sh: --resume_training=true), choose another "
@@ -121,34 +128,40 @@ def refuse_second_run(config: PretrainingConfig, checkpoints: Checkpoints):
 def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -> Optional[str]:
     """The checkpoint to start from, or None for a fresh start.
 
-    In order: the one that --restore_checkpoint names; with `latest` the newest of this phase; in phase 2 the newest of
-    phase 1, which must have finished.
+    In order: the one that --restore_checkpoint names; with `latest` and `auto` the newest of this phase; in phase 2 the
+    newest of phase 1, which must have finished.
     """
-    if config.restore_checkpoint not in (None, "latest"):
+    if config.restore_checkpoint not in (None, "latest", "auto"):
         return config.restore_checkpoint
     newest = checkpoints.newest(config.phase) if config.restore_checkpoint else None
+    if newest is None and config.restore_checkpoint == "auto" and checkpoints.list(config.phase):
+        raise UserError(f"--restore_checkpoint=auto: none of the checkpoints in {config.checkpoint_dir} can be read: "
+                        "start a new run with another --model_name, or delete them with --overwrite.")
     if newest is None and config.phase2:
         newest = checkpoints.newest(1)
         if newest is None:
             raise UserError(f"--phase2: {config.checkpoint_dir} holds no checkpoint of phase 1: run phase 1 first, or "
                             "name the run with --model_name.")
-    if newest is None and config.restore_checkpoint:
-        raise UserError(f"--restore_checkpoint=latest: {config.checkpoint_dir} holds no checkpoint: omit the option "
-                        "(scripts/electra.sh: resume_training) for a new run, or correct --model_name.")
+    if newest is None and (config.restore_checkpoint == "latest" or config.eval_only):
+        new_run = "" if config.eval_only else "omit the option (scripts/electra.sh: resume_training) for a new run, or "
+        raise UserError(f"--restore_checkpoint={config.restore_checkpoint}: {config.checkpoint_dir} holds no "
+                        f"checkpoint: {new_run}correct "
+                        "--model_name.")
     return newest.prefix if newest else None
 
 
 def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, checkpoints, workers: Workers) -> Start:
     """Sets the variables and logs where they come from: a checkpoint, else --load_weights, else fresh values."""
     name = checkpoint_to_restore(config, checkpoints)
-    if config.load_weights:
-        source = weights.merge([weights.read(part.strip()) for part in config.weights_dir.split(",")])
+    if config.load_weights and not (config.restore_checkpoint and checkpoints.list(config.phase)):
+        parts = config.weights_dir.split(",")
+        source = weights.merge([weights.read(part.strip(), config.vocab_file) for part in parts])
         for line in weights.load(source, model.trainable_variables, tokenizer):
             logging.info(line)
         return Start(0, 0)
     if name is None:
         return Start(0, 0)
-    saved = weights.open_checkpoint(name, tokenizer=tokenizer)
+    saved = weights.open_checkpoint(name, tokenizer=tokenizer, pretraining=True)
     state = saved.state
     if state["phase"] == 1 and config.phase2:
         if state["step"] < state["config"]["num_train_steps"]:
@@ -157,12 +170,13 @@ def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, check
                             "--restore_checkpoint=latest (scripts/electra.sh: --resume_training=true).")
         saved.restore(model)
         logging.info("phase 2 starts from the weights of %s, with a fresh optimizer.", saved.prefix)
-        return Start(0, 0)
+        return Start(0, 0, saved.prefix, {"step": state["step"], "fingerprint": fingerprint(saved.prefix)})
     if state["phase"] != config.phase:
         raise UserError(f"checkpoint {saved.prefix} belongs to phase {state['phase']}, this run is phase "
                         f"{config.phase}: {'omit' if config.phase2 else 'add'} --phase2 or name another checkpoint.")
     saved.restore(model, optimizer)
     logging.info("resuming from %s at step %d.", saved.prefix, state["step"])
+    report_other_phase_1(state, checkpoints)
     training.log_differences(state, workers, config.train_batch_size * config.gradient_accumulation_steps
                              * workers.size, "record")
     for option, value in dataclasses.asdict(config).items():
@@ -172,8 +186,33 @@ def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, check
     if state["data"] != data.fingerprint:
         logging.info("note: the training data differs from the checkpoint's: its first epoch starts at the first "
                      "record.")
-        return Start(state["step"], 0)
-    return Start(state["step"], state["record"])
+    record = state["record"] if state["data"] == data.fingerprint else 0
+    return Start(state["step"], record, saved.prefix, state.get("phase_1"), state.get("skipped_updates", ()))
+
+
+def report_other_phase_1(state: dict, checkpoints: Checkpoints):
+    """Logs that phase 1 has another newest checkpoint than the one that phase 2 started from."""
+    origin, newest = state.get("phase_1"), checkpoints.list(1)[-1:]
+    if not origin or not newest or origin == {"step": newest[0].step, "fingerprint": fingerprint(newest[0].prefix)}:
+        return
+    logging.warning("warning: phase 2 started from step %d of phase 1 and does not include %s, the newest checkpoint "
+                    "of phase 1 now: to train phase 2 from that one, move ckpt-p2-* out of %s and run the same "
+                    "command.", origin["step"], newest[0].prefix, checkpoints.folder)
+
+
+def make_way(config: PretrainingConfig, checkpoints: Checkpoints, start: Start):
+    """Moves checkpoints aside that would be taken for this run's: with --overwrite all of an earlier run, after an
+    explicit --restore_checkpoint the newer ones. Called when nothing can be refused any more."""
+    if config.skip_checkpoint or start.step >= config.num_train_steps:
+        return
+    if config.overwrite:
+        checkpoints.set_replaced_aside(2 if config.phase2 else None)
+    elif start.restored and config.restore_checkpoint not in (None, "latest", "auto"):
+        moved = checkpoints.set_newer_aside(config.phase, start.step, start.restored)
+        second = checkpoints.list(2)
+        if moved and not config.phase2 and second:
+            logging.info("note: phase 2, up to %s, is not moved; it started from an earlier phase 1.",
+                         second[-1].prefix)
 
 
 # --- Evaluation ---
@@ -196,11 +235,11 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
     that returns whether to stop early, and then returns None. Every worker calls it and evaluates its share of the
     batches; the result does not depend on the number of workers.
     """
-    data = open_data(pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords"), config, tokenizer.vocab_size)
+    data = open_data(pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords"), config, tokenizer)
     batches = min(config.num_eval_steps, data.order.records // config.train_batch_size)
     if not batches:
         raise UserError(f"--eval_tfrecords hold {data.order.records} records, fewer than one batch of "
-                        f"--train_batch_size={config.train_batch_size}: hold out more, or omit the option.")
+                        f"--train_batch_size={config.train_batch_size}: lower it, or hold out more records.")
 
     @tf.function(autograph=False)
     def evaluate_batch(features, seeds):
@@ -278,15 +317,20 @@ class Setup(NamedTuple):
 def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
     """Opens the data, builds the model and restores it: everything that can be refused, before the first update."""
     workers = device.workers
-    checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max)
+    checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max, keep_every=config.keep_every_steps)
     refuse_second_run(config, checkpoints)
+    if workers.is_chief:
+        report.check_writable(config.model_dir, "results_dir")
+        if not config.skip_checkpoint:
+            report.check_writable(config.checkpoint_dir, "results_dir")
+    report.check_writable(config.logs, "log_dir")
     report.start_logging(config.logs, f"pretraining_phase{config.phase}_rank{workers.rank}",
                          on_console=workers.is_chief)
     logging.info("ELECTRA %s, phase %d, on %s.", config.run_name, config.phase, device)
     shards = pretrain_utils.find_shards(config.pretrain_tfrecords, "pretrain_tfrecords")
     tokenizer = open_tokenizer(config, shards)
-    with workers.chief_first():  # rank 0 counts the records
-        data = open_data(shards, config, tokenizer.vocab_size)
+    with workers.chief_first():  # rank 0 writes the indices that are missing
+        data = open_data(shards, config, tokenizer)
         model = modeling.pretraining_model(config.encoder_config(tokenizer.vocab_size), config, tokenizer,
                                            device.compute_dtype)
         evaluate = make_evaluator(model, config, tokenizer, workers) if config.eval_tfrecords else None
@@ -296,13 +340,10 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
     start = None
     if workers.is_chief:
         checkpoints.clean()
-        if config.overwrite:  # only now that the data and the model are known to be good
-            checkpoints.clear(2 if config.phase2 else None)
-        if not config.skip_checkpoint:
-            checkpoints.check_disk(model)
         start = restore_or_initialise(config, model, optimizer, data, tokenizer, checkpoints, workers)
-        describe_run(config, device, model, data, start, global_batch)
-        tokenizer.save(config.model_dir)
+        if not config.skip_checkpoint:
+            checkpoints.check_disk(model, config.phase, start.step, config.num_train_steps, config.overwrite,
+                                   keep_best=evaluate is not None)
     start = workers.from_chief(start)
     workers.broadcast([*model.variables, *optimizer.variables])
     return Setup(checkpoints, tokenizer, data, model, optimizer, evaluate, start, global_batch)
@@ -311,7 +352,7 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
 def compare_inputs(config: PretrainingConfig, data: Data, tokenizer: ElectraTokenizer, workers: Workers):
     """Raises UserError: a worker reads other shards or another vocabulary than rank 0 does."""
     def sizes(paths):
-        return fingerprint([(os.path.basename(path), os.path.getsize(path)) for path in paths])
+        return checksum([(os.path.basename(path), os.path.getsize(path)) for path in paths])
 
     shards = [shard.path for shard in data.order.shards]
     facts = {"--pretrain_tfrecords": f"{data.order.records} records with checksum {sizes(shards)}",
@@ -325,11 +366,16 @@ def compare_inputs(config: PretrainingConfig, data: Data, tokenizer: ElectraToke
 def train(config: PretrainingConfig, device: devices.Device, stop: training.StopRequest):
     """Runs one phase to its end, or until a stop is requested.
 
-    Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite.
+    Raises: see `training.run_updates`.
     """
     workers = device.workers
     setup = prepare(config, device)
-    model, data, start = setup.model, setup.data, setup.start
+    model, data, start, checkpoints = setup.model, setup.data, setup.start, setup.checkpoints
+    run_report = make_report(config, setup, workers)
+    if workers.is_chief:  # nothing can be refused any more
+        describe_run(config, device, setup)
+        make_way(config, checkpoints, start)
+        setup.tokenizer.save(config.model_dir)
     batches = pretrain_utils.micro_batches(data.order, data.record_format, config.train_batch_size, start.record,
                                            workers.rank, workers.size)
     common = training.run_state(dataclasses.asdict(config), model, setup.tokenizer.fingerprint, device.kind, workers)
@@ -339,25 +385,44 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
             key = [config.seed, pretrain_utils.TRAINING, config.phase, step, micro_batch, workers.rank]
             yield as_tensors(next(batches), pretrain_utils.fold_seeds(key, model.num_seeds))
 
-    def save(step: int):
+    def save(step: int, last: bool):
         if workers.is_chief:
             state = {**common, "data": data.fingerprint,
-                     "record": start.record + (step - start.step) * setup.global_batch}
-            logging.info("saved %s.", setup.checkpoints.save(config.phase, step, model, setup.optimizer, state))
+                     "record": start.record + (step - start.step) * setup.global_batch,
+                     "skipped_updates": [skipped for skipped in train_step.skipped() if skipped <= step]}
+            if start.phase_1:
+                state["phase_1"] = start.phase_1
+            checkpoints.start(config.phase, step, model, setup.optimizer, state)
+            if last:
+                checkpoints.complete()
+
+    def evaluate(step: int) -> Optional[Dict[str, float]]:
+        metrics = setup.evaluate(lambda: stop.signal_name)
+        if metrics and workers.is_chief:
+            checkpoints.evaluated(config.phase, step, held_out_loss(metrics, config))
+        return metrics
 
     job = training.Job(
-        start.step, config.num_train_steps, micro_batches, config.updates_per_log,
+        start.step, config.num_train_steps, micro_batches, config.updates_per_log, config.save_checkpoints_minutes,
         saves_after=lambda step: step % config.save_checkpoints_steps == 0,
         evaluates_after=lambda step: setup.evaluate and (step == config.num_train_steps
                                                          or step % config.updates_per_eval == 0),
         save=None if config.skip_checkpoint else save,
-        evaluate=lambda: setup.evaluate(lambda: stop.signal_name),
-        not_finite=lambda step: not_finite(step, config, setup.checkpoints),
+        evaluate=evaluate,
+        bad_update=lambda step: bad_update(step, config),
+        not_finite=lambda step: not_finite(step, config, checkpoints),
         interrupted=lambda *stopped: resume_hint(config, *stopped))
     train_step = optimization.TrainStep(model.loss, model.metric_names, setup.optimizer,
                                         config.gradient_accumulation_steps, jit_compile=device.jit_compile,
-                                        workers=workers)
-    training.run_updates(job, train_step, make_report(config, setup, workers), stop, workers)
+                                        workers=workers, skip_budget=config.skip_bad_updates, skipped=start.skipped)
+    with checkpoints:
+        training.run_updates(job, train_step, run_report, stop, workers)
+
+
+def held_out_loss(metrics: Dict[str, float], config: PretrainingConfig) -> float:
+    """The objective on held-out data: the generator's loss plus --disc_weight times the discriminator's, those there
+    are."""
+    return metrics.get("generator_loss", 0.0) + config.disc_weight * metrics.get("discriminator_loss", 0.0)
 
 
 def evaluate_only(config: PretrainingConfig, device: devices.Device):
@@ -368,10 +433,11 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
     shards = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
     tokenizer = open_tokenizer(config, shards)
     name = checkpoint_to_restore(config, Checkpoints(config.checkpoint_dir))
-    saved = weights.open_checkpoint(name, tokenizer=tokenizer)
+    saved = weights.open_checkpoint(name, tokenizer=tokenizer, pretraining=True)
     config = config.with_model_of(PretrainingConfig.from_saved(saved.state["config"]))
     model = modeling.pretraining_model(saved.encoder, config, tokenizer, device.compute_dtype)
-    evaluate = make_evaluator(model, config, tokenizer, device.workers)
+    with device.workers.chief_first():  # rank 0 writes the indices that are missing
+        evaluate = make_evaluator(model, config, tokenizer, device.workers)
     saved.restore(model)
     prefix, state, metrics = saved.prefix, saved.state, evaluate()
     if not device.is_chief:
@@ -381,8 +447,10 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
     print(json.dumps({"checkpoint": prefix, "step": state["step"], "phase": state["phase"], **metrics}))
 
 
-def describe_run(config, device, model, data: Data, start: Start, global_batch: int):
+def describe_run(config, device, setup: Setup):
     """Logs and saves what is about to run."""
+    model, data, start, global_batch = setup.model, setup.data, setup.start, setup.global_batch
+
     def millions(*parts) -> float:
         unique = {id(variable): variable for part in parts if part for variable in part.trainable_variables}
         return sum(variable.shape.num_elements() for variable in unique.values()) / 1e6
@@ -427,12 +495,17 @@ def make_report(config: PretrainingConfig, setup: Setup, workers: Workers) -> re
         tensorboard_dir=os.path.join(config.logs, "tensorboard", f"phase{config.phase}"), writes=workers.is_chief)
 
 
+def bad_update(step: int, config: PretrainingConfig) -> str:
+    return f"update {step} (batch seed {[config.seed, pretrain_utils.TRAINING, config.phase, step]})"
+
+
 def not_finite(step: int, config: PretrainingConfig, checkpoints: Checkpoints) -> str:
+    checkpoints.finish()
     newest = checkpoints.list(config.phase)
     kept = f"the last checkpoint is {newest[-1].prefix}" if newest else "there is no checkpoint yet"
-    return (f"the loss or its gradient is not finite at update {step} (batch seed "
-            f"{[config.seed, pretrain_utils.TRAINING, config.phase, step]}), which was not applied; {kept}: resume "
-            "with a lower --learning_rate or a longer warm-up.")
+    return (f"the loss or its gradient is not finite at {bad_update(step, config)}, which was not applied; {kept}: "
+            "resume with a lower --learning_rate or a longer warm-up, or skip such updates with "
+            f"--skip_bad_updates={config.skip_bad_updates + 1}.")
 
 
 def resume_hint(config: PretrainingConfig, signal_name: str, step: int, anything_new: bool) -> str:
@@ -450,7 +523,7 @@ def main(argv):
         if config.eval_only:
             evaluate_only(config, device)
             return
-        with training.StopRequest() as stop:
+        with training.StopRequest() as stop, config.sole_user(device.workers):
             train(config, device, stop)
 
 

@@ -4,7 +4,7 @@
         --init_checkpoint=results/models/base/checkpoints
     python run_tf_squad.py --do_predict --predict_file=questions.json --output_dir=results/squad
 
-Writes to --output_dir: checkpoints/ (one an epoch), predictions.json, nbest_predictions.json, null_odds.json (2.0),
+Writes to --output_dir: checkpoints/ (one per epoch), predictions.json, nbest_predictions.json, null_odds.json (2.0),
 results.json, logfile.txt, logs/ (JSON lines, TensorBoard, curves), vocab.txt. scripts/electra_squad.sh is the recipe.
 
 AdamW with layer-wise learning rates: a layer's is `0.8 ** (num_layers + 2 - depth)` of the head's, with depth 0 for the
@@ -22,7 +22,7 @@ import random
 import subprocess
 import sys
 import time
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
@@ -46,7 +46,7 @@ from checkpoints import Checkpoints, read_state
 from configuration import Interrupted, PretrainingConfig, SquadConfig, UserError
 from report import Metric
 from tokenization import ElectraTokenizer
-from workers import Workers, catch_lost_workers, fingerprint
+from workers import Workers, catch_lost_workers, checksum
 
 # --- Setting up ---
 
@@ -78,7 +78,7 @@ def read_weights(config: SquadConfig, workers: Workers) -> Tuple[weights.Source,
 def read_source(config: SquadConfig) -> weights.Source:
     """The weights to start from. Without training they need a head: --init_checkpoint, else what output_dir holds."""
     if config.init_checkpoint:
-        return weights.read(config.init_checkpoint)
+        return weights.read(config.init_checkpoint, config.vocab_file)
     if config.do_train:
         try:
             return weights.read(config.electra_model)
@@ -87,7 +87,7 @@ def read_source(config: SquadConfig) -> weights.Source:
     if not Checkpoints(config.checkpoint_dir).list():
         raise UserError(f"--init_checkpoint is missing and {config.checkpoint_dir} holds no checkpoint: name a "
                         "fine-tuned model, or add --do_train.")
-    return weights.read(config.checkpoint_dir)
+    return weights.read(config.checkpoint_dir, config.vocab_file)
 
 
 def own_weights() -> str:
@@ -114,8 +114,7 @@ def read_split(config: SquadConfig, name: str, tokenizer: ElectraTokenizer, need
         features = squad_utils.build_features(examples, tokenizer, **lengths)
     else:
         features = squad_utils.cached_features(path, examples, tokenizer,
-                                               config.cache_dir or os.path.join(config.output_dir, "cache"),
-                                               config.version_2_with_negative, **lengths)
+                                               config.features_dir, config.version_2_with_negative, **lengths)
     logging.info("%s: %d questions, %d windows of %.0f tokens on average.", path, len(examples),
                  len(features.lengths), features.lengths.mean())
     return Split(path, examples, features)
@@ -208,6 +207,7 @@ class Setup(NamedTuple):
     optimizer: optimization.AdamW
     windows: squad_utils.WindowOrder
     step: int  # updates done before
+    skipped: Sequence[int]  # of these, the updates that were skipped
     num_train_steps: int
 
 
@@ -231,13 +231,13 @@ def prepare(config: SquadConfig, device: devices.Device, inputs: Inputs) -> Setu
     if updates <= 0:
         updates = done + math.ceil(windows.batches_until(config.num_train_epochs) / accumulation)
     optimizer = make_optimizer(config, model, updates)
-    setup = Setup(checkpoints, seed, model, optimizer, windows, done, updates)
+    skipped = found.get("skipped_updates", ()) if found else ()
+    setup = Setup(checkpoints, seed, model, optimizer, windows, done, skipped, updates)
     if workers.is_chief:
-        if not config.skip_checkpoint:
-            checkpoints.check_disk(model)
+        checkpoints.clean()
         restore_or_load(setup, inputs, workers)
-        inputs.tokenizer.save(config.output_dir)
-        describe_run(config, device, setup)
+        if not config.skip_checkpoint:
+            checkpoints.check_disk(model, step=done, num_train_steps=updates, replace=found is None)
     workers.broadcast([*model.variables, *optimizer.variables])
     return setup
 
@@ -252,7 +252,6 @@ def restore_or_load(setup: Setup, inputs: Inputs, workers: Workers):
         return
     for line in weights.load(inputs.source, setup.model.trainable_variables, inputs.tokenizer, weights.SQUAD_WAY_OUT):
         logging.info(line)
-    setup.checkpoints.clear()  # only now that the new training is known to be possible; empty without --overwrite
 
 
 def describe_run(config: SquadConfig, device: devices.Device, setup: Setup):
@@ -272,14 +271,23 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
           ) -> Tuple[modeling.QuestionAnswering, dict]:
     """Fine-tunes, or resumes. Returns: the model and the part of results.json about training.
 
-    Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite.
+    Raises: see `training.run_updates`.
     """
     workers, accumulation = device.workers, config.gradient_accumulation_steps
     setup = prepare(config, device, inputs)
-    model, windows = setup.model, setup.windows
+    model, windows, checkpoints = setup.model, setup.windows, setup.checkpoints
+    run_report = make_report(config, setup, workers)
+    if workers.is_chief:  # nothing can be refused any more
+        describe_run(config, device, setup)
+        if not inputs.found and not config.skip_checkpoint:
+            checkpoints.set_replaced_aside()  # there are none without --overwrite
+        inputs.tokenizer.save(config.output_dir)
+    positions = {}  # by step: a checkpoint may be of an earlier update than the last one that has begun
 
     def micro_batches(step: int):
         """Of one update: this worker's rows of each batch, and seeds."""
+        positions[step - 1] = windows.position
+        positions.pop(step - 2 - config.log_freq, None)  # a bad update has been noticed by then
         for micro_batch in range(accumulation):
             batch = next(windows)
             own = batch._replace(rows=np.array_split(batch.rows, workers.size)[workers.rank])
@@ -293,25 +301,32 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
               **training.run_state({**dataclasses.asdict(config), "seed": setup.seed}, model,
                                    inputs.tokenizer.fingerprint, device.kind, workers)}
 
-    def save(step: int):
+    def save(step: int, last: bool):
         if workers.is_chief:
-            state = {**common, "position": windows.position}
-            logging.info("saved %s.", setup.checkpoints.save(1, step, model, setup.optimizer, state))
+            state = {**common, "position": positions.get(step, windows.position),
+                     "skipped_updates": [skipped for skipped in train_step.skipped() if skipped <= step]}
+            checkpoints.start(1, step, model, setup.optimizer, state)
+            if last:
+                checkpoints.complete()
 
     def epoch_ended(step: int) -> bool:
         return windows.batches_since_epoch_end < accumulation
 
     job = training.Job(
-        setup.step, setup.num_train_steps, micro_batches, config.log_freq, saves_after=epoch_ended,
+        setup.step, setup.num_train_steps, micro_batches, config.log_freq, config.save_checkpoints_minutes,
+        saves_after=epoch_ended,
         evaluates_after=lambda step: (config.evaluate_during_training and epoch_ended(step)
                                       and step < setup.num_train_steps),
         save=None if config.skip_checkpoint else save,
-        evaluate=lambda: predict(config, model, inputs.dev, workers, stop)[1],
-        not_finite=lambda step: not_finite(step, setup),
+        evaluate=lambda step: predict(config, model, inputs.dev, workers, stop)[1],
+        bad_update=lambda step: f"update {step} (seed {setup.seed})",
+        not_finite=lambda step: not_finite(step, setup, config),
         interrupted=lambda *stopped: resume_hint(config, setup.num_train_steps, *stopped))
     train_step = optimization.TrainStep(model.loss, model.metric_names, setup.optimizer, accumulation,
-                                        jit_compile=device.jit_compile, workers=workers)
-    rates = training.run_updates(job, train_step, make_report(config, setup, workers), stop, workers)
+                                        jit_compile=device.jit_compile, workers=workers,
+                                        skip_budget=config.skip_bad_updates, skipped=setup.skipped)
+    with checkpoints:
+        rates = training.run_updates(job, train_step, run_report, stop, workers)
     summary = {"train_steps": setup.num_train_steps, "seed": setup.seed}
     if rates:
         summary["train_sequences_per_second"] = rates["sequences_per_second"]
@@ -352,9 +367,11 @@ def make_report(config: SquadConfig, setup: Setup, workers: Workers) -> report.R
         hide_bar=config.disable_progress_bar)
 
 
-def not_finite(step: int, setup: Setup) -> str:
-    return (f"the loss or its gradient is not finite at update {step} (seed {setup.seed}), which was not applied: "
-            "choose a lower --learning_rate or a longer --warmup_proportion.")
+def not_finite(step: int, setup: Setup, config: SquadConfig) -> str:
+    kept = "" if config.skip_checkpoint or step == 1 else " and the updates before it are saved"
+    return (f"the loss or its gradient is not finite at update {step} (seed {setup.seed}), which was not applied"
+            f"{kept}: choose a lower --learning_rate or a longer --warmup_proportion, with --overwrite, or skip such "
+            f"updates with --skip_bad_updates={config.skip_bad_updates + 1}.")
 
 
 def resume_hint(config: SquadConfig, num_train_steps: int, signal_name: str, step: int, anything_new: bool) -> str:
@@ -479,11 +496,20 @@ def run_eval_script(config: SquadConfig, dev: Split, scores: Dict[str, float]):
 
 
 def run(config: SquadConfig, stop: training.StopRequest):
-    """Trains, answers and scores, as the options say. Everything is validated before the first update."""
+    """Trains, answers and scores, as the options say, while no other process uses output_dir."""
     device = devices.open_for(config)
+    with config.sole_user(device.workers):
+        run_on(device, config, stop)
+
+
+def run_on(device: devices.Device, config: SquadConfig, stop: training.StopRequest):
+    """Everything is validated before the first update."""
     workers = device.workers
     report.start_logging(config.output_dir, f"logfile_rank{workers.rank}" if workers.rank else "logfile",
                          suffix="txt", on_console=workers.is_chief)
+    if workers.is_chief and config.do_train:
+        for folder in ("logs", *([] if config.skip_checkpoint else ["checkpoints"])):
+            report.check_writable(os.path.join(config.output_dir, folder), "output_dir")
     logging.info("ELECTRA on SQuAD %s, on %s.", "2.0" if config.version_2_with_negative else "1.1", device)
     check_files(config)
     source, tokenizer = read_weights(config, workers)
@@ -523,7 +549,7 @@ def compare_inputs(config: SquadConfig, source: weights.Source, tokenizer: Elect
     for split, flag in (("train", "--train_file"), ("dev", "--predict_file")):
         if config.do_train if split == "train" else config.predicts:
             with open(config.data_file(split), "rb") as file:
-                facts[flag] = f"one with checksum {fingerprint(file.read())}"
+                facts[flag] = f"one with checksum {checksum(file.read())}"
     workers.compare(facts)
 
 

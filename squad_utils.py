@@ -361,7 +361,7 @@ class WindowOrder:
 
     @property
     def position(self) -> dict:
-        return {"epoch": self.epoch, "taken": self._taken}
+        return {"epoch": self.epoch, "taken": [list(entry) for entry in self._taken]}
 
     @property
     def batches_since_epoch_end(self) -> int:

@@ -28,7 +28,7 @@ import configuration
 import files
 import hub
 import modeling
-from checkpoints import STATE_KEY, find_checkpoint, in_short, read_state, restore, unreadable
+from checkpoints import STATE_KEY, find_checkpoint, in_short, read_state, readable, restore, unreadable
 from configuration import ElectraConfig, PretrainingConfig, UserError
 from tokenization import ElectraTokenizer
 
@@ -124,12 +124,13 @@ class Source(NamedTuple):
     state: Optional[dict] = None  # of this project's checkpoints
 
 
-def read(name: str) -> Source:
+def read(name: str, vocab_file: Optional[str] = None) -> Source:
     """Reads weights in any supported format.
 
     Args:
         name: a checkpoint prefix (of this project or TF1), a folder (checkpoints, Hugging Face, exported, TF1), or a
             model on the Hugging Face hub, such as google/electra-small-discriminator, which is downloaded once.
+        vocab_file: of a checkpoint of this project without a vocab.txt in its run's folder.
     Raises: UserError: there are no such weights, or they are damaged or incomplete.
     """
     path = find_weights(name)
@@ -139,10 +140,11 @@ def read(name: str) -> Source:
         if not os.path.exists(path + ".index"):
             raise UserError(f"{name} is neither a folder of weights nor the prefix of a checkpoint: name one, or a "
                             "model on the Hugging Face hub.")
-        reader = tf.train.load_checkpoint(path)
-        if reader.has_tensor(STATE_KEY):
-            return _read_own(name, path)
-        return _read_tf1(name, path, reader)
+        with readable(path) as alias:
+            reader = tf.train.load_checkpoint(alias)
+            if reader.has_tensor(STATE_KEY):
+                return _read_own(name, path, vocab_file)
+            return _read_tf1(name, path, reader)
     except (tf.errors.OpError, RuntimeError) as error:
         raise unreadable(path, error) from error
 
@@ -164,8 +166,9 @@ def find_weights(name: str) -> str:
     return name
 
 
-def _read_own(name: str, prefix: str) -> Source:
-    saved = open_checkpoint(prefix)
+def _read_own(name: str, prefix: str, vocab_file: Optional[str]) -> Source:
+    in_folder = os.path.exists(os.path.join(run_folder(prefix), "vocab.txt"))
+    saved = open_checkpoint(prefix, None if in_folder else vocab_file)
     tensors = {variable.name.split(":")[0]: variable.numpy() for variable in saved.model().trainable_variables}
     return Source(name, tensors, [], saved.encoder, saved.tokenizer, saved.state.get("head"), saved.state)
 
@@ -206,20 +209,32 @@ class SavedRun(NamedTuple):
         restore(self.prefix, model, optimizer)
 
 
-def open_checkpoint(name: str, vocab_file: Optional[str] = None, tokenizer: Optional[ElectraTokenizer] = None
-                    ) -> SavedRun:
+def run_folder(prefix: str) -> str:
+    """The folder of the run that wrote a checkpoint, also of one that was moved aside (`Checkpoints.set_aside`)."""
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(prefix)))
+    if not os.path.exists(os.path.join(folder, "vocab.txt")) and os.path.basename(folder) == "checkpoints":
+        return os.path.dirname(folder)
+    return folder
+
+
+def open_checkpoint(name: str, vocab_file: Optional[str] = None, tokenizer: Optional[ElectraTokenizer] = None,
+                    pretraining: bool = False) -> SavedRun:
     """Opens a checkpoint of this project: the one way to it, for resuming, evaluating, exporting, and fine-tuning.
 
     Args:
         name: see `find_checkpoint`.
         vocab_file: its vocabulary (default: the vocab.txt of the run's folder).
         tokenizer: the vocabulary of the data in use, in place of both.
+        pretraining: refuse a checkpoint of a SQuAD fine-tuning.
     Raises: UserError: no such checkpoint, no vocabulary or another one than it was trained on.
     """
     prefix = find_checkpoint(name) or name
     state = read_state(prefix)
+    if pretraining and state.get("task") == "squad":
+        raise UserError(f"checkpoint {prefix} is a SQuAD fine-tuning, not a pre-training checkpoint: give one from "
+                        "results/models/<model_name>/checkpoints.")
     if tokenizer is None:
-        folder = os.path.dirname(os.path.dirname(os.path.abspath(prefix)))
+        folder = run_folder(prefix)
         if not vocab_file and not os.path.exists(os.path.join(folder, "vocab.txt")):
             raise UserError(f"{folder} has no vocab.txt beside checkpoints/: keep the run's folder together, or give "
                             "the vocabulary as --vocab_file.")

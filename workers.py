@@ -55,9 +55,11 @@ class Workers:
         """All-gathers `value` (any picklable object): a list in order of rank, on every worker."""
         return [value]
 
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is true on any worker. Called before every update, so it does not wait for the device."""
-        return flag
+    def sum(self, numbers: Sequence[int]) -> List[int]:
+        """Sums each of a few small integers over the workers. Called in every update, so it does not wait for the
+        device.
+        """
+        return list(numbers)
 
     @contextlib.contextmanager
     def waiting(self):
@@ -158,9 +160,10 @@ class HorovodWorkers(Workers):
         with tf.device("CPU"), self.waiting():
             return self._horovod.allgather_object(value)
 
-    def any(self, flag):
+    def sum(self, numbers):
         with tf.device("CPU"), self.waiting():
-            return int(self._horovod.allreduce(tf.constant(int(flag)), op=self._horovod.Sum)) > 0
+            total = self._horovod.allreduce(tf.constant(list(numbers), tf.int32), op=self._horovod.Sum)
+            return [int(number) for number in total.numpy()]
 
 
 class Watchdog:
@@ -258,7 +261,8 @@ def join(placed: Workers, options: DeviceOptions) -> Workers:
                             f"{wrong_size_reason(horovod)}.")
         workers = HorovodWorkers(horovod, options.gradient_compression)
         # Also before the workers disagree on which collective comes next.
-        workers.compare({**software(), **settings(options)})
+        with catch_lost_workers():
+            workers.compare({**software(), **settings(options)})
     compression = options.gradient_compression
     if compression != "none":
         try:
@@ -292,7 +296,7 @@ def software() -> Dict[str, str]:
             "the checksum of this project's modules": digest.hexdigest()[:12]}
 
 
-# Options that name files of a host. What these hold is compared instead (`fingerprint`), or rank 0 alone uses them.
+# Options that name files of a host. What these hold is compared instead (`checksum`), or rank 0 alone uses them.
 PATHS = ("pretrain_tfrecords", "eval_tfrecords", "vocab_file", "weights_dir", "restore_checkpoint", "results_dir",
          "log_dir", "json_summary", "electra_model", "init_checkpoint", "data_dir", "train_file", "predict_file",
          "cache_dir", "eval_script", "output_dir", "bf16_config_path")
@@ -304,7 +308,7 @@ def settings(options: DeviceOptions) -> Dict[str, Any]:
     return {"the command": type(options).__name__, **flags}
 
 
-def fingerprint(content: Any) -> str:
+def checksum(content: Any) -> str:
     """A short checksum of anything that has the same repr everywhere, for `Workers.compare`."""
     return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 

@@ -5,7 +5,7 @@
     python data/make_sample_data.py --output_dir=data/sample/20mb --size=20
 
 Writes to <output_dir>, which appears when everything is complete and not before:
-    corpus/part-*.txt         one sentence a line, an empty line after each document
+    corpus/part-*.txt         one sentence per line, an empty line after each document
     vocab.txt                 WordPiece, lower-cased; [PAD] [UNK] [CLS] [SEP] [MASK] are ids 0 to 4
     squad/{train,dev}-v1.1.json, squad/{train,dev}-v2.0.json
     manifest.json             seed, size, counts, and the accuracy of simple guessers at masked positions
@@ -390,7 +390,7 @@ def refuse_foreign_folder(folder: str, overwrite: bool):
     if not os.path.isdir(folder) or os.path.islink(folder):
         raise UserError(f"--output_dir={folder} is a file or a symbolic link, not a directory: choose another folder.")
     ours = re.compile(r"corpus/part-\d{4,}\.txt|squad/(?:" + "|".join(map(re.escape, SQUAD_FILES))
-                      + r")|vocab\.txt|manifest\.json")
+                      + r"|squad-[0-9a-f]{32}\.npz)|vocab\.txt|manifest\.json")  # the .npz: features of run_tf_squad.py
     found = sorted(os.path.relpath(os.path.join(path, name), folder)
                    for path, _, names in os.walk(folder) for name in names)
     foreign = [name for name in found if not ours.fullmatch(name)]
@@ -423,7 +423,8 @@ def main(argv) -> int:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    print(report(make_sample_data(config)))
+    with configuration.sole_user(config.output_dir, "choose another --output_dir", beside=True):
+        print(report(make_sample_data(config)))
     return 0
 
 

@@ -1,9 +1,9 @@
-"""Proves that interrupted runs equal an uninterrupted one, bit for bit. Takes about ten minutes on two cores.
+"""Checks that interrupted runs equal an uninterrupted one, bit for bit. Takes about ten minutes on two cores.
 
     bash scripts/electra.sh cpu --electra_model=tiny --model_name=trial    # once, makes .venv and the sample data
     .venv/bin/python scripts/check_resume.py
 
-Runs 60 + 30 updates of `tiny` (dropout, 3 micro-batches an update, more than one epoch in each phase): once through,
+Runs 60 + 30 updates of `tiny` (dropout, 3 micro-batches per update, more than one epoch in each phase): once through,
 once killed with -9 at three random moments of each phase, once with SIGTERM and once with SIGINT in each phase, and
 compares every tensor of the final checkpoints. Exit status 0 where all are equal.
 """

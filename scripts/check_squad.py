@@ -5,7 +5,7 @@
 
 The same encoder (a folder of BERT or ELECTRA), the same new independent head, the same batches in the same order, no
 dropout, AdamW with the same settings, float32: the first 30 losses must agree within 1e-3 relative, and after one epoch
-the F1 of the development set must differ by less than 1, else the status is 1. Makes the environment for transformers
+the F1 of the development set must differ by less than 1, else the status is 1. Creates the environment for transformers
 under --work_dir where it is not there (see check_weights.py).
 """
 from __future__ import annotations
@@ -37,10 +37,10 @@ from configuration import option  # noqa: E402
 @dataclasses.dataclass(frozen=True)
 class CheckConfig:
     work_dir: Optional[str] = option(None, "folder for the environment and the outputs")
-    encoder: Optional[str] = option(None, "folder of the encoder")
+    encoder: Optional[str] = option(None, "encoder folder (BERT or ELECTRA)")
     data_dir: Optional[str] = option(None, "folder of train-v1.1.json and dev-v1.1.json")
     batch_size: int = option(16, "examples per update", minimum=1)
-    max_seq_length: int = option(384, "tokens", minimum=32)
+    max_seq_length: int = option(384, "maximum length of question and context window together, in tokens", minimum=32)
     learning_rate: float = option(1e-4, "peak learning rate, linear warm-up over a tenth, linear decay")
     weight_decay_rate: float = option(0.01, "decoupled weight decay")
 

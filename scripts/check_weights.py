@@ -5,7 +5,7 @@
     python scripts/check_weights.py --work_dir=/tmp/weights --encoder=FOLDER  also a real encoder (BERT, ELECTRA)
     python scripts/check_weights.py --work_dir=/tmp/weights --regenerate      only writes tests/data/transformers_tiny
 
-Makes one virtual environment per release under --work_dir (PyTorch, about 1 GB each; later calls use them again). For
+Creates one virtual environment per release under --work_dir (PyTorch, about 1 GB each; later calls use them again). For
 tiny, small, base and a size with projected embeddings: a random ElectraForPreTraining, ElectraForMaskedLM and
 ElectraForQuestionAnswering saved by transformers are read here, and what this project writes from them is loaded there,
 without a missing or unexpected key, tokenizer included. Prints the largest difference of any logit; above 1e-5 the

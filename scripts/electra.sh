@@ -18,12 +18,12 @@ if [[ -n $dry_run ]]; then planned_python; else use_python "$device"; fi
 choose_launcher
 make_sample_data
 
-pretrain() {  # pretrain PHASE LOG COMMAND...
-  local phase=$1 log=$2 next=''
-  shift 2
-  running "$@"
+pretrain() {  # pretrain PHASE
+  local phase=$1 log=log_p$1 command="command_p$1[@]" next=''
+  running "${runner[@]}" "${!command}"
   [[ -z $dry_run ]] || return 0
-  run_logged "$log" "$@"
+  log=${!log}
+  run_restarting "$log" "$command" "restart_p$1[@]"
   (( phase == 2 || ${#phases[@]} == 1 )) || next=", phase 2 is not started"
   if (( status == 75 )); then
     die "phase $phase was interrupted$next; the same call with $to_resume resumes it" 75
@@ -34,10 +34,6 @@ pretrain() {  # pretrain PHASE LOG COMMAND...
   fi
 }
 
-for phase in "${phases[@]}"; do  # run_pretraining.py, in phase 2 with --phase2: from the weights of phase 1
-  case $phase in
-    1) pretrain 1 "$log_p1" "${runner[@]}" "${command_p1[@]}" ;;
-    2) pretrain 2 "$log_p2" "${runner[@]}" "${command_p2[@]}" ;;
-  esac
-done
+# run_pretraining.py, in phase 2 with --phase2: from the weights of phase 1
+for phase in "${phases[@]}"; do pretrain "$phase"; done
 [[ -n $dry_run ]] || say "finished; checkpoints are in $checkpoints, logs in $logs"

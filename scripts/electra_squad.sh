@@ -19,7 +19,7 @@ make_sample_data
 
 running "${runner[@]}" "${command[@]}"  # run_tf_squad.py
 [[ -z $dry_run ]] || exit 0
-run_logged "$log" "${runner[@]}" "${command[@]}"
+run_restarting "$log" "command[@]" "command[@]"
 if (( status == 75 )); then
   die "interrupted; the same call resumes from the last checkpoint" 75
 elif (( status != 0 )); then

@@ -13,13 +13,15 @@
 #   run_group COMMAND...       the same, for a command whose own children must end with it
 #   run_whole COMMAND...       the same, for one of a moment that no signal may stop half-way
 #   run_logged LOG COMMAND...  the same, with the command and a copy of its output added to LOG
+#   run_restarting LOG COMMAND RESTART   the same for what comes after `runner`, and again after a crash, `max_restarts` times
 #
 # PYTHON, where it is set, is the interpreter and nothing is installed. Otherwise .venv in the repository's root is created
 # (venv.sh), and the pinned requirements of the device are installed there once, and again when they change.
 #
 # INT, TERM and HUP are trapped: the running command gets TERM and is waited for; `stopped` says that one has come. The
 # command starts with INT and HUP ignored: unless it handles them itself, Ctrl-C and a closed terminal reach it once, as
-# that TERM. Of several workers those on this machine get it, not the launcher, which would kill them soon after.
+# that TERM. Of several workers those on this machine get it, not the launcher, which would kill them soon after. USR1 is
+# passed on too: a training saves a checkpoint and continues.
 #
 # What run_logged sets for the command: PYTHONUNBUFFERED=1 (its output goes through pipes, and lines must not wait), and
 # where standard error is a terminal ELECTRA_PROGRESS=1: draw the progress bar on standard error although it is a pipe,
@@ -54,6 +56,13 @@ recipe() {
   { plan=$("$any_python" "$root/scripts/recipe.py" "$1" "$start_dir" "${@:2}" 3>&1 >&4) || exit; } 4>&1
   eval "${plan:-die "$any_python does not run scripts/recipe.py" 1}"
   cd "$work_dir"
+  # Python ends when a wrapper of this chain was killed (configuration.end_with_wrapper).
+  if [[ ${ELECTRA_WRAPPER:-} == "$process_space":* ]]; then
+    ELECTRA_WRAPPER+=,$$
+  else
+    ELECTRA_WRAPPER=$process_space:$$
+  fi
+  export ELECTRA_WRAPPER
 }
 
 make_sample_data() {  # makes each of `sample_folders` with the command in `sample_<number>`; a folder appears when complete
@@ -81,11 +90,16 @@ child='' target='' stopped='' signals=0 status=0  # `target` is the process or, 
 
 on_signal() {
   stopped=$1 signals=$((signals + 1))
-  [[ -z $child ]] || stop_child
+  [[ -z $child ]] || signal_child TERM
+}
+on_usr1() {
+  signals=$((signals + 1))
+  [[ -z $child ]] || signal_child USR1  # which ignores it unless it handles it
 }
 trap 'on_signal 130' INT
 trap 'on_signal 143' TERM
 trap 'on_signal 129' HUP
+trap on_usr1 USR1
 
 # Waits for process $1 to end, whatever signals come meanwhile, and leaves its exit status in `status`.
 await() {
@@ -101,7 +115,7 @@ await() {
 }
 
 await_child() {
-  [[ -z $stopped ]] || stop_child  # the signal came before `child` was known
+  [[ -z $stopped ]] || signal_child TERM  # the signal came before `child` was known
   await "$child"
   child=''
 }
@@ -110,7 +124,7 @@ running() { (( rank )) || { printf 'running:'; printf ' %q' "$@"; printf '\n'; }
 
 run() {
   [[ -z $stopped ]] || exit "$stopped"
-  (trap '' INT HUP; exec "$@") &
+  (trap '' INT HUP USR1; exec "$@") &
   target=$! child=$!
   await_child
 }
@@ -118,42 +132,43 @@ run() {
 run_group() {
   [[ -z $stopped ]] || exit "$stopped"
   set -m  # job control gives it a process group of its own
-  (trap '' INT HUP; exec "$@") </dev/null &
+  (trap '' INT HUP USR1; exec "$@") </dev/null &
   target=-$! child=$!
   set +m
   await_child
 }
 
 run_whole() {
-  (trap '' INT TERM HUP; exec "$@") &
+  (trap '' INT TERM HUP USR1; exec "$@") &
   await $!
 }
 
 # Copies the named pipe $1, which it makes, to our output and to the file $2, there without what a carriage return
 # overwrites (progress bars).
 copy_to_log() {
+  local writer
   mkfifo "$1" "$1.log"
-  (trap '' INT TERM HUP; LC_ALL=C exec sed -u $'s/.*\r//' <"$1.log" >>"$2") &
-  copiers+=($!)
-  (trap '' INT TERM HUP; exec tee -i "$1.log" <"$1") &
-  copiers+=($!)
+  (trap '' INT TERM HUP USR1; LC_ALL=C exec sed -u $'s/.*\r//' <"$1.log" >>"$2") &
+  writer=$!
+  (trap '' INT TERM HUP USR1; exec tee -i "$1.log" <"$1") &
+  copiers+=("$writer $! $1")
 }
 
 run_logged() {
-  local log=$1 pipes copiers=() copier ended
+  local log=$1 pipes copiers=() copier writer reader pipe ended
   shift
   if (( rank )); then PYTHONUNBUFFERED=1 run "$@"; return; fi
   [[ -z $stopped ]] || exit "$stopped"
   mkdir -p "$(dirname "$log")"
-  if (( ${#launcher[@]} )); then workers=$(cd "$(dirname "$log")" && mktemp -d "$PWD/.workers.XXXXXX"); fi
+  if (( ${#launcher[@]} )); then workers=$(cd "$(dirname "$log")" && mktemp -d "$PWD/.workers.tmp-$host-$$-XXXXXX"); fi
   running "$@" >>"$log"
-  pipes=$(mktemp -d)
+  pipes=$(mktemp -d "${TMPDIR:-/tmp}/electra.tmp-$host-$$-XXXXXX")
   copy_to_log "$pipes/out" "$log"
   # Standard output and error that are one and the same share a pipe, which keeps their order.
   [[ /dev/fd/1 -ef /dev/fd/2 ]] || copy_to_log "$pipes/err" "$log" >&2
   [[ -z $workers ]] || set -m  # a process group of its own, which Ctrl-C does not reach
   (
-    trap '' INT HUP
+    trap '' INT HUP USR1
     export PYTHONUNBUFFERED=1
     if [[ -n $workers ]]; then
       export ELECTRA_STATUS_FILE=$workers/rank ELECTRA_PROGRESS=0
@@ -175,7 +190,13 @@ run_logged() {
   # A command stopped before it opened its pipes has left their readers waiting: opening and closing them ends that.
   : <>"$pipes/out"
   if [[ -p $pipes/err ]]; then : <>"$pipes/err"; fi
-  for copier in "${copiers[@]}"; do await "$copier"; done
+  for copier in "${copiers[@]}"; do
+    read -r writer reader pipe <<<"$copier"
+    # A signal that reached one of the two before it ignored signals has left the other waiting.
+    { kill -0 "$writer" && kill -0 "$reader"; } 2>/dev/null || : <>"$pipe.log"
+    await "$writer"
+    await "$reader"
+  done
   rm -rf "$pipes"
   status=$ended
   if [[ -n $workers ]]; then
@@ -185,6 +206,25 @@ run_logged() {
     workers=''
   fi
 }
+
+# Runs the words of array $2, and after a crash again, those of $3 if checkpoints have been written since. Invalid input (2),
+# an interruption (75) and signals to this wrapper end it. $2 and $3 are such as `command[@]`.
+run_restarting() {
+  local log=$1 words=$2 restarts=0 pause=${ELECTRA_RESTART_SECONDS:-5} before
+  before=$(list_checkpoints)
+  while :; do
+    run_logged "$log" "${runner[@]}" "${!words}"
+    if (( status == 0 || status == 2 || status == 75 || restarts >= max_restarts )) || [[ -n $stopped ]]; then return; fi
+    restarts=$((restarts + 1))
+    say "ended with status $status: restart $restarts of $max_restarts in $pause s" | tee -ai "$log"
+    run sleep "$pause"
+    if [[ -n $stopped ]]; then status=75; return; fi
+    pause=$((pause < 150 ? 2 * pause : 300))
+    [[ $(list_checkpoints) == "$before" ]] || words=$3
+  done
+}
+
+list_checkpoints() { (shopt -s nullglob; stat -c '%i %y %n' -- "$checkpoints"/ckpt-*.index) 2>/dev/null || true; }
 
 # --- Several workers ---
 # With num_workers above 1, mpirun or horovodrun (scripts/launcher.py chooses) starts the Python command that many times. Each
@@ -217,12 +257,12 @@ await_folder() {  # waits for the folder that the wrapper of rank 0 makes
 # also inside a line that was written in pieces), [job@job,rank]<stdout>: and a blank (Open MPI 5). Lines of the launcher
 # itself, which have none, go to the file $1.
 of_workers() {
-  trap '' INT TERM HUP
+  trap '' INT TERM HUP USR1
   LC_ALL=C exec sed -u -e 's/\[[0-9,]*\]<std[a-z]*>://g' -e t -e 's/\[[^]]*@[0-9,]*\]<std[a-z]*>: //g' -e t -e "w $1" -e d
 }
 
-# Sends TERM to the workers on this machine; while there are none, to the launcher.
-stop_child() {
+# Sends a signal to the workers on this machine; while there are none, to the launcher.
+signal_child() {
   local pid pids=() parent
   if [[ -n $workers ]]; then
     while read -r pid; do
@@ -230,7 +270,7 @@ stop_child() {
       [[ " ${pids[*]-} " == *" $parent "* ]] || pids+=("$pid")  # a worker stops its own children
     done < <(worker_processes)
   fi
-  kill -TERM -- "${pids[@]-$target}" 2>/dev/null || true
+  kill "-$1" -- "${pids[@]-$target}" 2>/dev/null || true
 }
 
 # Prints the process ids of the workers on this machine and of their children: those whose environment has our folder and
@@ -244,7 +284,7 @@ worker_processes() {
 
 workers_status() {  # turns the launcher's exit status into that of the workers
   local merged
-  merged=$(trap '' INT TERM HUP
+  merged=$(trap '' INT TERM HUP USR1
     exec "$any_python" "$root/scripts/launcher.py" status "$workers" "$status" "$wrapper" ${stopped:+"$stopped"}) || return 0
   status=$merged
 }

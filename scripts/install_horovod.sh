@@ -95,7 +95,7 @@ check_step() {  # check_step FAILURE: ends the script after a signal or a failed
 why=''
 case $state in broken | other) why=", because the installed Horovod cannot be used: $reason" ;; esac
 say "building $package for TensorFlow $tensorflow with $python$why; this takes some minutes"
-folder=$(mktemp -d)
+folder=$(mktemp -d "${TMPDIR:-/tmp}/electra.tmp-$host-$$-XXXXXX")
 trap 'rm -rf "$folder"' EXIT
 export TMPDIR=$folder  # removed with everything that pip and the compilers leave when they are stopped
 pip=("$python" -m pip --disable-pip-version-check)

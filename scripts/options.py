@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import glob
 import os
 import re
 import sys
@@ -18,6 +17,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 import configuration  # noqa: E402  (found through the line above)
+import files  # noqa: E402
 from configuration import UserError  # noqa: E402
 
 # --- Tables ---
@@ -31,7 +31,7 @@ class Option(NamedTuple):
     name: str
     default: str  # as help shows it; an empty value keeps it
     meaning: str
-    choices: Tuple[str, ...]  # those that the wrapper itself checks; one with SWITCH may stand without a value
+    choices: Tuple[str, ...]  # that the wrapper itself checks; an option whose first are SWITCH needs no value
     config_class: Optional[type] = None  # of the program's configuration; None: the wrapper's own option
     field: Optional[str] = None  # what it sets there
     phase: Optional[int] = None  # the one phase that it is for
@@ -44,7 +44,7 @@ class Option(NamedTuple):
 
 def own(name: str, default: str, meaning: str, choices=(), **more) -> Option:
     """An option that the wrapper acts on itself."""
-    return Option(name, default, meaning, SWITCH if default in SWITCH else tuple(choices), **more)
+    return Option(name, default, meaning, tuple(choices) or (SWITCH if default in SWITCH else ()), **more)
 
 
 def flag(config_class, name: str, default: Optional[str] = None, field: Optional[str] = None, *, phase=None,
@@ -53,11 +53,9 @@ def flag(config_class, name: str, default: Optional[str] = None, field: Optional
     base, suffix = (name[:-3], int(name[-1])) if name[-3:] in ("_p1", "_p2") else (name, None)
     field, phase = field or base, phase or suffix
     described = config_class.__dataclass_fields__[field]
-    kind, rule = configuration.kinds_of(config_class)[field], described.metadata
+    kind = configuration.kinds_of(config_class)[field]
     if meaning is None:
-        meaning = rule["meaning"]
-        if not all(choice in meaning for choice in rule["choices"] or ()):
-            meaning += f" ({', '.join(rule['choices'])})"
+        meaning = configuration.help_of(described)
     if suffix:
         meaning = f"phase {suffix}: {meaning}"
     return Option(name, text_of(described.default) if default is None else default, meaning,
@@ -137,8 +135,8 @@ class Call:
         self.given = {name: value for name, value in self.given.items() if value}  # an empty one keeps the default
         for name, value in self.given.items():
             choices = self.by_name[name].choices
-            if choices == SWITCH and value not in SWITCH:
-                raise UserError(f"--{name}={value} must be true or false.")
+            if choices[:2] == SWITCH and value not in choices:
+                raise UserError(f"--{name}={value} must be {', '.join(choices[:-1])} or {choices[-1]}.")
             if choices and value not in choices:
                 raise UserError(f"--{name}={value} is unknown: choose one of {', '.join(choices)}.")
 
@@ -149,8 +147,8 @@ class Call:
             if word.startswith("--"):
                 name, equals, value = word[2:].partition("=")
                 entry = self._option(name)
-                if not equals and entry.choices == SWITCH:
-                    value = words.pop(0) if words and words[0] in SWITCH else "true"
+                if not equals and entry.choices[:2] == SWITCH:
+                    value = words.pop(0) if words and words[0] in entry.choices else "true"
                 elif not equals:
                     if not words or words[0].startswith("--"):
                         raise UserError(f"--{entry.name} needs a value (see --help).")
@@ -248,4 +246,4 @@ class Call:
 
 def exists(pattern: str, folder: str = "") -> bool:
     """Whether there is such a file or folder, or one that the pattern matches."""
-    return os.path.exists(os.path.join(folder, pattern)) or bool(glob.glob(os.path.join(glob.escape(folder), pattern)))
+    return bool(files.matching(os.path.join(folder, pattern)))

@@ -28,6 +28,7 @@ import launcher  # noqa: E402  (found through the line above, like the rest)
 from options import Call, Table, exists, flag, help_text, own  # noqa: E402
 
 import configuration  # noqa: E402
+import files  # noqa: E402
 from configuration import DeviceOptions, ElectraConfig, PretrainingConfig, SquadConfig, UserError, option  # noqa: E402
 
 DEVICES = DeviceOptions.__dataclass_fields__["device"].metadata["choices"]
@@ -52,6 +53,9 @@ class SweepConfig:
             raise UserError(f"--seeds={self.seeds} must be whole numbers separated by commas: give some, such as "
                             "1,2,3.")
 
+    def sole_user(self):
+        return configuration.sole_user(self.out_dir, "choose another --out_dir")
+
 
 # --- The tables ---
 
@@ -60,6 +64,7 @@ HOSTFILE = own("hostfile", "", "hosts of the workers, in lines like 'host1 slots
                path="input")
 ENV = own("env", "interactive", "interactive or cluster (a scheduler starts the wrapper for each worker)",
           ("interactive", "cluster"))
+MAX_RESTARTS = own("max_restarts", "0", "how often to resume by itself after a crash, each time after a longer pause")
 DRY_RUN = own("dry_run", "false", "print the commands and run nothing")
 
 
@@ -85,7 +90,8 @@ where that exists; without any of them the bundled sample data is used. A switch
         of("warmup_steps_p1", "5", "num_warmup_steps"),
         of("train_steps_p1", "20", "num_train_steps"),
         of("save_checkpoint_steps", "20", "save_checkpoints_steps"),
-        own("resume_training", "false", "resume from the newest checkpoint of this run", also=("restore_checkpoint",)),
+        own("resume_training", "false", "resume from the newest checkpoint of this run; auto: start if there is none",
+            ("true", "false", "auto"), also=("restore_checkpoint",)),
         of("optimizer"),
         own("accumulate_gradients", "true", "false: every micro-batch is an update"),
         of("gradient_accumulation_steps_p1", "4"),
@@ -109,6 +115,7 @@ where that exists; without any of them the bundled sample data is used. A switch
         of("model_name"),
         of("results_dir", path="output"),
         of("overwrite", phase=1),
+        of("skip_bad_records"),
         of("vocab_file", path="input"),
         of("model_config", path="input"),
         of("generator_hidden_size"),
@@ -121,10 +128,14 @@ where that exists; without any of them the bundled sample data is used. A switch
         of("eval_freq"),
         of("num_eval_steps", "20"),
         of("keep_checkpoint_max"),
+        of("keep_every_steps"),
+        of("save_checkpoints_minutes"),
+        of("skip_bad_updates"),
         HOSTFILE,
         of("bf16_config_path", path="input"),
         of("gradient_compression"),
         ENV,
+        MAX_RESTARTS,
         DRY_RUN,
     ])
 
@@ -173,6 +184,8 @@ squad_dir (given here or in the environment) the bundled sample questions are us
         of("answerability_from_gold"),
         of("null_score_diff_threshold"),
         of("evaluate_during_training"),
+        of("save_checkpoints_minutes"),
+        of("skip_bad_updates"),
         of("eval_script", path="input"),
         of("log_freq"),
         of("xla"),
@@ -181,6 +194,7 @@ squad_dir (given here or in the environment) the bundled sample questions are us
         of("gradient_compression"),
         of("skip_checkpoint"),
         of("overwrite"),
+        MAX_RESTARTS,
         DRY_RUN,
     ])
 
@@ -233,6 +247,7 @@ class Plan(NamedTuple):
     variables: Variables
     notes: List[str]  # what it says first
     configs: list  # of the programs that it runs
+    folder: str = ""  # of the run, used by one process at a time
 
 
 DEVICE_FILES = {
@@ -250,7 +265,18 @@ def workers(call: Call, config: DeviceOptions) -> Variables:
         raise UserError(f"no {kind} is visible on this machine (or in this container): use the CPU with "
                         f"'bash scripts/{call.wrapper} cpu'.")
     return {"device": config.device, "num_workers": str(config.num_workers), "hostfile": hostfile,
-            "cluster": "yes" if call.cluster else ""}
+            "cluster": "yes" if call.cluster else "", "max_restarts": str(max_restarts(call)),
+            "checkpoints": config.checkpoint_dir}
+
+
+def max_restarts(call: Call) -> int:
+    """Raises: UserError: not a number, or the scheduler is the one to restart."""
+    if not re.fullmatch("[0-9]{1,6}", call["max_restarts"]):
+        raise UserError(f"--max_restarts={call['max_restarts']} must be a whole number: give one, such as 3.")
+    if call.cluster and int(call["max_restarts"]):
+        raise UserError("--max_restarts cannot be combined with --env=cluster, where the scheduler starts the workers: "
+                        "have it requeue the job, with --resume_training=auto.")
+    return int(call["max_restarts"])
 
 
 DEMO = "data/sample/demo"
@@ -291,6 +317,9 @@ def electra(call: Call) -> Plan:
             configs.append(configuration.from_words(PretrainingConfig, flags))
             check_encoder(call, configs[-1])
         commands[f"command_p{phase}"] = call.command("run_pretraining.py", flags, configs[-1])
+        flags.pop("overwrite", None)  # a restart never removes what this call has saved
+        commands[f"restart_p{phase}"] = call.command("run_pretraining.py", {
+            **flags, "restore_checkpoint": flags.get("restore_checkpoint", "auto")}, configs[-1])
         commands[f"log_p{phase}"] = os.path.join(configs[-1].logs, f"{call['job_name']}_phase{phase}.log")
     if configs[0].device == "hpu" and call.given.get("xla", "auto") not in ("auto", "false"):
         notes.append(f"note: xla={call['xla']} is ignored on hpu, where the bridge compiles the graph")
@@ -301,9 +330,9 @@ def electra(call: Call) -> Plan:
         f"--output_dir={data[phase]}", f"--max_seq_length={call[f'max_seq_length_p{phase}']}", "--num_out_files=4",
         "--eval_fraction=0.05"] for phase in sample}
     return Plan({**workers(call, configs[0]), **commands, **sample_variables({**MAKE_DEMO, **steps} if sample else {}),
-                 "phases": [str(phase) for phase in phases], "checkpoints": configs[0].checkpoint_dir,
+                 "phases": [str(phase) for phase in phases],
                  "logs": configs[0].logs, "to_resume": "--resume_training=true", "to_continue": "--phase=2"},
-                notes, configs)
+                notes, configs, configs[0].model_dir)
 
 
 def check_encoder(call: Call, config: PretrainingConfig):
@@ -366,7 +395,9 @@ def electra_flags(call: Call, phase: int, data: str, held_out: bool) -> Dict[str
     elif call["resume_training"] == "true":
         flags.pop("weights_dir", None)
         flags["restore_checkpoint"] = "latest"
-    elif "weights_dir" in flags:
+    elif call["resume_training"] == "auto":
+        flags["restore_checkpoint"] = "auto"
+    if "weights_dir" in flags:
         flags["load_weights"] = "true"
     return flags
 
@@ -400,7 +431,7 @@ def electra_squad(call: Call) -> Plan:
                      "usual for 16, 2e-4 for 32")
     return Plan({**workers(call, config), "command": call.command("run_tf_squad.py", flags, config),
                  **sample_variables(MAKE_DEMO if sample else {}), "results": config.output_dir,
-                 "log": os.path.join(config.output_dir, "console.log")}, notes, [config])
+                 "log": os.path.join(config.output_dir, "console.log")}, notes, [config], config.output_dir)
 
 
 def sweep(call: Call) -> Plan:
@@ -417,7 +448,7 @@ def sweep(call: Call) -> Plan:
               and (entry.name in call.given or entry.environment and call[entry.name])]
     plan("electra_squad", [*passed, f"--{DRY_RUN.name}"], call.start_dir)
     command = [*call.command("scripts/sweep_squad.py", flags, config), "--", *passed]
-    return Plan({"device": config.device or "cpu", "command": command}, [], [config])
+    return Plan({"device": config.device or "cpu", "command": command}, [], [config], config.out_dir)
 
 
 def fine_tuning(device: str, seed: int, weights: str, folder: str, arguments: List[str]) -> List[str]:
@@ -451,6 +482,15 @@ def bash(variables: Variables) -> str:
         for name, value in variables.items())
 
 
+def clear_the_way(call: Call, made: Plan):
+    """Removes the temporary folders of wrappers that were killed. Raises: UserError: the run's folder is in use."""
+    files.remove_junk(os.environ.get("TMPDIR") or "/tmp")
+    os.chdir(call.work_dir)
+    if made.folder and os.path.exists(os.path.join(made.folder, ".lock")):
+        with call.own_words(), made.configs[0].sole_user():
+            pass
+
+
 def main(argv: List[str]) -> int:
     name, start_dir, *words = argv[1:]
     table, planner = WRAPPERS[name]
@@ -463,6 +503,8 @@ def main(argv: List[str]) -> int:
         call = Call(who, table(), words, start_dir)
         rank = call.rank
         made = planner(call)
+        if not call.dry_run and not rank:
+            clear_the_way(call, made)
     except UserError as error:
         if rank:  # what the wrappers of all workers find is reported by that of rank 0, whose end ends the others
             time.sleep(3)
@@ -472,8 +514,9 @@ def main(argv: List[str]) -> int:
     for note in made.notes if not rank else ():
         print(f"{who}: {note}")
     sys.stdout.flush()
-    dry_run = "yes" if call.dry_run else ""
-    code = bash({"dry_run": dry_run, "rank": str(rank), "work_dir": call.work_dir, **made.variables})
+    common = {"host": files.HOST, "process_space": files.process_space(), "rank": str(rank),
+              "dry_run": "yes" if call.dry_run else "", "work_dir": call.work_dir}
+    code = bash({**common, **made.variables})
     os.write(3, os.fsencode(code))
     return 0
 

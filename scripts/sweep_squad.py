@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import csv
 import glob
-import hashlib
 import io
 import json
 import math
@@ -40,7 +39,7 @@ from recipe import SweepConfig  # noqa: E402
 
 import configuration  # noqa: E402  (found through the line above, like the rest)
 import files  # noqa: E402
-from checkpoints import Checkpoint, Checkpoints, read_state, remove_checkpoint  # noqa: E402
+from checkpoints import Checkpoint, Checkpoints, fingerprint, read_state, remove_checkpoint, shapes  # noqa: E402
 from configuration import Interrupted, RunFailed, SquadConfig, UserError  # noqa: E402
 
 
@@ -107,17 +106,14 @@ def look_at(jobs: List[Job]) -> Dict[str, Content]:
     contents = {}
     for prefix in dict.fromkeys(job.checkpoint.prefix for job in jobs):
         try:
-            state = read_state(prefix)
-            shapes = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
-            with open(prefix + ".index", "rb") as file:  # it holds the checksum of every tensor
-                fingerprint = hashlib.sha256(file.read()).hexdigest()
+            state, tensors, digest = read_state(prefix), shapes(prefix), fingerprint(prefix)
         except (UserError, OSError, tf.errors.OpError):  # a running pre-training may delete it meanwhile
             continue
-        sizes = {name: 4 * math.prod(shape) for name, shape in shapes.items() if name.startswith("model/")}  # float32
+        sizes = {name: 4 * math.prod(shape) for name, shape in tensors.items() if name.startswith("model/")}  # float32
         has_discriminator = any(name.startswith("model/encoder/") for name in sizes)
         fine_tuned = sum(size for name, size in sizes.items()
                          if not (has_discriminator and name.startswith("model/generator")))
-        contents[prefix] = Content(state, fingerprint, sum(sizes.values()), fine_tuned)
+        contents[prefix] = Content(state, digest, sum(sizes.values()), fine_tuned)
     return contents
 
 
@@ -147,7 +143,7 @@ def finished_rows(config: SweepConfig, jobs: List[Job], arguments: List[str]) ->
         row = configuration.read_json_object(file)
         if row["run"] not in place_of:
             continue
-        if row["arguments"] != arguments:
+        if row["arguments"] != deciding(arguments):
             theirs = " ".join(row["arguments"]) or "none"
             raise UserError(f"{folder} was fine-tuned with other options ({theirs}): name another --out_dir, or "
                             "delete it.")
@@ -161,6 +157,11 @@ def finished_rows(config: SweepConfig, jobs: List[Job], arguments: List[str]) ->
                 row["gone"] = "yes"
         rows[folder] = row
     return rows
+
+
+def deciding(arguments: List[str]) -> List[str]:
+    """Those arguments of a fine-tuning that may change its result."""
+    return [word for word in arguments if not word.startswith("--max_restarts=")]
 
 
 def read_if_there(path: str) -> Optional[dict]:
@@ -197,12 +198,17 @@ def check_disk(config: SweepConfig, squad: SquadConfig, left: List[Job], content
 
 
 class Stop:
-    """SIGTERM and SIGINT go to the running fine-tuning; the sweep ends after it."""
+    """SIGTERM and SIGINT go to the running fine-tuning; the sweep ends after it. SIGUSR1 (save) goes there too."""
 
     def __init__(self):
         self.asked, self.child = False, None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
+        signal.signal(signal.SIGUSR1, self._pass_on)
+
+    def _pass_on(self, number, frame):
+        if self.child is not None:
+            self.child.send_signal(number)
 
     def _note(self, number, frame):
         self.asked = True
@@ -212,7 +218,11 @@ class Stop:
     def run(self, command: List[str], environment: Optional[dict] = None) -> int:
         if self.asked:
             return 75
-        self.child = subprocess.Popen(command, env=environment)
+        # The child ends when this process is killed, as it does with its wrapper.
+        chain = os.environ.get("ELECTRA_WRAPPER", "")
+        here = files.process_space() + ":"
+        chain = f"{chain},{os.getpid()}" if chain.startswith(here) else f"{here}{os.getpid()}"
+        self.child = subprocess.Popen(command, env={**(environment or os.environ), "ELECTRA_WRAPPER": chain})
         if self.asked:  # the signal came while the process started
             self.child.terminate()
         status = self.child.wait()
@@ -236,8 +246,7 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, c
               file=sys.stderr, flush=True)
         return UserError.exit_status
     if not os.path.isdir(job.exported):
-        for unfinished in glob.glob(glob.escape(job.exported) + ".tmp*"):  # of an export that was stopped
-            shutil.rmtree(unfinished)
+        files.remove_leftovers(job.exported)  # of an export that was stopped
         os.makedirs(os.path.dirname(job.folder), exist_ok=True)
         files.write_json(job.record, {"checkpoint": os.path.abspath(job.checkpoint.prefix),
                                               "fingerprint": content.fingerprint})
@@ -258,7 +267,7 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, c
         with open(os.path.join(job.folder, "results.json"), encoding="utf-8") as file:
             results = json.load(file)
         files.write_json(os.path.join(job.folder, "sweep.json"), {
-            "arguments": arguments, "run": job.run, "checkpoint": job.name, "phase": job.checkpoint.phase,
+            "arguments": deciding(arguments), "run": job.run, "checkpoint": job.name, "phase": job.checkpoint.phase,
             "step": job.checkpoint.step, "seed": job.seed, "seconds": round(time.monotonic() - started, 1),
             "EM": results.get("exact_match", results.get("exact")), "F1": results["f1"],
             **({"best F1": results["best_f1"]} if "best_f1" in results else {})})
@@ -329,10 +338,9 @@ def write_tables(rows: List[dict], out_dir: str):
     axis.grid(alpha=0.3)
     axis.legend()
     figure.tight_layout()
-    temporary = os.path.join(out_dir, f"sweep.png.tmp{os.getpid()}")
-    figure.savefig(temporary, dpi=110, format="png")
+    with files.replacing(os.path.join(out_dir, "sweep.png")) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)
-    os.replace(temporary, os.path.join(out_dir, "sweep.png"))
 
 
 # --- The command ---
@@ -390,11 +398,6 @@ def prepare(config: SweepConfig, left: List[Job], contents: Dict[str, Content], 
               for device, job in first_of.items()]
     if squads:
         check_disk(config, squads[0], left, contents)
-    try:
-        os.makedirs(config.out_dir, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out_dir={config.out_dir} cannot be made ({error.strerror}): name another "
-                        "folder.") from error
 
 
 def in_order(rows: Dict[str, dict], jobs: List[Job]) -> List[dict]:
@@ -408,7 +411,8 @@ def main(argv):
     arguments = argv[split + 1:]
     config = configuration.parse(SweepConfig, argv[:split], __doc__)
     configuration.require_options(config, "checkpoints")
-    sweep(config, arguments)
+    with config.sole_user():
+        sweep(config, arguments)
 
 
 if __name__ == "__main__":

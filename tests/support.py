@@ -104,18 +104,24 @@ def wait_for(condition, seconds=20):
 
 
 class StopAfter:
-    """Stands in for a signal that arrives during update `step`: the loop looks once before every update."""
+    """Stands in for a signal that arrives before update `step + 1` has read its first micro-batch.
 
-    def __init__(self, step, first=1):
-        self.looks_left = step - first + 1
+    With `micro_batches` it arrives when that many micro-batches of update `step + 1` have been computed.
+    """
+
+    save_requested = False
+
+    def __init__(self, step, first=1, micro_batches=0):
+        self.updates_left, self.micro_batches_left = step - first + 1, micro_batches
 
     def begin(self):
-        pass
+        self.updates_left -= 1
 
     @property
     def signal_name(self):
-        self.looks_left -= 1
-        return "SIGTERM" if self.looks_left < 0 else None
+        if self.updates_left < 0:
+            self.micro_batches_left -= 1
+        return "SIGTERM" if self.updates_left < 0 and self.micro_batches_left < 0 else None
 
 
 # --- Pre-training ---

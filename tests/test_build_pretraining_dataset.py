@@ -242,7 +242,10 @@ def test_manifest_and_summary_say_what_is_there(corpus, configure, tmp_path, cap
         "corpus": [{"file": name, "bytes": (corpus / name).stat().st_size}
                    for name in ("a.txt", "b.txt", "c.txt", "empty.txt")],
         "train": shards[:4], "eval": shards[4:]}
-    assert sorted(content(output)) == sorted(["manifest.json", "vocab.txt", "tokenizer_config.json", *names])
+    indices = [name + ".idx" for name in names]
+    assert sorted(content(output)) == sorted(["manifest.json", "vocab.txt", "tokenizer_config.json", *names, *indices])
+    for index, shard in zip(indices, shards):
+        assert tfrecord.check_index(str(output / shard["file"]), str(output / index)) == shard["records"]
     assert sorted(os.listdir(tmp_path)) == ["corpus", "out"]
     summary = capsys.readouterr().out
     assert "180 documents" in summary and f"{len(found[-1])} held-out records" in summary and "padding" in summary
@@ -287,6 +290,9 @@ def test_existing_folder_is_replaced_only_with_overwrite_and_only_a_dataset(conf
     (output / "eval" / "notes.md").write_text("mine")
     assert "eval/notes.md" in refuses(builder.build, configure(seed=2, overwrite=True))
     (output / "eval" / "notes.md").unlink()
+    (output / "other.tfrecord.idx").write_text("mine")
+    assert "other.tfrecord.idx" in refuses(builder.build, configure(seed=2, overwrite=True))
+    (output / "other.tfrecord.idx").unlink()
     assert content(output) == before
     builder.build(configure(seed=2, overwrite=True))
     assert not any(name.startswith("eval") for name in content(output))
@@ -300,14 +306,39 @@ def test_existing_folder_is_replaced_only_with_overwrite_and_only_a_dataset(conf
 def test_leftovers_of_killed_builds_are_cleaned_up(configure, in_process, tmp_path, refuses):
     output, dead = tmp_path / "out", subprocess.Popen(["true"])
     dead.wait()
+    mark = f"out.tmp-{files.HOST}"
     builder.build(configure())
     complete = content(output)
     for pid in (dead.pid, os.getppid()):  # the second one is another build that runs
-        (tmp_path / f"out.tmp{pid}" / "new").mkdir(parents=True)
-    output.rename(tmp_path / f"out.tmp{dead.pid}" / "old")  # killed between the two renames of --overwrite
+        (tmp_path / f"{mark}-{pid}-1" / "new").mkdir(parents=True)
+    output.rename(tmp_path / f"{mark}-{dead.pid}-1" / "old")  # killed between the two renames of --overwrite
     assert "--overwrite" in refuses(builder.build, configure(seed=3))
     assert content(output) == complete
-    assert sorted(os.listdir(tmp_path)) == ["corpus", "out", f"out.tmp{os.getppid()}"]
+    assert sorted(os.listdir(tmp_path)) == ["corpus", "out", f"{mark}-{os.getppid()}-1"]
+
+
+def test_a_second_build_is_refused_while_one_runs(configure, tmp_path):
+    config = configure()
+    with files.hold(f"{tmp_path / 'out'}.lock"):
+        result = subprocess.run([*COMMAND, f"--corpus_dir={config.corpus_dir}", f"--vocab_file={config.vocab_file}",
+                                 f"--output_dir={tmp_path / 'out'}"], text=True, capture_output=True)
+    assert result.returncode == 2 and str(os.getpid()) in result.stderr and "--output_dir" in result.stderr
+    assert sorted(os.listdir(tmp_path)) == ["corpus"]
+
+
+def test_folders_with_the_signs_of_a_glob_are_taken_as_they_stand(corpus, configure, in_process, tmp_path):
+    builder.build(configure())
+    plain = content(tmp_path / "out")
+    decoy, odd = tmp_path / "a", tmp_path / "[ab]*\\?"
+    for folder in (decoy, odd):
+        folder.mkdir()
+    (decoy / "text").write_text("river")
+    corpus.rename(odd / "corpus")
+    options = dict(corpus_dir=str(odd / "corpus"), output_dir=str(odd / "out[1]"))
+    builder.build(configure(**options))
+    builder.build(configure(**options, overwrite=True))
+    assert content(odd / "out[1]") == plain
+    assert sorted(os.listdir(odd)) == ["corpus", "out[1]"]
 
 
 # --- Failures and signals ---

@@ -9,7 +9,7 @@ import pytest
 
 import configuration
 import files
-from configuration import ElectraConfig, PretrainingConfig
+from configuration import ElectraConfig, PretrainingConfig, SquadConfig, UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -277,7 +277,7 @@ def test_help_lists_every_flag_with_its_default_and_ends_well(word, capsys):
         default = "none" if field.default is None else field.default
         assert f"  --{field.name}={str(default).lower() if isinstance(default, bool) else default}" in lines
         assert field.metadata["meaning"] in " ".join(" ".join(lines).split())
-    assert "(lamb, adam, adamw)" in " ".join(" ".join(lines).split())
+    assert ": lamb, adam, adamw" in " ".join(" ".join(lines).split())
 
 
 @pytest.mark.parametrize("end, status, said", [
@@ -337,3 +337,47 @@ def test_json_is_written_readable(tmp_path):
     files.write_json(str(path), {"name": "é", "list": [1]})
     assert path.read_text(encoding="utf-8").startswith('{\n  "name": "é"')
     assert configuration.read_json_object(str(path)) == {"name": "é", "list": [1]}
+
+
+# --- The lock of a run's folder ---
+
+
+class OtherRank:
+    """A rank beside rank 0, which broadcasts `refusal`."""
+
+    is_chief = False
+
+    def __init__(self, refusal=None):
+        self.from_chief = lambda value: refusal
+
+
+def test_a_folder_in_use_is_refused_naming_the_process_and_the_way_out(tmp_path, monkeypatch, refuses):
+    monkeypatch.setattr(files, "PATIENCE_SECONDS", 0)
+    squad = SquadConfig(do_predict=True, data_dir="x", output_dir=str(tmp_path / "out"))
+
+    def enter(config, workers=None):
+        with config.sole_user(workers):
+            pass
+
+    with squad.sole_user():
+        said = refuses(enter, squad)
+        enter(squad, OtherRank())  # rank 0 alone holds the lock
+    for word in (str(tmp_path / "out"), str(os.getpid()), "since 20", "--output_dir"):
+        assert word in said
+    assert not (tmp_path / "out").exists()  # it had nothing in it
+    (tmp_path / "file").write_text("")
+    config = PretrainingConfig(pretrain_tfrecords="x", results_dir=str(tmp_path / "file"))
+    assert "--model_name" in refuses(enter, config) and "cannot be written" in refuses(enter, config)
+    said = "refused on rank 0, as a sentence."
+    assert refuses(enter, squad, OtherRank(UserError(said))) == said
+
+
+def test_what_killed_runs_left_is_removed_by_whoever_holds_the_lock(tmp_path):
+    config = PretrainingConfig(pretrain_tfrecords="x", results_dir=str(tmp_path))
+    for folder in (config.model_dir, config.logs, config.checkpoint_dir):
+        os.makedirs(folder, exist_ok=True)
+        open(os.path.join(folder, f"x.tmp-{files.HOST}-99999999-1"), "w").close()
+        open(os.path.join(folder, "mine"), "w").close()
+    with config.sole_user():
+        pass
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"mine"}

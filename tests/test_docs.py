@@ -194,6 +194,9 @@ def check_python(script: str, words):
     elif script == "scripts/check_resume.py":
         assert not words, words  # its one option is for repeating a run
         assert (ROOT / script).is_file()
+    elif script == "scripts/check_crashes.py":
+        assert all(re.fullmatch("--(rounds|seed)=[0-9]+", word) for word in words), words
+        assert (ROOT / script).is_file()
     else:
         pytest.fail(f"no check is known for {script}")
 
@@ -224,7 +227,7 @@ def wrapper_options(wrappers, wrapper):
 
 
 def test_every_flag_in_the_text_exists(wrappers):
-    known = {"help", "rebuild", "fast", "list"}
+    known = {"help", "rebuild", "fast", "list", "signal"}  # the last is Slurm's
     for script in CONFIGURATIONS:
         kinds = configuration.kinds_of(getattr(load(script), CONFIGURATIONS[script]))
         known |= {*kinds, *(f"no{name}" for name, kind in kinds.items() if kind is bool)}

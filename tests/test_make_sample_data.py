@@ -345,7 +345,7 @@ def test_oracle_knows_everything_but_the_masked_draw(tmp_path):
 
 # --- Refusals and interruptions ---
 
-@pytest.mark.parametrize("argument", ["--size=big", "--size=0.1", "--size=nan", "--seed=-1"])
+@pytest.mark.parametrize("argument", ["--size=big", "--size=0.2", "--size=nan", "--seed=-1"])
 def test_bad_options_are_refused(argument, tmp_path, refuses):
     assert argument in refuses(make_sample_data.main, [SCRIPT, f"--output_dir={tmp_path / 'made'}", argument])
     assert not list(tmp_path.iterdir())
@@ -404,3 +404,16 @@ def test_sigterm_ends_with_one_sentence_and_leaves_nothing(tmp_path):
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 75 and "nothing was kept" in stderr and stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_second_start_is_refused_and_what_a_killed_one_left_is_removed(tmp_path):
+    command = [sys.executable, SCRIPT, f"--output_dir={tmp_path / 'made'}"]
+    process = subprocess.Popen([*command, "--size=500"], stdout=subprocess.DEVNULL)
+    support.wait_for(lambda: list(tmp_path.rglob("part-*.txt")), 30)
+    second = subprocess.run([*command, "--size=0.2"], capture_output=True, text=True)
+    assert second.returncode == 2 and f"process {process.pid} " in second.stderr
+    process.kill()
+    process.wait()
+    assert list(tmp_path.rglob("part-*.txt"))
+    subprocess.run([*command, "--size=0.2"], check=True, capture_output=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]

@@ -380,7 +380,8 @@ def test_no_update_is_applied_from_the_first_non_finite_loss_or_gradient_on(bad,
     model.step([batch(100, **bad), *[batch(101) for _ in range(k - 1)]])
     assert bits() == before
     metrics = model.step.read_metrics()
-    assert metrics["bad_step"] == 4  # counted from 1
+    assert metrics["bad_step"] == 4 and model.step.step_done() == 3  # counted from 1
+    assert metrics["updates"] == metrics["loss"] == 0  # an update that is not applied has no metrics
     for update in range(2):
         model.step([batch(200 + update) for _ in range(k)])  # good again, but too late
     assert bits() == before
@@ -395,6 +396,57 @@ def test_a_non_finite_micro_batch_in_the_middle_is_detected():
     assert model.step.read_metrics()["bad_step"] == 1
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_a_budget_of_non_finite_updates_is_skipped_and_those_count_as_steps(accumulation_steps, jit_compile):
+    """An update that is skipped leaves the variables alone, and the next one has the rate of its own step."""
+    k = accumulation_steps
+    bad = {2: dict(poison=np.nan), 3: dict(penalty=np.inf), 6: dict(poison=np.inf)}
+
+    def run(model, steps):
+        for step in steps:
+            model.step([batch(step * k + i, **(bad.get(step, {}) if i == k - 1 else {})) for i in range(k)])
+
+    model = Linear(AdamW, accumulation_steps=k, skip_budget=2, jit_compile=jit_compile)
+    run(model, range(1, 6))
+    assert model.step.skipped() == [2, 3] and model.step.step_done() == 5
+    metrics = model.step.read_metrics()
+    assert metrics["bad_step"] == 0 and (metrics["updates"], metrics["micro_batches"]) == (3, 3 * k)
+    assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["gradient_norm"])
+    before = [value.tobytes() for value in model.values()]
+    run(model, range(6, 9))  # the third is one too many
+    assert model.step.read_metrics()["bad_step"] == 6 and model.step.step_done() == 5
+    assert [value.tobytes() for value in model.values()] == before and model.step.skipped() == [2, 3]
+
+    resumed = Linear(AdamW, accumulation_steps=k, skip_budget=2, skipped=[1], jit_compile=jit_compile)
+    run(resumed, range(1, 4))  # one was skipped before: one is left
+    assert resumed.step.skipped() == [1, 2] and resumed.step.read_metrics()["bad_step"] == 3
+
+    reference = Linear(AdamW, accumulation_steps=k, jit_compile=jit_compile)
+    for step in (1, 4, 5):  # the same data at the same rates, without the bad ones
+        reference.optimizer.step.assign(step - 1)
+        run(reference, [step])
+    for found, expected in zip(model.values(), reference.values()):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_an_exception_between_micro_batches_drops_the_update():
+    model, untouched = Linear(accumulation_steps=3), Linear(accumulation_steps=3)
+
+    def interrupted():
+        yield batch(8)
+        yield batch(9, poison=np.nan)
+        raise KeyError("no more")
+
+    with pytest.raises(KeyError):
+        model.step(interrupted())
+    assert all(value == 0 for value in model.step.read_metrics().values())
+    for each in (model, untouched):
+        each.step([batch(number) for number in range(3)])
+    assert [value.tobytes() for value in model.values()] == [value.tobytes() for value in untouched.values()]
+    assert model.step.read_metrics() == untouched.step.read_metrics()
+
+
 def test_metrics_are_sums_since_the_last_read():
     model = Linear(accumulation_steps=2)
     for count in (3, 1):
@@ -407,8 +459,9 @@ def test_metrics_are_sums_since_the_last_read():
                 absolute += np.abs(features["x"].numpy() @ values[0] + values[1] - features["y"].numpy()).sum()
             model.step(batches)
         metrics = model.step.read_metrics()
-        assert set(metrics) == {"examples", "absolute", "loss", "micro_batches", "gradient_norm", "bad_step"}
-        assert (metrics["micro_batches"], metrics["examples"]) == (2 * count, 8 * count)
+        assert set(metrics) == {"examples", "absolute", "loss", "micro_batches", "gradient_norm", "updates",
+                                "bad_step"}
+        assert (metrics["updates"], metrics["micro_batches"], metrics["examples"]) == (count, 2 * count, 8 * count)
         np.testing.assert_allclose(metrics["loss"], sum(losses), rtol=1e-5)  # float32
         np.testing.assert_allclose(metrics["absolute"], absolute, rtol=1e-5)
     assert all(value == 0 for value in model.step.read_metrics().values())

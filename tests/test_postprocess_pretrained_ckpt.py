@@ -122,6 +122,7 @@ def test_a_checkpoint_without_its_vocabulary_needs_vocab_file(run, tmp_path, voc
     shutil.copytree(run / "checkpoints", moved)
     assert "--vocab_file" in refuses(export, run, tmp_path / "out", pretrained_checkpoint=str(moved))
     export(run, tmp_path / "out", pretrained_checkpoint=str(moved), vocab_file=vocab_file)
+    assert weights.read(str(moved), vocab_file).tokenizer.vocab_file == vocab_file
     (tmp_path / "other.txt").write_text("\n".join(reversed(pathlib.Path(vocab_file).read_text().split())))
     assert "other.txt" in refuses(export, run, tmp_path / "out2", vocab_file=str(tmp_path / "other.txt"))
 

@@ -3,12 +3,16 @@
 Ids, masks, labels, records and orders are exact. Seeds are fixed, so that statistical bounds (5 standard deviations or
 as said) either hold always or never.
 """
+import collections
 import fractions
+import gzip
 import itertools
 import json
 import math
 import os
+import pathlib
 import random
+import subprocess
 import threading
 import time
 
@@ -19,7 +23,8 @@ import tensorflow as tf
 
 import pretrain_utils
 import tfrecord
-from pretrain_utils import RecordFormat, RecordOrder, Shard, find_shards, fold_seeds
+from pretrain_utils import DamagedRecords, RecordFormat, RecordOrder, Shard, find_shards, fold_seeds
+from tokenization import ElectraTokenizer
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = (0, 1, 2, 3, 4)
 VOCAB_SIZE = 100
@@ -287,7 +292,23 @@ def test_shards_are_found_by_folder_glob_and_list(tmp_path, write):
     assert names(find_shards(b, "data"), b) == ["z.tfrecord"]  # a folder of such a name is no shard
     assert names(find_shards(os.path.join(a, "x*"), "data"), a) == ["x.tfrecord-0", "x.tfrecord-1"]
     assert names(find_shards(f"{b}, {a}/y*", "data"), str(tmp_path)) == ["b/z.tfrecord", "a/y.tfrecord.gz"]
-    assert names(find_shards(str(tmp_path / "c[1]"), "data"), str(tmp_path)) == ["c[1]/v.tfrecord"]
+
+
+def test_an_index_is_not_a_shard(tmp_path, write):
+    path = write("a/x.tfrecord", [b"1"])
+    tfrecord.write_index(path, path + ".idx")
+    assert find_shards(str(tmp_path / "a"), "data") == find_shards(str(tmp_path / "a" / "x*"), "data") == [path]
+
+
+@pytest.mark.parametrize("folder", ["c[1]", "[1]", "st*r", "wh?t", "back\\slash", "[!a]*"])
+def test_paths_with_the_signs_of_a_glob_are_found_as_they_stand(folder, tmp_path, write):
+    for name in (f"{folder}/x[0].tfrecord", f"{folder}/y.tfrecord", "decoy1/z.tfrecord", "star/z.tfrecord", "what/z"):
+        write(name, [b"1"])
+    here = str(tmp_path / folder)
+    assert names(find_shards(here, "data"), here) == ["x[0].tfrecord", "y.tfrecord"]
+    assert names(find_shards(f"{here}/x[0].tfrecord", "data"), here) == ["x[0].tfrecord"]
+    assert names(find_shards(f"{here}/*.tfrecord", "data"), here) == ["x[0].tfrecord", "y.tfrecord"]
+    assert names(find_shards(f"{here}/y*,{here}/[x][[]0].tfrecord", "data"), here) == ["y.tfrecord", "x[0].tfrecord"]
 
 
 def test_shards_that_cannot_be_found_are_refused_by_flag_and_name(tmp_path, write, refuses):
@@ -302,44 +323,138 @@ def test_shards_that_cannot_be_found_are_refused_by_flag_and_name(tmp_path, writ
         assert "--data" in text and part in text
 
 
-def test_manifest_is_found_beside_the_shards_and_one_folder_up(tmp_path, write):
-    shard, held_out = write("set/x.tfrecord", [b"1"]), write("set/eval/y.tfrecord", [b"1"])
-    assert pretrain_utils.read_manifest([shard]) is None
+def test_manifests_are_found_beside_the_shards_and_one_folder_up(tmp_path, write):
+    shards = [write("set/x.tfrecord", [b"1"]), write("set/eval/y.tfrecord", [b"1"]), write("bare/z.tfrecord", [b"1"])]
+    folders = [os.path.dirname(shard) for shard in shards]
+    assert pretrain_utils.read_manifests(shards) == {}
     manifest = tmp_path / "set" / "manifest.json"
     manifest.write_text('{"format": "another"}')
-    assert pretrain_utils.read_manifest([shard]) is None
+    assert pretrain_utils.read_manifests(shards) == {}
     manifest.write_text('{"format": "electra-pretraining-tfrecord", "n": 1}')
-    assert pretrain_utils.read_manifest([shard])["n"] == pretrain_utils.read_manifest([held_out])["n"] == 1
+    found = pretrain_utils.read_manifests(shards)
+    assert list(found) == folders[:2] and all(entry["n"] == 1 for entry in found.values())
 
 
-def test_records_are_counted_where_the_manifest_does_not_know_the_file(write, refuses):
-    paths = [write("a.tfrecord", [b"x"] * 3), write("b.tfrecord", [b"x"] * 5), write("c.tfrecord", [b"x"] * 7, "GZIP"),
-             write("d.tfrecord", [])]
-    size = os.path.getsize(paths[0])
-    manifest = {"train": [{"file": "a.tfrecord", "bytes": size, "records": 99}],  # believed: nobody reads the file
-                "eval": [{"file": "b.tfrecord", "bytes": 1, "records": 99}]}  # another size: not this file
-    counted = []
-    shards = pretrain_utils.count_shards(paths, manifest, progress=lambda paths: counted.extend(paths) or paths)
-    assert shards == [Shard(paths[0], 99), Shard(paths[1], 5), Shard(paths[2], 7), Shard(paths[3], 0)]
-    assert counted == paths[1:]
-    assert [shard.records for shard in pretrain_utils.count_shards(paths, None)] == [3, 5, 7, 0]
-    assert paths[3] in refuses(pretrain_utils.count_shards, paths[3:], None)
+def test_manifests_of_all_folders_are_compared_with_the_tokenizer_and_the_length(tmp_path, write, vocab_file, refuses):
+    tokenizer = ElectraTokenizer(vocab_file)
+    cased = ElectraTokenizer(vocab_file, do_lower_case=False)
+    shards = [write(f"{name}/x.tfrecord", [b"1"]) for name in ("first", "bare", "last/eval")]
+
+    def describe(name, tokenizer=tokenizer, length=8):
+        (tmp_path / name / "manifest.json").write_text(json.dumps({
+            "format": "electra-pretraining-tfrecord", "tokenizer_fingerprint": tokenizer.fingerprint,
+            "max_seq_length": length}))
+
+    describe("first")
+    describe("last")
+    pretrain_utils.check_manifests(shards, tokenizer, 8)
+    for changed in ("first", "last"):
+        describe(changed, cased)
+        text = refuses(pretrain_utils.check_manifests, shards, tokenizer, 8)
+        assert str(tmp_path / changed) in text and "--vocab_file" in text and "casing" in text
+        describe(changed, length=9)
+        text = refuses(pretrain_utils.check_manifests, shards, tokenizer, 8)
+        assert str(tmp_path / changed) in text and "length 9" in text and "--max_seq_length=8" in text
+        describe(changed)
 
 
-def test_counts_are_remembered_until_a_file_changes(write, tmp_path):
-    paths = [write("a.tfrecord", [b"x"] * 3), write("b.tfrecord", [b"x"] * 5)]
-    counts_file = str(tmp_path / "run" / "counts.json")
+# --- Indices ---
 
-    def counted(paths):
-        seen = []
-        shards = pretrain_utils.count_shards(paths, None, counts_file, lambda paths: seen.extend(paths) or paths)
-        return [shard.records for shard in shards], seen
 
-    assert counted(paths[:1]) == ([3], paths[:1])
-    assert counted(paths) == ([3, 5], paths[1:])
-    assert counted(paths) == ([3, 5], [])
+@pytest.fixture
+def indexed(tmp_path):
+    """Returns the shards of some paths, and the paths that were not known before. Indices are kept in `index`."""
+    def run(paths):
+        new = []
+        shards = pretrain_utils.index_shards(paths, str(tmp_path / "index"), lambda paths: new.extend(paths) or paths)
+        return shards, new
+
+    return run
+
+
+def test_a_shard_without_an_index_gets_one_in_the_folder_of_the_run(tmp_path, write, indexed, refuses):
+    paths = [write("a/b.tfrecord", [b"x"] * 5), write("c/b.tfrecord", []), write("d.tfrecord", [b"x"] * 7, "GZIP")]
+    shards, new = indexed(paths)
+    assert new == paths and [shard.path for shard in shards] == paths
+    assert [shard.records for shard in shards] == [5, 0, 7]
+    assert shards[2].index_path is None and shards[0].index_path != shards[1].index_path
+    assert sorted(os.listdir(tmp_path / "index")) == sorted(
+        ["shards.json", *(os.path.basename(shard.index_path) for shard in shards[:2])])
+    assert sorted(os.listdir(tmp_path)) == ["a", "c", "d.tfrecord", "index"]
+    assert tfrecord.open_shard(*shards[0]).read([4]) == [b"x"]
+    assert indexed(paths) == (shards, [])
+    assert paths[1] in refuses(pretrain_utils.index_shards, paths[1:2], str(tmp_path / "index"))
+
+
+def test_an_index_beside_its_shard_is_used_and_no_header_is_read(write, indexed, monkeypatch):
+    path = write("a.tfrecord", [b"x"] * 3)
+    tfrecord.write_index(path, path + ".idx")
+    monkeypatch.setattr(tfrecord, "record_offsets", None)
+    assert indexed([path]) == ([Shard(path, 3, path + ".idx")], [path])
+    monkeypatch.setattr(tfrecord, "check_index", None)  # a resumed run does not even read the index
+    assert indexed([path]) == ([Shard(path, 3, path + ".idx")], [])
+
+
+@pytest.mark.parametrize("damage", ["damaged", "stale", "of another format", "gone"])
+def test_an_index_that_is_of_no_use_is_replaced(damage, tmp_path, write, indexed, caplog):
+    path = write("a.tfrecord", [b"x" * length for length in range(9)])
+    beside = tmp_path / "a.tfrecord.idx"
+    tfrecord.write_index(path, str(beside))
+    assert indexed([path])[0][0].index_path == str(beside)
+    if damage == "damaged":
+        beside.write_bytes(beside.read_bytes()[:-1] + b"x")
+    elif damage == "stale":
+        write("a.tfrecord", [b"x" * length for length in range(8, -1, -1)])
+    elif damage == "of another format":
+        beside.write_text("0 19\n19 19\n")
+    else:
+        beside.unlink()
+    [shard], new = indexed([path])
+    assert new == [path] and shard.records == 9 and os.path.dirname(shard.index_path) == str(tmp_path / "index")
+    lengths = range(8, -1, -1) if damage == "stale" else range(9)
+    assert tfrecord.open_shard(*shard).read(range(9)) == [b"x" * length for length in lengths]
+    assert (str(beside) in caplog.text) == (damage != "gone")
+    changed = pathlib.Path(shard.index_path)
+    changed.write_bytes(changed.read_bytes()[:-1] + b"x")  # so is one in the run's folder
+    assert indexed([path]) == ([shard], [path])
+    assert tfrecord.open_shard(*shard).read([0]) == [b"x" * lengths[0]]
+
+
+def test_a_changed_shard_is_indexed_again(write, indexed):
+    paths = [write("a.tfrecord", [b"x"] * 3), write("b.tfrecord", [b"x"] * 5), write("c.tfrecord", [b"x"] * 2, "GZIP")]
+    assert [shard.records for shard in indexed(paths)[0]] == [3, 5, 2]
     write("a.tfrecord", [b"x"] * 4)
-    assert counted(paths) == ([4, 5], paths[:1])
+    write("c.tfrecord", [b"x"] * 6, "GZIP")
+    shards, new = indexed(paths)
+    assert [shard.records for shard in shards] == [4, 5, 6] and new == [paths[0], paths[2]]
+
+
+def test_a_compressed_shard_that_its_manifest_lists_is_not_counted(write, tmp_path, indexed):
+    paths = [write("a/x.tfrecord", [b"x"] * 3, "GZIP"), write("b/x.tfrecord", [b"x"] * 3, "GZIP")]
+    for name, size in (("a", os.path.getsize(paths[0])), ("b", 1)):  # one more byte: another file
+        (tmp_path / name / "manifest.json").write_text(json.dumps({
+            "format": "electra-pretraining-tfrecord", "train": [{"file": "x.tfrecord", "bytes": size, "records": 99}]}))
+    assert [shard.records for shard in indexed(paths)[0]] == [99, 3]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_only_where_an_index_is_missing(write, tmp_path, refuses):
+    path, folder = write("a.tfrecord", [b"x"] * 3), str(tmp_path / "a.tfrecord" / "index")
+    assert folder in refuses(pretrain_utils.index_shards, [path], folder)
+    tfrecord.write_index(path, path + ".idx")
+    assert pretrain_utils.index_shards([path], folder) == [Shard(path, 3, path + ".idx")]
+
+
+def test_temporary_files_of_killed_starts_are_removed(write, tmp_path, indexed):
+    folder = tmp_path / "index"
+    folder.mkdir()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for name in ("shards.json", "0123456789abcdef.idx"):
+        (folder / f"{name}.tmp{dead.pid}").write_text("half")
+        (folder / f"{name}.tmp{os.getppid()}").write_text("of a process that runs")
+    indexed([write("a.tfrecord", [b"x"])])
+    left = [name.rpartition(".tmp")[2] for name in os.listdir(folder) if ".tmp" in name]
+    assert left == [str(os.getppid())] * 2
 
 
 # --- Order ---
@@ -466,11 +581,18 @@ def numbers(batch):
     return [(int(row[1]) - 10) * 50 + int(row[2]) - 10 for row in batch["input_ids"]]
 
 
+def shard(path):
+    """With its index, at `<path>.idx`."""
+    if tfrecord.is_gzip(path):
+        return Shard(path, tfrecord.open_shard(path).records)
+    return Shard(path, tfrecord.write_index(path, path + ".idx"), path + ".idx")
+
+
 def test_decoded_records_are_what_was_written(write):
     path = write("x.tfrecord", [example([2, 10, 3, 0], [1, 1, 1, 0], segment_ids=[0, 0, 1, 0]),
                                 example([2, 11, 12, 3])])
-    record_format = RecordFormat(path, 4, VOCAB_SIZE)
-    batch = record_format.decode(tfrecord.open_shard(path).read(0, 2))
+    record_format = RecordFormat(shard(path), 4, VOCAB_SIZE)
+    batch = record_format.decode(tfrecord.open_shard(*shard(path)).read([0, 1]))
     assert set(batch) == {"input_ids", "input_mask", "segment_ids"}
     assert all(value.dtype == np.int32 for value in batch.values())
     assert batch["input_ids"].tolist() == [[2, 10, 3, 0], [2, 11, 12, 3]]
@@ -495,19 +617,19 @@ def test_decoded_records_are_what_was_written(write):
 ])
 def test_records_of_another_kind_are_refused_by_their_file(record, part, write, refuses):
     path = write("x.tfrecord", [] if record is None else [record])
-    text = refuses(RecordFormat, path, 4, VOCAB_SIZE)
+    text = refuses(RecordFormat, shard(path), 4, VOCAB_SIZE)
     assert path in text and part in text
 
 
 def test_compressed_shard_without_records_is_refused_by_name(write, refuses):
     path = write("x.tfrecord.gz", [], "GZIP")
-    text = refuses(RecordFormat, path, 4, VOCAB_SIZE)
+    text = refuses(RecordFormat, shard(path), 4, VOCAB_SIZE)
     assert path in text and "ends after 0 records" in text
 
 
 def test_record_unlike_the_first_is_refused_where_it_comes(write, refuses):
     path = write("x.tfrecord", [example([2, 10, 11, 3])])
-    record_format = RecordFormat(path, 4, VOCAB_SIZE)
+    record_format = RecordFormat(shard(path), 4, VOCAB_SIZE)
     for record, part in [(example([2, 10, 3]), "other features"), (example([2, 10, 200, 3]), "token id 200"),
                          (b"\xff\xff no protobuf", "other features")]:
         text = refuses(record_format.decode, [example([2, 10, 11, 3]), record])
@@ -518,8 +640,8 @@ def test_static_masks_are_undone_on_the_way_from_file_to_batch(write):
     masks = dict(masked_lm_positions=[1, 3, 0], masked_lm_ids=[10, 12, 0], masked_lm_weights=[1.0, 1.0, 0.0],
                  next_sentence_labels=[1])
     path = write("x.tfrecord", [example([CLS, MASK, 11, 55, SEP, 0], [1, 1, 1, 1, 1, 0], **masks)] * 4)
-    record_format = RecordFormat(path, 6, VOCAB_SIZE)
-    batch = next(pretrain_utils.micro_batches(RecordOrder([Shard(path, 4)], 1), record_format, 2))
+    record_format = RecordFormat(shard(path), 6, VOCAB_SIZE)
+    batch = next(pretrain_utils.micro_batches(RecordOrder([shard(path)], 1), record_format, 2))
     assert batch["input_ids"].tolist() == [[CLS, 10, 11, 12, SEP, 0]] * 2
 
 
@@ -528,9 +650,9 @@ def corpus(write, monkeypatch):
     """87 numbered records in two plain and a compressed shard, in windows of 10, and how to read batches of it."""
     monkeypatch.setattr(RecordOrder, "WINDOW", 10)
     monkeypatch.setattr(RecordOrder, "GROUP", 2)
-    shards = [Shard(write("a.tfrecord", numbered(0, 30)), 30), Shard(write("b.tfrecord", numbered(30, 50), "GZIP"), 50),
-              Shard(write("c.tfrecord", numbered(80, 7)), 7)]
-    record_format = RecordFormat(shards[0].path, 8, VOCAB_SIZE)
+    shards = [shard(write("a.tfrecord", numbered(0, 30))), shard(write("b.tfrecord", numbered(30, 50), "GZIP")),
+              shard(write("c.tfrecord", numbered(80, 7)))]
+    record_format = RecordFormat(shards[0], 8, VOCAB_SIZE)
 
     def read(count, batch_size=3, **where):
         batches = pretrain_utils.micro_batches(RecordOrder(shards, 5), record_format, batch_size, **where)
@@ -562,13 +684,112 @@ def test_workers_share_one_order_whatever_their_number(world_size, corpus):
     assert union == corpus.through[start:start + 180]
 
 
-def test_damaged_shard_ends_the_batches_with_its_name(write, refuses):
+@pytest.mark.parametrize("world_size", [1, 4])
+def test_workers_read_only_their_own_records(world_size, write, monkeypatch):
+    shards = [shard(write("a.tfrecord", numbered(0, 24))), shard(write("b.tfrecord", numbered(24, 24)))]
+    record_format = RecordFormat(shards[0], 8, VOCAB_SIZE)
+    read, counts = tfrecord.PlainReader.read, collections.Counter()
+    monkeypatch.setattr(tfrecord.PlainReader, "read", lambda self, numbers: counts.update(
+        int(number) + 24 * self.path.endswith("b.tfrecord") for number in numbers) or read(self, numbers))
+    # Without reading ahead.
+    monkeypatch.setattr(pretrain_utils, "ahead", lambda function, items, workers, lookahead: map(function, items))
+    for rank in range(world_size):
+        before = counts.copy()
+        batches = pretrain_utils.micro_batches(RecordOrder(shards, 5), record_format, 3, 0, rank, world_size)
+        used = [number for _ in range(16 // world_size) for number in numbers(next(batches))]
+        assert counts - before == collections.Counter(used)
+    assert counts == collections.Counter(range(48))
+
+
+# --- Damaged records ---
+
+
+def damage(path, *records):
+    """Changes a byte in each of these records, given by number."""
+    content = bytearray(pathlib.Path(path).read_bytes())
+    tfrecord.write_index(path, path + ".idx")
+    offsets = np.concatenate(list(tfrecord.record_offsets(path))).tolist()
+    for number in records:
+        content[offsets[number] + 30] ^= 1
+    pathlib.Path(path).write_bytes(content)
+    return [offsets[number] for number in records]
+
+
+def read_epoch(shards, damaged, rank=0, world_size=1, start=0):
+    """The numbers of the records of an epoch, or of one worker's share of it."""
+    record_format = RecordFormat(shards[0], 8, VOCAB_SIZE, damaged)
+    batches = pretrain_utils.micro_batches(RecordOrder(shards, 5), record_format, 2, start, rank, world_size)
+    found = [numbers(next(batches)) for _ in range((40 - start) // 2 // world_size)]
+    batches.close()
+    return found
+
+
+def test_damaged_record_ends_the_batches_with_shard_byte_and_option(write, refuses):
     path = write("x.tfrecord", numbered(0, 40))
-    content = bytearray(open(path, "rb").read())
-    content[-10] ^= 1  # in the last record
-    open(path, "wb").write(content)
-    batches = pretrain_utils.micro_batches(RecordOrder([Shard(path, 40)], 5), RecordFormat(path, 8, VOCAB_SIZE), 4)
-    assert path in refuses(lambda: [next(batches) for _ in range(20)])
+    [byte] = damage(path, 39)
+    whole = Shard(path, 40, path + ".idx")
+    text = refuses(read_epoch, [whole], None)
+    assert path in text and f"byte {byte}" in text and "--skip_bad_records" in text
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 5])
+def test_next_intact_record_takes_the_place_of_a_damaged_one(world_size, write, tmp_path, caplog):
+    path = write("x.tfrecord", numbered(0, 40))
+    whole = shard(path)
+    expected = {number: {0: 1, 7: 9, 8: 9, 39: 1}.get(number, number) for number in range(40)}
+    intact = read_epoch([whole], None)
+    places = damage(path, 0, 7, 8, 39)
+    for start in (0, 20):  # from the beginning, and resumed
+        caplog.clear()
+        by_rank = [read_epoch([whole], DamagedRecords(4, str(tmp_path / "damaged"), [path]), rank, world_size, start)
+                   for rank in range(world_size)]
+        found = [batch for round_ in zip(*by_rank) for batch in round_]
+        assert found == [[expected[number] for number in batch] for batch in intact[start // 2:]]
+    assert all(f"byte {byte};" in caplog.text for byte in places)
+    assert len(os.listdir(tmp_path / "damaged")) == 4
+
+
+def test_each_damaged_record_is_counted_and_logged_once(write, tmp_path, refuses, caplog):
+    path, other = write("x.tfrecord", numbered(0, 40)), write("y.tfrecord", numbered(0, 3))
+    first, second, third = damage(path, 10, 20, 30)
+    folder, whole = str(tmp_path / "damaged"), Shard(path, 40, path + ".idx")
+
+    def read(limit, numbers, paths=(path, other)):
+        return pretrain_utils.read_records(tfrecord.open_shard(*whole), numbers, DamagedRecords(limit, folder, paths))
+
+    damaged = DamagedRecords(2, folder, [path])
+    for _ in range(3):
+        assert pretrain_utils.read_records(tfrecord.open_shard(*whole), [10], damaged)
+    assert caplog.text.count(f"byte {first}") == 1 and path in caplog.text
+    read(2, [10, 20])  # another worker, or a resumed run
+    text = refuses(read, 2, [30])
+    assert path in text and f"byte {third}" in text and "--skip_bad_records=2" in text
+    read(2, [10, 20])  # the third is not counted: it was not skipped
+    assert f"byte {second}" in refuses(read, 1, [20])
+    read(3, [30])
+    assert path in refuses(pretrain_utils.read_records, tfrecord.open_shard(*whole), [10], DamagedRecords(
+        9, os.path.join(path, "no folder"), [path]))
+    write("x.tfrecord", numbered(0, 41))  # rebuilt: what was damaged no longer counts
+    damage(path, 5)
+    read(1, [5])
+
+
+def test_a_shard_without_an_intact_record_is_refused(write, tmp_path, refuses):
+    path = write("x.tfrecord", numbered(0, 3))
+    damage(path, 0, 1, 2)
+    damaged = DamagedRecords(9, str(tmp_path / "damaged"), [path])
+    text = refuses(pretrain_utils.read_records, tfrecord.open_shard(path, 3, path + ".idx"), [1], damaged)
+    assert path in text and "no intact record" in text
+
+
+def test_damaged_record_of_a_compressed_shard_is_replaced_too(write, tmp_path):
+    framed = [tfrecord.record_header(3) + record + tfrecord.masked_crc(record) for record in (b"abc", b"def", b"ghi")]
+    framed[1] = framed[1].replace(b"def", b"dEf")
+    path = str(tmp_path / "x.tfrecord.gz")
+    pathlib.Path(path).write_bytes(gzip.compress(b"".join(framed)))
+    damaged = DamagedRecords(1, str(tmp_path / "damaged"), [path])
+    assert pretrain_utils.read_records(tfrecord.open_shard(path), [0, 1], damaged) == [b"abc", b"ghi"]
+    assert pretrain_utils.read_records(tfrecord.open_shard(path), [1, 2], damaged) == [b"ghi", b"ghi"]
 
 
 # --- Reading ahead ---
@@ -611,7 +832,7 @@ def test_an_exception_comes_where_its_result_would_have():
 def test_closing_the_batches_ends_their_threads(write):
     path = write("x.tfrecord", numbered(0, 40))
     before = set(threading.enumerate())
-    batches = pretrain_utils.micro_batches(RecordOrder([Shard(path, 40)], 5), RecordFormat(path, 8, VOCAB_SIZE), 4)
+    batches = pretrain_utils.micro_batches(RecordOrder([shard(path)], 5), RecordFormat(shard(path), 8, VOCAB_SIZE), 4)
     next(batches)
     assert set(threading.enumerate()) - before
     batches.close()
@@ -621,4 +842,4 @@ def test_closing_the_batches_ends_their_threads(write):
 def test_manifest_is_json_of_this_project_or_refused(tmp_path, write, refuses):
     shard = write("set/x.tfrecord", [b"1"])
     (tmp_path / "set" / "manifest.json").write_text(json.dumps([1]))
-    assert "manifest.json" in refuses(pretrain_utils.read_manifest, [shard])
+    assert "manifest.json" in refuses(pretrain_utils.read_manifests, [shard])

@@ -2,11 +2,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import glob
+import itertools
 import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,12 +23,15 @@ from support import pretraining_config as make_config
 
 import configuration
 import devices
+import files
 import postprocess_pretrained_ckpt
 import report
 import run_pretraining
 import training
-from checkpoints import Checkpoints, read_state
+import weights
+from checkpoints import Checkpoints, read_state, readable
 from configuration import Interrupted, PretrainingConfig, RunFailed, UserError
+from tokenization import ElectraTokenizer
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -47,16 +53,17 @@ def train(config, stop_after=None):
 
 def tensors(config, name):
     """Every tensor of a checkpoint's model and optimizer."""
-    reader = tf.train.load_checkpoint(os.path.join(config.checkpoint_dir, name))
-    return {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()
-            if key.startswith(("model/", "optimizer/"))}
+    with readable(os.path.join(config.checkpoint_dir, name)) as alias:
+        reader = tf.train.load_checkpoint(alias)
+        return {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()
+                if key.startswith(("model/", "optimizer/"))}
 
 
 def metrics(config, phase=1):
     return report.read_metrics_log(os.path.join(config.logs, f"pretraining_phase{phase}.jsonl"))
 
 
-def weights(tensors):
+def of_model(tensors):
     return {key: value for key, value in tensors.items() if key.startswith("model/")}
 
 
@@ -115,7 +122,7 @@ def test_phase_2_starts_from_phase_1s_weights_with_a_fresh_optimizer(data, tmp_p
     copy = dataclasses.replace(copy, results_dir=str(tmp_path / "results"), num_train_steps=2, weight_decay_rate=0.0)
     train(copy)
     first, second = tensors(config, "ckpt-12"), tensors(copy, "ckpt-p2-2")
-    assert_same_bits(weights(first), weights(second))  # rate 0: as they were
+    assert_same_bits(of_model(first), of_model(second))  # rate 0: as they were
     assert second["optimizer/step/.ATTRIBUTES/VARIABLE_VALUE"] == 2
 
 
@@ -137,6 +144,83 @@ def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(data, tmp_path, f
             train(second, StopAfter(3))
         train(second)
         assert_same_bits(tensors(finished[1], "ckpt-p2-6"), tensors(second, "ckpt-p2-6"))
+
+
+def test_a_stop_within_an_update_drops_it_and_resuming_repeats_it(data, tmp_path, finished):
+    config = make_config(data, tmp_path, log_freq=5)
+    with pytest.raises(Interrupted, match="at step 7 of phase 1, which is saved"):
+        train(config, StopAfter(7, micro_batches=2))
+    assert read_state(os.path.join(config.checkpoint_dir, "ckpt-7"))["record"] == 7 * 12
+    assert [entry["step"] for entry in metrics(config)] == [1, 2, 5, 7]
+    train(dataclasses.replace(config, restore_checkpoint="latest"))
+    assert_same_bits(tensors(finished[0], "ckpt-12"), tensors(config, "ckpt-12"))
+
+
+def test_saving_by_the_clock_changes_no_bit(data, tmp_path, finished):
+    config = make_config(data, tmp_path, save_checkpoints_minutes=1e-9, keep_checkpoint_max=99, log_freq=5)
+    train(config)
+    assert [found.step for found in Checkpoints(config.checkpoint_dir).list()] == list(range(1, 13))
+    assert_same_bits(tensors(finished[0], "ckpt-12"), tensors(config, "ckpt-12"))
+
+
+def test_data_that_cannot_be_read_loses_no_update(data, tmp_path, finished, monkeypatch):
+    config = make_config(data, tmp_path)
+    batches = run_pretraining.pretrain_utils.micro_batches
+
+    def damaged(*arguments):
+        yield from itertools.islice(batches(*arguments), 5 * 3 + 1)
+        raise UserError("shard 2 is damaged: remove it.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_pretraining.pretrain_utils, "micro_batches", damaged)
+        with pytest.raises(UserError, match="shard 2 is damaged"):
+            train(config)
+    assert [found.step for found in Checkpoints(config.checkpoint_dir).list()] == [5]
+    train(dataclasses.replace(config, restore_checkpoint="latest"))
+    assert_same_bits(tensors(finished[0], "ckpt-12"), tensors(config, "ckpt-12"))
+
+
+@pytest.fixture
+def bad_updates(monkeypatch):
+    """Makes the loss of the second micro-batch of updates 3 and 8 NaN."""
+    from pretrain_utils import TRAINING, fold_seeds
+    model, loss_of = run_pretraining.modeling.PretrainingModel, run_pretraining.modeling.PretrainingModel.loss
+
+    def loss(self, features, seeds):
+        bad = [fold_seeds([42, TRAINING, 1, step, 1, 0], self.num_seeds)[0] for step in (3, 8)]
+        value, sums = loss_of(self, features, seeds)
+        found = tf.reduce_any(tf.reduce_all(tf.equal(seeds[0], tf.constant(np.array(bad))), axis=1))
+        return tf.where(found, np.nan, value), sums
+
+    monkeypatch.setattr(model, "loss", loss)
+
+
+def test_bad_updates_are_skipped_up_to_the_budget_and_resuming_changes_no_bit(data, tmp_path, bad_updates):
+    uninterrupted = make_config(data, tmp_path, skip_bad_updates=2, log_freq=5, model_name="uninterrupted")
+    train(uninterrupted)
+    expected = tensors(uninterrupted, "ckpt-12")
+    assert read_state(os.path.join(uninterrupted.checkpoint_dir, "ckpt-12"))["skipped_updates"] == [3, 8]
+    assert expected["optimizer/step/.ATTRIBUTES/VARIABLE_VALUE"] == 12
+    assert all(np.isfinite(value).all() for value in expected.values())
+    for number, step in ((1, 3), (2, 8)):
+        assert re.search(rf"update {step} \(batch seed \[42, \d+, 1, {step}\]\).* number {number} of "
+                         "--skip_bad_updates=2", console(uninterrupted))
+    kinds = [(entry["step"], entry["kind"]) for entry in metrics(uninterrupted)]
+    assert kinds == [(1, "train"), (2, "train"), (3, "skipped"), (5, "train"), (8, "skipped"), (10, "train"),
+                     (12, "train")]
+    assert all(np.isfinite(entry["loss"]) for entry in metrics(uninterrupted) if entry["kind"] == "train")
+
+    config = make_config(data, tmp_path, log_freq=5)
+    with pytest.raises(RunFailed, match=r"not finite at update 3 .*ckpt-2: .*--skip_bad_updates=1"):  # noticed at 5
+        train(config)
+    assert read_state(os.path.join(config.checkpoint_dir, "ckpt-2"))["record"] == 2 * 12
+    one = dataclasses.replace(config, restore_checkpoint="latest", skip_bad_updates=1)
+    with pytest.raises(Interrupted):
+        train(one, StopAfter(5))
+    with pytest.raises(RunFailed, match=r"not finite at update 8 .*ckpt-7: .*--skip_bad_updates=2"):
+        train(one)
+    train(dataclasses.replace(one, skip_bad_updates=2))
+    assert_same_bits(expected, tensors(config, "ckpt-12"))
 
 
 def test_evaluating_and_saving_change_no_bit_of_training(data, tmp_path, finished):
@@ -191,14 +275,19 @@ def test_killed_at_random_moments_and_resumed_equals_an_uninterrupted_run(data, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_the_update_saves_says_how_to_resume_and_exits_75(data, tmp_path, number, said):
+def test_a_signal_finishes_the_update_saves_says_how_to_resume_and_exits_75(data, tmp_path, number, said, monkeypatch):
     config = make_config(data, tmp_path, num_train_steps=100_000, log_freq=1)
+    lock = os.path.join(config.model_dir, ".lock")
+    monkeypatch.setattr(files, "PATIENCE_SECONDS", 0)
     process = subprocess.Popen(command(config), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     for line in process.stdout:
         if line.startswith("step 3/"):
+            with pytest.raises(files.Held, match=f"process {process.pid} "), files.hold(lock):
+                pass
             process.send_signal(number)
             break
     _, errors = process.communicate(timeout=120)
+    assert not os.path.exists(lock)
     assert process.returncode == 75
     assert len(said(errors).splitlines()) == 1 and "resume with --restore_checkpoint=latest" in errors
     step = int(re.search(r"at step (\d+)", errors)[1])
@@ -257,12 +346,192 @@ def test_a_second_run_is_refused_with_the_three_ways_on_and_overwrite_starts_ane
     assert [found.prefix[-6:] for found in Checkpoints(config.checkpoint_dir).list()] == ["ckpt-3"]
 
 
+def content(folder):
+    """Every file below a folder and its bytes, without console logs."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in pathlib.Path(folder).rglob("*")
+            if path.is_file() and not path.name.endswith(".log")}
+
+
+@pytest.mark.parametrize("mistake", [
+    dict(load_weights=True, weights_dir="no/such/weights"), dict(json_summary="/proc/no/such.jsonl"),
+    dict(model_config='{"hidden_size": 65}'), dict(model_config="no/such.json"), dict(vocab_file="no/such/vocab.txt")],
+    ids=lambda mistake: next(reversed(mistake)))
+def test_overwrite_with_a_mistake_leaves_everything_as_it_was(data, copied, mistake, refuses):
+    config, _ = copied
+    before = content(config.model_dir)
+    refuses(train, dataclasses.replace(config, overwrite=True, **mistake))
+    assert content(config.model_dir) == before
+
+
+def test_overwrite_keeps_the_old_run_until_the_new_one_has_saved(data, copied):
+    config, _ = copied
+    kept = []
+
+    class Look(StopAfter):
+        def begin(self):
+            kept.extend(Checkpoints(os.path.join(config.checkpoint_dir, "overwritten")).list())
+
+    with pytest.raises(Interrupted):
+        train(dataclasses.replace(config, overwrite=True), Look(2))
+    assert [found.name for found in kept] == ["ckpt-12", "ckpt-p2-6"]
+    assert sorted(os.listdir(config.checkpoint_dir)) == ["ckpt-2.data-00000-of-00001", "ckpt-2.index"]
+
+
+# --- Rolling back, extending, keeping ---
+
+
+@pytest.fixture
+def copied(data, tmp_path, finished):
+    """The two finished phases, in a copy of their folder."""
+    shutil.copytree(finished[0].results_dir, tmp_path / "results")
+    return [dataclasses.replace(config, results_dir=str(tmp_path / "results")) for config in finished]
+
+
+def test_after_a_rollback_latest_takes_the_new_branch(data, tmp_path):
+    """It once took the newest step, which was that of the run that had diverged."""
+    config = make_config(data, tmp_path, num_train_steps=6, save_checkpoints_steps=2)
+    train(config)
+    second = os.path.join(config.checkpoint_dir, "ckpt-2")
+    lower = dataclasses.replace(config, learning_rate=1e-3, restore_checkpoint=second, num_train_steps=7)
+    with pytest.raises(Interrupted):
+        train(lower, StopAfter(3, first=3))
+    assert [found.step for found in Checkpoints(config.checkpoint_dir).list()] == [2, 3]
+    aside = os.path.join(config.checkpoint_dir, "diverged-after-ckpt-2-1")
+    assert [found.step for found in Checkpoints(aside).list()] == [4, 6] and aside in console(config)
+    train(dataclasses.replace(lower, restore_checkpoint="latest"))
+    assert [found.step for found in Checkpoints(config.checkpoint_dir).list()] == [2, 3, 4, 6, 7]
+    rates = {entry["step"]: entry["learning_rate"] for entry in metrics(config)}
+    assert rates[4] <= 1e-3 < rates[2]
+    assert weights.open_checkpoint(os.path.join(aside, "ckpt-6")).state["step"] == 6  # its vocabulary is found
+    train(dataclasses.replace(lower, restore_checkpoint=os.path.join(aside, "ckpt-4"), num_train_steps=4))
+    assert len(Checkpoints(config.checkpoint_dir).list()) == 5  # nothing to train: nothing moves
+
+
+def test_a_rollback_that_is_refused_moves_nothing(data, copied, refuses):
+    config, second = copied
+    before = content(config.model_dir)
+    refuses(train, dataclasses.replace(second, restore_checkpoint=os.path.join(config.checkpoint_dir, "ckpt-12"),
+                                       json_summary="/proc/no/such.jsonl"))
+    assert content(config.model_dir) == before
+
+
+def test_phase_2_says_so_when_phase_1_has_been_trained_since(data, copied):
+    """Phase 1 was extended, and phase 2 once said "nothing to train" on the weights of before."""
+    config, second = copied
+    state = read_state(os.path.join(config.checkpoint_dir, "ckpt-p2-6"))
+    assert state["phase_1"]["step"] == 12
+    before = console(config, 2)
+    train(second)
+    assert "does not include" not in console(config, 2)[len(before):]
+    train(dataclasses.replace(config, restore_checkpoint="latest", num_train_steps=13))
+    before = console(config, 2)
+    train(second)
+    said = console(config, 2)[len(before):]
+    warnings = [line for line in said.splitlines() if "phase 2 started from step 12" in line]
+    assert len(warnings) == 1 and "ckpt-13" in warnings[0] and "move ckpt-p2-* out of" in warnings[0]
+    assert "nothing to train" in said
+    train(dataclasses.replace(second, restore_checkpoint=os.path.join(config.checkpoint_dir, "ckpt-13"),
+                              num_train_steps=2))
+    assert [found.name for found in Checkpoints(config.checkpoint_dir).list(2)] == ["ckpt-p2-2"]
+    assert read_state(os.path.join(config.checkpoint_dir, "ckpt-p2-2"))["phase_1"]["step"] == 13
+
+
+def test_a_phase_1_of_the_same_step_and_other_content_is_another(data, copied):
+    config, second = copied
+    train(dataclasses.replace(config, overwrite=False, model_name="other", seed=7, num_train_steps=12))
+    for file in pathlib.Path(config.results_dir, "models", "other", "checkpoints").glob("ckpt-12.*"):
+        shutil.copy(file, config.checkpoint_dir)
+    train(second)
+    assert "phase 2 started from step 12 of phase 1 and does not include" in console(config, 2)
+
+
+def test_a_failed_save_does_not_stop_training_but_a_failed_last_one_does(data, tmp_path, finished, monkeypatch):
+    config = make_config(data, tmp_path, save_checkpoints_steps=3, keep_checkpoint_max=9)
+    write, full = Checkpoints._write_once, {6, 9}
+
+    def write_unless_full(self, checkpoint, content):
+        if checkpoint.step in full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, checkpoint, content)
+
+    monkeypatch.setattr(Checkpoints, "_write_once", write_unless_full)
+    train(config)
+    assert_same_bits(tensors(finished[0], "ckpt-12"), tensors(config, "ckpt-12"))
+    assert [found.step for found in Checkpoints(config.checkpoint_dir).list()] == [3, 12]
+    assert console(config).count("ckpt-6 could not be saved (No space left on device)") == 2
+    full.add(5)
+    for stop in (None, StopAfter(5)):
+        again = dataclasses.replace(config, overwrite=True, num_train_steps=9)
+        with pytest.raises(RunFailed, match=rf"ckpt-{5 if stop else 9} could not be saved .*ckpt-3"):
+            train(again, stop)
+
+
+def test_the_best_checkpoint_and_milestones_are_kept(data, tmp_path):
+    config = make_config(data, tmp_path, eval_tfrecords=data["held_out"], save_checkpoints_steps=1, num_train_steps=5,
+                         num_warmup_steps=0, keep_checkpoint_max=1, keep_every_steps=2, learning_rate=0.05)
+    train(config)
+    losses = {entry["step"]: entry["generator_loss"] + 50 * entry["discriminator_loss"]
+              for entry in metrics(config) if entry["kind"] == "eval"}
+    best = min(losses, key=losses.get)
+    named = json.loads((pathlib.Path(config.checkpoint_dir) / "best.json").read_text())["phase 1"]
+    assert named == {"checkpoint": f"ckpt-{best}", "step": best, "loss": pytest.approx(losses[best])}
+    assert [found.step for found in Checkpoints(config.checkpoint_dir).list()] == sorted({2, 4, 5, best})
+
+
+def test_a_run_under_a_path_with_characters_of_patterns_trains_resumes_and_exports(data, tmp_path, finished):
+    config = make_config(data, tmp_path, results_dir=str(tmp_path / r"a[1] *?\b"))
+    with pytest.raises(Interrupted):
+        train(config, StopAfter(5))
+    train(dataclasses.replace(config, restore_checkpoint="latest"))
+    assert_same_bits(tensors(finished[0], "ckpt-12"), tensors(config, "ckpt-12"))
+    postprocess_pretrained_ckpt.export(postprocess_pretrained_ckpt.ExportConfig(
+        pretrained_checkpoint=config.checkpoint_dir, output_dir=str(tmp_path / "[exported]")))
+    assert (tmp_path / "[exported]" / "discriminator" / "model.safetensors").exists()
+    assert weights.read(config.checkpoint_dir).tensors
+
+
+# --- Resuming and refusals ---
+
+
 def test_resuming_a_finished_phase_does_nothing_and_says_so(finished):
     config, _ = finished
     before = sorted(os.listdir(config.checkpoint_dir))
     train(dataclasses.replace(config, restore_checkpoint="latest"))
     assert "phase 1 has finished its 12 updates already" in console(config)
     assert sorted(os.listdir(config.checkpoint_dir)) == before
+
+
+def test_an_evaluation_that_was_interrupted_is_done_on_resuming(data, tmp_path):
+    config = make_config(data, tmp_path, eval_tfrecords=data["held_out"], eval_freq=2, num_train_steps=4,
+                         save_checkpoints_steps=2)
+    with pytest.raises(Interrupted, match="at step 4 of phase 1, which is saved"):
+        train(config, StopAfter(3, micro_batches=3))
+    log = pathlib.Path(config.logs, "pretraining_phase1.jsonl")
+    pathlib.Path(config.logs, "pretraining_phase1.png").unlink()
+
+    def evaluations():
+        return [entry for entry in metrics(config) if entry["kind"] == "eval"]
+
+    assert [entry["step"] for entry in evaluations()] == [2]
+    resumed = dataclasses.replace(config, restore_checkpoint="latest")
+    train(resumed)
+    assert [entry["step"] for entry in evaluations()] == [2, 4]
+    assert os.path.exists(os.path.join(config.logs, "pretraining_phase1.png"))
+    expected = evaluations()
+    # Killed after the checkpoint of update 2, before its evaluation.
+    log.write_text("".join(json.dumps(entry) + "\n" for entry in metrics(config) if entry["kind"] != "eval"))
+    train(dataclasses.replace(config, restore_checkpoint=os.path.join(config.checkpoint_dir, "ckpt-2")))
+    assert evaluations() == expected
+    assert [entry["step"] for entry in metrics(config)] == [1, 2, 2, 3, 4, 4]
+
+
+@pytest.mark.parametrize("blocked", ["checkpoints", "logs"])
+def test_a_folder_that_cannot_be_written_is_refused_before_training(data, tmp_path, refuses, blocked):
+    config = make_config(data, tmp_path)
+    os.makedirs(config.model_dir)
+    pathlib.Path(config.model_dir, blocked).write_text("")
+    said = refuses(train, config)
+    assert f"{config.model_dir}/{blocked} cannot be written" in said and "--" in said
 
 
 def test_resume_and_phase_2_refuse_what_is_not_there(data, tmp_path, finished):
@@ -280,6 +549,40 @@ def test_resume_and_phase_2_refuse_what_is_not_there(data, tmp_path, finished):
     second = os.path.join(finished[0].checkpoint_dir, "ckpt-p2-6")
     with pytest.raises(UserError, match="belongs to phase 2"):
         train(dataclasses.replace(config, restore_checkpoint=second))
+
+
+def test_auto_starts_a_new_run_resumes_it_and_runs_phase_2(data, tmp_path, finished):
+    config = make_config(data, tmp_path, restore_checkpoint="auto")
+    with pytest.raises(Interrupted, match="at step 4 of phase 1"):
+        train(config, StopAfter(4))
+    train(config)
+    assert "resuming from" in console(config) and "at step 4." in console(config)
+    assert_same_bits(tensors(finished[0], "ckpt-12"), tensors(config, "ckpt-12"))
+    second = dataclasses.replace(phase_2(config, data), restore_checkpoint="auto")
+    train(second)
+    assert_same_bits(tensors(finished[1], "ckpt-p2-6"), tensors(second, "ckpt-p2-6"))
+    for found in Checkpoints(config.checkpoint_dir).list(1):
+        pathlib.Path(f"{found.prefix}.index").unlink()
+    with pytest.raises(UserError, match="already holds ckpt-p2-6"):  # a new phase 1 must not mix with it
+        train(config)
+
+
+def test_auto_prefers_the_checkpoint_to_the_given_weights_and_refuses_damaged_ones(data, tmp_path, finished):
+    config = make_config(data, tmp_path, load_weights=True, weights_dir=finished[0].checkpoint_dir, num_train_steps=3,
+                         restore_checkpoint="auto")
+    with pytest.raises(Interrupted):
+        train(config, StopAfter(2))
+    assert "tensors of" in console(config)
+    train(config)
+    assert "at step 2." in console(config) and console(config).count("tensors of") == 1
+    for index in pathlib.Path(config.checkpoint_dir).glob("*.index"):
+        index.write_bytes(b"damaged")
+    with pytest.raises(UserError, match="--restore_checkpoint=auto: none of the checkpoints .* can be read"):
+        train(config)
+    empty = make_config(data, tmp_path, eval_only=True, eval_tfrecords=data["held_out"], restore_checkpoint="auto",
+                        model_name="other")
+    with pytest.raises(UserError, match="--restore_checkpoint=auto: .*other.* holds no checkpoint"):
+        run_pretraining.evaluate_only(empty, devices.open_device("cpu", "fp32"))
 
 
 def test_a_checkpoint_of_another_size_or_vocabulary_is_refused(data, tmp_path, finished):
@@ -327,7 +630,7 @@ def test_load_weights_takes_the_weights_and_starts_at_step_0(data, tmp_path, fin
                          num_warmup_steps=0, learning_rate=0.0)
     train(config)
     after = tensors(config, "ckpt-1")
-    assert_same_bits(weights(tensors(finished[0], "ckpt-p2-6")), weights(after))
+    assert_same_bits(of_model(tensors(finished[0], "ckpt-p2-6")), of_model(after))
     assert after["optimizer/step/.ATTRIBUTES/VARIABLE_VALUE"] == 1
 
 
@@ -339,7 +642,7 @@ def test_load_weights_takes_model_folders(data, tmp_path, finished, kinds):
     config = make_config(data, tmp_path, load_weights=True, num_train_steps=1, num_warmup_steps=0, learning_rate=0.0,
                          weights_dir=", ".join(f"{folder}/{kind}" for kind in kinds))
     train(config)
-    before, after = weights(tensors(finished[0], "ckpt-p2-6")), weights(tensors(config, "ckpt-1"))
+    before, after = of_model(tensors(finished[0], "ckpt-p2-6")), of_model(tensors(config, "ckpt-1"))
     for name in before:
         size = 61 if "word_embeddings" in name or "output_bias" in name else None
         same = np.array_equal(before[name][:size], after[name][:size])
@@ -365,6 +668,45 @@ def test_wrong_vocabulary_for_the_manifest_is_refused(data, tmp_path):
         train(make_config(data, tmp_path, pretrain_tfrecords=str(folder)))
 
 
+def test_manifests_of_further_and_of_held_out_folders_are_checked(data, tmp_path):
+    """Of a list, the second folder; the message names it."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    vocab_file = tmp_path / "vocab.txt"
+    vocab_file.write_text("\n".join(PRETRAINING_VOCABULARY) + "\n")
+    tokenizer = ElectraTokenizer(str(vocab_file))
+    vocab_file.write_text("\n".join([*PRETRAINING_VOCABULARY[:5], *PRETRAINING_VOCABULARY[:4:-1]]) + "\n")
+    for folder, built_with in ((first, tokenizer), (second, ElectraTokenizer(str(vocab_file)))):
+        write_shards(folder, 32, records=24)
+        (folder / "manifest.json").write_text(json.dumps({
+            "format": "electra-pretraining-tfrecord", "tokenizer_fingerprint": built_with.fingerprint,
+            "max_seq_length": 32}))
+    for options in (dict(pretrain_tfrecords=f"{first},{second}"),
+                    dict(pretrain_tfrecords=str(first), eval_tfrecords=str(second))):
+        with pytest.raises(UserError, match=f"--vocab_file: .*{second}.*manifest"):
+            train(make_config(data, tmp_path, **options))
+
+
+def test_damaged_record_stops_a_run_unless_it_may_be_skipped(data, tmp_path):
+    """In a folder whose name contains the signs of a glob. Resuming skips as the run without interruption did."""
+    folder = tmp_path / "da[t]a*"
+    shutil.copytree(data[32], folder)
+    shard = folder / "train-1.tfrecord"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    config = make_config(data, tmp_path, pretrain_tfrecords=str(folder))
+    with pytest.raises(UserError, match="train-1.tfrecord fails its checksum in the record at byte .*skip_bad_records"):
+        train(config)
+    config = dataclasses.replace(config, skip_bad_records=1, overwrite=True)
+    train(config)
+    assert console(config).count("--skip_bad_records=1") == 1
+    resumed = dataclasses.replace(config, model_name="resumed", pretrain_tfrecords=f"{folder}/*.tfrecord")
+    with pytest.raises(Interrupted):
+        train(resumed, StopAfter(5))
+    train(dataclasses.replace(resumed, overwrite=False, restore_checkpoint="latest"), StopAfter(99))
+    assert_same_bits(tensors(config, "ckpt-12"), tensors(resumed, "ckpt-12"))
+
+
 def test_records_of_another_length_missing_vocabulary_and_too_few_held_out_records_are_refused(data, tmp_path):
     config = make_config(data, tmp_path)
     with pytest.raises(UserError, match="length 64, not --max_seq_length=32: give --max_seq_length=64"):
@@ -376,6 +718,17 @@ def test_records_of_another_length_missing_vocabulary_and_too_few_held_out_recor
         train(dataclasses.replace(config, pretrain_tfrecords=str(bare)))
     with pytest.raises(UserError, match="hold 24 records, fewer than one batch of --train_batch_size=50"):
         train(dataclasses.replace(config, eval_tfrecords=data["held_out"], train_batch_size=50))
+
+
+def test_a_fine_tuned_checkpoint_is_refused(data, tmp_path, refuses):
+    fine_tuned = Checkpoints(str(tmp_path / "squad" / "checkpoints")).save(
+        1, 3, tf.Module(), tf.Module(), {"task": "squad", "tokenizer_fingerprint": "x", "encoder": {}, "config": {}})
+    config = make_config(data, tmp_path, eval_tfrecords=data["held_out"])
+    for changes in (dict(restore_checkpoint=fine_tuned), dict(restore_checkpoint=fine_tuned, phase2=True)):
+        assert fine_tuned in refuses(train, dataclasses.replace(config, **changes))
+    evaluated = dataclasses.replace(config, eval_only=True, restore_checkpoint=fine_tuned)
+    said = refuses(run_pretraining.evaluate_only, evaluated, devices.open_device("cpu", "fp32"))
+    assert fine_tuned in said and "SQuAD" in said
 
 
 # --- Evaluation ---

@@ -17,6 +17,7 @@ import tensorflow as tf
 from support import StopAfter, squad_file
 from support import squad_config as make_config
 
+import files
 import report
 import run_tf_squad
 import training
@@ -143,6 +144,43 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
         run(make_config(data, tmp_path / "out", learning_rate=1e30, warmup_proportion=0.0))
 
 
+def test_a_stop_within_an_update_and_saving_by_the_clock_change_no_bit(data, tmp_path):
+    config = make_config(data, tmp_path / "out", gradient_accumulation_steps=3, do_predict=False, do_eval=False)
+    run(config)
+    expected = tensors(config)
+    other = dataclasses.replace(config, output_dir=str(tmp_path / "other"))
+    with pytest.raises(Interrupted, match="at step 4 of"):
+        run(other, StopAfter(4, micro_batches=2))
+    run(dataclasses.replace(other, save_checkpoints_minutes=1e-9))
+    for name, value in tensors(other).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def test_bad_updates_are_skipped_and_resuming_changes_no_bit(data, tmp_path, monkeypatch):
+    """The update that ends the run is noticed at the end of the epoch; the position before it is saved."""
+    from pretrain_utils import FINE_TUNING, fold_seeds
+    model, loss_of = run_tf_squad.modeling.QuestionAnswering, run_tf_squad.modeling.QuestionAnswering.loss
+
+    def loss(self, features, seeds):
+        bad = [fold_seeds([5, FINE_TUNING, step, 0, 0], self.num_seeds)[0] for step in (3, 7)]
+        value, sums = loss_of(self, features, seeds)
+        found = tf.reduce_any(tf.reduce_all(tf.equal(seeds[0], tf.constant(np.array(bad))), axis=1))
+        return tf.where(found, np.nan, value), sums
+
+    monkeypatch.setattr(model, "loss", loss)
+    settings = dict(do_predict=False, do_eval=False, log_freq=10)
+    config = make_config(data, tmp_path / "out", skip_bad_updates=2, **settings)
+    run(config)
+    other = dataclasses.replace(config, output_dir=str(tmp_path / "other"), skip_bad_updates=1)
+    with pytest.raises(RunFailed, match="not finite at update 7 .*--skip_bad_updates=2"):
+        run(other)
+    assert [found.step for found in Checkpoints(other.checkpoint_dir).list()] == [6]
+    run(dataclasses.replace(other, skip_bad_updates=2))
+    expected = tensors(config)
+    for name, value in tensors(other).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
 def test_max_steps_shapes_the_schedule(data, tmp_path):
     run(make_config(data, tmp_path / "out", max_steps=3, do_predict=False, do_eval=False, warmup_proportion=0.4))
     log = [json.loads(line) for line in (tmp_path / "out" / "logs" / "squad.jsonl").read_text().splitlines()]
@@ -199,14 +237,19 @@ def command(config):
     return [sys.executable, str(ROOT / "run_tf_squad.py"), *flags]
 
 
-def test_a_signal_saves_and_exits_75(data, tmp_path, said):
+def test_a_signal_saves_and_exits_75(data, tmp_path, said, monkeypatch):
     config = make_config(data, tmp_path / "out", num_train_epochs=10000.0, log_freq=1)
+    lock = os.path.join(config.output_dir, ".lock")
+    monkeypatch.setattr(files, "PATIENCE_SECONDS", 0)
     process = subprocess.Popen(command(config), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     for line in process.stdout:
         if line.startswith("step 3/"):
+            with pytest.raises(files.Held, match=f"process {process.pid} "), files.hold(lock):
+                pass
             process.send_signal(signal.SIGTERM)
             break
     _, errors = process.communicate(timeout=120)
+    assert not os.path.exists(lock)
     assert process.returncode == 75 and len(said(errors).splitlines()) == 1, errors
     step = int(re.search(r"at step (\d+)", errors)[1])
     assert Checkpoints(config.checkpoint_dir).list()[-1].step == step >= 3

@@ -7,6 +7,7 @@ import glob
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from support import (
 )
 
 import configuration
+import files
 from configuration import PretrainingConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -151,6 +153,9 @@ def test_options_that_change_only_what_was_asked(clone):
     (["--overwrite=maybe"], "overwrite=maybe must be true or false"),
     (["--xla=yes"], "xla=yes is unknown"),
     (["--phase=3"], "phase=3 is unknown"),
+    (["--resume_training=latest"], "resume_training=latest must be true, false or auto"),
+    (["--max_restarts=x"], "--max_restarts=x must be a whole number"),
+    (["--max_restarts=1", "--env=cluster"], "--max_restarts cannot be combined with --env=cluster"),
     (["--phase=2", "--overwrite"], "cannot go with --phase=2"),
     (["--job_name=a/b"], "must be a file name"),
     (["--code_dir=nowhere"], "--code_dir=nowhere is not a directory"),
@@ -163,9 +168,9 @@ def test_a_mistake_is_one_sentence_and_status_2(training, arguments, words):
 
 
 def test_a_missing_device_is_refused_with_the_way_out(training):
-    for device, name, files in (("hpu", "Gaudi card", GAUDI_FILES),
-                                ("gpu", "NVIDIA GPU", ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg"))):
-        if any(glob.glob(file) for file in files):
+    for device, name, places in (("hpu", "Gaudi card", GAUDI_FILES),
+                                 ("gpu", "NVIDIA GPU", ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg"))):
+        if any(glob.glob(file) for file in places):
             continue  # this machine has one
         assert_refused(training.call(device), name, "bash scripts/electra.sh cpu")
         assert trainings(training.call(device, "--dry_run"))
@@ -232,6 +237,20 @@ def test_paths_belong_to_the_folder_of_the_call(training, tmp_path):
     assert f"--pretrain_tfrecords={here}/a.tfrecord,{here}/b.tfrecord" in phase2
     assert training.call(cwd=here).returncode == 0
     assert (training.folder / "results/models/base/logs/electra_lamb_pretraining_phase2.log").exists()
+
+
+def test_data_folders_with_the_signs_of_a_glob_are_found_as_they_stand(training, tmp_path):
+    here = make_folder(tmp_path / "da[t]a*\\?")
+    (here / "eval").mkdir()
+    for name in ("a[1].tfrecord", "b.tfrecord"):
+        (here / name).touch()
+    result = training.call(f"--data_dir_p1={here}", "--data_dir_p2=a[1].tfrecord,b*", cwd=here)
+    assert result.returncode == 0, result.stderr
+    phase1, phase2 = [call for call in training.recorded() if "run_pretraining.py" in call]
+    assert f"--pretrain_tfrecords={here} " in phase1 and f"--eval_tfrecords={here}/eval" in phase1
+    assert f"--pretrain_tfrecords={here}/a[1].tfrecord,{here}/b* " in phase2
+    result = training.call(f"--data_dir_p1={here}/c*", "--data_dir_p2=b.tfrecord", cwd=here)
+    assert result.returncode == 2 and "data_dir_p1" in result.stderr
 
 
 # --- Running ---
@@ -319,6 +338,110 @@ def test_on_a_terminal_the_bar_is_drawn_there_and_kept_out_of_the_log(training):
     assert re.fullmatch(r"running: .*\nline\n 99% end\nprogress=1 columns=\d+ 1\n", log.read_text())
     training.call("--phase=1", FAKE_PHASE1="echo progress=$ELECTRA_PROGRESS")
     assert log.read_text().endswith("progress=\n")
+
+
+# --- Two starts, and kill -9 ---
+
+
+def test_a_second_start_is_refused_before_any_work(training):
+    lock = training.folder / "results/models/base/.lock"
+    lock.parent.mkdir(parents=True)
+    with files.hold(str(lock)):
+        result = training.call()
+        assert training.call("--model_name=other", "--phase=1").returncode == 0
+        assert training.call("--dry_run").returncode == 0
+    assert_refused(result, f"process {os.getpid()} ", "--model_name", "results/models/base")
+    assert training.phases() == [1]
+
+
+# A training as far as the wrapper sees it, with the end that run_command gives it.
+REAL_PYTHON = f"""exec {shlex.quote(sys.executable)} -c 'import os, signal, sys, time, configuration
+if os.environ.get("SLOW"): open("ready", "w").close(); time.sleep(2)
+def stop(*_): open("saved", "w").close(); raise configuration.Interrupted("saved.")
+def pause(*_): open("continues", "w").close()
+def main(argv):
+    signal.signal(signal.SIGTERM, stop); signal.signal(signal.SIGUSR1, pause)
+    open("ready", "w").close()
+    while True: time.sleep(0.05)
+configuration.run_command(main)'"""
+
+
+@pytest.mark.parametrize("slow", ["", "yes"])  # killed while Python trains, or while it still imports TensorFlow
+def test_a_training_whose_wrapper_was_killed_saves_and_ends_and_the_next_start_tidies_up(training, tmp_path, slow):
+    training.environment["TMPDIR"] = str(make_folder(tmp_path / "temporary"))
+    process = training.start("--phase=1", FAKE_PHASE1=REAL_PYTHON, SLOW=slow)
+    wait_for((training.folder / "ready").exists)
+    assert len(os.listdir(tmp_path / "temporary")) == 1
+    process.kill()
+    process.communicate(timeout=10)  # the output ends with the training
+    assert (training.folder / "saved").exists() or slow
+    assert training.call("--phase=1").returncode == 0
+    assert os.listdir(tmp_path / "temporary") == []
+
+
+# At its first starts it writes a checkpoint and dies.
+CRASHING = r"""
+folder=results/models/base/checkpoints; mkdir -p $folder
+number=$(ls $folder | wc -l)
+(( number >= {crashes} )) || {{ touch $folder/ckpt-$number.index; echo crashed; exit {status}; }}
+"""
+
+
+@pytest.mark.parametrize("status, crashes, restarts, ended", [
+    (1, 2, 2, 0), (137, 2, 3, 0), (1, 3, 2, 1), (2, 1, 5, 2), (75, 1, 5, 75), (1, 1, 0, 1)])
+def test_a_crash_is_restarted_so_often_and_an_invalid_option_or_an_interruption_never(training, status, crashes,
+                                                                                      restarts, ended):
+    result = training.call("--phase=1", f"--max_restarts={restarts}", ELECTRA_RESTART_SECONDS="0",
+                           FAKE_PHASE1=CRASHING.format(crashes=crashes, status=status))
+    assert result.returncode == ended, result.stderr
+    calls = [call for call in training.recorded() if "run_pretraining" in call]
+    assert len(calls) == (1 if status in (2, 75) or not restarts else min(crashes, restarts) + 1)
+    assert "--restore_checkpoint" not in calls[0]
+    assert all("--restore_checkpoint=auto" in call for call in calls[1:])
+    assert result.stdout.count(f"of {restarts} in") == len(calls) - 1
+    log = training.folder / "results/models/base/logs/electra_lamb_pretraining_phase1.log"
+    assert log.read_text().count(f"ended with status {status}: restart ") == len(calls) - 1
+
+
+def test_a_restart_overwrites_again_only_while_nothing_was_saved(training):
+    crashing = "touch tried$(ls | grep -c tried); [[ -e tried1 ]] || exit 1;" + CRASHING.format(crashes=2, status=1)
+    (training.folder / "results/models/base/checkpoints").mkdir(parents=True)
+    (training.folder / "results/models/base/checkpoints/ckpt-old.index").touch()
+    training.call("--phase=1", "--overwrite", "--max_restarts=3", ELECTRA_RESTART_SECONDS="0", FAKE_PHASE1=crashing)
+    calls = [call for call in training.recorded() if "run_pretraining" in call]
+    assert ["--overwrite" in call for call in calls] == [True, True, False]
+    assert ["--restore_checkpoint=auto" in call for call in calls] == [False, False, True]
+
+
+def test_a_signal_during_the_pause_before_a_restart_ends_in_75(training):
+    process = training.start("--phase=1", "--max_restarts=3", ELECTRA_RESTART_SECONDS="100",
+                             FAKE_PHASE1="exit 1")
+    log = training.folder / "results/models/base/logs/electra_lamb_pretraining_phase1.log"
+    wait_for(lambda: log.exists() and "in 100 s" in log.read_text())
+    process.terminate()
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 75 and "--resume_training=true" in errors
+    assert training.phases() == [1]
+
+
+def test_resume_training_auto_resumes_or_starts(clone):
+    for value in ("auto", "--resume_training=auto"):
+        words = ["--resume_training", value] if value == "auto" else [value]
+        phase1, phase2 = trainings(clone.call("--dry_run", *words, "--init_checkpoint=/e/ckpt-5"))
+        assert {"--restore_checkpoint=auto", "--load_weights", "--weights_dir=/e/ckpt-5"} < set(phase1)
+        assert "--restore_checkpoint=latest" in phase2
+    assert "--restore_checkpoint=latest" in trainings(clone.call("--dry_run", "--resume_training"))[0]
+
+
+def test_sigusr1_reaches_the_training_which_continues(training):
+    process = training.start("--phase=1", FAKE_PHASE1=REAL_PYTHON)
+    wait_for((training.folder / "ready").exists)
+    os.killpg(process.pid, signal.SIGUSR1)
+    wait_for((training.folder / "continues").exists)
+    assert process.poll() is None and not (training.folder / "saved").exists()
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 75
 
 
 def test_a_training_that_cannot_even_start_ends_the_wrapper(training):

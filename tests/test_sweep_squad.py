@@ -20,6 +20,7 @@ import tensorflow as tf
 from support import GAUDI_FILES, STAND_IN, write_executable
 
 import configuration
+import files
 from checkpoints import Checkpoints, remove_checkpoint
 from configuration import Interrupted, RunFailed, SquadConfig, UserError
 from scripts import sweep_squad
@@ -68,7 +69,7 @@ def sweep(tmp_path, monkeypatch):
     for name in ("squad_dir", "init_checkpoint", "checkpoints"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "squad").mkdir()
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
 
     def call(*options, arguments=(), checkpoints=None, **environment):
         if checkpoints is None:
@@ -406,7 +407,7 @@ def test_a_refused_fine_tuning_ends_the_sweep_unless_one_has_come_to_its_end(swe
 
 def test_a_folder_that_cannot_be_made_is_refused(sweep, tmp_path, refuses):
     (tmp_path / "file").write_text("")
-    assert "file/out cannot be made (Not a directory)" in refuses(sweep, f"--out_dir={tmp_path / 'file' / 'out'}")
+    assert "file/out cannot be written (Not a directory)" in refuses(sweep, f"--out_dir={tmp_path / 'file' / 'out'}")
 
 
 @pytest.mark.parametrize("exported_before", [False, True])
@@ -448,11 +449,26 @@ def test_an_interrupted_fine_tuning_stops_the_sweep_too(sweep):
     assert not (sweep.out / "sweep.txt").exists()
 
 
+def test_sigusr1_does_not_end_the_sweep(sweep):
+    sweep(FAKE_RUN="kill -USR1 $sweep")
+    assert [row["checkpoint"] for row in rows(sweep)] == NAMES
+
+
+def test_a_second_sweep_of_the_same_folder_is_refused(sweep, refuses, monkeypatch):
+    monkeypatch.setattr(files, "PATIENCE_SECONDS", 0)
+    sweep.out.mkdir()
+    with files.hold(str(sweep.out / ".lock")):
+        said = refuses(sweep)
+    assert str(os.getpid()) in said and "--out_dir" in said
+    sweep()
+    assert not (sweep.out / ".lock").exists()
+
+
 def test_what_a_stopped_export_left_is_removed(sweep):
-    left = sweep.out / "run-ckpt-2" / "exported.tmp123"
+    left = sweep.out / "run-ckpt-2" / f"exported.tmp-{files.HOST}-99999999-1" / "new"  # of no process
     left.mkdir(parents=True)
     sweep()
-    assert not left.exists()
+    assert not left.parent.exists()
 
 
 def test_relative_paths_belong_to_the_folder_of_the_call(sweep, tmp_path, monkeypatch):

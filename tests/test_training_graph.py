@@ -56,12 +56,13 @@ CONFIG = ElectraConfig.of_size("tiny", vocab_size=100, max_position_embeddings=3
 
 
 def make_step(optimizer_class=optimization.LAMB, accumulation_steps=1, loss_fn=None, compute_dtype=tf.float32,
-              **objective):
+              skip_budget=0, **objective):
     model = modeling.PretrainingModel(CONFIG, modeling.Objective(
         (0, 1, 2, 3, 4), 4, 0.15, 4, generator_fraction=0.5, **objective), compute_dtype)
     optimizer = optimization_of(optimizer_class, model)
     loss = model.loss if loss_fn is None else lambda features, seeds: loss_fn(model, features, seeds)
-    return model, optimization.TrainStep(loss, model.metric_names, optimizer, accumulation_steps)
+    return model, optimization.TrainStep(loss, model.metric_names, optimizer, accumulation_steps,
+                                         skip_budget=skip_budget)
 
 
 def optimization_of(optimizer_class, model):
@@ -132,6 +133,7 @@ for _type in (tf.float32, tf.bfloat16):
                 GRAPHS[f"squad {_name} {_steps}"] = functools.partial(
                     lambda *settings: traced(*question_answering(*settings)), _joint, _version_2, _steps, _type)
 GRAPHS["pretraining bfloat16"] = lambda: traced(*make_step(compute_dtype=tf.bfloat16))
+GRAPHS["pretraining, skipping updates"] = lambda: traced(*make_step(accumulation_steps=2, skip_budget=2))
 GRAPHS["evaluation mlm"] = lambda: traced_evaluation(objective="mlm")
 
 
