@@ -273,6 +273,7 @@ class PretrainingConfig(DeviceOptions):
         100, "maximum number of held-out batches of --train_batch_size per evaluation; always the same ones", minimum=1)
     eval_only: bool = option(
         False, "only evaluate the checkpoint named by --restore_checkpoint on --eval_tfrecords, and print the metrics")
+    check_only: bool = option(False, "only validate the options, the data and the vocabulary")
     skip_bad_records: int = option(
         0, "number of damaged records that may be skipped, in the training shards and in the held-out ones; the next "
         "intact record of the same shard takes the place of each", minimum=0)

@@ -21,6 +21,7 @@ import pytest
 import support
 import tensorflow as tf
 
+import files
 import pretrain_utils
 import tfrecord
 from pretrain_utils import DamagedRecords, RecordFormat, RecordOrder, Shard, find_shards, fold_seeds
@@ -450,10 +451,10 @@ def test_temporary_files_of_killed_starts_are_removed(write, tmp_path, indexed):
     dead = subprocess.Popen(["true"])
     dead.wait()
     for name in ("shards.json", "0123456789abcdef.idx"):
-        (folder / f"{name}.tmp{dead.pid}").write_text("half")
-        (folder / f"{name}.tmp{os.getppid()}").write_text("of a process that runs")
+        (folder / f"{name}.tmp-{files.HOST}-{dead.pid}-1").write_text("half")
+        (folder / f"{name}.tmp-{files.HOST}-{os.getppid()}-1").write_text("of a process that runs")
     indexed([write("a.tfrecord", [b"x"])])
-    left = [name.rpartition(".tmp")[2] for name in os.listdir(folder) if ".tmp" in name]
+    left = [name.split("-")[-2] for name in os.listdir(folder) if ".tmp-" in name]
     assert left == [str(os.getppid())] * 2
 
 

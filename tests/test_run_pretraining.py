@@ -731,6 +731,17 @@ def test_a_fine_tuned_checkpoint_is_refused(data, tmp_path, refuses):
     assert fine_tuned in said and "SQuAD" in said
 
 
+def test_check_only_refuses_what_training_would_and_trains_nothing(data, tmp_path, refuses):
+    config = make_config(data, tmp_path, eval_tfrecords=data["held_out"], check_only=True)
+    run_pretraining.check_only(config)
+    assert not os.path.exists(config.checkpoint_dir) and not os.path.exists(config.logs)
+    for changes, flag in ((dict(pretrain_tfrecords=data[64]), "--max_seq_length"),
+                          (dict(train_batch_size=400), "--train_batch_size=400"),
+                          (dict(pretrain_tfrecords=str(tmp_path)), "--pretrain_tfrecords"),
+                          (dict(max_seq_length=64, eval_tfrecords=data[64]), "--max_seq_length")):
+        assert flag in refuses(run_pretraining.check_only, dataclasses.replace(config, **changes))
+
+
 # --- Evaluation ---
 
 
