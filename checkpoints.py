@@ -356,7 +356,7 @@ def remove_checkpoint(prefix: str):
     _remove_data(prefix)
 
 
-def fingerprint(prefix: str) -> str:
+def checkpoint_fingerprint(prefix: str) -> str:
     """SHA-256 of a checkpoint's index, which holds the checksum of every tensor. Raises: OSError."""
     with open(prefix + ".index", "rb") as file:
         return hashlib.sha256(file.read()).hexdigest()

@@ -725,26 +725,26 @@ def launched(word: str) -> typing.Optional[int]:
     """RANK, SIZE, LOCAL_RANK or LOCAL_SIZE (`word`) from mpirun, horovodrun or srun. None without a launcher."""
     for name in (f"OMPI_COMM_WORLD_{word}", f"HOROVOD_{word}"):
         if os.environ.get(name):
-            return environment_integer(name)
+            return integer(name)
     if not started_by_srun():
         return None
     if word == "LOCAL_SIZE":
-        return srun_tasks_per_node()[environment_integer("SLURM_NODEID")]
-    names = {"RANK": "SLURM_PROCID", "SIZE": "SLURM_STEP_NUM_TASKS", "LOCAL_RANK": "SLURM_LOCALID"}
-    return environment_integer(names[word])
+        return srun_tasks_per_node()[integer("SLURM_NODEID")]
+    return integer({"RANK": "SLURM_PROCID", "SIZE": "SLURM_STEP_NUM_TASKS", "LOCAL_RANK": "SLURM_LOCALID"}[word])
 
 
-def environment_integer(name: str) -> int:
+def integer(name: str) -> int:
+    """An environment variable of a launcher. Raises: UserError: it is not an integer."""
     try:
         return int(os.environ[name])
     except ValueError as error:
         raise UserError(f"{name}={os.environ[name]} in the environment must be an integer: unset it, or start the "
-                        "workers with mpirun or horovodrun.") from error
+                        "workers with srun, mpirun or horovodrun.") from error
 
 
 def started_by_srun() -> bool:
     """Whether Slurm's srun alone started this process, as one of several. (mpirun and horovodrun may use srun.)"""
-    return (int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1
+    return (bool(os.environ.get("SLURM_STEP_NUM_TASKS")) and integer("SLURM_STEP_NUM_TASKS") > 1
             and not (os.environ.get("OMPI_COMM_WORLD_SIZE") or os.environ.get("HOROVOD_SIZE")))
 
 

@@ -33,11 +33,11 @@ import pretrain_utils
 import report
 import training
 import weights
-from checkpoints import Checkpoints, fingerprint
+from checkpoints import Checkpoints, checkpoint_fingerprint
 from configuration import PretrainingConfig, UserError
 from report import Metric
 from tokenization import ElectraTokenizer
-from workers import Workers, catch_lost_workers, fingerprint
+from workers import Workers, catch_lost_workers, checksum
 
 # Switches of Habana's recipe: the option that each one sets, and its value.
 OLD_NAMES = {"use_hpu": ("device", "hpu"), "hmp": ("precision", "bf16"), "bfloat16": ("precision", "bf16"),
@@ -170,7 +170,7 @@ def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, check
                             "--restore_checkpoint=latest (scripts/electra.sh: --resume_training=true).")
         saved.restore(model)
         logging.info("phase 2 starts from the weights of %s, with a fresh optimizer.", saved.prefix)
-        return Start(0, 0, saved.prefix, {"step": state["step"], "fingerprint": fingerprint(saved.prefix)})
+        return Start(0, 0, saved.prefix, {"step": state["step"], "fingerprint": checkpoint_fingerprint(saved.prefix)})
     if state["phase"] != config.phase:
         raise UserError(f"checkpoint {saved.prefix} belongs to phase {state['phase']}, this run is phase "
                         f"{config.phase}: {'omit' if config.phase2 else 'add'} --phase2 or name another checkpoint.")
@@ -193,7 +193,9 @@ def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, check
 def report_other_phase_1(state: dict, checkpoints: Checkpoints):
     """Logs that phase 1 has another newest checkpoint than the one that phase 2 started from."""
     origin, newest = state.get("phase_1"), checkpoints.list(1)[-1:]
-    if not origin or not newest or origin == {"step": newest[0].step, "fingerprint": fingerprint(newest[0].prefix)}:
+    if not origin or not newest:
+        return
+    if origin == {"step": newest[0].step, "fingerprint": checkpoint_fingerprint(newest[0].prefix)}:
         return
     logging.warning("warning: phase 2 started from step %d of phase 1 and does not include %s, the newest checkpoint "
                     "of phase 1 now: to train phase 2 from that one, move ckpt-p2-* out of %s and run the same "
@@ -358,7 +360,7 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
 def compare_inputs(config: PretrainingConfig, data: Data, tokenizer: ElectraTokenizer, workers: Workers):
     """Raises UserError: a worker reads other shards or another vocabulary than rank 0 does."""
     def sizes(paths):
-        return fingerprint([(os.path.basename(path), os.path.getsize(path)) for path in paths])
+        return checksum([(os.path.basename(path), os.path.getsize(path)) for path in paths])
 
     shards = [shard.path for shard in data.order.shards]
     facts = {"--pretrain_tfrecords": f"{data.order.records} records with checksum {sizes(shards)}",

@@ -46,7 +46,7 @@ from checkpoints import Checkpoints, read_state
 from configuration import Interrupted, PretrainingConfig, SquadConfig, UserError
 from report import Metric
 from tokenization import ElectraTokenizer
-from workers import Workers, catch_lost_workers, fingerprint
+from workers import Workers, catch_lost_workers, checksum
 
 # --- Setting up ---
 
@@ -549,7 +549,7 @@ def compare_inputs(config: SquadConfig, source: weights.Source, tokenizer: Elect
     for split, flag in (("train", "--train_file"), ("dev", "--predict_file")):
         if config.do_train if split == "train" else config.predicts:
             with open(config.data_file(split), "rb") as file:
-                facts[flag] = f"one with checksum {fingerprint(file.read())}"
+                facts[flag] = f"one with checksum {checksum(file.read())}"
     workers.compare(facts)
 
 

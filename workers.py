@@ -261,7 +261,8 @@ def join(placed: Workers, options: DeviceOptions) -> Workers:
                             f"{wrong_size_reason(horovod)}.")
         workers = HorovodWorkers(horovod, options.gradient_compression)
         # Also before the workers disagree on which collective comes next.
-        workers.compare({**software(), **settings(options)})
+        with catch_lost_workers():
+            workers.compare({**software(), **settings(options)})
     compression = options.gradient_compression
     if compression != "none":
         try:
@@ -295,7 +296,7 @@ def software() -> Dict[str, str]:
             "the checksum of this project's modules": digest.hexdigest()[:12]}
 
 
-# Options that name files of a host. What these hold is compared instead (`fingerprint`), or rank 0 alone uses them.
+# Options that name files of a host. What these hold is compared instead (`checksum`), or rank 0 alone uses them.
 PATHS = ("pretrain_tfrecords", "eval_tfrecords", "vocab_file", "weights_dir", "restore_checkpoint", "results_dir",
          "log_dir", "json_summary", "electra_model", "init_checkpoint", "data_dir", "train_file", "predict_file",
          "cache_dir", "eval_script", "output_dir", "bf16_config_path")
@@ -307,7 +308,7 @@ def settings(options: DeviceOptions) -> Dict[str, Any]:
     return {"the command": type(options).__name__, **flags}
 
 
-def fingerprint(content: Any) -> str:
+def checksum(content: Any) -> str:
     """A short checksum of anything that has the same repr everywhere, for `Workers.compare`."""
     return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 

@@ -39,7 +39,7 @@ from recipe import SweepConfig  # noqa: E402
 
 import configuration  # noqa: E402  (found through the line above, like the rest)
 import files  # noqa: E402
-from checkpoints import Checkpoint, Checkpoints, fingerprint, read_state, remove_checkpoint, shapes  # noqa: E402
+from checkpoints import Checkpoint, Checkpoints, checkpoint_fingerprint, read_state, remove_checkpoint, shapes  # noqa: E402
 from configuration import Interrupted, RunFailed, SquadConfig, UserError  # noqa: E402
 
 
@@ -106,7 +106,7 @@ def look_at(jobs: List[Job]) -> Dict[str, Content]:
     contents = {}
     for prefix in dict.fromkeys(job.checkpoint.prefix for job in jobs):
         try:
-            state, tensors, digest = read_state(prefix), shapes(prefix), fingerprint(prefix)
+            state, tensors, digest = read_state(prefix), shapes(prefix), checkpoint_fingerprint(prefix)
         except (UserError, OSError, tf.errors.OpError):  # a running pre-training may delete it meanwhile
             continue
         sizes = {name: 4 * math.prod(shape) for name, shape in tensors.items() if name.startswith("model/")}  # float32

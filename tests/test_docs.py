@@ -68,7 +68,7 @@ def first_cells(table: str):
 
 # --- Recording ---
 
-RECORDED = ("bash", "python", "python3", "python3.8", "python3.11", "pip", "mpirun", "tensorboard")
+RECORDED = ("bash", "python", "python3", "python3.8", "python3.11", "pip", "mpirun", "srun", "tensorboard")
 RECORDER = """#!{bash}
 printf '%s\\0' "${{checkpoints-}}" "${{0##*/}}" "$@" $'\\036' >>"{calls}"
 if [[ "$1 $2" == "-m venv" ]]; then
@@ -138,8 +138,8 @@ def parse(script: str, words):
 def check(checkpoints: str, words, wrappers):
     """Fails unless the command is valid."""
     program, *rest = words
-    if program == "mpirun":
-        assert rest[0] == "-np" and rest[1].isdigit(), words
+    if program in ("mpirun", "srun"):
+        assert rest[0] == {"mpirun": "-np", "srun": "-n"}[program] and rest[1].isdigit(), words
         check(checkpoints, rest[2:], wrappers)
     elif program == "bash":
         check_script(checkpoints, rest[0], rest[1:], wrappers)
@@ -227,7 +227,7 @@ def wrapper_options(wrappers, wrapper):
 
 
 def test_every_flag_in_the_text_exists(wrappers):
-    known = {"help", "rebuild", "fast", "list", "signal"}  # the last is Slurm's
+    known = {"help", "rebuild", "fast", "list", "signal", "mpi"}  # the last two are Slurm's
     for script in CONFIGURATIONS:
         kinds = configuration.kinds_of(getattr(load(script), CONFIGURATIONS[script]))
         known |= {*kinds, *(f"no{name}" for name, kind in kinds.items() if kind is bool)}

@@ -1,4 +1,5 @@
 """optimization.py against golden numbers (tests/data) and float64 numpy written from the papers."""
+import contextlib
 import functools
 import itertools
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 import modeling
 from configuration import ElectraConfig
 from optimization import LAMB, AdamW, Optimizer, Schedule, TrainStep, is_bias_or_norm, layerwise_multipliers
+from workers import Workers
 
 
 def constant_rate(rate):
@@ -500,3 +502,29 @@ def test_a_variable_that_the_loss_does_not_use_is_an_error():
     step = TrainStep(model.loss, ["examples", "absolute"], Descent([model.kernel, stray], 0.1))
     with pytest.raises(ValueError, match="stray/kernel"):
         step([batch(0)])
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_the_part_of_an_update_that_waits_for_other_workers_is_watched(accumulation):
+    """Reading the data, which can take any time, is not."""
+    events = []
+
+    class Watched(Workers):
+        @contextlib.contextmanager
+        def waiting(self):
+            events.append("waits")
+            yield
+            events.append("done")
+
+    weight = tf.Variable([1.0, 2.0], name="weight")
+    optimizer = AdamW([weight], Schedule(0.1, 10, 0))
+    step = TrainStep(lambda x, seeds: (tf.reduce_sum(weight * x), {}), [], optimizer, accumulation,
+                     workers=Watched())
+
+    def micro_batches():
+        for number in range(accumulation):
+            events.append(f"reads {number}")
+            yield tf.ones([2]), tf.zeros([1, 2], tf.int32)
+
+    step(micro_batches())
+    assert events == [*(f"reads {number}" for number in range(accumulation)), "waits", "done"]
