@@ -304,9 +304,8 @@ class Checkpoints:
         """For --overwrite: moves the checkpoints (of one phase) aside; they are removed after the first save."""
         replaced = self.list(phase)
         if replaced:
-            logging.info("note: %d checkpoint%s of the earlier run moved to %s, which is deleted after the first save.",
-                         len(replaced), "s were" if len(replaced) > 1 else " was",
-                         self.set_aside(replaced, OVERWRITTEN))
+            logging.info("note: the checkpoints of the earlier run (%d) were moved to %s, which is deleted after the "
+                         "first save.", len(replaced), self.set_aside(replaced, OVERWRITTEN))
 
     def clean(self):
         """Removes what an interrupted save left: half a checkpoint under its temporary name, data without index.

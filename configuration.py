@@ -273,6 +273,7 @@ class PretrainingConfig(DeviceOptions):
         100, "maximum number of held-out batches of --train_batch_size per evaluation; always the same ones", minimum=1)
     eval_only: bool = option(
         False, "only evaluate the checkpoint named by --restore_checkpoint on --eval_tfrecords, and print the metrics")
+    check_only: bool = option(False, "only validate the options, the data and the vocabulary")
     skip_bad_records: int = option(
         0, "number of damaged records that may be skipped, in the training shards and in the held-out ones; the next "
         "intact record of the same shard takes the place of each", minimum=0)
@@ -756,6 +757,7 @@ def run_command(main):
     launchers exit with a status of their own.
     """
     rank = launched("RANK") or 0
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a request to save that comes before there is anything to save
     end_with_wrapper()
     try:
         status = main(sys.argv)
@@ -766,7 +768,8 @@ def run_command(main):
             time.sleep(REPORT_SECONDS)
         if not (rank and isinstance(stop, Interrupted)):
             who = os.path.basename(sys.argv[0]) + (f" (worker {rank})" if rank else "")
-            print(f"{who}: {stop}", file=sys.stderr, flush=True)
+            with contextlib.suppress(BrokenPipeError):
+                print(f"{who}: {stop}", file=sys.stderr, flush=True)
     except BrokenPipeError:  # the reader of our output (head, less) is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1

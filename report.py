@@ -12,6 +12,7 @@ import json
 import logging as python_logging
 import math
 import os
+import re
 import sys
 import tempfile
 import time
@@ -205,7 +206,8 @@ class MetricsLog:
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(getattr(error, "message", error)).splitlines()[0]
+    text = getattr(error, "strerror", None) or str(getattr(error, "message", error)).splitlines()[0]
+    return re.sub(r"\{\{.*?\}\} ", "", text)  # TensorFlow's name of the operation
 
 
 def _lines(path: str) -> Iterator[Tuple[str, dict]]:

@@ -227,6 +227,15 @@ class Scored(NamedTuple):
     labels: np.ndarray
 
 
+def held_out_batches(config: PretrainingConfig, data: Data) -> int:
+    """The number of batches in an evaluation. Raises: UserError: there are too few records for one."""
+    batches = min(config.num_eval_steps, data.order.records // config.train_batch_size)
+    if not batches:
+        raise UserError(f"--eval_tfrecords hold {data.order.records} records, fewer than one batch of "
+                        f"--train_batch_size={config.train_batch_size}: lower it, or hold out more records.")
+    return batches
+
+
 def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, tokenizer: ElectraTokenizer,
                    workers: Workers):
     """A function that evaluates the model on the held-out records and returns a dict of floats.
@@ -236,10 +245,7 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
     batches; the result does not depend on the number of workers.
     """
     data = open_data(pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords"), config, tokenizer)
-    batches = min(config.num_eval_steps, data.order.records // config.train_batch_size)
-    if not batches:
-        raise UserError(f"--eval_tfrecords hold {data.order.records} records, fewer than one batch of "
-                        f"--train_batch_size={config.train_batch_size}: lower it, or hold out more records.")
+    batches = held_out_batches(config, data)
 
     @tf.function(autograph=False)
     def evaluate_batch(features, seeds):
@@ -410,6 +416,20 @@ def held_out_loss(metrics: Dict[str, float], config: PretrainingConfig) -> float
     return metrics.get("generator_loss", 0.0) + config.disc_weight * metrics.get("discriminator_loss", 0.0)
 
 
+def check_only(config: PretrainingConfig):
+    """Validates the data of a phase as `prepare` does, without a device, and writes nothing but indices of shards.
+
+    Raises: UserError.
+    """
+    shards = pretrain_utils.find_shards(config.pretrain_tfrecords, "pretrain_tfrecords")
+    tokenizer = open_tokenizer(config, shards)
+    open_data(shards, config, tokenizer)
+    config.encoder_config(tokenizer.vocab_size)
+    if config.eval_tfrecords:
+        held_out = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
+        held_out_batches(config, open_data(held_out, config, tokenizer))
+
+
 def evaluate_only(config: PretrainingConfig, device: devices.Device):
     """Prints the held-out metrics of one checkpoint, as one line and as JSON.
 
@@ -503,6 +523,9 @@ def resume_hint(config: PretrainingConfig, signal_name: str, step: int, anything
 
 def main(argv):
     config = configuration.parse(PretrainingConfig, argv, __doc__, OLD_NAMES)
+    if config.check_only:
+        check_only(config)
+        return
     device = devices.open_for(config)
     with catch_lost_workers():
         if config.eval_only:

@@ -13,7 +13,7 @@ from typing import Callable, Dict, Iterable, Iterator, NamedTuple, Optional, Tup
 import tensorflow as tf
 from absl import logging
 
-from configuration import Interrupted, RunFailed
+from configuration import Interrupted, RunFailed, UserError
 from optimization import TrainStep
 from report import Report
 from workers import Workers
@@ -112,17 +112,23 @@ class Agreement:
         now = time.monotonic()
         due = self.save_minutes and self.workers.is_chief and now - self._saved >= 60 * self.save_minutes
         requests = [bool(self.stop.signal_name), error is not None, bool(self.stop.save_requested or due),
-                    min(int(1000 * (now - self._asked)), 1_000_000)]
+                    min(int(1000 * (now - self._asked)), 100_000)]
         self.stop.save_requested = False
         stops, errors, saves, milliseconds = self.workers.sum([int(request) for request in requests])
         if errors:
-            raise Ended(error or RunFailed("another worker could not read its data; its output gives the reason."))
+            raise Ended(self._shared(error))
         if stops:
             raise Ended()
         self._save |= saves > 0
         wanted = self.ASK_EVERY_MS * self.workers.size * self._since // max(1, milliseconds)
         self._interval = min(max(1, wanted), 2 * self._interval, self.MAX_INTERVAL)
         self._since, self._asked = 0, time.monotonic()
+
+    def _shared(self, error: Optional[Exception]) -> Exception:
+        """This worker's error, or that of another: rank 0 reports it."""
+        found = self.workers.gather(error and (isinstance(error, UserError), str(error) or type(error).__name__))
+        rank, (is_users, text) = next((rank, entry) for rank, entry in enumerate(found) if entry)
+        return error or (UserError if is_users else RunFailed)(f"worker {rank}: {text}")
 
     def save_requested(self) -> bool:
         """Whether a checkpoint was requested during this update, by SIGUSR1 or by rank 0's clock."""
@@ -194,8 +200,7 @@ class Progress:
     def rescue(self):
         """Saves after an error that is the one to report, and that only this worker may have had."""
         try:
-            if self.train_step.step_done() > self.saved:
-                self.save(last=True)
+            self.save(last=True)
         except Exception as error:
             logging.warning("warning: the last update could not be saved either (%s).", error)
 
@@ -259,6 +264,8 @@ def run_updates(job: Job, train_step: TrainStep, report: Report, stop: StopReque
                 raise ended.error from ended.error.__cause__
             step = train_step.step_done()
             raise Interrupted(job.interrupted(stopped_by(stop), step, step > job.step)) from None
+        except RunFailed:  # the last update is saved, or could not be
+            raise
         except Exception:
             progress.rescue()
             raise

@@ -5,10 +5,10 @@
 #   bash scripts/electra.sh hpu bf16 176 6e-3 1 xla 2000 10000 ...      the positional order of Habana's electra.sh
 #   bash scripts/electra.sh --help                                      every option, by position and by name
 #
-# scripts/recipe.py has the options, their defaults and the two commands, and checks them before anything starts; a dry run
-# prints the commands. Checkpoints and logs go to results/models/<name of the run>/, each phase's console output to a log
-# file there. Exit status: 0; 2 for an invalid option or input; 75 after an interruption that can be resumed; else that of
-# the training.
+# scripts/recipe.py has the options and their defaults, checks a call as a whole, and turns it into the flags of each phase;
+# a dry run prints the commands. Checkpoints and logs go to results/models/<name of the run>/, each phase's console output
+# to a log file there. Exit status: 0; 2 for an invalid option or input; 75 after an interruption that can be resumed; else
+# that of the training.
 
 # shellcheck source=scripts/environment.sh disable=SC2154  # recipe sets variables
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -18,22 +18,42 @@ if [[ -n $dry_run ]]; then planned_python; else use_python "$device"; fi
 choose_launcher
 make_sample_data
 
-pretrain() {  # pretrain PHASE
-  local phase=$1 log=log_p$1 command="command_p$1[@]" next=''
-  running "${runner[@]}" "${!command}"
+# NVIDIA's settings, the same in both phases.
+settings=(--disc_weight=50)
+case $optimizer in
+  lamb) settings+=(--skip_adaptive --opt_beta_1=0.878 --opt_beta_2=0.974 --lr_decay_power=0.5) ;;
+  *) settings+=(--opt_beta_1=0.9 --opt_beta_2=0.999 --lr_decay_power=1.0) ;;
+esac
+phase_1=(run_pretraining.py "${settings[@]}")
+phase_2=(run_pretraining.py --phase2 --restore_checkpoint=latest "${settings[@]}")
+
+pretrain() {  # pretrain PHASE LOG: runs `command`, after a crash `restart`
+  local next=''
+  running "${runner[@]}" "${command[@]}"
   [[ -z $dry_run ]] || return 0
-  log=${!log}
-  run_restarting "$log" "$command" "restart_p$1[@]"
-  (( phase == 2 || ${#phases[@]} == 1 )) || next=", phase 2 is not started"
+  run_restarting "$2" 'command[@]' 'restart[@]'
+  (( $1 == 2 || ${#phases[@]} == 1 )) || next=", phase 2 was not started"
   if (( status == 75 )); then
-    die "phase $phase was interrupted$next; the same call with $to_resume resumes it" 75
+    die "phase $1 was interrupted$next: run the same command with $to_resume to resume" 75
   elif (( status != 0 )); then
-    die "phase $phase ended with status $status$next; its output is in $log" "$status"
+    die "phase $1 ended with status $status$next; its output is in $2" "$status"
   elif [[ -n $stopped && -n $next ]]; then
-    die "phase 1 is finished$next: the same call with $to_continue starts it" 75
+    die "phase 1 finished$next: run the same command with $to_continue" 75
   fi
 }
 
-# run_pretraining.py, in phase 2 with --phase2: from the weights of phase 1
-for phase in "${phases[@]}"; do pretrain "$phase"; done
+if [[ -z $dry_run && ${#phases[@]} == 2 ]]; then  # days of phase 1 must not end at a mistake in phase 2
+  run "$python" "${phase_2[@]}" "${options_p2[@]}" --check_only
+  (( status == 0 )) || die "phase 2 would fail (its reason is above); nothing was trained" "$status"
+fi
+for phase in "${phases[@]}"; do
+  case $phase in
+    1)
+      command=("${phase_1[@]}" "${options_p1[@]}") restart=("${phase_1[@]}" "${restart_p1[@]}")
+      pretrain 1 "$log_p1" ;;
+    2)
+      command=("${phase_2[@]}" "${options_p2[@]}") restart=("${phase_2[@]}" "${restart_p2[@]}")
+      pretrain 2 "$log_p2" ;;
+  esac
+done
 [[ -n $dry_run ]] || say "finished; checkpoints are in $checkpoints, logs in $logs"

@@ -21,7 +21,7 @@ running "${runner[@]}" "${command[@]}"  # run_tf_squad.py
 [[ -z $dry_run ]] || exit 0
 run_restarting "$log" "command[@]" "command[@]"
 if (( status == 75 )); then
-  die "interrupted; the same call resumes from the last checkpoint" 75
+  die "interrupted: run the same command to resume from the last checkpoint" 75
 elif (( status != 0 )); then
   die "ended with status $status; its output is in $log" "$status"
 fi

@@ -231,17 +231,22 @@ class Call:
         except UserError as error:
             raise UserError(self.table.translate(str(error), phase)) from error
 
-    def command(self, program: str, flags: Dict[str, str], config) -> List[str]:
-        """The program and its options, without those that are the program's default and not stated by the recipe."""
+    def flag_words(self, flags: Dict[str, str], config) -> List[str]:
+        """The flags as words, in the order of the configuration, without those that are the program's default and not
+        stated by the recipe."""
         unstated = {entry.field for entry in self.table.options if not entry.stated}
-        command = [program]
-        for field, text in flags.items():
+        unstated -= {"device", "precision", "model_size"}  # shown in any case
+        words = []
+        for field, described in config.__dataclass_fields__.items():
             value = getattr(config, field)
-            if field == "num_workers":
-                command += [f"--{field}={value}"] if value > 1 else []
-            elif value != config.__dataclass_fields__[field].default or field not in unstated:
-                command.append(f"--{field}" if value is True else f"--{field}={text}")
-        return command
+            if field not in flags or value == described.default and field in unstated:
+                continue
+            if field != "num_workers" or value > 1:
+                words.append(f"--{field}" if value is True else f"--{field}={flags[field]}")
+        return words
+
+    def command(self, program: str, flags: Dict[str, str], config) -> List[str]:
+        return [program, *self.flag_words(flags, config)]
 
 
 def exists(pattern: str, folder: str = "") -> bool:

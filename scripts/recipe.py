@@ -12,6 +12,7 @@ differs from the program's own default. Only the standard library is needed, and
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -78,7 +79,7 @@ def electra_table() -> Table:
 
     return Table(f"""\
 usage: bash scripts/electra.sh [value ...] [--option=value ...]
-Pre-trains ELECTRA in two phases. The defaults are a small trial; README.md has the full recipe.
+Pre-trains ELECTRA in two phases. The defaults are a small trial; docs/pretraining.md has the full recipe.
 
 A data folder that is not given is taken from DATASET_P1 or DATASET_P2 in the environment, else from
 {CORPUS.format("<length>")}
@@ -237,9 +238,6 @@ Builds and installs Horovod into the Python that the wrappers use ($PYTHON, else
     ])
 
 
-# --- A call ---
-
-
 # --- The plans ---
 
 
@@ -331,10 +329,13 @@ def electra(call: Call) -> Plan:
         with call.own_words(phase):
             configs.append(configuration.from_words(PretrainingConfig, flags))
             check_encoder(call, configs[-1])
-        commands[f"command_p{phase}"] = call.command("run_pretraining.py", flags, configs[-1])
+        if phase == 2:
+            flags = {field: text for field, text in flags.items() if field not in PHASE_2}
+        commands[f"options_p{phase}"] = call.flag_words(flags, configs[-1])
         flags.pop("overwrite", None)  # a restart never removes what this call has saved
-        commands[f"restart_p{phase}"] = call.command("run_pretraining.py", {
-            **flags, "restore_checkpoint": flags.get("restore_checkpoint", "auto")}, configs[-1])
+        if phase == 1:
+            flags.setdefault("restore_checkpoint", "auto")
+        commands[f"restart_p{phase}"] = call.flag_words(flags, configs[-1])
         commands[f"log_p{phase}"] = os.path.join(configs[-1].logs, f"{call['job_name']}_phase{phase}.log")
     if configs[0].device == "hpu" and call.given.get("xla", "auto") not in ("auto", "false"):
         notes.append(f"note: xla={call['xla']} is ignored on hpu, where the bridge compiles the graph")
@@ -345,7 +346,7 @@ def electra(call: Call) -> Plan:
         f"--output_dir={data[phase]}", f"--max_seq_length={call[f'max_seq_length_p{phase}']}", "--num_out_files=4",
         "--eval_fraction=0.05"] for phase in sample}
     return Plan({**workers(call, configs[0]), **commands, **sample_variables({**MAKE_DEMO, **steps} if sample else {}),
-                 "phases": [str(phase) for phase in phases],
+                 "phases": [str(phase) for phase in phases], "optimizer": configs[0].optimizer,
                  "logs": configs[0].logs, "to_resume": "--resume_training=true", "to_continue": "--phase=2"},
                 notes, configs, configs[0].model_dir)
 
@@ -379,20 +380,36 @@ def electra_data(call: Call, phases: List[int], notes: List[str]) -> Tuple[Dict[
                         f"--data_dir_p{sample[0]} or DATASET_P{sample[0]}, or run one phase with --phase.")
     for phase in phases:
         for piece in data[phase].split(","):
+            if not piece:
+                raise UserError(f"--data_dir_p{phase}={data[phase]} has an empty part: remove the comma.")
             if not (phase in sample or call.dry_run or exists(call.in_work_dir(piece))):
                 raise UserError(f"the data of phase {phase}, {piece}, does not exist: check --data_dir_p{phase} or "
                                 f"DATASET_P{phase}.")
+    vocabularies = {vocabulary_beside(call.in_work_dir(data[phase].split(",")[0])) for phase in phases} - {None}
+    if len(vocabularies) > 1 and not call["vocab_file"]:
+        raise UserError("the vocab.txt of --data_dir_p1 and that of --data_dir_p2 differ: phase 2 continues with the "
+                        "weights of phase 1, so build both datasets with the same vocabulary.")
     return data, sample
 
 
+def vocabulary_beside(data: str) -> Optional[bytes]:
+    """The content of the vocab.txt that belongs to shards, or None where it cannot be told."""
+    folder = data if os.path.isdir(data) else os.path.dirname(data)
+    for place in (folder, os.path.dirname(os.path.abspath(folder))):
+        with contextlib.suppress(OSError):
+            with open(os.path.join(place, "vocab.txt"), "rb") as file:
+                return file.read()
+    return None
+
+
+PHASE_2 = {"phase2": "true", "restore_checkpoint": "latest"}  # as scripts/electra.sh passes them
+
+
 def electra_flags(call: Call, phase: int, data: str, held_out: bool) -> Dict[str, str]:
-    """The options of run_pretraining.py for one phase."""
+    """The options of run_pretraining.py for one phase that a call decides; scripts/electra.sh has those that it does
+    not."""
     flags = call.flags(PretrainingConfig, phase)
-    flags.update(pretrain_tfrecords=data, disc_weight="50")
-    if flags["optimizer"] == "lamb":  # NVIDIA's settings
-        flags.update(skip_adaptive="true", opt_beta_1="0.878", opt_beta_2="0.974", lr_decay_power="0.5")
-    else:
-        flags.update(opt_beta_1="0.9", opt_beta_2="0.999", lr_decay_power="1.0")
+    flags["pretrain_tfrecords"] = data
     if flags["model_size"] == "base":
         flags.setdefault("generator_hidden_size", "0.3333333")
     if call["accumulate_gradients"] == "false":
@@ -406,7 +423,7 @@ def electra_flags(call: Call, phase: int, data: str, held_out: bool) -> Dict[str
     else:
         del flags["num_eval_steps"]
     if phase == 2:
-        flags.update(phase2="true", restore_checkpoint="latest")
+        flags.update(PHASE_2)
     elif call["resume_training"] == "true":
         flags.pop("weights_dir", None)
         flags["restore_checkpoint"] = "latest"

@@ -381,3 +381,15 @@ def test_what_killed_runs_left_is_removed_by_whoever_holds_the_lock(tmp_path):
     with config.sole_user():
         pass
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"mine"}
+
+
+def test_the_status_of_a_command_does_not_depend_on_a_reader_of_its_output(tmp_path):
+    """2>&1 | head -1: the last sentence cannot be written."""
+    program = ("import configuration, sys\ndef main(argv):\n    print('first', flush=True)\n    sys.stdin.read()\n"
+               "    raise configuration.Interrupted('stopped.')\nconfiguration.run_command(main)")
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)
+    assert process.stdout.readline() == b"first\n"
+    process.stdout.close()
+    process.stdin.close()
+    assert process.wait(60) == 75

@@ -121,10 +121,9 @@ def test_the_phase_that_is_not_run_is_not_checked(plan):
 
 
 def test_what_the_recipe_states_and_what_differs_from_the_program_is_passed(plan):
-    command = plan("electra", "cpu", "fp32", "--optimizer=lamb", "--log_freq=7").variables["command_p1"]
-    assert command[0] == "run_pretraining.py"
-    assert {"--learning_rate=6e-3", "--max_seq_length=128", "--log_freq=7", "--opt_beta_1=0.878"} < set(command)
-    assert not [word for word in command if re.match("--(device|precision|optimizer|mask_prob|num_workers)", word)]
+    words = plan("electra", "cpu", "fp32", "--optimizer=lamb", "--log_freq=7").variables["options_p1"]
+    assert {"--learning_rate=6e-3", "--max_seq_length=128", "--log_freq=7", "--device=cpu"} < set(words)
+    assert not [word for word in words if re.match("--(optimizer|mask_prob|num_workers|opt_beta_1)", word)]
     squad = plan("electra_squad", "--squad_dir=/").variables["command"]
     assert not [word for word in squad if "beam_size" in word]
     assert "--beam_size=5" in plan("electra_squad", "--squad_dir=/", "--beam_size=5").variables["command"]
@@ -135,10 +134,12 @@ def test_the_command_makes_the_configuration_that_was_checked(plan, wrapper):
     words = {"electra": ["--precision=bf16", "--optimizer=adamw", "--overwrite", "--init_checkpoint=/w", "--num_hpu=2"],
              "electra_squad": ["--squad_dir=/", "--joint_head=false", "--seed=3", "--squad_version=2.0", "--mode=eval"]}
     made = plan(wrapper, *words[wrapper])
-    found = [value for name, value in made.variables.items() if name.startswith("command")]
+    found = [["program", *value] if name.startswith("options") else value for name, value in made.variables.items()
+             if name.startswith(("options", "command"))]
     assert len(found) == len(made.configs) > 0
     for command, config in zip(found, made.configs):
-        assert configuration.parse(type(config), command, "") == config
+        more = [f"--{name}={value}" for name, value in recipe.PHASE_2.items() if getattr(config, "phase2", False)]
+        assert configuration.parse(type(config), [*command, *more], "") == config
 
 
 def test_empty_values_keep_the_default_by_name_and_by_position(plan):

@@ -369,7 +369,8 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_has_saved(data, copied):
 
     class Look(StopAfter):
         def begin(self):
-            kept.extend(Checkpoints(os.path.join(config.checkpoint_dir, "overwritten")).list())
+            super().begin()
+            kept[:] = kept or Checkpoints(os.path.join(config.checkpoint_dir, "overwritten")).list()
 
     with pytest.raises(Interrupted):
         train(dataclasses.replace(config, overwrite=True), Look(2))
@@ -729,6 +730,17 @@ def test_a_fine_tuned_checkpoint_is_refused(data, tmp_path, refuses):
     evaluated = dataclasses.replace(config, eval_only=True, restore_checkpoint=fine_tuned)
     said = refuses(run_pretraining.evaluate_only, evaluated, devices.open_device("cpu", "fp32"))
     assert fine_tuned in said and "SQuAD" in said
+
+
+def test_check_only_refuses_what_training_would_and_trains_nothing(data, tmp_path, refuses):
+    config = make_config(data, tmp_path, eval_tfrecords=data["held_out"], check_only=True)
+    run_pretraining.check_only(config)
+    assert not os.path.exists(config.checkpoint_dir) and not os.path.exists(config.logs)
+    for changes, flag in ((dict(pretrain_tfrecords=data[64]), "--max_seq_length"),
+                          (dict(train_batch_size=400), "--train_batch_size=400"),
+                          (dict(pretrain_tfrecords=str(tmp_path)), "--pretrain_tfrecords"),
+                          (dict(max_seq_length=64, eval_tfrecords=data[64]), "--max_seq_length")):
+        assert flag in refuses(run_pretraining.check_only, dataclasses.replace(config, **changes))
 
 
 # --- Evaluation ---

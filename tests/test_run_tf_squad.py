@@ -371,7 +371,10 @@ def test_overwrite_deletes_only_another_fine_tuning_and_only_when_the_new_one_ca
     (other / "config.json").write_text(json.dumps({**content, "intermediate_size": 65}))
     assert "its config.json describes another model" in refuses(run, dataclasses.replace(
         config, overwrite=True, init_checkpoint=str(other)))
-    assert tensors(config).keys() == before.keys()
+    assert "json_summary" in refuses(run, dataclasses.replace(
+        config, overwrite=True, learning_rate=2e-3, json_summary="/proc/no/such.jsonl"))
+    assert tensors(config).keys() == before.keys() and not os.path.exists(
+        os.path.join(config.checkpoint_dir, "overwritten"))
 
 
 def test_predicting_keeps_the_scores_of_the_same_model(data, tmp_path, finished):

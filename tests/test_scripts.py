@@ -471,3 +471,20 @@ def test_scripts_parse_and_pass_shellcheck(script):
         pytest.skip("shellcheck is not installed (requirements-dev.txt)")
     result = subprocess.run([shellcheck, "-x", str(script)], cwd=ROOT, text=True, capture_output=True)
     assert result.returncode == 0, result.stdout
+
+
+def test_phase_2_is_checked_before_phase_1_is_trained(training):
+    result = training.call("--train_steps_p1=7", FAKE_CHECK='echo "the reason: $*" >&2; exit 2')
+    assert result.returncode == 2 and training.phases() == []
+    reason, said = result.stderr.splitlines()
+    assert "--phase2" in reason and "--train_batch_size" in reason and "phase 2" in said
+    assert training.call("--phase=1", FAKE_CHECK="exit 2").returncode == 0
+    assert training.phases() == [1]
+
+
+def test_data_of_two_vocabularies_and_empty_parts_are_refused(training):
+    for name in ("one", "two"):
+        (training.folder / name).mkdir()
+        (training.folder / name / "vocab.txt").write_text(name)
+    assert_refused(training.call("--data_dir_p1=one", "--data_dir_p2=two"), "--data_dir_p1", "--data_dir_p2")
+    assert_refused(training.call("--data_dir_p1=one", "--data_dir_p2=one,"), "--data_dir_p2=one,")

@@ -133,6 +133,9 @@ class Two(Workers):
         self.events.append("barrier")
         return value
 
+    def gather(self, value):
+        return [value, (True, "shard 3 is damaged.")]
+
     def sum(self, numbers):
         other = self.requests.pop(0) if self.requests else (0, 0, 0)
         return [a + b for a, b in zip(numbers, (*other, 10))]
@@ -228,7 +231,7 @@ def test_data_that_cannot_be_read_ends_the_run_after_the_last_update_is_saved(er
 
 def test_a_worker_saves_and_ends_where_another_cannot_read_its_data():
     events = []
-    with pytest.raises(RunFailed, match="another worker could not read"):
+    with pytest.raises(UserError, match="worker 1: shard 3 is damaged."):  # rank 0 is the one that reports
         run_updates(events, workers=Two(events, *[(0, 0, 0)] * 4, ERROR))
     assert events[-3:] == ["log 3", "save 3 last", "barrier"]
 

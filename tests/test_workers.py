@@ -469,7 +469,9 @@ def test_a_job_ends_when_a_worker_dies_and_can_be_resumed(pretraining_data, tmp_
 @needs_horovod
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks for processes in /proc")
 def test_a_signal_to_one_worker_stops_all_workers_after_saving(pretraining_data, tmp_path):
-    config = make_config(pretraining_data, tmp_path, log_freq=1, save_checkpoints_steps=10_000)
+    """In the middle of an update of many micro-batches, most likely."""
+    config = make_config(pretraining_data, tmp_path, log_freq=1, save_checkpoints_steps=10_000,
+                         gradient_accumulation_steps=40)
     status = tmp_path / "status"
     process, output = start_and_wait(config, "step 3/", {"TEST_JOB": "stops", "ELECTRA_STATUS_FILE": str(status)})
     os.kill(rank_process("stops", 1, b"run_pretraining.py"), signal.SIGTERM)
