@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034,SC2154  # variables go to and come from environment.sh, which sources this file, and the plan
+# shellcheck shell=bash disable=SC2034,SC2154  # variables of environment.sh, which sources this file
 # Restarts after a crash: --max_restarts, and --min_workers where hosts of --hostfile no longer answer.
 
 # Runs the words of array $2 after `runner`; after a crash again, those of $3 if checkpoints have been written since.
