@@ -9,8 +9,8 @@ second time after the restart, and repeats the same command until it ends with s
 datasets and exports, every tensor of the checkpoints, the held-out metrics and the answers must then be equal, bit for
 bit.
 
-The moments are drawn from --seed and the number of the round. Finished rounds are kept in --folder: the same call continues there, and
-starts from the beginning if the code has changed. Exit status 0 if nothing was lost.
+The moments are drawn from --seed and the number of the round. Finished rounds are kept in --folder: the same call
+continues there, and starts from the beginning if the code has changed. Exit status 0 if nothing was lost.
 """
 from __future__ import annotations
 
