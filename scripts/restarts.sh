@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2154  # variables come from environment.sh, which sources this file, and from the plan
+# shellcheck shell=bash disable=SC2034,SC2154  # variables of environment.sh, which sources this file
 # Restarts after a crash: --max_restarts, and --min_workers where hosts of --hostfile no longer answer.
 
 # Runs the words of array $2 after `runner`; after a crash again, those of $3 if checkpoints have been written since.
@@ -11,7 +11,9 @@ run_restarting() {
     if (( status == 0 || status == 2 || status == 75 || restarts >= max_restarts )) || [[ -n $stopped ]]; then return; fi
     restarts=$((restarts + 1))
     say "ended with status $status: restart $restarts of $max_restarts in $pause s" | tee -ai "$log"
-    run sleep "$pause"
+    sleep "$pause" &
+    target=$! child=$!
+    await_child
     if [[ -n $stopped ]]; then status=75; return; fi
     pause=$((pause < 150 ? 2 * pause : 300))
     saved=$(list_checkpoints)
