@@ -443,6 +443,9 @@ def shapes(prefix: str) -> Dict[str, List[int]]:
 
 def read_state(prefix: str) -> dict:
     """The JSON state of a checkpoint. Raises: UserError: there is none at `prefix`, or another program wrote it."""
+    if not os.path.exists(prefix + ".index"):
+        raise UserError(f"checkpoint {prefix} does not exist: give a prefix such as .../checkpoints/ckpt-1000, or a "
+                        "folder of checkpoints.")
     try:
         with readable(prefix) as alias:
             reader = tf.train.load_checkpoint(alias)

@@ -51,7 +51,7 @@ class SweepConfig:
     def __post_init__(self):
         configuration.check_options(self)
         if not re.fullmatch("[0-9]+(,[0-9]+)*", self.seeds):
-            raise UserError(f"--seeds={self.seeds} must be whole numbers separated by commas: give some, such as "
+            raise UserError(f"--seeds={self.seeds} must be integers separated by commas, such as "
                             "1,2,3.")
 
     def sole_user(self):
@@ -60,7 +60,7 @@ class SweepConfig:
 
 # --- The tables ---
 
-WORKERS = dict(meaning="workers, one device each (also --num_hpu); 0 and 1 are the same", alias="num_hpu")
+WORKERS = dict(meaning="number of workers, one device each; 0 and 1 both mean one (alias: --num_hpu)", alias="num_hpu")
 HOSTFILE = own("hostfile", "", "hosts of the workers, in lines like 'host1 slots=8' (default: this machine)",
                path="input")
 ENV = own("env", "interactive", "interactive or cluster (a scheduler starts the wrapper for each worker)",
@@ -83,7 +83,7 @@ Pre-trains ELECTRA in two phases. The defaults are a small trial; docs/pretraini
 
 A data folder that is not given is taken from DATASET_P1 or DATASET_P2 in the environment, else from
 {CORPUS.format("<length>")}
-where that exists; without any of them the bundled sample data is used. A switch may stand without a value.""", [
+if that exists, else the bundled sample data is used. Switches can be given without a value.""", [
         of("device"),
         of("precision"),
         of("train_batch_size_p1", "2"),
@@ -153,7 +153,8 @@ def squad_table() -> Table:
     return Table("""\
 usage: bash scripts/electra_squad.sh [value ...] [--option=value ...]
 Fine-tunes ELECTRA on SQuAD 1.1 or 2.0, answers the questions of the development set, and scores the answers. Without
-squad_dir (given here or in the environment) the bundled sample questions are used. A switch may stand without a value.\
+squad_dir (given here or in the environment) the bundled sample questions are used. Switches can be given without a
+value.\
 """, [
         of("device"),
         of("precision"),
@@ -218,7 +219,7 @@ Exports and fine-tunes each checkpoint in its own folder under out_dir, in the o
 (sweep.txt, sweep.csv) and a plot (sweep.png). The options after dry_run are those of scripts/electra_squad.sh.\
 """, [], [
         of("checkpoints", environment="checkpoints",
-           meaning="folders of checkpoints, by commas or blanks (also from the environment)"),
+           meaning="folders of checkpoints, separated by commas or spaces; also the environment variable of this name"),
         of("seeds"),
         of("device"),
         of("out_dir", path="output"),
@@ -234,7 +235,7 @@ usage: bash scripts/install_horovod.sh [cpu|gpu|hpu] [--rebuild]
 Builds and installs Horovod into the Python that the wrappers use ($PYTHON, else .venv). That takes some minutes.""", [
         own("device", "cpu", "cpu (over Gloo), gpu (over NCCL) or hpu (habana-horovod, over HCCL and MPI)", DEVICES),
     ], [
-        own("rebuild", "false", "build again although a Horovod that loads is there"),
+        own("rebuild", "false", "rebuild even if a working Horovod is installed"),
     ])
 
 
@@ -275,7 +276,7 @@ def workers(call: Call, config: DeviceOptions) -> Variables:
 def max_restarts(call: Call) -> int:
     """Raises: UserError: not a number, or the scheduler is the one to restart."""
     if not re.fullmatch("[0-9]{1,6}", call["max_restarts"]):
-        raise UserError(f"--max_restarts={call['max_restarts']} must be a whole number: give one, such as 3.")
+        raise UserError(f"--max_restarts={call['max_restarts']} must be an integer, such as 3.")
     if call.cluster and int(call["max_restarts"]):
         raise UserError("--max_restarts cannot be combined with --env=cluster, where the scheduler starts the workers: "
                         "have it requeue the job, with --resume_training=auto.")
@@ -313,13 +314,13 @@ def electra(call: Call) -> Plan:
         raise UserError(f"--job_name={call['job_name']} must be a file name: use letters, digits, . _ and -.")
     for name in ("overwrite", "init_checkpoint"):
         if phases == [2] and call.given.get(name, "None") not in ("None", "false"):
-            raise UserError(f"--{name} is for phase 1 and cannot go with --phase=2: leave one of them out.")
+            raise UserError(f"--{name} applies to phase 1 and cannot be combined with --phase=2: omit one of them.")
     if call.cluster and len(phases) > 1 and int(os.environ.get("OMPI_COMM_WORLD_SIZE") or 1) > 1:
-        raise UserError("one mpirun can start one training: start the wrapper with --phase=1, and after that with "
+        raise UserError("one mpirun call can run only one phase: run the wrapper with --phase=1, then with "
                         "--phase=2.")
     call.work_dir = os.path.normpath(os.path.join(ROOT, call["code_dir"]))
     if not os.path.isdir(call.work_dir):
-        raise UserError(f"--code_dir={call['code_dir']} is not a directory: leave it out, or name the one that holds "
+        raise UserError(f"--code_dir={call['code_dir']} is not a directory: omit it, or give the one that holds "
                         "run_pretraining.py.")
     data, sample = electra_data(call, phases, notes)
     commands, configs = {}, []
@@ -373,10 +374,10 @@ def electra_data(call: Call, phases: List[int], notes: List[str]) -> Tuple[Dict[
             sample.append(phase)
             data[phase] = f"data/sample/tfrecord/seq_len_{length}"
     if sample and sample == phases:
-        notes.append("no data is given: the bundled sample data is used (data/sample), which shows that everything "
-                     "works and no more; give yours with --data_dir_p1 and --data_dir_p2, or DATASET_P1 and DATASET_P2")
+        notes.append("no data is given: the bundled sample data is used (data/sample), which only shows that "
+                     "everything works; give yours with --data_dir_p1 and --data_dir_p2, or DATASET_P1 and DATASET_P2")
     elif sample:
-        raise UserError(f"phase {sample[0]} has no data while the other phase has: give it with "
+        raise UserError(f"no data was given for phase {sample[0]}, only for the other phase: set "
                         f"--data_dir_p{sample[0]} or DATASET_P{sample[0]}, or run one phase with --phase.")
     for phase in phases:
         for piece in data[phase].split(","):
@@ -439,10 +440,10 @@ def electra_squad(call: Call) -> Plan:
     flags, sample, notes = call.flags(SquadConfig), False, []
     if "data_dir" not in flags:
         sample, flags["data_dir"] = True, f"{DEMO}/squad"
-        notes.append(f"no squad_dir is given: the bundled sample questions are used ({flags['data_dir']}), which show "
-                     "that everything works and no more")
+        notes.append(f"no squad_dir is given: the bundled sample questions are used ({flags['data_dir']}), which only "
+                     "show that everything works")
     elif not os.path.isdir(call.in_work_dir(flags["data_dir"])):
-        raise UserError(f"--squad_dir={flags['data_dir']} is not a directory: name the one that holds the SQuAD files.")
+        raise UserError(f"--squad_dir={flags['data_dir']} is not a directory: give the one that holds the SQuAD files.")
     if "cache_dir" not in flags and os.access(call.in_work_dir(flags["data_dir"]), os.W_OK):
         flags["cache_dir"] = flags["data_dir"]
     if flags["seed"] == "RANDOM":

@@ -39,7 +39,15 @@ from recipe import SweepConfig  # noqa: E402
 
 import configuration  # noqa: E402  (found through the line above, like the rest)
 import files  # noqa: E402
-from checkpoints import Checkpoint, Checkpoints, checkpoint_fingerprint, read_state, remove_checkpoint, shapes  # noqa: E402
+from checkpoints import (  # noqa: E402
+    Checkpoint,
+    Checkpoints,
+    checkpoint_fingerprint,
+    find_checkpoint,
+    read_state,
+    remove_checkpoint,
+    shapes,
+)
 from configuration import Interrupted, RunFailed, SquadConfig, UserError  # noqa: E402
 
 
@@ -69,23 +77,32 @@ class Job(NamedTuple):
         return Checkpoints(os.path.join(self.folder, "checkpoints"))
 
 
+def named(name: str) -> List[Checkpoint]:
+    """All checkpoints of a folder or a run, or the one that `name` stands for (see `checkpoints.find_checkpoint`)."""
+    for folder in (name, os.path.join(name, "checkpoints")):
+        if Checkpoints(folder).list():
+            return Checkpoints(folder).list()
+    prefix = find_checkpoint(name)
+    return [found for found in Checkpoints(os.path.dirname(prefix)).list() if found.prefix == prefix] if prefix else []
+
+
 def plan(config: SweepConfig) -> List[Job]:
     """Every checkpoint, folder by folder, phase 1 before phase 2, by step. Raises: UserError: a folder without one."""
     seeds = config.seeds.split(",")
     jobs = []
-    for folder in filter(None, config.checkpoints.split(",")):
-        found = Checkpoints(folder).list()
+    for name in filter(None, config.checkpoints.split(",")):
+        found = named(name)
         if not found:
-            raise UserError(f"checkpoints={folder} holds no checkpoint: name folders such as "
+            raise UserError(f"--checkpoints: {name} contains no checkpoints: give folders such as "
                             "results/models/base/checkpoints.")
-        run = os.path.basename(os.path.dirname(os.path.abspath(folder)))
         for checkpoint in found:
+            run = os.path.basename(os.path.dirname(os.path.dirname(os.path.abspath(checkpoint.prefix))))
             for seed in seeds:
                 target = os.path.join(config.out_dir, f"{run}-{os.path.basename(checkpoint.prefix)}", f"seed-{seed}")
                 jobs.append(Job(run, checkpoint, int(seed), target))
     if len({job.folder for job in jobs}) < len(jobs):
-        raise UserError("checkpoints names two runs of the same name, or a seed twice: sweep them into different "
-                        "--out_dir.")
+        raise UserError("--checkpoints contains two runs of the same name, or --seeds a seed twice: use a different "
+                        "--out_dir for each run.")
     return jobs
 
 
@@ -145,7 +162,7 @@ def finished_rows(config: SweepConfig, jobs: List[Job], arguments: List[str]) ->
             continue
         if row["arguments"] != deciding(arguments):
             theirs = " ".join(row["arguments"]) or "none"
-            raise UserError(f"{folder} was fine-tuned with other options ({theirs}): name another --out_dir, or "
+            raise UserError(f"{folder} was fine-tuned with other options ({theirs}): choose another --out_dir, or "
                             "delete it.")
         record = read_if_there(os.path.join(os.path.dirname(folder), "checkpoint.json"))
         if folder not in folders and record:
@@ -169,7 +186,7 @@ def read_if_there(path: str) -> Optional[dict]:
 
 
 def check_disk(config: SweepConfig, squad: SquadConfig, left: List[Job], contents: Dict[str, Content]):
-    """Says how much disk the fine-tunings that are left need. Raises: UserError: there is less.
+    """Prints how much disk space the remaining fine-tunings need. Raises: UserError: there is less.
 
     That is an export of each checkpoint, and its fine-tuned checkpoints, which have two moments beside the weights: of
     each fine-tuning those that are kept, of the running one all that it writes.
@@ -191,7 +208,7 @@ def check_disk(config: SweepConfig, squad: SquadConfig, left: List[Job], content
     if free < needed:
         raise UserError(f"--out_dir={config.out_dir} needs {sizes}: make room, lower --keep_checkpoint_max, or name "
                         "another --out_dir.")
-    print(f"{len(left)} fine-tunings are left; {config.out_dir} needs {sizes}.", flush=True)
+    print(f"{len(left)} fine-tunings to run; {config.out_dir} needs {sizes}.", flush=True)
 
 
 # --- The fine-tunings ---
@@ -233,7 +250,7 @@ class Stop:
 def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, content: Optional[Content]) -> int:
     """Exports the checkpoint and fine-tunes it. Returns: 0, or the status of what failed.
 
-    Raises: UserError: the fine-tuning was refused, for a reason that was printed.
+    Raises: UserError: the fine-tuning was rejected, for the reason that was printed.
     """
     if content is None:
         try:
@@ -261,7 +278,7 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, c
     status = stop.run(["bash", os.path.join(ROOT, "scripts", "electra_squad.sh"), *words],
                       {**os.environ, "PYTHON": sys.executable})
     if status == UserError.exit_status:
-        raise UserError(f"the fine-tuning of {job.run} {job.name} was refused, for the reason above: fix it and start "
+        raise UserError(f"the fine-tuning of {job.run} {job.name} was rejected (see above): fix the problem and start "
                         "the sweep again.")
     if status == 0:
         with open(os.path.join(job.folder, "results.json"), encoding="utf-8") as file:
@@ -359,7 +376,7 @@ def sweep(config: SweepConfig, arguments: List[str]):
     prepare(config, [job for job in jobs if job.folder not in rows], contents, arguments)
     for number, job in enumerate(jobs, 1):
         done_before = job.folder in rows
-        word = ": done before" if done_before else ""
+        word = ": already done" if done_before else ""
         print(f"[{number}/{len(jobs)}] {job.run} {job.name}, seed {job.seed}{word}", flush=True)
         status = 0
         if not done_before:
@@ -383,13 +400,13 @@ def sweep(config: SweepConfig, arguments: List[str]):
         write_tables(in_order(rows, jobs), config.out_dir)
     if rows:
         print(table(in_order(rows, jobs)), end="")
-        print(f"The same in {config.out_dir}: sweep.txt, sweep.csv, sweep.png.")
+        print(f"Results are in {config.out_dir}: sweep.txt, sweep.csv, sweep.png.")
     if failed:
         raise RunFailed(f"{len(failed)} of {len(jobs)} fine-tunings failed: {', '.join(failed)}.")
 
 
 def prepare(config: SweepConfig, left: List[Job], contents: Dict[str, Content], arguments: List[str]):
-    """Meets mistakes and a full disk before anything is done. Raises: UserError."""
+    """Validates options and disk space before anything is done. Raises: UserError."""
     first_of: Dict[str, Job] = {}  # a job for each device
     for job in left:
         if job.checkpoint.prefix in contents:

@@ -429,7 +429,7 @@ def test_options_pass_through_and_data_of_the_environment_is_one(fake, squad_dir
     (["--init_checkpoint=x"], "unknown option --init_checkpoint"),
     (["cpu"], "too many arguments"),
     (["--device=tpu"], "device=tpu is unknown"),
-    (["--seeds=1,x"], "seeds=1,x must be whole numbers"),
+    (["--seeds=1,x"], "--seeds=1,x"),
     (["--batch_size=0"], "--batch_size=0 is too small"),
     (["--doc_stride=0"], "--doc_stride=0 is too small"),
     (["--squad_version=3"], "--squad_version=3 is unknown"),
@@ -474,7 +474,7 @@ def test_a_signal_stops_the_sweep_and_the_same_call_finishes_the_table(fake, squ
     result = fake.call(*arguments, wrapper=SWEEP)
     assert result.returncode == 0, result.stderr
     assert [line.split()[1] for line in table.read_text().splitlines()[1:]] == names
-    assert result.stdout.count("done before") == 2
+    assert result.stdout.count("already done") == 2
     assert len(fake.fine_tunings()) == 5
 
 
@@ -559,5 +559,5 @@ def test_a_sweep_fine_tunes_every_checkpoint_in_its_order(clone, tiny, tmp_path,
         for number, handler in previous.items():
             signal.signal(number, handler)
     printed = capfd.readouterr().out
-    assert printed.count("done before") == 2
+    assert printed.count("already done") == 2
     assert (out / "sweep.txt").read_text() == table

@@ -138,12 +138,16 @@ def test_the_run_is_named_by_the_folder_around_its_checkpoints_also_from_inside(
 
 def test_folders_and_seeds_that_make_no_plan_are_refused(tmp_path, refuses):
     one, two = (save_checkpoints(tmp_path / part / "run" / "checkpoints", (1, 7)) for part in "ab")
-    assert "two runs of the same name" in refuses(sweep_squad.plan, SweepConfig(f"{one},{two}"))
+    assert "--out_dir" in refuses(sweep_squad.plan, SweepConfig(f"{one},{two}"))
     assert "a seed twice" in refuses(sweep_squad.plan, SweepConfig(one, "1,2,1"))
-    assert "holds no checkpoint" in refuses(sweep_squad.plan, SweepConfig(str(tmp_path)))
-    assert "nowhere holds no checkpoint" in refuses(sweep_squad.plan, SweepConfig("nowhere"))
+    save_checkpoints(tmp_path / "three" / "checkpoints", (1, 1), (1, 2))
+    names = [[job.name for job in sweep_squad.plan(SweepConfig(str(tmp_path / name)))] for name in (
+        "three", "three/checkpoints", "three/checkpoints/ckpt-2", "three/checkpoints/ckpt-1.index")]
+    assert names == [["ckpt-1", "ckpt-2"], ["ckpt-1", "ckpt-2"], ["ckpt-2"], ["ckpt-1"]]
+    assert str(tmp_path) in refuses(sweep_squad.plan, SweepConfig(str(tmp_path)))
+    assert "nowhere" in refuses(sweep_squad.plan, SweepConfig("nowhere"))
     for seeds in ("1,x", "", "1,,2", "-1", "1.5"):
-        assert f"--seeds={seeds} must be whole numbers" in refuses(SweepConfig, one, seeds)
+        assert f"--seeds={seeds} " in refuses(SweepConfig, one, seeds)
 
 
 # --- The sweep ---
@@ -178,8 +182,8 @@ def test_a_finished_sweep_is_skipped_and_its_table_stays(sweep, capfd):
     capfd.readouterr()
     sweep()
     assert len(sweep.fine_tunings()) == 3
-    assert [line for line in capfd.readouterr().out.splitlines() if "done before" in line] == [
-        f"[{number}/3] run {name}, seed 1: done before" for number, name in enumerate(NAMES, 1)]
+    assert [line for line in capfd.readouterr().out.splitlines() if "already done" in line] == [
+        f"[{number}/3] run {name}, seed 1: already done" for number, name in enumerate(NAMES, 1)]
     assert written == {name: (sweep.out / name).read_text() for name in written}
     save_checkpoints(sweep.checkpoints, (2, 5))  # pre-training has gone on
     sweep("--seeds=1,2")
@@ -294,12 +298,12 @@ def test_the_disk_that_is_needed_is_said_first_and_must_be_there(sweep, capfd, m
     with pytest.raises(Interrupted):
         sweep("--seeds=1,2", FAKE_RUN="[[ $seed != 2 ]] || exit 75")
     said = capfd.readouterr().out.splitlines()
-    assert said[0] == f"4 fine-tunings are left; {sweep.out} needs 0.1 GB, and its disk has 0.1 GB free."
+    assert said[0] == f"4 fine-tunings to run; {sweep.out} needs 0.1 GB, and its disk has 0.1 GB free."
     # One export and one fine-tuning are there.
     free.append(4_400_000 + 5 * 12_000_000)  # three that are kept and two more
     with pytest.raises(Interrupted):
         sweep("--seeds=1,2", FAKE_RUN="mkdir -p $out/checkpoints; touch $out/checkpoints/ckpt-3.index; exit 75")
-    assert capfd.readouterr().out.startswith("3 fine-tunings are left;")
+    assert capfd.readouterr().out.startswith("3 fine-tunings to run;")
     free.append(free[-1] - 12_000_000 - 1)  # the interrupted one has written one of its own
     assert "needs" in refuses(sweep, "--seeds=1,2")
     free.append(4_400_000 + 3 * 12_000_000)  # none is kept: those of the running one alone
@@ -346,7 +350,7 @@ def test_other_options_on_a_finished_sweep_are_refused(sweep, refuses):
 def test_the_device_is_that_of_the_checkpoint_unless_named(sweep, tmp_path, capfd):
     checkpoints = save_checkpoints(tmp_path / "card" / "checkpoints", (1, 7), device="hpu")
     if not any(map(glob.glob, GAUDI_FILES)):
-        with pytest.raises(UserError, match="of card ckpt-7 was refused, for the reason above"):
+        with pytest.raises(UserError, match="of card ckpt-7 was rejected"):
             sweep(checkpoints=checkpoints)
         assert "no Gaudi card is visible" in capfd.readouterr().err
     sweep("--device=cpu", checkpoints=checkpoints)
@@ -396,12 +400,12 @@ def test_a_wrong_value_ends_the_sweep_before_anything_is_run(sweep, refuses, arg
 
 
 def test_a_refused_fine_tuning_ends_the_sweep_unless_one_has_come_to_its_end(sweep, capfd):
-    with pytest.raises(UserError, match=r"the fine-tuning of run ckpt-2 was refused, for the reason above: fix it"):
+    with pytest.raises(UserError, match=r"the fine-tuning of run ckpt-2 was rejected"):
         sweep(FAKE_RUN="exit 2")
     assert len(sweep.fine_tunings()) == 1
     with pytest.raises(RunFailed, match=r"1 of 3 .* run ckpt-10 \(seed 1, status 2\)"):
         sweep(FAKE_RUN="[[ $out != */run-ckpt-10/* ]] || exit 2")
-    assert "the fine-tuning of run ckpt-10 was refused" in capfd.readouterr().err
+    assert "the fine-tuning of run ckpt-10 was rejected" in capfd.readouterr().err
     assert [row["checkpoint"] for row in rows(sweep)] == ["ckpt-2", "ckpt-p2-1"]
 
 
