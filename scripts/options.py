@@ -241,7 +241,9 @@ class Call:
             value = getattr(config, field)
             if field not in flags or value == described.default and field in unstated:
                 continue
-            if field != "num_workers" or value > 1:
+            if field == "num_workers":
+                words += [f"--{field}={value}"] if value > 1 else []
+            else:
                 words.append(f"--{field}" if value is True else f"--{field}={flags[field]}")
         return words
 
