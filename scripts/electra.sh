@@ -27,6 +27,15 @@ esac
 phase_1=(run_pretraining.py "${settings[@]}")
 phase_2=(run_pretraining.py --phase2 --restore_checkpoint=latest "${settings[@]}")
 
+# Also called by restarts, which may change the options.
+# shellcheck disable=SC2034  # restarts.sh reads `restart`
+compose() {
+  case $phase in
+    1) command=("${phase_1[@]}" "${options_p1[@]}") restart=("${phase_1[@]}" "${restart_p1[@]}") log=$log_p1 ;;
+    2) command=("${phase_2[@]}" "${options_p2[@]}") restart=("${phase_2[@]}" "${restart_p2[@]}") log=$log_p2 ;;
+  esac
+}
+
 pretrain() {  # pretrain PHASE LOG: runs `command`, after a crash `restart`
   local next=''
   running "${runner[@]}" "${command[@]}"
@@ -47,13 +56,7 @@ if [[ -z $dry_run && ${#phases[@]} == 2 ]]; then  # days of phase 1 must not end
   (( status == 0 )) || die "phase 2 would fail (its reason is above); nothing was trained" "$status"
 fi
 for phase in "${phases[@]}"; do
-  case $phase in
-    1)
-      command=("${phase_1[@]}" "${options_p1[@]}") restart=("${phase_1[@]}" "${restart_p1[@]}")
-      pretrain 1 "$log_p1" ;;
-    2)
-      command=("${phase_2[@]}" "${options_p2[@]}") restart=("${phase_2[@]}" "${restart_p2[@]}")
-      pretrain 2 "$log_p2" ;;
-  esac
+  compose
+  pretrain "$phase" "$log"
 done
 [[ -n $dry_run ]] || say "finished; checkpoints are in $checkpoints, logs in $logs"

@@ -35,4 +35,5 @@ leave_out_hosts() {
   recipe "${call[@]}" "--num_workers=${left[0]}" "--hostfile=${left[1]}"
   recipe_call=("${call[@]}")
   choose_launcher
+  ! declare -F compose >/dev/null || compose  # the command has options of the plan
 }

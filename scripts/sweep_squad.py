@@ -390,8 +390,8 @@ def sweep(config: SweepConfig, arguments: List[str]):
         if status in (Interrupted.exit_status, -signal.SIGTERM) or stop.asked:
             write_tables(in_order(rows, jobs), config.out_dir)
             raise Interrupted(f"the sweep was stopped at {job.run} {job.name} (seed {job.seed}), "
-                              f"{sum(job.folder in rows for job in jobs)} of {len(jobs)} are done; the same call goes "
-                              "on.")
+                              f"{sum(job.folder in rows for job in jobs)} of {len(jobs)} are done: run the "
+                              "same command to resume.")
         if status:
             failed.append(f"{job.run} {job.name} (seed {job.seed}, status {status})")
             print(f"failed: {failed[-1]}; the sweep continues.", file=sys.stderr, flush=True)

@@ -60,7 +60,7 @@ class Repository:
         (self.root / "scripts").mkdir(parents=True)
         (self.fake / "bin").mkdir(parents=True)
         self.script = self.root / "scripts" / "matrix.py"
-        for name in ("matrix.py", "interpreters.py", "make_venv.sh", "venv.sh", "environment.sh"):
+        for name in ("matrix.py", "interpreters.py", "make_venv.sh", "venv.sh", "environment.sh", "restarts.sh"):
             shutil.copy(ROOT / "scripts" / name, self.root / "scripts")
         for path in (*ROOT.glob("requirements*.txt"), ROOT / "configuration.py", ROOT / "files.py"):
             shutil.copy(path, self.root)

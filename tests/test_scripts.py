@@ -261,7 +261,7 @@ def test_phase_2_is_not_started_after_a_phase_1_that_ends_badly(training, status
     result = training.call(FAKE_PHASE1=f"exit {status}")
     assert result.returncode == status
     assert training.phases() == [1]
-    assert "phase 2 is not started" in result.stderr
+    assert "phase 2 was not started" in result.stderr
     assert ("--resume_training=true" in result.stderr) == (status == 75)
 
 
@@ -289,7 +289,7 @@ def test_a_signal_reaches_the_training_and_its_last_words_are_logged(training, n
     assert process.returncode == 75
     assert output.splitlines()[-1] == "saved"
     assert log.read_text().splitlines()[-1] == "saved"
-    assert "phase 2 is not started" in errors
+    assert "phase 2 was not started" in errors
     assert training.phases() == [1]
 
 
