@@ -464,7 +464,7 @@ def test_a_signal_stops_the_sweep_and_the_same_call_finishes_the_table(fake, squ
         assert process.returncode == 75, errors
         assert f"stopped at run {at} (seed 1), {done} of 3 are done" in errors
         assert "Traceback" not in errors
-        started = [re.search(r"run-(ckpt[^/]*)/seed-1 ", call)[1] for call in fake.fine_tunings()]
+        started = [re.search(r"run-(ckpt[^/]*)/seed-1\b", call)[1] for call in fake.fine_tunings()]
         assert started[-1] == at
         return started
 
