@@ -40,7 +40,7 @@ class _ConsoleHandler(python_logging.Handler):
 
 
 def silence_broken_streams():
-    """Sends standard output or error to nowhere after a BrokenPipeError, so that the run goes on without it."""
+    """Sends standard output or error to nowhere after a BrokenPipeError, so that the run continues without it."""
     try:
         sys.stdout.flush()
         broken = sys.stderr

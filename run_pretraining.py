@@ -481,10 +481,11 @@ def describe_run(config, device, setup: Setup):
     logging.info("parameters: %.2f M (embeddings %.2f M, encoder %.2f M, separate generator %.2f M, heads %.2f M).",
                  millions(model), millions(model.embeddings, model.generator_embeddings), millions(model.encoder),
                  millions(own_generator), millions(model.generator_head, model.discriminator_head))
-    logging.info("data: %d records in %d shards; %d sequences (%d tokens) an update; updates %d to %d are %.2f epochs.",
-                 data.order.records, len(data.order.shards), global_batch, global_batch * config.max_seq_length,
-                 start.step + 1, config.num_train_steps,
-                 (config.num_train_steps - start.step) * global_batch / data.order.records)
+    updates = config.num_train_steps - start.step
+    left = f"; updates {start.step + 1} to {config.num_train_steps} are " \
+           f"{updates * global_batch / data.order.records:.2f} epochs" if updates > 0 else ""
+    logging.info("data: %d records in %d shards; %d sequences (%d tokens) an update%s.", data.order.records,
+                 len(data.order.shards), global_batch, global_batch * config.max_seq_length, left)
     if data.record_format.has_static_masks:
         logging.info("the records hold BERT's static masks: the original tokens are restored before dynamic masking.")
     files.write_json(os.path.join(config.logs, f"configuration_phase{config.phase}.json"), {
