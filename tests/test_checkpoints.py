@@ -159,7 +159,7 @@ def test_a_folder_of_damaged_checkpoints_alone_is_refused(checkpoints, refuses):
 
 
 def test_restore_from_nothing_names_the_path(tmp_path):
-    with pytest.raises(UserError, match="nowhere/ckpt-1 cannot be read"):
+    with pytest.raises(UserError, match="nowhere/ckpt-1 does not exist"):
         restore(str(tmp_path / "nowhere" / "ckpt-1"), Model(0))
 
 
