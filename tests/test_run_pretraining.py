@@ -541,7 +541,7 @@ def test_resume_and_phase_2_refuse_what_is_not_there(data, tmp_path, finished):
         train(dataclasses.replace(config, restore_checkpoint="latest"))
     with pytest.raises(UserError, match="no checkpoint of phase 1: run phase 1 first"):
         train(phase_2(config, data))
-    with pytest.raises(UserError, match="nowhere/ckpt-9 cannot be read"):
+    with pytest.raises(UserError, match="nowhere/ckpt-9 does not exist"):
         train(dataclasses.replace(config, restore_checkpoint="nowhere/ckpt-9"))
     with pytest.raises(Interrupted):
         train(config, StopAfter(4))

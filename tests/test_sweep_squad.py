@@ -295,6 +295,7 @@ def test_the_disk_that_is_needed_is_said_first_and_must_be_there(sweep, capfd, m
     assert "lower --keep_checkpoint_max" in said
     assert sweep.exports() == [] and not sweep.out.exists()
     free.append(needed)
+    capfd.readouterr()  # where an earlier test has started logging, the checkpoints' log lines
     with pytest.raises(Interrupted):
         sweep("--seeds=1,2", FAKE_RUN="[[ $seed != 2 ]] || exit 75")
     said = capfd.readouterr().out.splitlines()
