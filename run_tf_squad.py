@@ -267,6 +267,14 @@ def describe_run(config: SquadConfig, device: devices.Device, setup: Setup):
         "device": device.description, "world_size": device.workers.size, "environment": training.environment()})
 
 
+def take_output_dir(config: SquadConfig, device: devices.Device, setup: Setup, inputs: Inputs):
+    """Writes what is there before the first update; called when nothing can be refused any more."""
+    describe_run(config, device, setup)
+    if not inputs.found and not config.skip_checkpoint:
+        setup.checkpoints.set_replaced_aside()  # there are none without --overwrite
+    inputs.tokenizer.save(config.output_dir)
+
+
 def train(config: SquadConfig, device: devices.Device, stop: training.StopRequest, inputs: Inputs
           ) -> Tuple[modeling.QuestionAnswering, dict]:
     """Fine-tunes, or resumes. Returns: the model and the part of results.json about training.
@@ -277,11 +285,8 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
     setup = prepare(config, device, inputs)
     model, windows, checkpoints = setup.model, setup.windows, setup.checkpoints
     run_report = make_report(config, setup, workers)
-    if workers.is_chief:  # nothing can be refused any more
-        describe_run(config, device, setup)
-        if not inputs.found and not config.skip_checkpoint:
-            checkpoints.set_replaced_aside()  # there are none without --overwrite
-        inputs.tokenizer.save(config.output_dir)
+    if workers.is_chief:
+        take_output_dir(config, device, setup, inputs)
     positions = {}  # by step: a checkpoint may be of an earlier update than the last one that has begun
 
     def micro_batches(step: int):
@@ -327,10 +332,8 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
                                         skip_budget=config.skip_bad_updates, skipped=setup.skipped)
     with checkpoints:
         rates = training.run_updates(job, train_step, run_report, stop, workers)
-    summary = {"train_steps": setup.num_train_steps, "seed": setup.seed}
-    if rates:
-        summary["train_sequences_per_second"] = rates["sequences_per_second"]
-    return model, summary
+    speed = {"train_sequences_per_second": rates["sequences_per_second"]} if rates else {}
+    return model, {"train_steps": setup.num_train_steps, "seed": setup.seed, **speed}
 
 
 METRICS = (
