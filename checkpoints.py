@@ -26,7 +26,7 @@ import tensorflow as tf
 from absl import logging
 
 import files
-from configuration import RunFailed, UserError
+from configuration import RunFailed, UserError, in_short
 
 RETRY_SECONDS = 30  # between the two attempts to write a checkpoint
 BEST = "best.json"
@@ -173,7 +173,7 @@ class Checkpoints:
         """Waits for the write in flight. Returns the prefix of the last write. Raises: RunFailed: it failed."""
         error = self.finish()
         if error is not None:
-            raise RunFailed(f"{self._begun.prefix} could not be saved ({_reason(error)}); "
+            raise RunFailed(f"{self._begun.prefix} could not be saved ({in_short(error)}); "
                             f"{self._last(self._begun.phase)}: check that {self.folder} can be written and has free "
                             "space, then resume.")
         return self._begun.prefix
@@ -202,7 +202,7 @@ class Checkpoints:
             except _NOT_WRITTEN as error:
                 failure = error
             self._remove_partial(checkpoint)
-            logging.warning("warning: %s could not be saved (%s); %s.", checkpoint.prefix, _reason(failure), then)
+            logging.warning("warning: %s could not be saved (%s); %s.", checkpoint.prefix, in_short(failure), then)
             if attempt == 1:
                 self._hurry.wait(RETRY_SECONDS)
                 then = f"training continues without it until the next save; {self._last(checkpoint.phase)}"
@@ -241,7 +241,7 @@ class Checkpoints:
                 try:
                     remove_checkpoint(old.prefix)
                 except OSError as error:
-                    logging.warning("warning: %s could not be removed (%s).", old.prefix, _reason(error))
+                    logging.warning("warning: %s could not be removed (%s).", old.prefix, in_short(error))
 
     def evaluated(self, phase: int, step: int, loss: float):
         """Keeps the checkpoint of this step, if there is one, where its held-out loss is the lowest of the phase so
@@ -254,7 +254,7 @@ class Checkpoints:
         try:
             self._write_best(best)
         except OSError as error:
-            logging.warning("warning: %s could not be written (%s).", os.path.join(self.folder, BEST), _reason(error))
+            logging.warning("warning: %s could not be written (%s).", os.path.join(self.folder, BEST), in_short(error))
             return
         logging.info("%s has the lowest held-out loss so far, %.4f, and is kept (%s).", checkpoint.prefix, loss, BEST)
 
@@ -367,14 +367,6 @@ def checkpoint_fingerprint(prefix: str) -> str:
 
 STATE_KEY = "state/.ATTRIBUTES/VARIABLE_VALUE"
 _DAMAGE = (tf.errors.OpError, IndexError, RuntimeError, ValueError)  # raised by TensorFlow, depending on the damage
-
-
-def in_short(error: Exception) -> str:
-    return str(getattr(error, "message", error)).splitlines()[0]
-
-
-def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or in_short(error)
 
 
 @contextlib.contextmanager

@@ -47,6 +47,13 @@ class Interrupted(Exception):
     exit_status = 75
 
 
+def in_short(error: BaseException) -> str:
+    """The reason in an exception, in one line without a full stop: TensorFlow's texts go on for pages."""
+    text = getattr(error, "strerror", None) or str(getattr(error, "message", error))
+    first = (text.splitlines() or [type(error).__name__])[0]
+    return re.sub(r"\{\{.*?\}\} ", "", first).rstrip(".")  # without TensorFlow's name of the operation
+
+
 # --- The encoder ---
 
 SIZES = {

@@ -14,7 +14,7 @@ from typing import Callable, Dict, List, Optional, Tuple
 
 import tensorflow as tf
 
-from configuration import UserError
+from configuration import UserError, in_short
 from workers import Workers
 
 SYS_CLASS, DEV = "/sys/class", "/dev"
@@ -58,7 +58,7 @@ def open_hpu(precision: str, workers: Workers, bf16_config_path: Optional[str]) 
         load_habana_module()
         found = tf.config.list_logical_devices("HPU")
     except Exception as error:  # 1.6.1 raises a bare Exception, 1.14 ImportError or AttributeError
-        raise UserError(f"--device=hpu: habana-tensorflow could not be loaded ({_first_line(error)}): install the "
+        raise UserError(f"--device=hpu: habana-tensorflow could not be loaded ({in_short(error)}): install the "
                         f"release for TensorFlow {tf.__version__} and SynapseAI {driver}, or use --device=cpu."
                         ) from error
     if not found:
@@ -103,7 +103,7 @@ def _check_card(release: str) -> Tuple[str, int]:
     try:
         ctypes.CDLL(SYNAPSE_LIBRARY)
     except OSError as error:
-        raise UserError(f"--device=hpu: the SynapseAI library could not be loaded ({_first_line(error)}): install "
+        raise UserError(f"--device=hpu: the SynapseAI library could not be loaded ({in_short(error)}): install "
                         f"SynapseAI {release}, use Habana's container image, or use --device=cpu.") from error
     drivers = _driver_files("driver_ver")
     if not drivers:
@@ -121,10 +121,6 @@ def _check_card(release: str) -> Tuple[str, int]:
 
 def _driver_files(name: str) -> List[str]:
     return sorted(glob.glob(f"{SYS_CLASS}/accel/accel*/device/{name}") + glob.glob(f"{SYS_CLASS}/habanalabs/*/{name}"))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 # --- Conversion to bfloat16 ---
@@ -157,7 +153,7 @@ def check_bf16_lists(path: str):
     except OSError as error:
         raise UserError(f"--bf16_config_path={path} cannot be read ({error.strerror}): correct the path.") from error
     except ValueError as error:  # also a file that is not UTF-8
-        raise UserError(f"--bf16_config_path={path} is not valid JSON ({_first_line(error)}): correct it; see "
+        raise UserError(f"--bf16_config_path={path} is not valid JSON ({in_short(error)}): correct it; see "
                         f"{BF16_LISTS} for an example.") from error
     names = set(lists) if isinstance(lists, dict) else set()
     if "allow_list" in names:

@@ -21,7 +21,11 @@ WEIGHT_FILES = ("model.safetensors", "tf_model.h5", "pytorch_model.bin")  # in o
 
 
 class Unavailable(UserError):
-    """A model that could not be downloaded."""
+    """A model that could not be downloaded. `sentence` has no full stop: callers may know another way out."""
+
+    def __init__(self, sentence: str):
+        super().__init__(f"{sentence}.")
+        self.sentence = sentence
 
 
 def download(repository: str) -> str:
@@ -74,7 +78,7 @@ def download(repository: str) -> str:
         return Unavailable(
             f"{repository} is not a local folder and could not be downloaded from {huggingface_hub.constants.ENDPOINT} "
             f"({reason}): check the name and the connection, or download config.json, vocab.txt and "
-            f"{' or '.join(WEIGHT_FILES[:2])} of {repository} on another machine and pass the folder with these files.")
+            f"{' or '.join(WEIGHT_FILES[:2])} of {repository} on another machine and pass the folder with these files")
 
     config_file = fetch("config.json")
     if config_file is None:

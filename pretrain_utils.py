@@ -188,14 +188,16 @@ def find_shards(spec: str, flag: str) -> List[str]:
     return paths
 
 
-def read_manifests(shard_paths: Sequence[str]) -> Dict[str, dict]:
-    """The manifests of the datasets that the shards belong to, by the shards' folders; folders without are left out.
+def dataset_folders(folder: str) -> Tuple[str, str]:
+    """Where the manifest and vocabulary of the shards in a folder may be: there, or for held-out shards one above."""
+    return folder, os.path.dirname(os.path.abspath(folder))
 
-    Held-out shards are one folder deeper than their manifest.
-    """
+
+def read_manifests(shard_paths: Sequence[str]) -> Dict[str, dict]:
+    """The manifests of the datasets that the shards belong to, by the shards' folders; folders without are left out."""
     manifests = {}
     for folder in dict.fromkeys(map(os.path.dirname, shard_paths)):
-        for place in (folder, os.path.dirname(os.path.abspath(folder))):
+        for place in dataset_folders(folder):
             path = os.path.join(place, "manifest.json")
             manifest = configuration.read_json_object(path) if os.path.exists(path) else {}
             if manifest.get("format") == tfrecord.DATASET_FORMAT:

@@ -12,7 +12,6 @@ import json
 import logging as python_logging
 import math
 import os
-import re
 import sys
 import tempfile
 import time
@@ -23,7 +22,7 @@ from absl import logging
 from tqdm import tqdm
 
 import files
-from configuration import UserError
+from configuration import UserError, in_short
 
 # --- Log lines ---
 
@@ -164,7 +163,7 @@ class MetricsLog:
             _restart_tensorboard(tensorboard_dir, step)
             self._writer = tf.summary.create_file_writer(tensorboard_dir)
         except (OSError, tf.errors.OpError) as error:
-            raise UserError(f"{tensorboard_dir} cannot be written ({_reason(error)}): change its permissions, or "
+            raise UserError(f"{tensorboard_dir} cannot be written ({in_short(error)}): change its permissions, or "
                             "choose another folder.") from error
 
     def _note(self, entry: dict):
@@ -197,17 +196,12 @@ class MetricsLog:
         except (OSError, tf.errors.OpError) as error:
             if what not in self._warned:
                 logging.warning("warning: %s cannot be written (%s): training continues; free some space or fix the "
-                                "path, and the next lines are written again.", what, _reason(error))
+                                "path, and the next lines are written again.", what, in_short(error))
             self._warned.add(what)
         else:
             if what in self._warned:
                 logging.info("%s can be written again.", what)
             self._warned.discard(what)
-
-
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(getattr(error, "message", error)).splitlines()[0]
-    return re.sub(r"\{\{.*?\}\} ", "", text)  # TensorFlow's name of the operation
 
 
 def _lines(path: str) -> Iterator[Tuple[str, dict]]:

@@ -69,7 +69,7 @@ def open_tokenizer(config: PretrainingConfig, shards) -> ElectraTokenizer:
         tokenizer = ElectraTokenizer(config.vocab_file, **casing)
     else:
         folder = os.path.dirname(shards[0])
-        places = [place for place in (folder, os.path.dirname(os.path.abspath(folder)))
+        places = [place for place in pretrain_utils.dataset_folders(folder)
                   if os.path.exists(os.path.join(place, "vocab.txt"))]
         if not places:
             raise UserError(f"{folder} has no vocab.txt beside the shards: give the vocabulary they were built with as "

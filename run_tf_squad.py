@@ -83,7 +83,7 @@ def read_source(config: SquadConfig) -> weights.Source:
         try:
             return weights.read(config.electra_model)
         except hub.Unavailable as error:
-            raise UserError(f"{str(error)[:-1]}; or start from your own weights, with {own_weights()}.") from error
+            raise UserError(f"{error.sentence}; or start from your own weights, with {own_weights()}.") from error
     if not Checkpoints(config.checkpoint_dir).list():
         raise UserError(f"--init_checkpoint is missing and {config.checkpoint_dir} holds no checkpoint: name a "
                         "fine-tuned model, or add --do_train.")

@@ -24,14 +24,14 @@ from workers import Workers
 class StopRequest:
     """Turns signals into requests that the training loop looks at between two micro-batches. A context manager.
 
-    SIGINT and SIGTERM: save and stop. SIGUSR1, which Slurm can send before the time limit: save and go on. Before
+    SIGINT and SIGTERM: save and stop. SIGUSR1, which Slurm can send before the time limit: save and continue. Before
     `begin` there is nothing to lose, and SIGINT and SIGTERM end the command at once. Repeated signals are one request:
     Ctrl-C reaches a process both from the terminal and from the wrapper.
     """
 
     def __init__(self):
         self.signal_name: Optional[str] = None
-        self.save_requested = False  # set back by the loop
+        self.save_requested = False  # reset by the loop
         self._begun = False
 
     def __enter__(self):

@@ -28,8 +28,8 @@ import configuration
 import files
 import hub
 import modeling
-from checkpoints import STATE_KEY, find_checkpoint, in_short, read_state, readable, restore, unreadable
-from configuration import ElectraConfig, PretrainingConfig, UserError
+from checkpoints import STATE_KEY, find_checkpoint, read_state, readable, restore, unreadable
+from configuration import ElectraConfig, PretrainingConfig, UserError, in_short
 from tokenization import ElectraTokenizer
 
 # --- Names ---

@@ -23,7 +23,7 @@ import tensorflow as tf
 
 import configuration
 import slurm
-from configuration import DeviceOptions, RunFailed, UserError, launched
+from configuration import DeviceOptions, RunFailed, UserError, in_short, launched
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,9 +274,8 @@ def join(placed: Workers, options: DeviceOptions) -> Workers:
 
 
 def unusable(error: Exception) -> UserError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return UserError(f"Horovod could not be loaded with TensorFlow {tf.__version__} ({reason}): rebuild it with 'bash "
-                     "scripts/install_horovod.sh'.")
+    return UserError(f"Horovod could not be loaded with TensorFlow {tf.__version__} ({in_short(error)}): rebuild it "
+                     "with 'bash scripts/install_horovod.sh'.")
 
 
 def wrong_size_reason(horovod) -> str:

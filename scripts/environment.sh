@@ -258,7 +258,7 @@ signal_child() {
 # Prints the process ids of the workers on this machine and of their children: those whose environment has our folder and
 # a rank.
 worker_processes() {
-  local file
+  local pid
   grep -lsxzF "ELECTRA_STATUS_FILE=$workers/rank" /proc/[0-9]*/environ | while IFS=/ read -r _ _ pid _; do
     ! grep -qszE '^(OMPI_COMM_WORLD|HOROVOD)_RANK=' "/proc/$pid/environ" || printf '%s\n' "$pid"
   done | sort -n

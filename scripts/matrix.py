@@ -40,9 +40,11 @@ import xml.etree.ElementTree
 from typing import NamedTuple, Optional, Tuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import interpreters  # noqa: E402
+
+import files  # noqa: E402
 
 # Tests that show within about four minutes on two cores that the code runs on a TensorFlow: numbers against references,
 # the op graph, weights in and out, a tiny pre-training and fine-tuning with their files, stopping and resuming.
@@ -248,7 +250,7 @@ def make_environment(stack, base, folder, log) -> str:
     """Creates the stack's environment unless it is complete; returns what went wrong, or an empty text."""
     environment, listed = folder / stack.name, folder / f"{stack.name}.txt"
     python = str(environment / "bin" / "python")
-    write(listed, requirements(stack))
+    files.write_text(str(listed), requirements(stack))
     status = run(["bash", "scripts/make_venv.sh", str(environment), base, str(listed)], log)
     if status:
         return f"scripts/make_venv.sh ended with status {status}, see {stack.name}.log"
@@ -388,8 +390,8 @@ def run_all(plan, pythons, folder, arguments, skip_finished) -> int:
                 stopped = signalled.args[0]
                 results.append(Result(stack.name, "NOT RUN", "stopped while it was running"))
                 continue
-            write(folder / f"{stack.name}.json", json.dumps(results[-1]._asdict(), indent=1) + "\n")
-    write(folder / "table.md", markdown(newest_results(folder, results)))
+            files.write_text(str(folder / f"{stack.name}.json"), json.dumps(results[-1]._asdict(), indent=1) + "\n")
+    files.write_text(str(folder / "table.md"), markdown(newest_results(folder, results)))
     print(f"\n{as_text(results)}\n\nmatrix: table in Markdown: {folder / 'table.md'}; console output: {folder}/*.log")
     if stopped:
         return 128 + stopped
@@ -415,12 +417,6 @@ def newest_results(folder, results):
     rows = {result.stack: result for result in results}
     rows.update((stack.name, stored_result(folder, stack)) for stack in STACKS if stored_result(folder, stack))
     return [rows[stack.name] for stack in STACKS if stack.name in rows]
-
-
-def write(path, text):
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 # --- The table ---

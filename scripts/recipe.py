@@ -289,7 +289,7 @@ def min_workers(call: Call, num_workers: int, hostfile: str) -> str:
     if text and not (hostfile and int(call["max_restarts"])):
         raise UserError("--min_workers is for restarts on other hosts: give --hostfile and --max_restarts too.")
     if text and not (re.fullmatch("[0-9]{1,6}", text) and 2 <= int(text) <= num_workers):
-        raise UserError(f"--min_workers={text} must be a whole number from 2 to --num_workers={num_workers}: give one.")
+        raise UserError(f"--min_workers={text} must be an integer from 2 to --num_workers={num_workers}.")
     return text
 
 
