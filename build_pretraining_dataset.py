@@ -379,7 +379,7 @@ def write_shards(config: BuildConfig, folder: str, shards: list[list[Chunk]]) ->
     bar = tqdm.tqdm(total=total, unit="B", unit_scale=True, desc="building", disable=None)
     start_time = log_time = time.monotonic()
     try:
-        with files.blocked_signals():  # the processes start here
+        with files.blocked_signals(in_new_processes=True):  # they start here
             futures = waiting = [pool.submit(write_shard, shard) for shard in range(len(shards))]
         while waiting:
             done, waiting = concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_EXCEPTION)

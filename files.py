@@ -204,23 +204,32 @@ def _remove_temporary(temporary: str, path: str):
 
 
 @contextlib.contextmanager
-def blocked_signals():
-    """SIGINT and SIGTERM wait for the end of the block. Processes that start in it have them blocked."""
+def blocked_signals(in_new_processes: bool = False):
+    """SIGINT and SIGTERM wait for the end of the block.
+
+    Args:
+        in_new_processes: processes that start in the block have these signals blocked.
+    """
     def wait(number, frame):
         waiting.append(number)
 
     waiting, handlers = [], {}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     if threading.current_thread() is threading.main_thread():
-        # A signal that another thread receives (numpy and TensorFlow have some) is handled in this one all the same.
-        handlers = {number: signal.signal(number, wait) for number in STOP_SIGNALS
-                    if signal.getsignal(number) is not None}
+        handlers = {number: handler for number, handler in zip(STOP_SIGNALS, map(signal.getsignal, STOP_SIGNALS))
+                    if handler is not None}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        for number in handlers:
+            signal.signal(number, wait)
+        # Where a handler can wait, nothing is masked: another thread would receive the signal (numpy and TensorFlow
+        # have some), maybe while the handler is put back, and Python drops what it finds no handler for.
+        masked = STOP_SIGNALS if in_new_processes else [number for number in STOP_SIGNALS if number not in handlers]
+        signal.pthread_sigmask(signal.SIG_BLOCK, masked)
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for number in waiting:
             signal.raise_signal(number)
 
