@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2034,SC2154  # variables go to and come from the wrapper
 # Sourced by the wrappers beside it: how they read their options, set up Python, and run programs. bash 4.2 or newer.
 #
+#   header_as_help "$0" "$@"   --help of a script without a table of options
 #   recipe NAME "$@"           has scripts/recipe.py read and check the call of wrapper NAME; sets the variables of its plan
 #   use_python DEVICE [tools]  sets `python`; `tools` adds what scripts/test.sh needs
 #   planned_python             sets `python` for a dry run
@@ -49,6 +50,10 @@ die() {
 }
 
 # --- Options ---
+
+header_as_help() {  # for scripts without a table of options: with --help prints the comment at their beginning
+  [[ " ${*:2} " != *\ --help\ * && " ${*:2} " != *\ -h\ * ]] || { sed -n '2,/^$/s/^# \{0,1\}//p' "$1"; exit 0; }
+}
 
 # The plan is a list of assignments, each value quoted: nothing that a user gives is ever interpreted by the shell.
 recipe() {
