@@ -21,6 +21,7 @@ from configuration import (
     PretrainingConfig,
     SquadConfig,
     UserError,
+    check_folder,
     launched,
 )
 
@@ -85,24 +86,7 @@ def check_export(config: ExportConfig) -> None:
                         ".../checkpoints/ckpt-1000, or a folder of checkpoints.")
 
 
-# --- Folders and files ---
-
-
-def check_folder(path: str, flag: str):
-    """Raises UserError where a folder is neither there and writable, nor can be created."""
-    present = os.path.abspath(path)
-    try:
-        while not os.path.lexists(present):
-            present = os.path.dirname(present)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--{flag}: {path!r} is not a valid path ({error}): choose another.") from error
-    reason = ("it is a file" if not os.path.isdir(present) else "permission denied, or a read-only file system"
-              if not os.access(present, os.W_OK | os.X_OK) else "")
-    name_max = os.pathconf(present, "PC_NAME_MAX") if not reason else 0
-    if name_max and any(len(os.fsencode(part)) > name_max for part in os.path.abspath(path).split(os.sep)):
-        reason = f"a name of more than {name_max} bytes"
-    if reason:
-        raise UserError(f"{path} cannot be created or written ({present}: {reason}): choose another --{flag}.")
+# --- Weights ---
 
 
 def check_weights(name: str):
