@@ -48,6 +48,7 @@ import tqdm
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import build_pretraining_dataset as builder  # noqa: E402  (found through the line above)
+import command_line  # noqa: E402
 import configuration  # noqa: E402
 import files  # noqa: E402
 from configuration import Interrupted, RunFailed, UserError, option  # noqa: E402
@@ -258,7 +259,7 @@ def build(config: VocabConfig) -> ElectraTokenizer:
 
 
 def main(argv) -> int:
-    config = configuration.parse(VocabConfig, argv, __doc__)
+    config = command_line.parse(VocabConfig, argv, __doc__)
     check_output(config)
     builder.stop_on_signals()
     with configuration.sole_user(config.output_dir, "choose another --output_dir"):
@@ -268,4 +269,4 @@ def main(argv) -> int:
 
 
 if __name__ == "__main__":
-    configuration.run_command(main)
+    command_line.run_command(main)

@@ -20,9 +20,9 @@ SCRIPT = str(support.ROOT / "data" / "build_vocab.py")
 sys.path.insert(0, os.path.dirname(SCRIPT))
 
 import build_vocab  # noqa: E402
+from build_vocab import VocabConfig, learn  # noqa: E402
 
 import build_pretraining_dataset as builder  # noqa: E402
-from build_vocab import VocabConfig, learn  # noqa: E402
 from configuration import RunFailed  # noqa: E402
 from tokenization import SPECIAL_TOKENS, ElectraTokenizer  # noqa: E402
 
@@ -161,7 +161,8 @@ def test_casing_is_saved_and_taken_by_the_dataset_builder(write, tmp_path, in_pr
         assert builder.BuildConfig(**data, do_lower_case=False).tokenizer().do_lower_case is False
     assert {"fee", "une"} <= seen["uncased"] and {"Fée", "Une", "une"} <= seen["cased"] and "fée" in seen["accents"]
     (tmp_path / "cased" / "tokenizer_config.json").unlink()
-    assert builder.BuildConfig(**{**data, "vocab_file": str(tmp_path / "cased" / "vocab.txt")}).tokenizer().do_lower_case
+    data["vocab_file"] = str(tmp_path / "cased" / "vocab.txt")
+    assert builder.BuildConfig(**data).tokenizer().do_lower_case is True
 
 
 def test_the_files_of_the_corpus_are_those_of_the_dataset_builder(write, tmp_path):
