@@ -64,12 +64,14 @@ class VocabConfig:
     corpus_dir: Optional[str] = option(None, "folder of UTF-8 text files, one sentence per line")
     output_dir: Optional[str] = option(None, "folder for vocab.txt and tokenizer_config.json, created if missing")
     vocab_size: int = option(30522, "maximum number of tokens", minimum=1, maximum=1_000_000)
-    min_frequency: int = option(2, "minimum frequency of a pair of tokens that is merged", minimum=1)
+    min_frequency: int = option(2, "minimum frequency of a pair of tokens that is merged", minimum=1,
+                                maximum=2**31 - 1)
     character_coverage: float = option(
         0.9999, "minimum fraction of the characters in the text that the alphabet covers; words with rarer characters "
         "become [UNK]", minimum=0.9, maximum=1.0)
     do_lower_case: bool = option(True, "lower-case the text (an uncased vocabulary)")
-    strip_accents: str = option("none", "strip accents (none: as do_lower_case)", choices=("none", "true", "false"))
+    strip_accents: str = option("none", "strip accents: true, false, or none (as do_lower_case)",
+                                choices=tuple(builder.STRIP_ACCENTS))
     encoding_errors: str = option("strict", "bytes that are not valid UTF-8: strict stops with an error, replace drops "
                                   "them", choices=("strict", "replace"))
     overwrite: bool = option(False, "replace a vocabulary in output_dir (never other files)")
@@ -96,8 +98,7 @@ def read_blocks(path: str, encoding_errors: str) -> Iterator[Tuple[str, int]]:
     with open(path, "rb") as file:
         begin = 0
         while True:
-            block = file.read(BLOCK_BYTES)
-            block += file.readline(builder.LINE_BOUND)
+            block = file.read(BLOCK_BYTES) + file.readline(builder.LINE_BOUND)
             if not block:
                 return
             if len(block) == BLOCK_BYTES + builder.LINE_BOUND:

@@ -269,6 +269,7 @@ def test_bad_input_is_refused_in_one_sentence(write, tmp_path, in_process, refus
     assert "contains no text" in sentence(write("blank", a=" \n\t\n\x01\n"))
     assert "--vocab_size=10 " in sentence(vocab_size=10) and "at least 17," in sentence(vocab_size=16)
     assert "--vocab_size=" in sentence(vocab_size=10**13) and "--min_frequency=0" in sentence(min_frequency=0)
+    assert "--min_frequency=" in sentence(min_frequency=10**20)
     assert "--character_coverage=1.5" in sentence(character_coverage=1.5)
     assert "--encoding_errors=x" in sentence(encoding_errors="x") and "--corpus_dir" in sentence(corpus_dir="")
     (tmp_path / "out").write_text("a file")
