@@ -87,8 +87,8 @@ class BuildConfig:
     do_lower_case: Optional[bool] = option(
         None, "lower-case the text (default: as the tokenizer_config.json beside the vocabulary says, else true)")
     strip_accents: Optional[str] = option(
-        None, "strip accents: true, false, or none (as do_lower_case); default: as the tokenizer_config.json says, else "
-        "none", choices=tuple(STRIP_ACCENTS))
+        None, "strip accents: true, false, or none (as do_lower_case); default: as the tokenizer_config.json says, "
+        "else none", choices=tuple(STRIP_ACCENTS))
     seed: int = option(42, "random seed for lengths, segments and held-out documents", minimum=0, maximum=2**31 - 1)
     eval_fraction: float = option(0.0, "fraction of documents held out in <output_dir>/eval", minimum=0.0, maximum=0.9)
     encoding_errors: str = option("strict", "bytes that are not valid UTF-8: strict stops with an error, replace drops "
