@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import fcntl
 import itertools
 import json
 import os
@@ -10,8 +11,10 @@ import pathlib
 import pty
 import random
 import signal
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 import support
@@ -108,9 +111,10 @@ def test_threads_and_files_do_not_change_a_byte(write, tmp_path):
     folders = [write("one", a="".join(lines)), write("two", z="".join(shuffled[:90]), b="\n\n".join(shuffled[90:]))]
     outputs = []
     for folder, threads in zip(folders, ("1", "5")):
-        subprocess.run([sys.executable, SCRIPT, f"--corpus_dir={folder}", f"--output_dir={folder}_out",
-                        "--vocab_size=500"], check=True, capture_output=True,
-                       env={**os.environ, "RAYON_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true"})
+        result = subprocess.run([sys.executable, SCRIPT, f"--corpus_dir={folder}", f"--output_dir={folder}_out",
+                                 "--vocab_size=500"], check=True, capture_output=True, text=True,
+                                env={**os.environ, "RAYON_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true"})
+        assert result.stdout.count("\n") == 1 and not result.stderr  # progress is for terminals
         outputs.append(content(pathlib.Path(f"{folder}_out")))
     assert outputs[0] == outputs[1] and sorted(outputs[0]) == ["tokenizer_config.json", "vocab.txt"]
     assert outputs[0]["vocab.txt"].count(b"\n") == 500
@@ -203,12 +207,12 @@ def test_text_is_read_in_blocks_of_lines(write, monkeypatch, refuses):
     assert "1 MiB" in refuses(list, build_vocab.read_blocks(str(write(b="a" * (2 << 20)) / "b"), "strict"))
 
 
-def test_progress_is_shown_on_a_terminal_only(write):
-    command = [sys.executable, SCRIPT, f"--corpus_dir={write(a=''.join(make_text(7)))}", "--vocab_size=500"]
+def test_progress_is_shown_on_a_terminal(write):
+    folder = write(a="".join(make_text(7)))
     ours, theirs = pty.openpty()
-    support.make_folder(pathlib.Path(f"{command[2].partition('=')[2]}_out"))
-    subprocess.run([*command, f"--output_dir={command[2].partition('=')[2]}_out"], stdout=theirs, stderr=theirs,
-                   check=True)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    subprocess.run([sys.executable, SCRIPT, f"--corpus_dir={folder}", f"--output_dir={folder}_out", "--vocab_size=500"],
+                   stdout=theirs, stderr=theirs, check=True)
     shown = os.read(ours, 100_000).decode()
     assert "characters: 100%" in shown and "Compute merges" in shown and "500 tokens" in shown
 
