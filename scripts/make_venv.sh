@@ -7,7 +7,7 @@
 # not finish. Exit status: 0, 2 for a folder that was not created by this script, else that of venv or pip.
 
 # shellcheck source=scripts/environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
 (( $# == 3 )) || die "usage: bash scripts/make_venv.sh FOLDER PYTHON REQUIREMENTS_FILE"
 venv=$1 base=$2 ready="$2 $(cksum <"$3")" reason=''

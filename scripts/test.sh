@@ -8,7 +8,7 @@
 # TensorFlow, with Horovod where it builds.
 
 # shellcheck source=scripts/environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
 cd "$root"
 use_python cpu tools
