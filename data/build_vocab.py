@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import math
 import multiprocessing
@@ -244,7 +245,8 @@ def build(config: VocabConfig) -> ElectraTokenizer:
     try:
         learned = learn_in_process(config)
         tokenizer = config.tokenizer(learned.tokens)
-        with files.blocked_signals():  # both files or none
+        # A signal is too late to stop the command now: it waits until both files are written.
+        with contextlib.suppress(Interrupted), files.blocked_signals():
             tokenizer.save(config.output_dir)
     except OSError as error:
         raise UserError(f"{error.filename or config.output_dir} could not be read or written ({error.strerror}): fix "

@@ -245,6 +245,21 @@ def test_a_signal_ends_training_at_once_and_leaves_nothing(write, tmp_path, numb
     assert os.listdir(tmp_path) == ["text"]
 
 
+def test_a_signal_while_the_files_are_written_is_too_late(write, tmp_path, in_process, monkeypatch):
+    def save(tokenizer, folder, save=ElectraTokenizer.save):
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(tokenizer, folder)
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(ElectraTokenizer, "save", save)
+    try:
+        build_vocab.main([SCRIPT, f"--corpus_dir={write(a='a cat')}", f"--output_dir={tmp_path / 'out'}"])
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert sorted(content(tmp_path / "out")) == ["tokenizer_config.json", "vocab.txt"]
+
+
 def test_tensorflow_is_not_imported():
     code = "import sys, build_vocab; sys.exit('tensorflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=os.path.dirname(SCRIPT), check=True)
