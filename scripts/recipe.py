@@ -115,8 +115,8 @@ if that exists, else the bundled sample data is used. Switches can be given with
            meaning="start phase 1 at step 0 from these weights: a checkpoint, a folder, or a model of the Hugging Face "
                    "hub"),
     ], [
-        own("corpus_dir", "", "in place of data_dir_p1 and data_dir_p2: folder of UTF-8 text, one sentence per line and "
-            "a blank line between documents; builds the records in data/<name of the run> once, with the vocabulary "
+        own("corpus_dir", "", "in place of data_dir_p1 and data_dir_p2: folder of UTF-8 text, one sentence per line "
+            "and a blank line between documents; builds the records in data/<name of the run> once, with the vocabulary "
             "of vocab_file or a new one", path="input"),
         own("phase", "both", "both, 1 or 2 (2 needs a finished phase 1 of the same run)", ("both", "1", "2")),
         of("model_name"),
