@@ -116,8 +116,8 @@ if that exists, else the bundled sample data is used. Switches can be given with
                    "hub"),
     ], [
         own("corpus_dir", "", "in place of data_dir_p1 and data_dir_p2: folder of UTF-8 text, one sentence per line "
-            "and a blank line between documents; builds the records in data/<name of the run> once, with the vocabulary "
-            "of vocab_file or a new one", path="input"),
+            "and a blank line between documents; builds the records in data/<name of the run> once, with the "
+            "vocabulary of vocab_file or a new one", path="input"),
         own("phase", "both", "both, 1 or 2 (2 needs a finished phase 1 of the same run)", ("both", "1", "2")),
         of("model_name"),
         of("results_dir", path="output"),
@@ -627,4 +627,11 @@ if __name__ == "__main__":
         signal.signal(number, signal.SIG_DFL)
     sys.stdout.reconfigure(errors="surrogateescape")
     sys.stderr.reconfigure(errors="surrogateescape")
-    sys.exit(main(sys.argv))
+    try:
+        status = main(sys.argv)
+        sys.stdout.flush()
+    except OSError as error:  # standard output: a full disk, or closed
+        print(f"{sys.argv[1]}.sh: the output could not be written ({error.strerror}).", file=sys.stderr)
+        sys.stdout = open(os.devnull, "w")
+        status = 1
+    sys.exit(status)
