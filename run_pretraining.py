@@ -402,7 +402,7 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
     prefix, state, metrics = saved.prefix, saved.state, evaluate()
     if not device.is_chief:
         return
-    held_out = report.format_metrics(metrics, METRICS)
+    held_out = report.format_metrics(metrics, METRICS, short=True)
     print(f"{prefix}, step {state['step']} of phase {state['phase']}, held out: {held_out}")
     print(json.dumps({"checkpoint": prefix, "step": state["step"], "phase": state["phase"], **metrics}))
 
@@ -433,17 +433,19 @@ def describe_run(config, device, setup: Setup):
 
 
 METRICS = (
-    Metric("loss", "loss {:.4f}"),
-    Metric("generator_loss", "generator {:.4f}", "generator loss"),
+    Metric("loss", "loss {:.4f}", "loss {loss:#.4g}"),
+    Metric("generator_loss", "generator {:.4f}", "gen {generator_loss:#.4g} {generator_accuracy:.1%}",
+           panel="generator loss"),
     Metric("generator_perplexity", "perplexity {:.2f}"),
-    Metric("generator_accuracy", "accuracy {:.1%}", "generator accuracy"),
-    Metric("discriminator_loss", "discriminator {:.4f}", "discriminator loss"),
+    Metric("generator_accuracy", "accuracy {:.1%}", panel="generator accuracy"),
+    Metric("discriminator_loss", "discriminator {:.4f}", "disc {discriminator_loss:#.4g} {discriminator_accuracy:.1%}",
+           panel="discriminator loss"),
     Metric("discriminator_accuracy", "accuracy {:.1%}"),
     Metric("discriminator_precision", "precision {:.1%}"),
     Metric("discriminator_recall", "recall {:.1%}"),
-    Metric("discriminator_auc", "AUC {:.4f}", "discriminator AUC"),
-    Metric("learning_rate", "rate {:.2e}", "learning rate"),
-    Metric("gradient_norm", "gradient norm {:.2f}", "gradient norm"))
+    Metric("discriminator_auc", "AUC {:.4f}", "AUC {discriminator_auc:.4f}", panel="discriminator AUC"),
+    Metric("learning_rate", "rate {:.2e}", "lr {learning_rate:.2e}", panel="learning rate", is_mean=False),
+    Metric("gradient_norm", "gradient norm {:.2f}", panel="gradient norm"))
 
 
 def make_report(config: PretrainingConfig, setup: Setup, workers: Workers) -> report.Report:

@@ -333,19 +333,21 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
 
 
 METRICS = (
-    Metric("loss", "loss {:.4f}", "loss"),
-    Metric("start_accuracy", "start {:.1%}", "start accuracy"),
-    Metric("end_accuracy", "end {:.1%}", "end accuracy"),
-    Metric("answerability_accuracy", "answerability {:.1%}", "answerability accuracy"),
-    Metric("exact_match", "EM {:.2f}"),
-    Metric("exact", "EM {:.2f}"),
-    Metric("f1", "F1 {:.2f}", "F1"),
-    Metric("null_score_diff_threshold", "at the fixed threshold {:g}"),
-    Metric("best_exact", "EM {:.2f}"),
-    Metric("best_f1", "F1 {:.2f}"),
-    Metric("best_f1_thresh", "at the best threshold {:.3f}"),
-    Metric("learning_rate", "rate {:.2e}", "learning rate"),
-    Metric("gradient_norm", "gradient norm {:.2f}", "gradient norm"))
+    Metric("loss", "loss {:.4f}", "loss {loss:#.4g}", panel="loss"),
+    Metric("start_accuracy", "start {:.1%}", "start {start_accuracy:.1%} end {end_accuracy:.1%}",
+           panel="start accuracy"),
+    Metric("end_accuracy", "end {:.1%}", panel="end accuracy"),
+    Metric("answerability_accuracy", "answerability {:.1%}", "answerable {answerability_accuracy:.1%}",
+           panel="answerability accuracy"),
+    Metric("exact_match", "EM {:.2f}", "EM {exact_match:.2f}"),
+    Metric("exact", "EM {:.2f}", "EM {exact:.2f}"),
+    Metric("f1", "F1 {:.2f}", "F1 {f1:.2f}", panel="F1"),
+    Metric("null_score_diff_threshold", "at the fixed threshold {:g}", "at threshold {null_score_diff_threshold:g}"),
+    Metric("best_exact", "EM {:.2f}", "EM {best_exact:.2f}"),
+    Metric("best_f1", "F1 {:.2f}", "F1 {best_f1:.2f}"),
+    Metric("best_f1_thresh", "at the best threshold {:.3f}", "at the best, {best_f1_thresh:.3f}"),
+    Metric("learning_rate", "rate {:.2e}", "lr {learning_rate:.2e}", panel="learning rate", is_mean=False),
+    Metric("gradient_norm", "gradient norm {:.2f}", panel="gradient norm"))
 
 
 def accuracies(sums: Dict[str, float], answerability: bool) -> Dict[str, float]:
@@ -565,7 +567,7 @@ def answer(config: SquadConfig, model: modeling.QuestionAnswering, dev: Split, w
     if not workers.is_chief:
         return {}
     if config.do_eval:
-        logging.info("%s", report.format_metrics(scores, METRICS))
+        report.log_metrics("", scores, METRICS)
         if config.eval_script:
             run_eval_script(config, dev, scores)
     logging.info("%.1f sequences/s; a batch of %d takes %.0f ms (p50), %.0f ms (p99).",

@@ -16,6 +16,7 @@ printed says how much is needed.
 from __future__ import annotations
 
 import csv
+import functools
 import glob
 import io
 import json
@@ -45,6 +46,7 @@ import tensorflow as tf  # noqa: E402
 
 import configuration  # noqa: E402
 import files  # noqa: E402
+import report  # noqa: E402
 from checkpoints import (  # noqa: E402
     Checkpoint,
     Checkpoints,
@@ -54,7 +56,7 @@ from checkpoints import (  # noqa: E402
     remove_checkpoint,
     shapes,
 )
-from configuration import Interrupted, RunFailed, SquadConfig, UserError  # noqa: E402
+from configuration import Interrupted, RunFailed, SquadConfig, UserError, in_short  # noqa: E402
 
 
 class Job(NamedTuple):
@@ -344,26 +346,37 @@ def write_tables(rows: List[dict], out_dir: str):
     writer.writeheader()
     writer.writerows(rows)
     files.write_text(os.path.join(out_dir, "sweep.csv"), buffer.getvalue())
+    png = os.path.join(out_dir, "sweep.png")
+    try:
+        plot(rows, png)
+    except OSError as error:
+        warn_once(f"warning: {png} cannot be written ({in_short(error)}): the sweep continues.")
 
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    figure, axis = plt.subplots(figsize=(7, 4.5))
-    for run in dict.fromkeys(row["run"] for row in rows):
-        groups = [group for group in by_checkpoint(rows).values() if group[0]["run"] == run]
-        first_phase = max([group[0]["step"] for group in groups if group[0]["phase"] == 1], default=0)
-        steps = [group[0]["step"] + (first_phase if group[0]["phase"] == 2 else 0) for group in groups]
-        medians = [statistics.median(row["F1"] for row in group) for group in groups]
-        low = [median - min(row["F1"] for row in group) for median, group in zip(medians, groups)]
-        high = [max(row["F1"] for row in group) - median for median, group in zip(medians, groups)]
-        axis.errorbar(steps, medians, yerr=[low, high], marker="o", capsize=3, label=run)
-    axis.set(xlabel="pre-training updates (phase 2 after phase 1)", ylabel="F1", title="SQuAD by checkpoint")
-    axis.grid(alpha=0.3)
-    axis.legend()
-    figure.tight_layout()
-    with files.replacing(os.path.join(out_dir, "sweep.png")) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
-    plt.close(figure)
+
+def plot(rows: List[dict], png: str):
+    """Median F1 of each checkpoint by step, and its range over seeds. Raises: OSError: see `report.saved_figure`."""
+    with report.saved_figure(png, figsize=(7, 4.5)) as figure:
+        axis = figure.subplots()
+        at = set()
+        for run in dict.fromkeys(row["run"] for row in rows):
+            groups = [group for group in by_checkpoint(rows).values() if group[0]["run"] == run]
+            first_phase = max([group[0]["step"] for group in groups if group[0]["phase"] == 1], default=0)
+            steps = [group[0]["step"] + (first_phase if group[0]["phase"] == 2 else 0) for group in groups]
+            medians = [statistics.median(row["F1"] for row in group) for group in groups]
+            low = [median - min(row["F1"] for row in group) for median, group in zip(medians, groups)]
+            high = [max(row["F1"] for row in group) - median for median, group in zip(medians, groups)]
+            label = " " * run.startswith("_") + run  # matplotlib leaves one that begins with _ out of the legend
+            axis.errorbar(steps, medians, yerr=[low, high], marker="o", capsize=3, label=label)
+            at.update(steps)
+        axis.set(xlabel="pre-training updates (phase 2 after phase 1)", ylabel="F1", title="SQuAD by checkpoint",
+                 xlim=report.limits(min(at), max(at)))
+        report.tidy_axes(axis)
+        axis.legend()
+
+
+@functools.lru_cache(maxsize=None)
+def warn_once(text: str):
+    print(text, file=sys.stderr, flush=True)
 
 
 # --- The command ---

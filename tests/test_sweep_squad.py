@@ -60,7 +60,6 @@ def save_checkpoints(folder, *places, model=None, **state):
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
     """Runs a sweep of three checkpoints of `run`, or of those named. Plots are empty files, which saves time."""
-    monkeypatch.setattr("matplotlib.figure.Figure.tight_layout", lambda self: None)
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, path, **_: pathlib.Path(path).touch())
     calls = tmp_path / "calls.txt"
     monkeypatch.setattr(sys, "executable", write_executable(tmp_path / "python", FAKE_PYTHON))
@@ -509,17 +508,48 @@ def test_median_and_spread_are_of_each_checkpoint_of_each_run():
         "small ckpt-5: F1 median 30.00, 30.00 to 30.00 (1 seeds)"]
 
 
-def test_the_plot_puts_phase_2_behind_phase_1(tmp_path, monkeypatch):
-    import matplotlib.axes
-    drawn = {}
-    monkeypatch.setattr(matplotlib.axes.Axes, "legend", lambda self: None)
-    monkeypatch.setattr(matplotlib.axes.Axes, "errorbar", lambda self, x, y, yerr, label, **_: drawn.update(
-        {label: (x, y, yerr)}))
+@pytest.fixture
+def axes(monkeypatch):
+    """The axes of the figures that are saved, which are empty files."""
+    figures = []
+
+    def savefig(self, path, **_):
+        pathlib.Path(path).touch()
+        figures.extend(self.axes)
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
+    return figures
+
+
+def test_the_plot_puts_phase_2_behind_phase_1(tmp_path, axes):
     sweep_squad.write_tables([row(step=5, f1=40.0), row(step=5, seed=2, f1=50.0), row(step=9, f1=60.0),
                               row(phase=2, step=3, f1=70.0), row(run="other", phase=2, step=3, f1=20.0)], str(tmp_path))
-    assert drawn == {"base": ([5, 9, 12], [45.0, 60.0, 70.0], [[5.0, 0.0, 0.0], [5.0, 0.0, 0.0]]),
-                     "other": ([3], [20.0], [[0.0], [0.0]])}
+    base, other = axes[0].containers
+    assert base[0].get_xydata().tolist() == [[5, 45], [9, 60], [12, 70]]
+    assert other[0].get_xydata().tolist() == [[3, 20]]
+    ranges = [segment[:, 1].tolist() for segment in base[2][0].get_segments()]
+    assert ranges == [[40, 50], [60, 60], [70, 70]]
     assert sorted(os.listdir(tmp_path)) == ["sweep.csv", "sweep.png", "sweep.txt"]
+
+
+def test_around_a_lone_checkpoint_the_axes_start_at_zero(tmp_path, axes):
+    sweep_squad.write_tables([row(run="_cost$_{1$", step=20)], str(tmp_path))
+    assert axes[0].get_xlim() == (0, 40) and axes[0].get_ylim() == (0, 100)
+    legend = axes[0].get_legend().get_texts()
+    assert [(text.get_text().strip(), text.get_parse_math()) for text in legend] == [("_cost$_{1$", False)]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("a broken font")])
+def test_a_plot_that_fails_is_one_warning_and_the_tables_are_written(tmp_path, monkeypatch, capsys, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    for _ in range(2):
+        sweep_squad.write_tables([row()], str(tmp_path))
+    said = capsys.readouterr().err
+    assert said.count("warning: ") == 1 and str(tmp_path / "sweep.png") in said and str(error.args[-1]) in said
+    assert sorted(os.listdir(tmp_path)) == ["sweep.csv", "sweep.txt"]
 
 
 # --- The command ---
