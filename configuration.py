@@ -19,6 +19,7 @@ import json
 import math
 import os
 import re
+import reprlib
 import signal
 import sys
 import textwrap
@@ -54,6 +55,11 @@ def in_short(error: BaseException) -> str:
     return re.sub(r"\{\{.*?\}\} ", "", first).rstrip(".")  # without TensorFlow's name of the operation
 
 
+_brief = reprlib.Repr()
+_brief.maxlevel, _brief.maxstring = 2, 60
+in_brief = _brief.repr  # of a value from a file, for a message: however long or deep it is
+
+
 # --- The encoder ---
 
 SIZES = {
@@ -67,6 +73,12 @@ SIZES = {
 }
 # The generator's width as a fraction of the discriminator's (table 6: 1/4, 1/3, 1/4).
 GENERATOR_FRACTIONS = {"tiny": 1 / 2, "small": 1 / 4, "base": 1 / 3, "large": 1 / 4}
+
+
+# Largest sizes: beyond all published models, and small enough that no product of two overflows.
+LARGEST_VOCABULARY = 2**21 - 1  # the dataset builder writes token ids of up to 21 bits
+LARGEST = dict(vocab_size=LARGEST_VOCABULARY, embedding_size=2**16, hidden_size=2**16, num_hidden_layers=2**10,
+               num_attention_heads=2**10, intermediate_size=2**18, max_position_embeddings=2**20, type_vocab_size=2**10)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,24 +100,23 @@ class ElectraConfig:
     layer_norm_eps: float = 1e-12
 
     def __post_init__(self):
-        for name in ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
-                     "intermediate_size", "max_position_embeddings", "type_vocab_size"):
+        for name, most in LARGEST.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(f"{name}={value!r} must be an integer of at least 1.")
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise UserError(f"{name}={in_brief(value)} must be an integer from 1 to {most}.")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value < 1:
-                raise UserError(f"{name}={value!r} must be at least 0 and below 1.")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+                raise UserError(f"{name}={in_brief(value)} must be at least 0 and below 1.")
         for name in ("initializer_range", "layer_norm_eps"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not value > 0:
-                raise UserError(f"{name}={value!r} must be a number above 0.")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+                raise UserError(f"{name}={in_brief(value)} must be a number above 0, of at most 1.")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(f"num_attention_heads={self.num_attention_heads} does not divide "
                             f"hidden_size={self.hidden_size}: choose a number of heads that does.")
         if self.hidden_act != "gelu":
-            raise UserError(f"hidden_act={self.hidden_act!r} is not supported: ELECTRA uses 'gelu'.")
+            raise UserError(f"hidden_act={in_brief(self.hidden_act)} is not supported: ELECTRA uses 'gelu'.")
 
     @property
     def padded_vocab_size(self) -> int:
@@ -132,12 +143,21 @@ class ElectraConfig:
         content = read_json_object(path)
         model_type = content.get("model_type", "electra")  # Google's and the oldest Hugging Face files have none
         if model_type != "electra":
-            raise UserError(f"{path}: model_type is {model_type!r}, not 'electra': name an ELECTRA model folder.")
+            raise UserError(f"{path}: model_type is {in_brief(model_type)}, not 'electra': name an ELECTRA model "
+                            "folder.")
+        return cls.from_content(content, path)
+
+    @classmethod
+    def from_content(cls, content: dict, where: str) -> ElectraConfig:
+        """The encoder that a `config.json` describes; keys that do not describe it are ignored.
+
+        Raises: UserError naming `where` the content comes from.
+        """
         known = {field.name for field in dataclasses.fields(cls)}
         try:
             return cls(**{key: value for key, value in content.items() if key in known})
         except UserError as error:
-            raise UserError(f"{path}: {error}") from error
+            raise UserError(f"{where}: {error}") from error
 
     def to_dict(self) -> dict:
         """The content of a Hugging Face `config.json` for this encoder."""
@@ -170,24 +190,56 @@ def refuse_unknown_keys(given, config_class, where: str):
 
 
 def read_json_object(path: str) -> dict:
-    """Reads a JSON object. Raises: UserError naming the file."""
+    """Reads a JSON object, see `parse_json_object`. Raises: UserError naming the file."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return parse_json_object(file.read(), path)
+        with files.open_regular(path, encoding="utf-8-sig") as file:  # Windows may put a byte order mark in front
+            text = file.read()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not valid JSON ({error}): fix or replace it.") from error
+    return parse_json_object(text, path)
 
 
 def parse_json_object(text: str, where: str) -> dict:
-    """Parses a JSON object. Raises: UserError naming `where` it comes from."""
+    """Parses a JSON object: all JSON that this project reads from files goes through here.
+
+    Stricter than Python's json, by which NaN and Infinity are numbers and the last of two equal keys wins.
+
+    Raises: UserError naming `where` the text comes from.
+    """
     try:
-        content = json.loads(text)
+        content = json.loads(text, parse_int=_json_integer, parse_float=_json_float, parse_constant=_json_constant,
+                             object_pairs_hook=_json_object)
     except ValueError as error:
         raise UserError(f"{where} is not valid JSON ({error}): fix or replace it.") from error
+    except RecursionError as error:
+        raise UserError(f"{where} is not usable JSON (nested too deeply): fix or replace it.") from error
     if not isinstance(content, dict):
         raise UserError(f"{where} is not a JSON object: fix or replace it.")
+    return content
+
+
+def _json_integer(text: str) -> int:
+    if len(text) > 300:  # beyond float64, and from 4300 digits on Python refuses
+        raise ValueError(f"it contains an integer of {len(text)} digits")
+    return int(text)
+
+
+def _json_float(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _json_constant(text[:20])
+
+
+def _json_constant(text: str):
+    raise ValueError(f"it contains {text}, which is not a finite number")
+
+
+def _json_object(pairs) -> dict:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it contains the key {next(name for name in names if names.count(name) > 1)!r} twice")
     return content
 
 
@@ -205,6 +257,9 @@ def help_of(field: dataclasses.Field) -> str:
     return meaning if all(choice in meaning for choice in choices) else f"{meaning}: {', '.join(choices)}"
 
 
+LARGEST_OPTION = {bool: 1, int: 2**31 - 1, float: 1e38}  # what int32 and float32 hold
+
+
 def check_options(config):
     """Checks every field created by `option` against its choices and bounds. Raises: UserError naming the flag."""
     for field in dataclasses.fields(config):
@@ -215,6 +270,10 @@ def check_options(config):
             raise UserError(f"--{field.name}={value} is unknown: choose one of {', '.join(rule['choices'])}.")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"--{field.name}={value} is not a finite number: give a finite one.")
+        if isinstance(value, (int, float)) and abs(value) > LARGEST_OPTION[type(value)]:
+            size = "large" if value > 0 else "small"
+            raise UserError(f"--{field.name}={in_brief(value)} is too {size}: the limit is "
+                            f"{LARGEST_OPTION[type(value)]:.10g}.")
         if rule["minimum"] is not None and value < rule["minimum"]:
             raise UserError(f"--{field.name}={value} is too small: it must be at least {rule['minimum']}.")
         if rule["maximum"] is not None and value > rule["maximum"]:

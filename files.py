@@ -20,6 +20,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
@@ -118,8 +119,20 @@ def write_text(path: str, content: str):
 
 
 def write_json(path: str, content: dict):
-    """Writes an indented JSON file atomically. Raises: OSError."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Writes an indented JSON file atomically. Raises: OSError.
+
+    UTF-8 cannot hold a lone surrogate (from a broken JSON escape, or a path that is not UTF-8): it is escaped.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    write_text(path, re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
+
+
+def open_regular(path: str, mode: str = "r", **options):
+    """`open`, for reading. Raises: OSError, also for a FIFO, which may never have a writer, or a device without end."""
+    kind = os.stat(path).st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # `open` refuses a directory
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return open(path, mode, **options)
 
 
 def matching(pattern: str) -> List[str]:
@@ -272,7 +285,7 @@ class Holder(NamedTuple):
         with open(path, encoding="utf-8", errors="replace") as file:
             try:
                 return cls(**json.load(file))
-            except (TypeError, ValueError):
+            except (RecursionError, TypeError, ValueError):
                 return None
 
 
