@@ -426,9 +426,9 @@ def check_output(output_dir: str, overwrite: bool):
         raise UserError(f"--output_dir={output_dir} is not a folder that can be replaced: choose another folder.")
     present = {path.relative_to(output_dir).as_posix() for path in pathlib.Path(output_dir).rglob("*")
                if path.is_symlink() or not path.is_dir()}
-    manifest = configuration.read_json_object(f"{output_dir}/manifest.json") if "manifest.json" in present else {}
+    manifest = tfrecord.read_manifest(f"{output_dir}/manifest.json")
     foreign = set(present)
-    if manifest.get("format") == tfrecord.DATASET_FORMAT:
+    if manifest:
         shards = {entry["file"] for entry in manifest["train"] + manifest["eval"]}
         foreign -= shards | {shard + tfrecord.INDEX_SUFFIX for shard in shards}
         foreign -= {"manifest.json", "vocab.txt", "tokenizer_config.json"}
