@@ -366,7 +366,7 @@ def checkpoint_fingerprint(prefix: str) -> str:
 
 
 STATE_KEY = "state/.ATTRIBUTES/VARIABLE_VALUE"
-_DAMAGE = (tf.errors.OpError, IndexError, RuntimeError, ValueError)  # raised by TensorFlow, depending on the damage
+DAMAGE = (tf.errors.OpError, IndexError, RuntimeError, ValueError)  # raised by TensorFlow, depending on the damage
 
 
 @contextlib.contextmanager
@@ -423,7 +423,7 @@ def read_back(prefix: str):
             reader = tf.train.load_checkpoint(alias)
             for name in reader.get_variable_to_shape_map():
                 reader.get_tensor(name)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise UnreadableCheckpoint(in_short(error)) from error
 
 
@@ -442,7 +442,7 @@ def read_state(prefix: str) -> dict:
         with readable(prefix) as alias:
             reader = tf.train.load_checkpoint(alias)
             text = reader.get_tensor(STATE_KEY) if reader.has_tensor(STATE_KEY) else None
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise unreadable(prefix, error) from error
     if text is None:
         raise UserError(f"checkpoint {prefix} was not written by this project: give one that run_pretraining.py or "

@@ -77,7 +77,7 @@ GENERATOR_FRACTIONS = {"tiny": 1 / 2, "small": 1 / 4, "base": 1 / 3, "large": 1 
 
 # Largest sizes: beyond all published models, and small enough that no product of two overflows.
 LARGEST_VOCABULARY = 2**21 - 1  # the dataset builder writes token ids of up to 21 bits
-LARGEST = dict(vocab_size=LARGEST_VOCABULARY, embedding_size=2**16, hidden_size=2**16, num_hidden_layers=2**10,
+LARGEST = dict(vocab_size=LARGEST_VOCABULARY, hidden_size=2**16, embedding_size=2**16, num_hidden_layers=2**10,
                num_attention_heads=2**10, intermediate_size=2**18, max_position_embeddings=2**20, type_vocab_size=2**10)
 
 

@@ -295,7 +295,8 @@ def test_a_vocabulary_beyond_what_records_can_hold_is_refused(tmp_path, monkeypa
 
 def test_a_byte_order_mark_windows_line_ends_and_blanks_are_accepted(vocab_file, tmp_path):
     lines = open(vocab_file, encoding="utf-8").read().split("\n")[:-1]
-    (tmp_path / "vocab.txt").write_bytes("\r\n".join(["\ufeff" + lines[0], *lines[1:], "two words", "\ta ", ""]).encode())
+    text = "\r\n".join(["\ufeff" + lines[0], *lines[1:], "two words", "\ta ", ""])
+    (tmp_path / "vocab.txt").write_bytes(text.encode())
     tokenizer = ElectraTokenizer(str(tmp_path / "vocab.txt"))
     assert tokenizer.tokens == [*lines, "two words", "\ta "]
     assert tokenizer.encode("the cat two words").ids == [*ElectraTokenizer(vocab_file).encode("the cat").ids, 1, 1]
