@@ -25,6 +25,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional
 import tensorflow as tf
 from absl import logging
 
+import configuration
 import files
 from configuration import RunFailed, UserError, in_short
 
@@ -107,12 +108,17 @@ class Checkpoints:
     def best(self) -> Dict[int, dict]:
         """By phase, what `best.json` says about the checkpoint with the lowest held-out loss."""
         try:
-            with open(os.path.join(self.folder, BEST), encoding="utf-8") as file:
-                content = json.load(file)
-            return {int(key[-1]): entry for key, entry in content.items()
-                    if os.path.exists(os.path.join(self.folder, entry["checkpoint"] + ".index"))}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):  # absent or damaged: none is known
+            content = configuration.read_json_object(os.path.join(self.folder, BEST))
+        except UserError:  # absent or damaged: none is known
             return {}
+        best = {}
+        for phase in (1, 2):
+            entry = content.get(f"phase {phase}")
+            if isinstance(entry, dict) and type(entry.get("step")) is int and type(entry.get("loss")) in (int, float):
+                checkpoint = self._named(phase, entry["step"])
+                if entry.get("checkpoint") == checkpoint.name and os.path.exists(checkpoint.prefix + ".index"):
+                    best[phase] = entry
+        return best
 
     # --- Saving ---
 
@@ -444,10 +450,17 @@ def read_state(prefix: str) -> dict:
             text = reader.get_tensor(STATE_KEY) if reader.has_tensor(STATE_KEY) else None
     except DAMAGE as error:
         raise unreadable(prefix, error) from error
-    if text is None:
-        raise UserError(f"checkpoint {prefix} was not written by this project: give one that run_pretraining.py or "
+    foreign = UserError(f"checkpoint {prefix} was not written by this project: give one that run_pretraining.py or "
                         "run_tf_squad.py wrote.")
-    return json.loads(text)
+    if not isinstance(text, bytes):
+        raise foreign
+    state = configuration.parse_json_object(text.decode("utf-8", "replace"), f"the state in checkpoint {prefix}")
+    if type(state.get("step")) is not int or type(state.get("phase")) is not int:
+        raise foreign
+    for key, kind in (("config", dict), ("encoder", dict), ("tokenizer_fingerprint", str)):
+        if type(state.get(key, kind())) is not kind:
+            raise foreign
+    return state
 
 
 def restore(prefix: str, model: tf.Module, optimizer: Optional[tf.Module] = None) -> dict:

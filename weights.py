@@ -245,10 +245,10 @@ def open_checkpoint(name: str, vocab_file: Optional[str] = None, tokenizer: Opti
             raise UserError(f"{folder} has no vocab.txt beside checkpoints/: keep the run's folder together, or give "
                             "the vocabulary as --vocab_file.")
         tokenizer = ElectraTokenizer.from_folder(folder, vocab_file)
-    if tokenizer.fingerprint != state["tokenizer_fingerprint"]:
+    if tokenizer.fingerprint != state.get("tokenizer_fingerprint"):
         raise UserError(f"checkpoint {prefix} was trained on another vocabulary than {tokenizer.vocab_file}: give the "
                         "data and --vocab_file that belong to it.")
-    encoder = ElectraConfig(**{key: value for key, value in state["encoder"].items() if key != "model_type"})
+    encoder = ElectraConfig.from_content(state.get("encoder", {}), f"the state in checkpoint {prefix}")
     return SavedRun(prefix, state, tokenizer, encoder)
 
 

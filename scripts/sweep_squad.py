@@ -18,7 +18,6 @@ from __future__ import annotations
 import csv
 import glob
 import io
-import json
 import math
 import os
 import shutil
@@ -281,8 +280,7 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, c
         raise UserError(f"the fine-tuning of {job.run} {job.name} was rejected (see above): fix the problem and start "
                         "the sweep again.")
     if status == 0:
-        with open(os.path.join(job.folder, "results.json"), encoding="utf-8") as file:
-            results = json.load(file)
+        results = configuration.read_json_object(os.path.join(job.folder, "results.json"))
         files.write_json(os.path.join(job.folder, "sweep.json"), {
             "arguments": deciding(arguments), "run": job.run, "checkpoint": job.name, "phase": job.checkpoint.phase,
             "step": job.checkpoint.step, "seed": job.seed, "seconds": round(time.monotonic() - started, 1),
