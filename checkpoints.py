@@ -22,12 +22,12 @@ import tempfile
 import threading
 from typing import Dict, Iterator, List, NamedTuple, Optional
 
-import tensorflow as tf
 from absl import logging
 
 import configuration
 import files
 from configuration import RunFailed, UserError, in_short
+from deferred import tensorflow as tf
 
 RETRY_SECONDS = 30  # between the two attempts to write a checkpoint
 BEST = "best.json"
@@ -48,8 +48,9 @@ class UnreadableCheckpoint(Exception):
     """Missing, damaged or incomplete."""
 
 
-# Raised by a full or broken disk: training continues without this checkpoint.
-_NOT_WRITTEN = (OSError, tf.errors.OpError, UnreadableCheckpoint)
+def _not_written() -> tuple:
+    """Raised by a full or broken disk: training continues without this checkpoint."""
+    return OSError, tf.errors.OpError, UnreadableCheckpoint
 
 
 class Checkpoints:
@@ -171,7 +172,7 @@ class Checkpoints:
             self._hurry.set()
             self._thread.join()
             self._thread = None
-        if self._failure is not None and not isinstance(self._failure, _NOT_WRITTEN):
+        if self._failure is not None and not isinstance(self._failure, _not_written()):
             raise self._failure
         return self._failure
 
@@ -205,7 +206,7 @@ class Checkpoints:
             try:
                 self._write_once(checkpoint, content)
                 return None
-            except _NOT_WRITTEN as error:
+            except _not_written() as error:
                 failure = error
             self._remove_partial(checkpoint)
             logging.warning("warning: %s could not be saved (%s); %s.", checkpoint.prefix, in_short(failure), then)
@@ -372,7 +373,11 @@ def checkpoint_fingerprint(prefix: str) -> str:
 
 
 STATE_KEY = "state/.ATTRIBUTES/VARIABLE_VALUE"
-DAMAGE = (tf.errors.OpError, IndexError, RuntimeError, ValueError)  # raised by TensorFlow, depending on the damage
+
+
+def damage() -> tuple:
+    """Raised by TensorFlow, depending on the damage."""
+    return tf.errors.OpError, IndexError, RuntimeError, ValueError
 
 
 @contextlib.contextmanager
@@ -429,7 +434,7 @@ def read_back(prefix: str):
             reader = tf.train.load_checkpoint(alias)
             for name in reader.get_variable_to_shape_map():
                 reader.get_tensor(name)
-    except DAMAGE as error:
+    except damage() as error:
         raise UnreadableCheckpoint(in_short(error)) from error
 
 
@@ -448,7 +453,7 @@ def read_state(prefix: str) -> dict:
         with readable(prefix) as alias:
             reader = tf.train.load_checkpoint(alias)
             text = reader.get_tensor(STATE_KEY) if reader.has_tensor(STATE_KEY) else None
-    except DAMAGE as error:
+    except damage() as error:
         raise unreadable(prefix, error) from error
     foreign = UserError(f"checkpoint {prefix} was not written by this project: give one that run_pretraining.py or "
                         "run_tf_squad.py wrote.")

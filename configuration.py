@@ -1,4 +1,4 @@
-"""Configuration: model sizes, options of the commands, command lines, errors and exit statuses.
+"""Configuration: model sizes, options of the commands, errors and exit statuses.
 
 `ElectraConfig` is one Transformer encoder, with the field names of Hugging Face's `config.json`. `PretrainingConfig`
 and `SquadConfig` are the options of run_pretraining.py and run_tf_squad.py: every field is a flag, whose name, default,
@@ -7,8 +7,8 @@ bounds and help text are written once, here. All are frozen dataclasses, validat
 Sizes follow Clark et al. 2020 (arXiv:2003.10555), table 6 (small, base, large); `tiny` is for tests and laptops. The
 exceptions set a command's exit status: `UserError` 2, `RunFailed` 1, `Interrupted` 75 (EX_TEMPFAIL).
 
-Only the standard library is imported (absl where a command line is parsed): an invalid command line is refused at once,
-and scripts/recipe.py reads the options before any environment exists.
+Only the standard library is imported: scripts/recipe.py reads the options before any environment exists. Command lines
+are parsed in command_line.py.
 """
 from __future__ import annotations
 
@@ -20,11 +20,7 @@ import math
 import os
 import re
 import reprlib
-import signal
 import sys
-import textwrap
-import threading
-import time
 import typing
 
 import files
@@ -285,6 +281,29 @@ def require_options(config, *names: str):
     for name in names:
         if not getattr(config, name):
             raise UserError(f"--{name} is missing: give it (--help lists every option).")
+
+
+def kinds_of(config_class) -> typing.Dict[str, type]:
+    """The type of every field by name: bool, int, float or str, also where None is allowed."""
+    hints = typing.get_type_hints(config_class)
+    return {name: next((kind for kind in typing.get_args(hint) if kind is not type(None)), hint)
+            for name, hint in hints.items()}
+
+
+def from_words(config_class, words: typing.Dict[str, str]):
+    """Makes `config_class` from texts by field name, without absl.
+
+    Raises: UserError: an unknown name, a text that is not of the field's type, or what `config_class` refuses.
+    """
+    refuse_unknown_keys(words, config_class, "the options")
+    kinds, values = kinds_of(config_class), {}
+    names = {int: "an integer", float: "a number", bool: "true or false"}
+    for name, word in words.items():
+        try:
+            values[name] = {"true": True, "false": False}[word] if kinds[name] is bool else kinds[name](word)
+        except (KeyError, ValueError) as error:
+            raise UserError(f"--{name}={word} must be {names[kinds[name]]}.") from error
+    return config_class(**values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -634,115 +653,7 @@ class SquadConfig(DeviceOptions):
             self.checkpoint_dir, logs, self.features_dir, os.path.dirname(os.path.abspath(self.json_summary or logs))])
 
 
-# --- Command lines ---
-
-REPORT_SECONDS = 15  # delay before a rank other than 0 reports its error
-
-
-def parse(config_class, argv, doc: str, old_names: typing.Optional[dict] = None):
-    """Makes `config_class` from the words of a command line; prints help and exits 0 for -h, --help.
-
-    Args:
-        argv: program name first.
-        doc: the command's module docstring; help shows it up to its list of calls.
-        old_names: switches of earlier recipes: name -> (option, value) that it stands for. Each use is noted.
-    Raises: UserError: an unknown option, a value that does not parse, a stray argument, or what `config_class` refuses.
-    """
-    from absl import flags
-    flag_values = flags.FlagValues()
-    define_flags(flag_values, config_class)
-    for name, (new, value) in (old_names or {}).items():
-        flags.DEFINE_bool(name, False, f"old name of --{new}={value}", flag_values=flag_values)
-    parse_command_line(argv, flag_values, doc.split("\n\n    ")[0])
-    for name, (new, value) in (old_names or {}).items():
-        if flag_values[name].value:
-            flag_values[new].value = value
-            print(f"note: --{name} means --{new}={value}.")
-    return config_class(**{field.name: flag_values[field.name].value for field in dataclasses.fields(config_class)})
-
-
-def kinds_of(config_class) -> typing.Dict[str, type]:
-    """The type of every field by name: bool, int, float or str, also where None is allowed."""
-    hints = typing.get_type_hints(config_class)
-    return {name: next((kind for kind in typing.get_args(hint) if kind is not type(None)), hint)
-            for name, hint in hints.items()}
-
-
-def from_words(config_class, words: typing.Dict[str, str]):
-    """Makes `config_class` from texts by field name, without absl.
-
-    Raises: UserError: an unknown name, a text that is not of the field's type, or what `config_class` refuses.
-    """
-    refuse_unknown_keys(words, config_class, "the options")
-    kinds, values = kinds_of(config_class), {}
-    names = {int: "an integer", float: "a number", bool: "true or false"}
-    for name, word in words.items():
-        try:
-            values[name] = {"true": True, "false": False}[word] if kinds[name] is bool else kinds[name](word)
-        except (KeyError, ValueError) as error:
-            raise UserError(f"--{name}={word} must be {names[kinds[name]]}.") from error
-    return config_class(**values)
-
-
-def define_flags(flag_values, config_class):
-    """Defines one absl flag per field of `config_class`, with the field's default, choices and meaning.
-
-    Bounds stay with the dataclass (`check_options`), which tests and other callers meet as well.
-    """
-    from absl import flags
-    define = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
-    kinds = kinds_of(config_class)
-    for field in dataclasses.fields(config_class):
-        rule = field.metadata
-        common = dict(name=field.name, default=field.default, help=help_of(field), flag_values=flag_values)
-        if rule["choices"]:
-            flags.DEFINE_enum(enum_values=list(rule["choices"]), **common)
-        else:
-            define[kinds[field.name]](**common)
-
-
-def parse_command_line(argv, flag_values, description: str):
-    """Parses `argv` (program name first) into absl's `flag_values`; prints help and exits 0 for -h, --help.
-
-    More lenient than absl: dashes and underscores in names are equivalent (`--json-summary`), and a switch accepts its
-    value as the next word (`--skip_adaptive false`), which absl would read as true followed by a stray argument.
-
-    Raises: UserError: an unknown flag, a value that does not parse, or a stray argument.
-    """
-    from absl import flags
-    words = []
-    for position, word in enumerate(argv):
-        if position and word in ("-h", "--help", "-help"):
-            print(help_text(argv[0], flag_values, description))
-            sys.exit(0)
-        if position and words[-1].startswith("--") and "=" not in words[-1]:
-            flag = words[-1][2:]
-            if flag in flag_values and flag_values[flag].boolean and word.lower() in ("true", "false", "0", "1"):
-                words[-1] += "=" + word
-                continue
-        if position and word.startswith("--"):
-            name, equals, value = word.partition("=")
-            word = "--" + name[2:].replace("-", "_") + equals + value
-        words.append(word)
-    try:
-        rest = flag_values(words)
-    except flags.Error as error:
-        reason = " ".join(str(error).replace("FATAL Flags parsing error:", "").split()).rstrip(".")
-        raise UserError(f"{reason}; --help lists every option.") from error
-    if len(rest) > 1:
-        raise UserError(f"argument {rest[1]!r} does not belong to an option; --help lists every option.")
-
-
-def help_text(program: str, flag_values, description: str) -> str:
-    lines = [f"usage: {os.path.basename(program)} [--option=value ...]", "", description.strip(), "", "options:"]
-    for name in flag_values:
-        flag = flag_values[name]
-        default = "none" if flag.default is None else str(flag.default).lower() if flag.boolean else flag.default
-        meaning = re.sub("^<[^>]*>: ", "", flag.help)  # the choices, which absl puts before the text
-        lines += [f"  --{name}={default}", *textwrap.wrap(meaning, 104, initial_indent=" " * 6,
-                                                         subsequent_indent=" " * 6)]
-    return "\n".join([*lines, "", "--name or --name=true turns a switch on, --noname or --name=false turns it off."])
-
+# --- Folders and workers of a command ---
 
 @contextlib.contextmanager
 def sole_user(folder: str, way_out: str, workers=None, junk=(), beside: bool = False):
@@ -821,53 +732,3 @@ def srun_tasks_per_node() -> typing.List[int]:
         count, _, times = part.rstrip(")").partition("(x")
         counts += [int(count)] * int(times or 1)
     return counts
-
-
-def end_with_wrapper():
-    """Asks this command to stop, as SIGTERM does, once the wrapper that started it was killed with -9.
-
-    Otherwise it would train on beside the next start. Called at the beginning of a command.
-    """
-    wrapper = os.environ.get("ELECTRA_WRAPPER", "")
-
-    def watch():
-        while not files.wrapper_is_gone(wrapper):
-            time.sleep(1)
-        print_on_stderr("the wrapper was killed: stopping.")
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    if wrapper:
-        threading.Thread(target=watch, daemon=True).start()
-
-
-def run_command(main):
-    """Runs `main(argv)` as a command: an error of the user's ends in one sentence and status 2, an interruption in 75.
-
-    One of several workers names its rank and writes its status to $ELECTRA_STATUS_FILE.<rank> if that is set, because
-    launchers exit with a status of their own.
-    """
-    rank = launched("RANK") or 0
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a request to save that comes before there is anything to save
-    end_with_wrapper()
-    try:
-        status = main(sys.argv)
-    except (UserError, RunFailed, Interrupted) as stop:
-        status = stop.exit_status
-        write_status(rank, status)
-        if rank and not isinstance(stop, Interrupted):  # rank 0 reports what all ranks found, and its exit ends them
-            time.sleep(REPORT_SECONDS)
-        if not (rank and isinstance(stop, Interrupted)):
-            who = os.path.basename(sys.argv[0]) + (f" (worker {rank})" if rank else "")
-            with contextlib.suppress(BrokenPipeError):
-                print(f"{who}: {stop}", file=sys.stderr, flush=True)
-    except BrokenPipeError:  # the reader of our output (head, less) is gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
-    write_status(rank, status or 0)
-    sys.exit(status)
-
-
-def write_status(rank: int, status: int):
-    if os.environ.get("ELECTRA_STATUS_FILE"):
-        with contextlib.suppress(OSError):  # the folder may not exist on another machine
-            files.write_text(f"{os.environ['ELECTRA_STATUS_FILE']}.{rank}", f"{status}\n")

@@ -18,6 +18,7 @@ from typing import Optional
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
 
+import command_line
 import configuration
 import files
 import modeling
@@ -69,8 +70,8 @@ def export(config: ExportConfig):
 
 
 def main(argv):
-    export(configuration.parse(ExportConfig, argv, __doc__))
+    export(command_line.parse(ExportConfig, argv, __doc__))
 
 
 if __name__ == "__main__":
-    configuration.run_command(main)
+    command_line.run_command(main)

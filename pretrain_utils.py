@@ -16,19 +16,20 @@ import bisect
 import collections
 import concurrent.futures
 import contextlib
+import functools
 import hashlib
 import os
 import threading
 from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 import configuration
 import files
 import tfrecord
 from configuration import UserError
+from deferred import tensorflow as tf
 from tokenization import ElectraTokenizer
 
 # --- Randomness ---
@@ -445,12 +446,11 @@ class RecordFormat:
         path = shard.path
         self.path, self.max_seq_length, self.vocab_size = path, max_seq_length, vocab_size
         self.damaged = damaged or DamagedRecords()
-        record = read_records(tfrecord.open_shard(*shard), [0], self.damaged)
         try:
-            features = tf.train.Example.FromString(record[0]).features.feature
-        except Exception as error:  # protobuf's DecodeError moved between its releases
+            features = tfrecord.parse_example(read_records(tfrecord.open_shard(*shard), [0], self.damaged)[0])
+        except ValueError as error:
             raise UserError(f"{path} has records that are not tf.train.Example: give pre-training shards.") from error
-        lengths = {name: len(features[name].int64_list.value) for name in FEATURES if name in features}
+        lengths = {name: len(features[name]) for name in FEATURES if name in features}
         missing = [name for name in FEATURES if name not in lengths]
         packed = [name for name in PACKED if name in features]
         if missing:
@@ -459,33 +459,45 @@ class RecordFormat:
             raise UserError(f"{path} contains packed multi-sequence records (feature {packed[0]!r}): use the "
                             "unpacked dataset.")
         for name, length in lengths.items():
-            if features[name].WhichOneof("kind") != "int64_list":
+            if features[name].dtype != np.int64:
                 raise UserError(f"{path} has {name} that are not integers (int64_list): give pre-training shards.")
             if length != max_seq_length:
                 raise UserError(f"{path} has {name} of length {length}, not --max_seq_length={max_seq_length}: "
                                 f"give --max_seq_length={length}, or records of length {max_seq_length}.")
-        self.spec = {name: tf.io.FixedLenFeature([max_seq_length], tf.int64) for name in FEATURES}
         masks = [name for name in STATIC_MASKS if name in features]
         if masks and len(masks) < len(STATIC_MASKS):
             raise UserError(f"{path} has {masks[0]} but not all of {', '.join(STATIC_MASKS)}: its masked tokens cannot "
                             "be restored; use records with all three features or none.")
         self.has_static_masks = bool(masks)
-        if self.has_static_masks:
-            slots = len(features["masked_lm_positions"].int64_list.value)
-            kinds = (tf.int64, tf.int64, tf.float32)
-            self.spec.update({name: tf.io.FixedLenFeature([slots], kind) for name, kind in zip(STATIC_MASKS, kinds)})
-        self.decode(record)
+        self._slots = len(features["masked_lm_positions"]) if masks else 0
+        wrong = [name for name in (*FEATURES, *masks) if features[name].dtype != (
+            np.float32 if name == "masked_lm_weights" else np.int64) or name in masks and len(
+                features[name]) != self._slots]
+        if wrong:
+            raise UserError(f"{path} has a feature {wrong[0]!r} of another type or length than pre-training records "
+                            "have: give pre-training shards.")
+        self._checked({name: values[np.newaxis] for name, values in features.items() if name in (*FEATURES, *masks)})
+
+    @functools.cached_property
+    def _spec(self) -> dict:
+        kinds = {**{name: ([self.max_seq_length], tf.int64) for name in FEATURES},
+                 **{name: ([self._slots], kind) for name, kind in zip(STATIC_MASKS, (tf.int64, tf.int64, tf.float32))
+                    if self.has_static_masks}}
+        return {name: tf.io.FixedLenFeature(*kind) for name, kind in kinds.items()}
 
     def decode(self, records: List[bytes]) -> Dict[str, np.ndarray]:
         """Parses examples to `input_ids`, `input_mask`, `segment_ids`, int32 [B, L], with static masking undone."""
         try:
-            parsed = tf.io.parse_example(tf.constant(records), self.spec)
+            parsed = tf.io.parse_example(tf.constant(records), self._spec)
         except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:  # the latter from TensorFlow's message
             raise UserError(f"{self.path} or another shard has a record with other features than the first record "
                             f"(of length {self.max_seq_length}): remove or rebuild that shard.") from error
-        batch = {name: parsed[name].numpy() for name in FEATURES}  # int64: what int32 cannot hold is refused below
+        return self._checked({name: values.numpy() for name, values in parsed.items()})
+
+    def _checked(self, features: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
+        batch = {name: features[name] for name in FEATURES}  # int64: what int32 cannot hold is refused below
         if self.has_static_masks:
-            masks = [parsed[name].numpy() for name in STATIC_MASKS]
+            masks = [features[name] for name in STATIC_MASKS]
             positions = masks[0][masks[2] > 0]
             if not np.all((positions >= 0) & (positions < self.max_seq_length)):
                 raise UserError(f"{self.path} or another shard has masked_lm_positions beyond the "

@@ -25,6 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is im
 import numpy as np
 import tensorflow as tf
 
+import command_line
 import configuration
 import devices
 import squad_utils
@@ -185,7 +186,7 @@ def in_sentence(context: str, start: int, end: int) -> str:
 
 
 def main(argv):
-    config = configuration.parse(InferenceConfig, argv, __doc__)
+    config = command_line.parse(InferenceConfig, argv, __doc__)
     context = config.read_context()
     if not context.strip():
         raise UserError("the context is empty: pass a text with --context or --context_file.")
@@ -206,4 +207,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    configuration.run_command(main)
+    command_line.run_command(main)

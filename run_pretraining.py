@@ -24,7 +24,7 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-import configuration
+import command_line
 import devices
 import files
 import modeling
@@ -540,7 +540,7 @@ def resume_hint(config: PretrainingConfig, signal_name: str, step: int, anything
 
 
 def main(argv):
-    config = configuration.parse(PretrainingConfig, argv, __doc__, OLD_NAMES)
+    config = command_line.parse(PretrainingConfig, argv, __doc__, OLD_NAMES)
     if config.check_only:
         check_only(config)
         return
@@ -554,4 +554,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    configuration.run_command(main)
+    command_line.run_command(main)

@@ -31,6 +31,7 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
+import command_line
 import configuration
 import devices
 import files
@@ -579,10 +580,10 @@ def answer(config: SquadConfig, model: modeling.QuestionAnswering, dev: Split, w
 
 
 def main(argv):
-    config = configuration.parse(SquadConfig, argv, __doc__)
+    config = command_line.parse(SquadConfig, argv, __doc__)
     with training.StopRequest() as stop, catch_lost_workers():
         run(config, stop)
 
 
 if __name__ == "__main__":
-    configuration.run_command(main)
+    command_line.run_command(main)

@@ -28,7 +28,7 @@ import configuration
 import files
 import hub
 import modeling
-from checkpoints import DAMAGE, STATE_KEY, find_checkpoint, read_state, readable, restore, unreadable
+from checkpoints import STATE_KEY, damage, find_checkpoint, read_state, readable, restore, unreadable
 from configuration import ElectraConfig, PretrainingConfig, UserError, in_short
 from tokenization import ElectraTokenizer
 
@@ -144,7 +144,7 @@ def read(name: str, vocab_file: Optional[str] = None) -> Source:
             try:
                 reader = tf.train.load_checkpoint(alias)
                 own = reader.has_tensor(STATE_KEY)
-            except DAMAGE as error:
+            except damage() as error:
                 raise unreadable(path, error) from error
             return _read_own(name, path, vocab_file) if own else _read_tf1(name, path, reader)
     except (tf.errors.OpError, RuntimeError) as error:
@@ -261,7 +261,7 @@ def _read_tf1(name: str, prefix: str, reader) -> Source:
         if known.match(ours) and not _NO_WEIGHTS.fullmatch(ours):
             try:
                 value = reader.get_tensor(theirs)
-            except DAMAGE as error:
+            except damage() as error:
                 raise unreadable(prefix, error) from error
             tensors[ours] = as_float32(value, theirs, prefix)
         elif not _NO_WEIGHTS.fullmatch(ours):

@@ -24,6 +24,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+import command_line  # noqa: E402
 import configuration  # noqa: E402
 import files  # noqa: E402
 import modeling  # noqa: E402
@@ -54,7 +55,7 @@ def score(examples, features, logits) -> dict:
 
 
 def main(argv) -> int:
-    config = configuration.parse(CheckConfig, argv, __doc__)
+    config = command_line.parse(CheckConfig, argv, __doc__)
     folder = os.path.join(config.work_dir, "squad")
     os.makedirs(folder, exist_ok=True)
     source = weights.read(config.encoder)
@@ -110,4 +111,4 @@ def main(argv) -> int:
 
 
 if __name__ == "__main__":
-    configuration.run_command(main)
+    command_line.run_command(main)

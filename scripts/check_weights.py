@@ -28,6 +28,7 @@ sys.path.insert(0, ROOT)
 import numpy as np  # noqa: E402  (found through the line above, like the rest)
 import tensorflow as tf  # noqa: E402
 
+import command_line  # noqa: E402
 import configuration  # noqa: E402
 import files  # noqa: E402
 import modeling  # noqa: E402
@@ -178,7 +179,7 @@ def regenerate(work_dir: str, tokenizer):
 
 
 def main(argv) -> int:
-    config = configuration.parse(CheckConfig, argv, __doc__)
+    config = command_line.parse(CheckConfig, argv, __doc__)
     os.makedirs(config.work_dir, exist_ok=True)
     vocab_file = os.path.join(config.work_dir, "vocab.txt")
     fillers = [] if config.regenerate else [f"[unused{i}]" for i in range(30522 - len(WORDS))]
@@ -194,4 +195,4 @@ def main(argv) -> int:
 
 
 if __name__ == "__main__":
-    configuration.run_command(main)
+    command_line.run_command(main)

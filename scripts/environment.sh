@@ -57,7 +57,7 @@ recipe() {
   { plan=$("$any_python" "$root/scripts/recipe.py" "$1" "$start_dir" "${@:2}" 3>&1 >&4) || exit; } 4>&1
   eval "${plan:-die "$any_python does not run scripts/recipe.py" 1}"
   cd "$work_dir"
-  # Python ends when a wrapper of this chain was killed (configuration.end_with_wrapper).
+  # Python ends when a wrapper of this chain was killed (command_line.end_with_wrapper).
   if [[ ${ELECTRA_WRAPPER:-} == "$process_space":* ]]; then
     ELECTRA_WRAPPER+=,$$
   else

@@ -21,6 +21,7 @@ import sys
 import pytest
 from support import ROOT, Clone, commands, make_folder, write_executable
 
+import command_line
 import configuration
 from configuration import GENERATOR_FRACTIONS, SIZES
 
@@ -132,7 +133,7 @@ def parse(script: str, words):
     module = load(script)
     config_class = getattr(module, CONFIGURATIONS[script])
     words = words[:words.index("--")] if "--" in words else words
-    return configuration.parse(config_class, [script, *words], module.__doc__, getattr(module, "OLD_NAMES", None))
+    return command_line.parse(config_class, [script, *words], module.__doc__, getattr(module, "OLD_NAMES", None))
 
 
 def check(checkpoints: str, words, wrappers):

@@ -21,7 +21,7 @@ import tensorflow as tf
 from support import GAUDI_FILES, PRETRAINING_VOCABULARY, StopAfter, write_shards
 from support import pretraining_config as make_config
 
-import configuration
+import command_line
 import devices
 import files
 import postprocess_pretrained_ckpt
@@ -783,7 +783,7 @@ def test_area_under_curve_counts_pairs_with_ties_half():
 
 
 def test_the_switches_of_habanas_recipe_are_mapped_and_noted(capsys):
-    config = configuration.parse(PretrainingConfig, ["x", "--use_hpu", "--hmp", "--fp16_compression",
+    config = command_line.parse(PretrainingConfig, ["x", "--use_hpu", "--hmp", "--fp16_compression",
                                                      "--json-summary=s.jsonl", "--pretrain_tfrecords=x"], "",
                                  run_pretraining.OLD_NAMES)
     assert (config.device, config.precision, config.json_summary) == ("hpu", "bf16", "s.jsonl")

@@ -27,7 +27,7 @@ from support import (
     write_executable,
 )
 
-import configuration
+import command_line
 import files
 from configuration import PretrainingConfig
 
@@ -114,7 +114,7 @@ def test_defaults_are_those_of_the_recipe(clone):
     second = dict(max_seq_length=512, learning_rate=4e-3, phase2=True, restore_checkpoint="latest")
     for words, more in (phase1, dict(max_seq_length=128, learning_rate=6e-3)), (phase2, second):
         data = f"data/sample/tfrecord/seq_len_{more['max_seq_length']}"
-        assert configuration.parse(PretrainingConfig, words[1:], "") == PretrainingConfig(
+        assert command_line.parse(PretrainingConfig, words[1:], "") == PretrainingConfig(
             pretrain_tfrecords=data, eval_tfrecords=f"{data}/eval", **both, **more)
 
 
@@ -356,7 +356,7 @@ def test_a_second_start_is_refused_before_any_work(training):
 
 
 # A training as far as the wrapper sees it, with the end that run_command gives it.
-REAL_PYTHON = f"""exec {shlex.quote(sys.executable)} -c 'import os, signal, sys, time, configuration
+REAL_PYTHON = f"""exec {shlex.quote(sys.executable)} -c 'import os, signal, sys, time, command_line, configuration
 if os.environ.get("SLOW"): open("ready", "w").close(); time.sleep(2)
 def stop(*_): open("saved", "w").close(); raise configuration.Interrupted("saved.")
 def pause(*_): open("continues", "w").close()
@@ -364,7 +364,7 @@ def main(argv):
     signal.signal(signal.SIGTERM, stop); signal.signal(signal.SIGUSR1, pause)
     open("ready", "w").close()
     while True: time.sleep(0.05)
-configuration.run_command(main)'"""
+command_line.run_command(main)'"""
 
 
 @pytest.mark.parametrize("slow", ["", "yes"])  # killed while Python trains, or while it still imports TensorFlow
