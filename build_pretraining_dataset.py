@@ -423,8 +423,7 @@ def stop_on_signals():
 
 def check_output(output_dir: str, overwrite: bool):
     """Raises: UserError: `output_dir` exists and is neither an empty folder nor a dataset that may be replaced."""
-    if os.path.lexists(output_dir) and (not os.path.isdir(output_dir) or os.path.ismount(output_dir)):
-        raise UserError(f"--output_dir={output_dir} is not a folder that can be replaced: choose another folder.")
+    configuration.check_folder(output_dir, "choose another --output_dir", replaced=True)
     present = {path.relative_to(output_dir).as_posix() for path in pathlib.Path(output_dir).rglob("*")
                if path.is_symlink() or not path.is_dir()}
     manifest = tfrecord.read_manifest(f"{output_dir}/manifest.json")

@@ -655,6 +655,14 @@ class SquadConfig(DeviceOptions):
 
 # --- Folders and workers of a command ---
 
+def check_folder(folder: str, way_out: str, replaced: bool = False):
+    """Raises UserError where a folder cannot be created or used, see `files.obstacle`."""
+    reason = files.obstacle(folder, replaced)
+    if reason:
+        shown = folder if len(folder) < 300 else f"{folder[:300]}..."
+        raise UserError(f"{shown} {reason}: {way_out}.")
+
+
 @contextlib.contextmanager
 def sole_user(folder: str, way_out: str, workers=None, junk=(), beside: bool = False):
     """Keeps every other process out of a command's folder during the block, and removes what killed ones left there.
@@ -669,20 +677,26 @@ def sole_user(folder: str, way_out: str, workers=None, junk=(), beside: bool = F
     """
     lock_file = os.path.realpath(folder) + ".lock" if beside else os.path.join(folder, ".lock")
     place, refusal = os.path.dirname(lock_file), None
-    created = not os.path.isdir(place)
+    missing, existing = [], os.path.abspath(place)
+    while not os.path.isdir(existing):
+        missing.append(existing)
+        existing = os.path.dirname(existing)
 
     def remove_if_empty():
-        with contextlib.suppress(OSError):
-            os.rmdir(place)
+        for parent in missing:
+            with contextlib.suppress(OSError):
+                os.rmdir(parent)
 
     with contextlib.ExitStack() as held:
         if workers is None or workers.is_chief:
+            held.callback(remove_if_empty)
             try:
+                check_folder(folder, way_out, replaced=beside)
                 os.makedirs(place, exist_ok=True)
-                if created:
-                    held.callback(remove_if_empty)
                 held.enter_context(files.hold(lock_file, log=print_on_stderr))
                 files.remove_junk(*junk, *([] if beside else [folder]))
+            except UserError as error:
+                refusal = error
             except files.Held as holder:
                 refusal = UserError(f"{folder} is in use by {holder}: wait until that has ended, or {way_out}.")
             except OSError as error:

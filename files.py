@@ -162,6 +162,34 @@ def sync(path: str):
 
 # --- Folders ---
 
+LONGEST_PATH, DEEPEST_PATH = 3800, 200  # bytes and parts: names of files in it are to fit, and recursion into it
+
+
+def obstacle(folder: str, replaced: bool = False) -> str:
+    """Why `folder` cannot be created or used, as the end of a sentence that begins with it. Empty: it can.
+
+    Args:
+        replaced: it is created or replaced as a whole, see `new_folder`.
+    """
+    try:
+        here = os.getcwd()
+        path = os.path.realpath(folder)
+    except OSError as error:
+        return f"cannot be found, because the current folder was removed ({error.strerror})"
+    if len(os.fsencode(path)) > LONGEST_PATH or path.count(os.sep) > DEEPEST_PATH:
+        return "is too long a path"
+    existing = path
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing):
+        return "is not a directory" if existing == path else f"cannot be written, because {existing} is not a directory"
+    if replaced and os.path.ismount(path):
+        return "is a mount point, which cannot be replaced"
+    if replaced and os.path.commonpath([here, path]) == path:
+        return "is or contains the current folder, which cannot be replaced"
+    return ""
+
+
 
 @contextlib.contextmanager
 def new_folder(path: str, replace: bool = False) -> Iterator[str]:

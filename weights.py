@@ -15,6 +15,7 @@ Out (`save_folder`): a folder that transformers 4 and 5 load without a missing o
 """
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
@@ -657,7 +658,16 @@ def save_folder(network: tf.Module, kind: str, tokenizer: ElectraTokenizer, fold
     Args:
         network: a modeling.Network, or a modeling.QuestionAnswering.
         kind: `discriminator`, `generator` or `question_answering`.
+    Raises: OSError: a file cannot be written.
     """
+    import safetensors
+    try:
+        _write_folder(network, kind, tokenizer, folder, saved_model)
+    except (safetensors.SafetensorError, tf.errors.OpError) as error:
+        raise OSError(errno.EIO, in_short(error), folder) from error
+
+
+def _write_folder(network: tf.Module, kind: str, tokenizer: ElectraTokenizer, folder: str, saved_model: bool):
     import safetensors.numpy
     os.makedirs(folder, exist_ok=True)
     safetensors.numpy.save_file(huggingface_tensors(network), os.path.join(folder, "model.safetensors"),
