@@ -466,8 +466,9 @@ def build(config: BuildConfig) -> dict:
             last.enter_context(contextlib.suppress(Interrupted))
             last.enter_context(files.blocked_signals())
     except OSError as error:
-        raise UserError(f"{error.filename or config.output_dir} could not be read or written ({error.strerror}): fix "
-                        "that or choose another folder.") from error
+        temporary = not error.filename or str(error.filename).startswith(f"{output_dir}.tmp-")
+        raise UserError(f"{config.output_dir if temporary else error.filename} could not be read or written "
+                        f"({error.strerror}): make room or choose another folder.") from error
     padding = 1 - total["tokens"] / ((total["train"] + total["eval"]) * config.max_seq_length)
     megabytes, elapsed_seconds = sum(sizes.values()) / 1e6, time.monotonic() - start_time
     print(f"{config.output_dir}: {total['documents']:,} documents, {total['train']:,} training and {total['eval']:,} "

@@ -675,24 +675,24 @@ def sole_user(folder: str, way_out: str, workers=None, junk=(), beside: bool = F
         beside: the command replaces the folder as a whole: the lock is beside it, and the parent is what is created.
     Raises: UserError: another process is using the folder, or it cannot be written.
     """
-    lock_file = os.path.realpath(folder) + ".lock" if beside else os.path.join(folder, ".lock")
-    place, refusal = os.path.dirname(lock_file), None
-    missing, existing = [], os.path.abspath(place)
-    while not os.path.isdir(existing):
-        missing.append(existing)
-        existing = os.path.dirname(existing)
+    refusal = None
 
-    def remove_if_empty():
-        for parent in missing:
+    def remove_if_empty(*created: str):
+        for path in created:
             with contextlib.suppress(OSError):
-                os.rmdir(parent)
+                os.rmdir(path)
 
     with contextlib.ExitStack() as held:
         if workers is None or workers.is_chief:
-            held.callback(remove_if_empty)
             try:
                 check_folder(folder, way_out, replaced=beside)
-                os.makedirs(place, exist_ok=True)
+                lock_file = os.path.realpath(folder) + ".lock" if beside else os.path.join(folder, ".lock")
+                missing, existing = [], os.path.dirname(os.path.abspath(lock_file))
+                while not os.path.isdir(existing):
+                    missing.append(existing)
+                    existing = os.path.dirname(existing)
+                held.callback(remove_if_empty, *missing)
+                os.makedirs(os.path.dirname(lock_file), exist_ok=True)
                 held.enter_context(files.hold(lock_file, log=print_on_stderr))
                 files.remove_junk(*junk, *([] if beside else [folder]))
             except UserError as error:

@@ -105,6 +105,10 @@ def replacing(path: str) -> Iterator[str]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename in (None, temporary):  # writing names no file, opening the temporary one
+            error.filename, error.filename2 = path, None
+        raise
     finally:
         _in_use.discard(os.path.abspath(temporary))
         with contextlib.suppress(OSError):

@@ -28,6 +28,7 @@ import tensorflow as tf
 import command_line
 import configuration
 import devices
+import files
 import squad_utils
 import weights
 from configuration import UserError, option
@@ -73,7 +74,8 @@ class InferenceConfig:
         if self.context:
             return self.context
         try:
-            with open(self.context_file, encoding="utf-8") as file:
+            piped = self.context_file.startswith(("/dev/fd/", "/dev/stdin"))  # --context_file=<(...)
+            with (open if piped else files.open_regular)(self.context_file, encoding="utf-8") as file:
                 return file.read()
         except OSError as error:
             raise UserError(f"--context_file={self.context_file} cannot be read ({error.strerror}): correct the "
