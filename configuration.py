@@ -197,6 +197,15 @@ def read_json_object(path: str) -> dict:
     return parse_json_object(text, path)
 
 
+def read_record(path: str, way_out: str, **kinds) -> dict:
+    """Reads a JSON object that has these keys, each of a type or one of several. Raises: UserError naming the key."""
+    content = read_json_object(path)
+    for key, kind in kinds.items():
+        if type(content.get(key)) not in (kind if isinstance(kind, tuple) else (kind,)):
+            raise UserError(f"{path}: {key} is {in_brief(content.get(key))}, the file is damaged: {way_out}.")
+    return content
+
+
 def parse_json_object(text: str, where: str) -> dict:
     """Parses a JSON object: all JSON that this project reads from files goes through here.
 
@@ -502,13 +511,16 @@ class PretrainingConfig(DeviceOptions):
 
     def encoder_config(self, vocab_size: int) -> ElectraConfig:
         """The discriminator's encoder: the model size, then --model_config, then the size of the vocabulary."""
-        overrides = {}
+        config = ElectraConfig.of_size(self.model_size, vocab_size=vocab_size)
         if self.model_config:
             inline = self.model_config.lstrip().startswith("{")
-            overrides = parse_json_object(self.model_config, "--model_config") if inline else read_json_object(
-                self.model_config)
-        overrides.pop("model_type", None)
-        config = ElectraConfig.of_size(self.model_size, **{**overrides, "vocab_size": vocab_size})
+            try:
+                overrides = parse_json_object(self.model_config, "the value") if inline else read_json_object(
+                    self.model_config)
+                overrides.pop("model_type", None)
+                config = ElectraConfig.of_size(self.model_size, **{**overrides, "vocab_size": vocab_size})
+            except UserError as error:
+                raise UserError(f"--model_config: {error}") from error
         if self.max_seq_length > config.max_position_embeddings:
             raise UserError(f"--max_seq_length={self.max_seq_length} exceeds the model's "
                             f"max_position_embeddings={config.max_position_embeddings}: use shorter records.")

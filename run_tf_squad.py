@@ -13,6 +13,7 @@ embeddings and i + 1 for layer i, so that the top layer has 0.8 squared, as goog
 from __future__ import annotations
 
 import dataclasses
+import errno
 import glob
 import hashlib
 import json
@@ -54,12 +55,16 @@ from workers import Workers, catch_lost_workers, checksum
 
 def check_files(config: SquadConfig):
     """Refuses missing files before a download. Raises: UserError."""
-    if config.eval_script and not os.path.exists(config.eval_script):
+    if config.eval_script and not os.path.isfile(config.eval_script):
         raise UserError(f"--eval_script={config.eval_script} does not exist: correct the path or omit the option.")
     for split in (["train"] if config.do_train else []) + (["dev"] if config.predicts else []):
-        if not os.path.exists(config.data_file(split)):
-            raise UserError(f"{config.data_file(split)} does not exist: name the SQuAD files with --data_dir, "
-                            "--train_file and --predict_file.")
+        path = config.data_file(split)
+        try:
+            files.open_regular(path, "rb").close()
+        except OSError as error:
+            reason = "does not exist" if error.errno == errno.ENOENT else f"cannot be read ({error.strerror})"
+            raise UserError(f"{path} {reason}: name the SQuAD files with --data_dir, --train_file and "
+                            "--predict_file.") from error
 
 
 def read_weights(config: SquadConfig, workers: Workers) -> Tuple[weights.Source, ElectraTokenizer]:

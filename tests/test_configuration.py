@@ -257,6 +257,16 @@ def test_model_config_replaces_fields_of_the_size_and_the_vocabulary_comes_last(
     assert "'num_layers'" in refuses(config.encoder_config, 99)
 
 
+@pytest.mark.parametrize("value, part", [
+    ("{", "not valid JSON"), ('{"a": ' * 10**5, "nested"), ("~", "~ cannot be read"), ("/", "Is a directory"),
+    ('{"hidden_size": 65}', "hidden_size=65"), ('{"hidden": 64}', "'hidden'"), ('{"hidden_size": "64"}', "'64'"),
+    ('{"hidden_size": 1e9}', "1000000000.0"), ('{"hidden_size": 100000000}', "100000000"),
+])
+def test_a_model_config_that_cannot_be_used_is_refused_by_its_flag(value, part, refuses):
+    text = refuses(pretraining(model_size="tiny", model_config=value).encoder_config, 99)
+    assert text.startswith("--model_config") and part in text
+
+
 def test_sequences_longer_than_the_positions_are_refused(refuses):
     assert "--max_seq_length=513" in refuses(pretraining(max_seq_length=513).encoder_config, 99)
 
