@@ -106,8 +106,8 @@ def replacing(path: str) -> Iterator[str]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename in (None, temporary):  # writing names no file, opening the temporary one
-            error.filename, error.filename2 = path, None
+        if error.errno and error.filename in (None, temporary):  # writing names no file, opening the temporary one
+            error.filename = path
         raise
     finally:
         _in_use.discard(os.path.abspath(temporary))
@@ -191,6 +191,12 @@ def obstacle(folder: str, replaced: bool = False) -> str:
         return "is a mount point, which cannot be replaced"
     if replaced and os.path.commonpath([here, path]) == path:
         return "is or contains the current folder, which cannot be replaced"
+    place = os.path.dirname(path) if replaced and existing == path else existing
+    if not os.access(place, os.W_OK | os.X_OK):
+        return f"cannot be written ({place}: permission denied, or a read-only file system)"
+    name_max = os.pathconf(existing, "PC_NAME_MAX")
+    if any(len(os.fsencode(part)) > name_max for part in path.split(os.sep)):
+        return f"has a name of more than {name_max} bytes"
     return ""
 
 

@@ -124,7 +124,8 @@ def test_an_earlier_export_is_replaced_only_with_overwrite_and_other_folders_nev
     ("/", "mount point"), ("//", "mount point"), (".", "current folder"), ("..", "current folder"),
     ("sub/..", "current folder"), ("file", "not a directory"), ("file/", "not a directory"),
     ("fifo", "not a directory"),
-    ("file/x", "not a directory"), ("loop", "not a directory"), ("x/" * 1000, "too long"), ("x" * 300, "too long"),
+    ("file/x", "not a directory"), ("loop", "not a directory"), ("x/" * 1000, "too long"),
+    ("x" * 300, "more than 255 bytes"),
     ("foreign", "exists already"), ("link", "exists already"),
 ])
 def test_a_folder_that_cannot_be_replaced_is_refused_and_left_alone(target, part, overwrite, run, tmp_path, monkeypatch,
