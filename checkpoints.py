@@ -392,7 +392,12 @@ def readable(prefix: str) -> Iterator[str]:
     """Yields a name under which TensorFlow can read a checkpoint: it takes `[` and a backslash in a path for a pattern.
 
     Such a path gets an alias, symbolic links in a temporary folder, during the block.
+
+    Raises: RuntimeError: a file is a FIFO, which TensorFlow would wait for, or anything else that is not regular.
     """
+    for file in [prefix + ".index", *_data_files(prefix)]:
+        if os.path.exists(file) and not os.path.isfile(file):
+            raise RuntimeError(f"{os.path.basename(file)} is not a regular file")
     if not any(character in prefix for character in "*?[]\\"):
         yield prefix
         return

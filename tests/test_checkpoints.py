@@ -170,6 +170,16 @@ def test_restore_from_another_projects_checkpoint_is_refused(tmp_path):
         restore(prefix, Model(0))
 
 
+@pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
+def test_a_checkpoint_that_is_not_a_regular_file_is_refused_and_passed_over(checkpoints, suffix, refuses):
+    save(checkpoints, 1)
+    prefix = save(checkpoints, 2)
+    os.remove(f"{prefix}.{suffix}")
+    os.mkfifo(f"{prefix}.{suffix}")
+    assert "not a regular file" in refuses(restore, prefix, Model(0))
+    assert find_checkpoint(checkpoints.folder).endswith("ckpt-1")
+
+
 @pytest.mark.parametrize("state, part", [
     ("[" * 200_000, "nested"), ("{", "not valid JSON"), ("[]", "not a JSON object"), (b"\xff\x00", "not valid JSON"),
     (7, "not written by this project"), (["{}", "{}"], "not written by this project"),
