@@ -752,12 +752,13 @@ class ExportConfig:
 
 # --- Folders and workers of a command ---
 
-def check_folder(folder: str, way_out: str, replaced: bool = False):
+
+def check_folder(path: str, flag: str, replaced: bool = False):
     """Raises UserError where a folder cannot be created or used, see `files.obstacle`."""
-    reason = files.obstacle(folder, replaced)
+    reason = files.obstacle(path, replaced)
     if reason:
-        shown = folder if len(folder) < 300 else f"{folder[:300]}..."
-        raise UserError(f"{shown} {reason}: {way_out}.")
+        shown = path if len(path) < 400 else f"{path[:400]}..."
+        raise UserError(f"{shown} {reason}: choose another --{flag}.")
 
 
 @contextlib.contextmanager
@@ -782,7 +783,9 @@ def sole_user(folder: str, way_out: str, workers=None, junk=(), beside: bool = F
     with contextlib.ExitStack() as held:
         if workers is None or workers.is_chief:
             try:
-                check_folder(folder, way_out, replaced=beside)
+                reason = files.obstacle(folder, replaced=beside)
+                if reason:
+                    raise UserError(f"{folder if len(folder) < 400 else folder[:400] + '...'} {reason}: {way_out}.")
                 lock_file = os.path.realpath(folder) + ".lock" if beside else os.path.join(folder, ".lock")
                 missing, existing = [], os.path.dirname(os.path.abspath(lock_file))
                 while not os.path.isdir(existing):

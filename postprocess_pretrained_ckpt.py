@@ -33,7 +33,7 @@ KINDS = tuple(weights.ARCHITECTURES)
 def export(config: ExportConfig):
     """Writes the folders. Raises: UserError: no such checkpoint, or output_dir cannot be created or replaced."""
     output_dir = config.output_dir
-    configuration.check_folder(output_dir, "choose another --output_dir", replaced=True)
+    configuration.check_folder(output_dir, "output_dir", replaced=True)
     files.remove_leftovers(output_dir)
     try:
         there = sorted(os.listdir(output_dir)) if os.path.isdir(output_dir) else []

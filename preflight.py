@@ -36,8 +36,8 @@ def check_pretraining(config: PretrainingConfig) -> bool:
     Returns: whether the command was only to check. Raises: UserError.
     """
     if not config.eval_only:
-        check_folder(config.model_dir, "choose another --results_dir")
-        check_folder(config.logs, f"choose another --{'log_dir' if config.log_dir else 'results_dir'}")
+        check_folder(config.model_dir, "results_dir")
+        check_folder(config.logs, "log_dir" if config.log_dir else "results_dir")
     for name in (config.weights_dir or "").split(","):
         check_weights(name.strip())
     shards = pretrain_utils.find_shards(config.pretrain_tfrecords, "pretrain_tfrecords") if not config.eval_only else []
@@ -51,7 +51,7 @@ def check_pretraining(config: PretrainingConfig) -> bool:
         raise UserError(f"--pretrain_tfrecords hold {data.order.records} records, fewer than one micro-batch of "
                         f"--train_batch_size={config.train_batch_size}: lower it, or build a larger dataset.")
     if held_out:
-        pretrain_utils.held_out_batches(config, pretrain_utils.open_data(held_out, config, tokenizer, remember=False))
+        pretrain_utils.open_data(held_out, config, tokenizer, remember=False)
     check_memory(config, pretraining_bytes(config, encoder), config.train_batch_size)
     checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max, keep_every=config.keep_every_steps)
     if not config.skip_checkpoint and not checkpoints.list(config.phase):  # else how many are to come is known later
@@ -65,7 +65,7 @@ def check_pretraining(config: PretrainingConfig) -> bool:
 
 def check_squad(config: SquadConfig) -> None:
     """Checks the files and folders of a fine-tuning, evaluation or prediction. Raises: UserError."""
-    check_folder(config.output_dir, "choose another --output_dir")
+    check_folder(config.output_dir, "output_dir")
     check_weights(config.init_checkpoint or "")
     if config.eval_script and not os.path.isfile(config.eval_script):
         raise UserError(f"--eval_script={config.eval_script} does not exist: correct the path or omit the option.")
@@ -87,13 +87,13 @@ def check_inference(config: InferenceConfig) -> None:
 
 def check_export(config: ExportConfig) -> None:
     """Raises UserError: there is no such checkpoint, or the folder cannot be created or replaced."""
-    check_folder(config.output_dir, "choose another --output_dir", replaced=True)
+    check_folder(config.output_dir, "output_dir", replaced=True)
     if find_checkpoint(config.pretrained_checkpoint, check=False) is None:
         raise UserError(f"checkpoint {config.pretrained_checkpoint} does not exist: give a prefix such as "
                         ".../checkpoints/ckpt-1000, or a folder of checkpoints.")
 
 
-# --- Folders and files ---
+# --- Weights ---
 
 
 def check_weights(name: str):
