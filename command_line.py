@@ -22,7 +22,9 @@ import files
 from configuration import Interrupted, RunFailed, UserError
 
 REPORT_SECONDS = 15  # delay before a rank other than 0 reports its error
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)  # standard output on a full disk, or closed
+# The machine's own faults: a disk that is full, broken, read-only or gone, and limits. Also a closed standard output.
+FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EROFS, errno.EACCES, errno.EPERM,
+          errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENAMETOOLONG)
 
 # --- Parsing ---
 
@@ -213,9 +215,14 @@ def _status_of(main) -> int:
     except BrokenPipeError:  # the reader of our output (head, less) is gone
         return 1
     except OSError as error:
-        if error.errno not in UNWRITABLE or error.filename:
+        if error.errno not in FAULTS:
             raise
-        say_on_stderr(f"{os.path.basename(sys.argv[0])}: the output could not be written ({error.strerror}).")
+        name = os.fspath(error.filename) if isinstance(error.filename, (str, os.PathLike)) else "the output"
+        say_on_stderr(f"{os.path.basename(sys.argv[0])}: {name} could not be read or written ({error.strerror}): make "
+                      "room or fix that, and start again.")
+        return 1
+    except MemoryError:
+        say_on_stderr(f"{os.path.basename(sys.argv[0])}: memory ran out: use smaller batches or another machine.")
         return 1
 
 

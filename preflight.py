@@ -8,8 +8,10 @@ first update.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 
+import files
 import hub
 import pretrain_utils
 from checkpoints import Checkpoints, find_checkpoint
@@ -65,12 +67,16 @@ def check_squad(config: SquadConfig) -> None:
     """Checks the files and folders of a fine-tuning, evaluation or prediction. Raises: UserError."""
     check_folder(config.output_dir, "output_dir")
     check_weights(config.init_checkpoint or "")
-    if config.eval_script and not os.path.exists(config.eval_script):
+    if config.eval_script and not os.path.isfile(config.eval_script):
         raise UserError(f"--eval_script={config.eval_script} does not exist: correct the path or omit the option.")
     for split in (["train"] if config.do_train else []) + (["dev"] if config.predicts else []):
-        if not os.path.exists(config.data_file(split)):
-            raise UserError(f"{config.data_file(split)} does not exist: name the SQuAD files with --data_dir, "
-                            "--train_file and --predict_file.")
+        path = config.data_file(split)
+        try:
+            files.open_regular(path, "rb").close()
+        except OSError as error:
+            reason = "does not exist" if error.errno == errno.ENOENT else f"cannot be read ({error.strerror})"
+            raise UserError(f"{path} {reason}: name the SQuAD files with --data_dir, --train_file and "
+                            "--predict_file.") from error
 
 
 def check_inference(config: InferenceConfig) -> None:
@@ -80,7 +86,8 @@ def check_inference(config: InferenceConfig) -> None:
 
 
 def check_export(config: ExportConfig) -> None:
-    """Raises UserError: there is no such checkpoint."""
+    """Raises UserError: there is no such checkpoint, or the folder cannot be created or replaced."""
+    check_folder(config.output_dir, "output_dir", replaced=True)
     if find_checkpoint(config.pretrained_checkpoint, check=False) is None:
         raise UserError(f"checkpoint {config.pretrained_checkpoint} does not exist: give a prefix such as "
                         ".../checkpoints/ckpt-1000, or a folder of checkpoints.")

@@ -64,7 +64,7 @@ def read_squad(path: str, version_2: bool, needs_answers: bool = True) -> List[E
     content = configuration.read_json_object(path)
     said_version_2 = str(content.get("version")).startswith("v2")
     if said_version_2 and not version_2:
-        refuse_version_2(f"version {content['version']!r}")
+        refuse_version_2(f"version {configuration.in_brief(content['version'])}")
     examples, seen, marked = [], set(), False
     for a, article in enumerate(field(content, "data", list, "the file")):
         for p, paragraph in enumerate(field(article, "paragraphs", list, f"data[{a}]")):
@@ -72,9 +72,9 @@ def read_squad(path: str, version_2: bool, needs_answers: bool = True) -> List[E
             context = field(paragraph, "context", str, where)
             for q, entry in enumerate(field(paragraph, "qas", list, where)):
                 id_ = field(entry, "id", str, f"{where}.qas[{q}]")
-                where_q = f"question {id_!r}"
+                where_q = f"question {configuration.in_brief(id_)}"
                 if id_ in seen:
-                    raise UserError(f"{path} has the id {id_!r} twice: ids must be unique.")
+                    raise UserError(f"{path} has the id {configuration.in_brief(id_)} twice: ids must be unique.")
                 seen.add(id_)
                 is_impossible = "is_impossible" in entry and field(entry, "is_impossible", bool, where_q)
                 marked = marked or "is_impossible" in entry

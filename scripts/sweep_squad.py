@@ -19,7 +19,6 @@ import csv
 import functools
 import glob
 import io
-import json
 import math
 import os
 import shutil
@@ -147,7 +146,7 @@ def refuse_other_contents(jobs: List[Job], contents: Dict[str, Content]):
     for job in jobs:
         folder = os.path.dirname(job.folder)
         used = os.path.exists(job.exported) or glob.glob(os.path.join(glob.escape(folder), "seed-*"))
-        theirs = read_if_there(job.record)
+        theirs = read_origin(job.record)
         if used and job.checkpoint.prefix in contents and (
                 not theirs or theirs["fingerprint"] != contents[job.checkpoint.prefix].fingerprint):
             raise UserError(f"{folder} was made from another {job.name} than {job.checkpoint.prefix} now is: name "
@@ -165,14 +164,14 @@ def finished_rows(config: SweepConfig, jobs: List[Job], arguments: List[str]) ->
     rows = {}
     for file in sorted(glob.glob(os.path.join(glob.escape(config.out_dir), "*", "seed-*", "sweep.json"))):
         folder = os.path.dirname(file)
-        row = configuration.read_json_object(file)
+        row = read_row(file)
         if row["run"] not in place_of:
             continue
         if row["arguments"] != deciding(arguments):
             theirs = " ".join(row["arguments"]) or "none"
             raise UserError(f"{folder} was fine-tuned with other options ({theirs}): choose another --out_dir, or "
                             "delete it.")
-        record = read_if_there(os.path.join(os.path.dirname(folder), "checkpoint.json"))
+        record = read_origin(os.path.join(os.path.dirname(folder), "checkpoint.json"))
         if folder not in folders and record:
             theirs = os.path.dirname(record["checkpoint"])
             if os.path.isdir(theirs) and not os.path.samefile(theirs, place_of[row["run"]]):
@@ -189,8 +188,17 @@ def deciding(arguments: List[str]) -> List[str]:
     return [word for word in arguments if not word.startswith(("--max_restarts=", "--min_workers="))]
 
 
-def read_if_there(path: str) -> Optional[dict]:
-    return configuration.read_json_object(path) if os.path.exists(path) else None
+def read_row(path: str) -> dict:
+    """The row of a finished fine-tuning. Raises: UserError."""
+    number = (int, float)
+    return configuration.read_record(path, "delete it, and the sweep fine-tunes again", run=str, checkpoint=str,
+                                     arguments=list, phase=int, step=int, seed=int, EM=number, F1=number)
+
+
+def read_origin(path: str) -> Optional[dict]:
+    """What a fine-tuning was made from, if there is such a file. Raises: UserError."""
+    way_out = f"delete {os.path.dirname(path)}, and the sweep fine-tunes again"
+    return configuration.read_record(path, way_out, checkpoint=str, fingerprint=str) if os.path.exists(path) else None
 
 
 def check_disk(config: SweepConfig, squad: SquadConfig, left: List[Job], contents: Dict[str, Content]):
@@ -289,8 +297,7 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, c
         raise UserError(f"the fine-tuning of {job.run} {job.name} was rejected (see above): fix the problem and start "
                         "the sweep again.")
     if status == 0:
-        with open(os.path.join(job.folder, "results.json"), encoding="utf-8") as file:
-            results = json.load(file)
+        results = configuration.read_json_object(os.path.join(job.folder, "results.json"))
         files.write_json(os.path.join(job.folder, "sweep.json"), {
             "arguments": deciding(arguments), "run": job.run, "checkpoint": job.name, "phase": job.checkpoint.phase,
             "step": job.checkpoint.step, "seed": job.seed, "seconds": round(time.monotonic() - started, 1),
@@ -415,7 +422,7 @@ def sweep(config: SweepConfig, arguments: List[str]):
             failed.append(f"{job.run} {job.name} (seed {job.seed}, status {status})")
             print(f"failed: {failed[-1]}; the sweep continues.", file=sys.stderr, flush=True)
         elif not done_before:
-            rows[job.folder] = configuration.read_json_object(os.path.join(job.folder, "sweep.json"))
+            rows[job.folder] = read_row(os.path.join(job.folder, "sweep.json"))
         write_tables(in_order(rows, jobs), config.out_dir)
     if rows:
         print(table(in_order(rows, jobs)), end="")

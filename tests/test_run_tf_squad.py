@@ -259,6 +259,10 @@ def test_bad_input_is_refused_before_training(data, tmp_path, finished, refuses)
     config = make_config(data, tmp_path / "out")
     replace = dataclasses.replace
     assert "does not exist" in refuses(run, replace(config, data_dir=str(tmp_path)))
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path, tmp_path / "fifo", "/dev/zero"):
+        text = refuses(run, replace(config, train_file=str(path)))
+        assert str(path) in text and "--train_file" in text and "cannot be read" in text
     (tmp_path / "train-v1.1.json").write_text("{")
     assert "train-v1.1.json" in refuses(run, replace(config, train_file=str(tmp_path / "train-v1.1.json")))
     assert "2.0" in refuses(run, replace(config, version_2_with_negative=True,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import json
 import os
 import pathlib
 import re
@@ -219,6 +220,16 @@ def test_an_export_of_another_content_is_refused_although_nothing_is_finished(sw
     assert "run-ckpt-2 was made from another" in refuses(sweep)  # nobody knows of which
 
 
+@pytest.mark.parametrize("name", ["run-ckpt-2/checkpoint.json", "run-ckpt-2/seed-1/sweep.json"])
+def test_a_damaged_record_is_refused_by_its_name_with_a_way_out(name, sweep, refuses):
+    sweep()
+    good = json.loads((sweep.out / name).read_text())
+    for content in ("", "[" * 100_000, "[]", "{}", *(json.dumps({**good, key: value}) for key, value in (
+            ("checkpoint", 7), ("fingerprint" if "checkpoint.json" in name else "F1", None)))):
+        (sweep.out / name).write_text(content)
+        assert str(sweep.out / name) in refuses(sweep)
+
+
 def test_a_result_stays_where_pre_training_has_deleted_the_checkpoint(sweep, capfd):
     sweep("--seeds=1,2")
     remove_checkpoint(str(sweep.checkpoints / "ckpt-2"))
@@ -411,7 +422,7 @@ def test_a_refused_fine_tuning_ends_the_sweep_unless_one_has_come_to_its_end(swe
 
 def test_a_folder_that_cannot_be_made_is_refused(sweep, tmp_path, refuses):
     (tmp_path / "file").write_text("")
-    assert "file/out cannot be written (Not a directory)" in refuses(sweep, f"--out_dir={tmp_path / 'file' / 'out'}")
+    assert "file/out cannot be written, because" in refuses(sweep, f"--out_dir={tmp_path / 'file' / 'out'}")
 
 
 @pytest.mark.parametrize("exported_before", [False, True])
