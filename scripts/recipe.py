@@ -458,10 +458,6 @@ def electra_squad(call: Call) -> Plan:
         del flags["xla"]
     with call.own_words():
         config = configuration.from_words(SquadConfig, flags)
-    batch = config.train_batch_size * config.gradient_accumulation_steps * max(1, config.num_workers)
-    if config.do_train and config.learning_rate == 4e-4 and batch < 128:
-        notes.append(f"note: learning_rate=4e-4 belongs to a global batch of 128, and this one is {batch}; 1e-4 is "
-                     "usual for 16, 2e-4 for 32")
     return Plan({**workers(call, config), "command": call.command("run_tf_squad.py", flags, config),
                  **sample_variables(MAKE_DEMO if sample else {}), "results": config.output_dir,
                  "log": os.path.join(config.output_dir, "console.log")}, notes, [config], config.output_dir)

@@ -46,7 +46,7 @@ SQUAD, SWEEP = "electra_squad.sh", "finetune_ckpts_on_squad.sh"
 
 # The order and defaults of Habana's electra_squad.sh, which people have in their fingers.
 POSITIONS = """device=cpu precision=fp32 electra_model=google/electra-base-discriminator epochs=2 batch_size=16
-infer_batch_size=128 learning_rate=4e-4 num_workers=0 seed=RANDOM squad_version=1.1 squad_dir=squad_dir out_dir=results/
+infer_batch_size=128 learning_rate= num_workers=0 seed=RANDOM squad_version=1.1 squad_dir=squad_dir out_dir=results/
 init_checkpoint=None mode=train_eval env=interactive cache_dir=squad_dir max_steps=-1 train_iter_per_epoch=-1""".split()
 
 # Stands in for the interpreter: checks and locks (-c) succeed, sample data and exports are made as empty folders, and a
@@ -168,8 +168,8 @@ def test_defaults_are_those_of_the_recipe(clone, squad_dir):
     assert command_line.parse(SquadConfig, command[1:], "") == SquadConfig(
         device="cpu", precision="fp32", electra_model="google/electra-base-discriminator", data_dir=str(squad_dir),
         output_dir="results/", num_train_epochs=2.0, train_batch_size=16, predict_batch_size=128, max_steps=-1,
-        learning_rate=4e-4, train_iter_per_epoch=-1, gradient_accumulation_steps=1, warmup_proportion=0.05,
-        weight_decay_rate=0.01, layerwise_lr_decay=0.8, max_seq_length=384, doc_stride=128,
+        learning_rate=None, train_iter_per_epoch=-1, gradient_accumulation_steps=1, warmup_proportion=0.05,
+        weight_decay_rate=0.01, layerwise_lr_decay=0.8, max_seq_length=384, doc_stride=None,
         length_buckets="128,192,256,384", beam_size=None, joint_head=True, null_score_diff_threshold=0.0, log_freq=10,
         xla="auto", cache_dir=str(squad_dir), do_train=True, do_predict=True, do_eval=True)
 
@@ -188,7 +188,8 @@ def test_options_that_change_only_what_was_asked(clone):
     assert changes("--seed=5") == ([], ["--seed=5"])
     assert changes("--squad_version=2.0") == ([], ["--version_2_with_negative"])
     assert changes("--joint_head=false") == ([], ["--joint_head=false"])
-    assert changes("--learning_rate=4e-4", "--joint_head") == ([], [])  # what the program has by itself is left out
+    assert changes("--epochs=2", "--joint_head") == ([], [])  # what the program has by itself is left out
+    assert changes("--learning_rate=4e-4") == ([], ["--learning_rate=4e-4"])  # by default it follows the global batch
     assert changes("--answerability_from_gold", "--evaluate_during_training", "--skip_checkpoint", "--overwrite") == (
         [], ["--answerability_from_gold", "--evaluate_during_training", "--overwrite", "--skip_checkpoint"])
     assert changes("--null_score_diff_threshold", "-3.5") == ([], ["--null_score_diff_threshold=-3.5"])
@@ -224,21 +225,20 @@ def test_a_missing_device_is_refused_with_the_way_out(fake):
             assert_refused(fake.call(device), name, "bash scripts/electra_squad.sh cpu")
 
 
-@pytest.mark.parametrize("arguments, noted", [
-    ([], True),
-    (["--gradient_accumulation_steps=7"], True),
-    (["--gradient_accumulation_steps=8"], False),
-    (["--batch_size=128"], False),
-    (["--learning_rate=1e-4"], False),
-    (["--mode=train"], True),
-    (["--mode=eval"], False),
-    (["--mode=prediction"], False),
+@pytest.mark.parametrize("arguments, given, used", [
+    ([], None, 1e-4),
+    (["--gradient_accumulation_steps=8"], None, 4e-4),
+    (["--num_workers=2"], None, 2e-4),
+    (["--learning_rate=4e-4"], 4e-4, 4e-4),
+    ("cpu fp32 google/electra-base-discriminator 2 16 128 4e-4".split(), 4e-4, 4e-4),
 ])
-def test_the_learning_rate_is_noted_for_a_smaller_global_batch_alone(clone, squad_dir, arguments, noted):
+def test_a_learning_rate_that_is_given_is_passed_and_else_follows_the_global_batch(clone, squad_dir, arguments, given,
+                                                                                   used):
     result = clone.call(f"--squad_dir={squad_dir}", "--dry_run", *arguments)
-    assert result.returncode == 0
-    assert ("learning_rate=4e-4 belongs to a global batch of 128" in result.stdout) == noted
-    assert len(result.stdout.splitlines()) == 1 + noted
+    command = fine_tuning(result)
+    config = command_line.parse(SquadConfig, command[command.index("run_tf_squad.py"):], "")
+    assert config.learning_rate == given and config.fitted(max(1, config.num_workers)).learning_rate == used
+    assert len(result.stdout.splitlines()) == 1  # nothing but the command
 
 
 # --- electra_squad.sh: data and paths ---
