@@ -410,10 +410,15 @@ def make_report(config: SquadConfig, setup: Setup, workers: Workers) -> report.R
 
 
 def not_finite(step: int, setup: Setup, config: SquadConfig) -> str:
-    kept = "" if config.skip_checkpoint or step == 1 else " and the updates before it are saved"
-    return (f"the loss or its gradient is not finite at update {step} (seed {setup.seed}), which was not applied"
-            f"{kept}: choose a lower --learning_rate or a longer --warmup_proportion, with --overwrite, or skip such "
-            f"updates with --skip_bad_updates={config.skip_bad_updates + 1}.")
+    setup.checkpoints.finish()
+    saved = setup.checkpoints.list()
+    kept, overwrite = "no checkpoint is saved yet", ""
+    if saved:
+        kept, overwrite = f"the last checkpoint is {saved[-1].prefix}", " and --overwrite"
+    return (f"the loss or its gradient is not finite at update {step} (seed {setup.seed}), which was not applied; "
+            f"{kept}: run the same command with a lower --learning_rate than {config.learning_rate:g} or a longer "
+            f"--warmup_proportion{overwrite}, or skip such updates with "
+            f"--skip_bad_updates={config.skip_bad_updates + 1}.")
 
 
 def resume_hint(config: SquadConfig, num_train_steps: int, signal_name: str, step: int, anything_new: bool) -> str:

@@ -139,9 +139,28 @@ def test_version_2_has_null_odds_and_both_thresholds(data, tmp_path, joint_head)
         assert all(0 <= entry["answerability_accuracy"] <= 1 for entry in train_entries)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
-    with pytest.raises(RunFailed, match="not finite at update"):
-        run(make_config(data, tmp_path / "out", learning_rate=1e30, warmup_proportion=0.0))
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_loss_that_is_not_finite_stops_the_run_and_its_advice_works(data, tmp_path, monkeypatch, saved):
+    config = make_config(data, tmp_path / "out", do_predict=False, do_eval=False, max_steps=4, learning_rate=None)
+    model, loss_of, bad = run_tf_squad.modeling.QuestionAnswering, run_tf_squad.modeling.QuestionAnswering.loss, True
+    first = tf.Variable(1 if saved else 0)
+
+    def loss(self, features, seeds):  # not finite at the second update, or at the first
+        value, sums = loss_of(self, features, seeds)
+        return tf.where(first.assign_sub(1) < 0 if bad else False, np.nan, value), sums
+
+    monkeypatch.setattr(model, "loss", loss)
+    with pytest.raises(RunFailed, match=rf"not finite at update {2 if saved else 1} ") as failed:
+        run(config)
+    said = str(failed.value)
+    assert ("ckpt-1" in said and "--overwrite" in said) == saved != ("no checkpoint is saved yet" in said)
+    assert "lower --learning_rate than 0.0001" in said and "--skip_bad_updates=1" in said
+    bad = False
+    skipping = dataclasses.replace(config, skip_bad_updates=1, output_dir=str(tmp_path / "skipping"))
+    if saved:
+        shutil.copytree(config.output_dir, skipping.output_dir)
+    assert run(skipping)["train_steps"] == 4
+    assert run(dataclasses.replace(config, learning_rate=1e-5, overwrite=saved))["train_steps"] == 4
 
 
 def test_a_stop_within_an_update_and_saving_by_the_clock_change_no_bit(data, tmp_path):
@@ -349,8 +368,8 @@ def test_several_evaluations_trace_each_length_once(data, tmp_path, monkeypatch)
     answers = run_tf_squad.modeling.QuestionAnswering.answers
     monkeypatch.setattr(run_tf_squad.modeling.QuestionAnswering, "answers",
                         lambda self, features: traced.append(features["input_ids"].shape) or answers(self, features))
-    config = make_config(data, tmp_path / "out", evaluate_during_training=True, num_train_epochs=6.0, predict_batch_size=2,
-                         length_buckets="24,32,40", log_freq=100)
+    config = make_config(data, tmp_path / "out", evaluate_during_training=True, num_train_epochs=6.0, log_freq=100,
+                         predict_batch_size=2, length_buckets="24,32,40")
     run(config)
     assert len(report.read_metrics_log(os.path.join(config.output_dir, "logs", "squad.jsonl"))) > 5
     assert not [line for line in lines if "retracing" in line]
