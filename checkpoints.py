@@ -128,14 +128,21 @@ class Checkpoints:
             replace: whether the run removes what is there of its phase (--overwrite).
             keep_best: whether one more checkpoint is kept, see `evaluated`.
         """
-        os.makedirs(self.folder, exist_ok=True)
         size = 3 * sum(variable.shape.num_elements() * variable.dtype.size for variable in model.trainable_variables)
+        self.check_room(size, phase, step, num_train_steps, replace, keep_best)
+
+    def check_room(self, size: int, phase: int = 1, step: int = 0, num_train_steps: int = 0, replace: bool = False,
+                   keep_best: bool = False):
+        """`check_disk` for checkpoints of `size` bytes each. The folder need not exist yet."""
         more = int(keep_best)
         if self.keep_every:
             more += max(0, num_train_steps // self.keep_every - step // self.keep_every)
         there = [found for found in self.list(phase) if replace or found.step <= step and not self._is_milestone(found)]
         needed = size * max(1, self.keep + 1 + more - len(there))
-        free = shutil.disk_usage(self.folder).free
+        present = os.path.abspath(self.folder)
+        while not os.path.exists(present):
+            present = os.path.dirname(present)
+        free = shutil.disk_usage(present).free
         if free < needed:
             every = ", raise --keep_every_steps" if self.keep_every else ""
             raise UserError(f"{self.folder} has {free / 1e9:.1f} GB free, the checkpoints need {needed / 1e9:.1f} GB: "
@@ -397,12 +404,13 @@ def unreadable(prefix: str, error: Exception) -> UserError:
                      "as .../checkpoints/ckpt-1000.")
 
 
-def find_checkpoint(name: str) -> Optional[str]:
+def find_checkpoint(name: str, check: bool = True) -> Optional[str]:
     """The checkpoint prefix that `name` stands for, or None where there is no checkpoint.
 
     Args:
         name: a prefix, its `.index` file, a folder of checkpoints, or the folder of a run: of a folder the newest
             checkpoint of phase 2, else of phase 1. A folder followed by `/best`: the one with the lowest held-out loss.
+        check: of a folder, pass over damaged checkpoints, which takes reading them. False: its newest one.
     Raises: UserError: the folder has checkpoints, and none of them can be read.
     """
     for prefix in (name, name[:-len(".index")] if name.endswith(".index") else name):
@@ -416,7 +424,7 @@ def find_checkpoint(name: str) -> Optional[str]:
     for folder in (name, os.path.join(name, "checkpoints")):
         checkpoints = Checkpoints(folder)
         if checkpoints.list():
-            newest = checkpoints.newest(2) or checkpoints.newest(1)
+            newest = checkpoints.newest(2) or checkpoints.newest(1) if check else checkpoints.list()[-1]
             if newest is None:
                 raise UserError(f"none of the checkpoints in {folder} can be read: give another checkpoint or folder.")
             return newest.prefix

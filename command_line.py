@@ -142,7 +142,8 @@ def refuse_early(config_class, doc: str, old_names: typing.Optional[dict] = None
         resumable: a signal that comes while TensorFlow is imported ends the command with the status of an interruption.
     """
     def main(argv):
-        config = parse(config_class, argv, doc, old_names, quiet=True)
+        own = argv[:argv.index("--")] if "--" in argv else argv  # the rest are another command's
+        config = parse(config_class, own, doc, old_names, quiet=True)
         done = check and not launched_rank() and check(config)
         return None if done else GO_ON
 

@@ -1,8 +1,9 @@
 """Configuration: model sizes, options of the commands, errors and exit statuses.
 
-`ElectraConfig` is one Transformer encoder, with the field names of Hugging Face's `config.json`. `PretrainingConfig`
-and `SquadConfig` are the options of run_pretraining.py and run_tf_squad.py: every field is a flag, whose name, default,
-bounds and help text are written once, here. All are frozen dataclasses, validated when created.
+`ElectraConfig` is one Transformer encoder, with the field names of Hugging Face's `config.json`. `PretrainingConfig`,
+`SquadConfig`, `InferenceConfig` and `ExportConfig` are the options of the commands that use TensorFlow: every field is
+a flag, whose name, default, bounds and help text are written once, here. All are frozen dataclasses, validated when
+created.
 
 Sizes follow Clark et al. 2020 (arXiv:2003.10555), table 6 (small, base, large); `tiny` is for tests and laptops. The
 exceptions set a command's exit status: `UserError` 2, `RunFailed` 1, `Interrupted` 75 (EX_TEMPFAIL).
@@ -207,6 +208,8 @@ def check_options(config):
         value, rule = getattr(config, field.name), field.metadata
         if value is None or not rule:
             continue
+        if value == "":
+            raise UserError(f"--{field.name}= is empty: give a value or omit the option.")
         if rule["choices"] and value not in rule["choices"]:
             raise UserError(f"--{field.name}={value} is unknown: choose one of {', '.join(rule['choices'])}.")
         if isinstance(value, float) and not math.isfinite(value):
@@ -263,6 +266,12 @@ class DeviceOptions:
     gradient_compression: str = option(
         "none", "type to which gradients are cast for the all-reduce; bf16 where Horovod supports it",
         choices=("none", "fp16", "bf16"))
+    force: bool = option(False, "start although the estimated memory of an update exceeds the free memory")
+
+
+# Switches of Habana's run_pretraining.py: the option that each one sets, and its value.
+OLD_NAMES = {"use_hpu": ("device", "hpu"), "hmp": ("precision", "bf16"), "bfloat16": ("precision", "bf16"),
+             "fp16_compression": ("gradient_compression", "fp16")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -363,6 +372,10 @@ class PretrainingConfig(DeviceOptions):
 
     def __post_init__(self):
         check_options(self)
+        if os.path.basename(self.run_name) != self.run_name or self.run_name in (".", "..") or len(
+                os.fsencode(self.run_name)) > 200:
+            raise UserError(f"--model_name={self.run_name} must be the name of one folder, without / and of at most "
+                            "200 bytes: choose another, and the place with --results_dir.")
         if self.num_warmup_steps >= self.num_train_steps:
             raise UserError(f"--num_warmup_steps={self.num_warmup_steps} must be below "
                             f"--num_train_steps={self.num_train_steps}: warm up for fewer updates or train for more.")
@@ -659,7 +672,96 @@ class SquadConfig(DeviceOptions):
             self.checkpoint_dir, logs, self.features_dir, os.path.dirname(os.path.abspath(self.json_summary or logs))])
 
 
+@dataclasses.dataclass(frozen=True)
+class InferenceConfig:
+    """Questions about a text. Lengths are in tokens."""
+
+    init_checkpoint: typing.Optional[str] = option(
+        None, "fine-tuned model: the output folder of run_tf_squad.py, one of its checkpoints, an exported folder, or "
+        "the name of an ELECTRA question-answering model on the Hugging Face Hub")
+    question: typing.Optional[str] = option(
+        None, "question (default: read questions from standard input, one per line)")
+    context: typing.Optional[str] = option(None, "text that contains the answer")
+    context_file: typing.Optional[str] = option(None, "UTF-8 file with the text")
+    vocab_file: typing.Optional[str] = option(None, "vocabulary file (default: the vocab.txt of the model)")
+    n_best_size: int = option(3, "number of answers to print", minimum=1)
+    max_answer_length: int = option(30, "maximum length of an answer, in tokens", minimum=1)
+    version_2_with_negative: bool = option(
+        False, "the model was fine-tuned on unanswerable questions too (SQuAD 2.0); only needed for models from other "
+        "projects")
+    null_score_diff_threshold: float = option(
+        0.0, "SQuAD 2.0: null odds above which a question is predicted to be unanswerable; for the best threshold on "
+        "the dev set see best_f1_thresh in the results.json of the fine-tuning run")
+    max_seq_length: typing.Optional[int] = option(
+        None, "length of a window including the question, in tokens (default: 384, or the model's "
+        "max_position_embeddings if that is smaller)", minimum=8)
+    doc_stride: typing.Optional[int] = option(
+        None, "stride between overlapping windows, in tokens (default: 128, or just under half of a window shorter "
+        "than 258 tokens)", minimum=1)
+    device: str = option("cpu", "device to run on", choices=("cpu", "gpu", "hpu"))
+    precision: str = option("fp32", "numerical precision: fp32, bf16 (hmp is its old name), or tf32 (gpu only)",
+                            choices=("fp32", "bf16", "hmp", "tf32"))
+
+    def __post_init__(self):
+        check_options(self)
+        if not self.init_checkpoint:
+            raise UserError("--init_checkpoint is required: set it to a model fine-tuned with run_tf_squad.py.")
+        if bool(self.context) == bool(self.context_file):
+            raise UserError("exactly one of --context and --context_file is required: pass the text or a file with it.")
+
+    def read_context(self) -> str:
+        """The text. Raises: UserError: it cannot be read, or is empty."""
+        text = self.context or self._read_file()
+        if not text.strip():
+            raise UserError("the context is empty: pass a text with --context or --context_file.")
+        return text
+
+    def _read_file(self) -> str:
+        try:
+            with open(self.context_file, encoding="utf-8") as file:
+                return file.read()
+        except OSError as error:
+            raise UserError(f"--context_file={self.context_file} cannot be read ({error.strerror}): correct the "
+                            "path.") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"--context_file={self.context_file} is not UTF-8 (byte {error.start}): convert "
+                            "it.") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """An export of a checkpoint to Hugging Face's formats."""
+
+    pretrained_checkpoint: typing.Optional[str] = option(
+        None, "checkpoint to export: a prefix such as .../checkpoints/ckpt-1000, or a folder of checkpoints (its "
+        "newest)")
+    output_dir: typing.Optional[str] = option(None, "folder to create")
+    savedmodel: bool = option(False, "also write a TensorFlow SavedModel with a serving signature")
+    vocab_file: typing.Optional[str] = option(None, "vocabulary (default: the vocab.txt in the run's folder)")
+    overwrite: bool = option(False, "replace the export of an earlier call in output_dir")
+
+    def __post_init__(self):
+        require_options(self, "pretrained_checkpoint", "output_dir")
+
+
 # --- Folders and workers of a command ---
+
+
+def check_folder(path: str, flag: str):
+    """Raises UserError where a folder is neither there and writable, nor can be created."""
+    present = os.path.abspath(path)
+    try:
+        while not os.path.lexists(present):
+            present = os.path.dirname(present)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--{flag}: {path!r} is not a valid path ({error}): choose another.") from error
+    reason = ("it is a file" if not os.path.isdir(present) else "permission denied, or a read-only file system"
+              if not os.access(present, os.W_OK | os.X_OK) else "")
+    name_max = os.pathconf(present, "PC_NAME_MAX") if not reason else 0
+    if name_max and any(len(os.fsencode(part)) > name_max for part in os.path.abspath(path).split(os.sep)):
+        reason = f"a name of more than {name_max} bytes"
+    if reason:
+        raise UserError(f"{path} cannot be created or written ({present}: {reason}): choose another --{flag}.")
 
 @contextlib.contextmanager
 def sole_user(folder: str, way_out: str, workers=None, junk=(), beside: bool = False):

@@ -19,16 +19,18 @@ import contextlib
 import functools
 import hashlib
 import os
+import sys
 import threading
 from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from absl import logging
+from tqdm import tqdm
 
 import configuration
 import files
 import tfrecord
-from configuration import UserError
+from configuration import PretrainingConfig, UserError
 from deferred import tensorflow as tf
 from tokenization import ElectraTokenizer
 
@@ -221,7 +223,8 @@ def check_manifests(shard_paths: Sequence[str], tokenizer: ElectraTokenizer, max
                             f"{max_seq_length}.")
 
 
-def index_shards(paths: Sequence[str], folder: str, progress: Callable = lambda paths: paths) -> List[Shard]:
+def index_shards(paths: Sequence[str], folder: str, progress: Callable = lambda paths: paths, remember: bool = True
+                 ) -> List[Shard]:
     """The shards with their numbers of records and their indices.
 
     A shard's index is the one beside it. If that is missing, damaged or of other data, one is written in `folder`. The
@@ -231,6 +234,7 @@ def index_shards(paths: Sequence[str], folder: str, progress: Callable = lambda 
     Args:
         folder: created when needed. Temporary files that killed processes left there are removed.
         progress: wraps the list of shards that are not in shards.json (as tqdm does).
+        remember: False: shards.json is only written if the folder is there, or a shard needs an index there.
     Raises: UserError: a damaged file, or no records at all.
     """
     results_file = os.path.join(folder, "shards.json")
@@ -245,8 +249,9 @@ def index_shards(paths: Sequence[str], folder: str, progress: Callable = lambda 
             known[file_state(path)] = {"records": shard.records, "index": shard.index_path and file_state(
                 shard.index_path)}
         with contextlib.suppress(OSError):  # only costs the next start the time to check the indices again
-            os.makedirs(folder, exist_ok=True)
-            files.write_json(results_file, known)
+            if remember or os.path.isdir(folder):
+                os.makedirs(folder, exist_ok=True)
+                files.write_json(results_file, known)
     if not sum(shard.records for shard in shards.values()):
         raise UserError(f"{paths[0]} and the other shards contain no records: rebuild the dataset.")
     return list(shards.values())
@@ -571,3 +576,61 @@ def ahead(function: Callable, items: Iterable, workers: int, lookahead: int) -> 
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+
+# --- The data of a run ---
+
+
+class Data(NamedTuple):
+    """A dataset: the order of its records, and how to decode them."""
+
+    order: RecordOrder
+    record_format: RecordFormat
+
+    @property
+    def fingerprint(self) -> list:
+        """The shards' names and sizes, which a saved data position refers to."""
+        return [[os.path.basename(shard.path), shard.records] for shard in self.order.shards]
+
+
+def open_tokenizer(config: PretrainingConfig, shards) -> ElectraTokenizer:
+    """--vocab_file, else the vocabulary beside the first shard, with the casing of the first manifest if there is one.
+
+    `open_data` compares it with all manifests.
+    """
+    manifest = next(iter(read_manifests(shards).values()), {})
+    casing = {key: manifest[key] for key in ("do_lower_case", "strip_accents") if key in manifest}
+    if config.vocab_file:
+        tokenizer = ElectraTokenizer(config.vocab_file, **casing)
+    else:
+        folder = os.path.dirname(shards[0])
+        places = [place for place in dataset_folders(folder)
+                  if os.path.exists(os.path.join(place, "vocab.txt"))]
+        if not places:
+            raise UserError(f"{folder} has no vocab.txt beside the shards: give the vocabulary they were built with as "
+                            "--vocab_file.")
+        tokenizer = ElectraTokenizer.from_folder(places[0], **casing)
+    return tokenizer
+
+
+def open_data(paths, config: PretrainingConfig, tokenizer: ElectraTokenizer, remember: bool = True) -> Data:
+    """Checks manifests and every shard's first record, and finds or makes the shards' indices (see index_shards)."""
+    check_manifests(paths, tokenizer, config.max_seq_length)
+    folder = os.path.join(config.model_dir, "record_index")
+    shards = index_shards(
+        paths, folder, lambda new: tqdm(new, desc="indexing shards", unit="shard", disable=not sys.stderr.isatty()),
+        remember)
+    filled = [shard for shard in shards if shard.records]
+    damaged = DamagedRecords(config.skip_bad_records, os.path.join(folder, "damaged"), paths)
+    formats = [RecordFormat(shard, config.max_seq_length, tokenizer.vocab_size, damaged)
+               for shard in filled]
+    return Data(RecordOrder(filled, config.seed), formats[0])
+
+
+def held_out_batches(config: PretrainingConfig, data: Data) -> int:
+    """The number of batches in an evaluation. Raises: UserError: there are too few records for one."""
+    batches = min(config.num_eval_steps, data.order.records // config.train_batch_size)
+    if not batches:
+        raise UserError(f"--eval_tfrecords hold {data.order.records} records, fewer than one batch of "
+                        f"--train_batch_size={config.train_batch_size}: lower it, or hold out more records.")
+    return batches

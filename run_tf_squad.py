@@ -24,6 +24,13 @@ import sys
 import time
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+import command_line
+import preflight
+from configuration import Interrupted, PretrainingConfig, SquadConfig, UserError
+
+if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that the other imports take
+    command_line.refuse_early(SquadConfig, __doc__, check=preflight.check_squad, resumable=True)
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
 import numpy as np
@@ -31,7 +38,6 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-import command_line
 import configuration
 import devices
 import files
@@ -44,22 +50,11 @@ import squad_utils
 import training
 import weights
 from checkpoints import Checkpoints, read_state
-from configuration import Interrupted, PretrainingConfig, SquadConfig, UserError
 from report import Metric
 from tokenization import ElectraTokenizer
 from workers import ALONE, Workers, catch_lost_workers, checksum
 
 # --- Setting up ---
-
-
-def check_files(config: SquadConfig):
-    """Refuses missing files before a download. Raises: UserError."""
-    if config.eval_script and not os.path.exists(config.eval_script):
-        raise UserError(f"--eval_script={config.eval_script} does not exist: correct the path or omit the option.")
-    for split in config.splits:
-        if not os.path.exists(config.data_file(split)):
-            raise UserError(f"{config.data_file(split)} does not exist: name the SQuAD files with --data_dir, "
-                            "--train_file and --predict_file.")
 
 
 def read_weights(config: SquadConfig, workers: Workers) -> Tuple[weights.Source, ElectraTokenizer]:
@@ -560,7 +555,7 @@ def check_only(config: SquadConfig):
     """Validates what a call reads, as `run_on` does, on the CPU, and writes nothing. Raises: UserError."""
     devices.open_device("cpu", "fp32", "false")
     world_size = max(1, config.num_workers)
-    check_files(config)
+    preflight.check_squad(config)
     source, tokenizer = read_weights(config, ALONE)
     if config.do_train:
         fingerprints = identity(config, source, tokenizer)
@@ -591,7 +586,7 @@ def run_on(device: devices.Device, config: SquadConfig, stop: training.StopReque
         for folder in ("logs", *([] if config.skip_checkpoint else ["checkpoints"])):
             report.check_writable(os.path.join(config.output_dir, folder), "output_dir")
     logging.info("ELECTRA on SQuAD %s, on %s.", "2.0" if config.version_2_with_negative else "1.1", device)
-    check_files(config)
+    preflight.check_squad(config)
     source, tokenizer = read_weights(config, workers)
     fingerprints, found, answers = {}, None, None
     if config.do_train:

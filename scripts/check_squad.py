@@ -19,19 +19,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(HERE), HERE]
 
-import check_weights  # noqa: E402  (found through the line above, like the rest)
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-import command_line  # noqa: E402
+import command_line  # noqa: E402  (found through the line above, like the rest)
 import configuration  # noqa: E402
-import files  # noqa: E402
-import modeling  # noqa: E402
-import optimization  # noqa: E402
-import pretrain_utils  # noqa: E402
-import squad_utils  # noqa: E402
-import weights  # noqa: E402
 from configuration import option  # noqa: E402
 
 
@@ -47,6 +36,22 @@ class CheckConfig:
 
     def __post_init__(self):
         configuration.require_options(self, "work_dir", "encoder", "data_dir")
+
+
+if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that the other imports take
+    command_line.refuse_early(CheckConfig, __doc__)
+
+import check_weights  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+import files  # noqa: E402
+import modeling  # noqa: E402
+import optimization  # noqa: E402
+import pretrain_utils  # noqa: E402
+import squad_utils  # noqa: E402
+import weights  # noqa: E402
 
 
 def score(examples, features, logits) -> dict:

@@ -132,11 +132,14 @@ if that exists, else the bundled sample data is used. Switches can be given with
         of("max_seq_length_p2", "512"),
         of("log_freq"),
         of("eval_freq"),
+        own("eval", "auto", "auto: evaluate on the held-out shards in <data_dir>/eval, if there are any; none: do not",
+            ("auto", "none")),
         of("num_eval_steps", "20"),
         of("keep_checkpoint_max"),
         of("keep_every_steps"),
         of("save_checkpoints_minutes"),
         of("skip_bad_updates"),
+        of("force"),
         HOSTFILE,
         of("bf16_config_path", path="input"),
         of("gradient_compression"),
@@ -194,6 +197,7 @@ value.\
         of("evaluate_during_training"),
         of("save_checkpoints_minutes"),
         of("skip_bad_updates"),
+        of("force"),
         of("eval_script", path="input"),
         of("log_freq"),
         of("xla"),
@@ -258,6 +262,7 @@ class Plan(NamedTuple):
     notes: List[str]  # what it says first
     configs: list  # of the programs that it runs
     folder: str = ""  # of the run, used by one process at a time
+    flag: str = ""  # the program's option that names its place
 
 
 DEVICE_FILES = {
@@ -316,8 +321,8 @@ def electra(call: Call) -> Plan:
     """Phase 1, then phase 2 from its weights, or one of them. Both are checked here, before the first starts."""
     phases = [1, 2] if call["phase"] == "both" else [int(call["phase"])]
     notes: List[str] = []
-    if not re.fullmatch("[A-Za-z0-9._-]+", call["job_name"]):
-        raise UserError(f"--job_name={call['job_name']} must be a file name: use letters, digits, . _ and -.")
+    if not re.fullmatch("[A-Za-z0-9._-]{1,200}", call["job_name"]):
+        raise UserError(f"--job_name={call['job_name']} must be a file name: use up to 200 letters, digits, . _ and -.")
     for name in ("overwrite", "init_checkpoint"):
         if phases == [2] and call.given.get(name, "None") not in ("None", "false"):
             raise UserError(f"--{name} applies to phase 1 and cannot be combined with --phase=2: omit one of them.")
@@ -331,8 +336,8 @@ def electra(call: Call) -> Plan:
     data, sample = electra_data(call, phases, notes)
     commands, configs = {}, []
     for phase in phases:
-        flags = electra_flags(call, phase, data[phase], held_out=phase in sample or os.path.isdir(
-            call.in_work_dir(os.path.join(data[phase], "eval"))))
+        flags = electra_flags(call, phase, data[phase], held_out=call["eval"] == "auto" and (
+            phase in sample or os.path.isdir(call.in_work_dir(os.path.join(data[phase], "eval")))))
         with call.own_words(phase):
             configs.append(configuration.from_words(PretrainingConfig, flags))
             check_encoder(call, configs[-1])
@@ -355,7 +360,7 @@ def electra(call: Call) -> Plan:
     return Plan({**workers(call, configs[0]), **commands, **sample_variables({**MAKE_DEMO, **steps} if sample else {}),
                  "phases": [str(phase) for phase in phases], "optimizer": configs[0].optimizer,
                  "logs": configs[0].logs, "to_resume": "--resume_training=true", "to_continue": "--phase=2"},
-                notes, configs, configs[0].model_dir)
+                notes, configs, configs[0].model_dir, "results_dir")
 
 
 def check_encoder(call: Call, config: PretrainingConfig):
@@ -389,7 +394,7 @@ def electra_data(call: Call, phases: List[int], notes: List[str]) -> Tuple[Dict[
         for piece in data[phase].split(","):
             if not piece:
                 raise UserError(f"--data_dir_p{phase}={data[phase]} has an empty part: remove the comma.")
-            if not (phase in sample or call.dry_run or exists(call.in_work_dir(piece))):
+            if not (phase in sample or exists(call.in_work_dir(piece))):
                 raise UserError(f"the data of phase {phase}, {piece}, does not exist: check --data_dir_p{phase} or "
                                 f"DATASET_P{phase}.")
     vocabularies = {vocabulary_beside(call.in_work_dir(data[phase].split(",")[0])) for phase in phases} - {None}
@@ -466,7 +471,8 @@ def electra_squad(call: Call) -> Plan:
         config = configuration.from_words(SquadConfig, flags)
     return Plan({**workers(call, config), "command": call.command("run_tf_squad.py", flags, config),
                  **sample_variables(MAKE_DEMO if sample else {}), "results": config.output_dir,
-                 "log": os.path.join(config.output_dir, "console.log")}, notes, [config], config.output_dir)
+                 "log": os.path.join(config.output_dir, "console.log")}, notes, [config], config.output_dir,
+                "output_dir")
 
 
 def sweep(call: Call) -> Plan:
@@ -484,7 +490,7 @@ def sweep(call: Call) -> Plan:
               and (entry.name in call.given or entry.environment and call[entry.name])]
     plan("electra_squad", [*passed, f"--{DRY_RUN.name}"], call.start_dir)
     command = [*call.command("scripts/sweep_squad.py", flags, config), "--", *passed]
-    return Plan({"device": config.device or "cpu", "command": command}, [], [config], config.out_dir)
+    return Plan({"device": config.device or "cpu", "command": command}, [], [config], config.out_dir, "out_dir")
 
 
 def checkpoint_names(text: str, is_there: Callable[[str], bool]) -> List[str]:
@@ -525,10 +531,20 @@ def bash(variables: Variables) -> str:
         for name, value in variables.items())
 
 
+def check_places(call: Call, made: Plan):
+    """Raises UserError: the run's folder cannot be created or written, or TMPDIR is not a folder that can be."""
+    temporary = os.environ.get("TMPDIR") or "/tmp"
+    if not (os.path.isdir(temporary) and os.access(temporary, os.W_OK)):
+        raise UserError(f"TMPDIR={temporary} is not a folder that can be written: set it to one that is, or unset it.")
+    os.chdir(call.work_dir)
+    with call.own_words():
+        for folder in (made.folder, *(config.logs for config in made.configs[:1] if made.flag == "results_dir")):
+            configuration.check_folder(folder or ".", made.flag)
+
+
 def clear_the_way(call: Call, made: Plan):
     """Removes the temporary folders of wrappers that were killed. Raises: UserError: the run's folder is in use."""
     files.remove_junk(os.environ.get("TMPDIR") or "/tmp")
-    os.chdir(call.work_dir)
     if made.folder and os.path.exists(os.path.join(made.folder, ".lock")):
         with call.own_words(), made.configs[0].sole_user():
             pass
@@ -546,6 +562,8 @@ def main(argv: List[str]) -> int:
         call = Call(who, table(), words, start_dir)
         rank = call.rank
         made = planner(call)
+        if made.folder and not rank:
+            check_places(call, made)
         if not call.dry_run and not rank:
             clear_the_way(call, made)
     except UserError as error:

@@ -33,11 +33,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, "scripts")]
 
-import recipe  # noqa: E402
-from recipe import SweepConfig  # noqa: E402
+from recipe import SweepConfig  # noqa: E402  (found through the line above, like the rest)
 
 import command_line  # noqa: E402
-import configuration  # noqa: E402  (found through the line above, like the rest)
+
+if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that TensorFlow takes
+    command_line.refuse_early(SweepConfig, __doc__, resumable=True)
+
+import recipe  # noqa: E402
+
+import configuration  # noqa: E402
 import files  # noqa: E402
 from checkpoints import (  # noqa: E402
     Checkpoint,
