@@ -68,6 +68,7 @@ LINES_PER_CALL = 64  # lines joined for one call of the tokenizer
 LINE_END = "ꀀꀁꀂ"  # joins them: three letters of the Yi script that do not form a word
 ROW_TOKENS = 1 << 16  # tokens of the examples that are encoded at once: fits a core's cache
 STRIP_ACCENTS = {"none": None, "true": True, "false": False}  # the option, for the tokenizer
+FEW_RECORDS = 100  # a held-out loss of fewer is mostly chance
 LOG_SECONDS = 30  # between progress lines if the output is not a terminal
 
 
@@ -481,6 +482,9 @@ def build(config: BuildConfig) -> dict:
                         "that or choose another folder.") from error
     padding = 1 - total["tokens"] / ((total["train"] + total["eval"]) * config.max_seq_length)
     megabytes, elapsed_seconds = sum(sizes.values()) / 1e6, time.monotonic() - start_time
+    if config.eval_fraction and total["eval"] < FEW_RECORDS:
+        print(f"note: the held-out records ({total['eval']:,}) are too few for a steady held-out loss: --eval_fraction="
+              f"{min(0.5, 2 * FEW_RECORDS / (total['train'] + total['eval'])):.2g} would hold out more.", flush=True)
     print(f"{config.output_dir}: {total['documents']:,} documents, {total['train']:,} training and {total['eval']:,} "
           f"held-out records, {total['tokens']:,} tokens, {total['cut_tokens']:,} truncated, padding {padding:.1%}; "
           f"{megabytes:,.1f} MB in {elapsed_seconds:,.1f} s, {megabytes / elapsed_seconds:.2f} MB/s", flush=True)

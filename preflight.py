@@ -49,7 +49,7 @@ def check_pretraining(config: PretrainingConfig) -> bool:
         raise UserError(f"--pretrain_tfrecords hold {data.order.records} records, fewer than one micro-batch of "
                         f"--train_batch_size={config.train_batch_size}: lower it, or build a larger dataset.")
     if held_out:
-        pretrain_utils.held_out_batches(config, pretrain_utils.open_data(held_out, config, tokenizer, remember=False))
+        pretrain_utils.open_data(held_out, config, tokenizer, remember=False)
     check_memory(config, pretraining_bytes(config, encoder), config.train_batch_size)
     checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max, keep_every=config.keep_every_steps)
     if not config.skip_checkpoint and not checkpoints.list(config.phase):  # else how many are to come is known later
