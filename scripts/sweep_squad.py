@@ -19,6 +19,7 @@ import csv
 import functools
 import glob
 import io
+import json
 import math
 import os
 import shutil
