@@ -96,14 +96,16 @@ class Checkpoints:
     def _named(self, phase: int, step: int) -> Checkpoint:
         return Checkpoint(phase, step, os.path.join(self.folder, f"ckpt-{'p2-' if phase == 2 else ''}{step}"))
 
-    def newest(self, phase: int) -> Optional[Checkpoint]:
-        """The newest checkpoint that can be read; damaged ones are passed over with a warning."""
+    def newest(self, phase: int, quiet: bool = False) -> Optional[Checkpoint]:
+        """The newest checkpoint that can be read; damaged ones are passed over with a warning, unless `quiet`."""
         for checkpoint in reversed(self.list(phase)):
             try:
                 read_back(checkpoint.prefix)
                 return checkpoint
             except UnreadableCheckpoint as error:
-                logging.warning("checkpoint %s is damaged (%s); trying the one before it.", checkpoint.prefix, error)
+                if not quiet:
+                    logging.warning("checkpoint %s is damaged (%s); trying the one before it.", checkpoint.prefix,
+                                    error)
         return None
 
     def best(self) -> Dict[int, dict]:
@@ -189,7 +191,7 @@ class Checkpoints:
         if error is not None:
             raise RunFailed(f"{self._begun.prefix} could not be saved ({in_short(error)}); "
                             f"{self._last(self._begun.phase)}: check that {self.folder} can be written and has free "
-                            "space, then resume.")
+                            f"space, then {'resume' if self.list(self._begun.phase) else 'start again'}.")
         return self._begun.prefix
 
     def _last(self, phase: int) -> str:
@@ -435,7 +437,7 @@ def find_checkpoint(name: str, check: bool = True) -> Optional[str]:
         if checkpoints.list():
             newest = checkpoints.newest(2) or checkpoints.newest(1) if check else checkpoints.list()[-1]
             if newest is None:
-                raise UserError(f"none of the checkpoints in {folder} can be read: choose another.")
+                raise UserError(f"none of the checkpoints in {folder} can be read: give another checkpoint or folder.")
             return newest.prefix
     return None
 

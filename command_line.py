@@ -118,7 +118,9 @@ def help_text(program: str, flag_values, description: str) -> str:
 
 
 def launched_rank() -> int:
-    return configuration.launched("RANK") or 0
+    with contextlib.suppress(UserError):  # what is wrong in the environment is reported where an error can be
+        return configuration.launched("RANK") or 0
+    return 0
 
 
 def prepare_streams():
@@ -151,9 +153,9 @@ def refuse_early(config_class, doc: str, old_names: typing.Optional[dict] = None
         return None if done else GO_ON
 
     prepare_streams()
-    if resumable:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _stop_at_once)
+    _early.update(resumable=resumable)
+    for number in files.STOP_SIGNALS:
+        signal.signal(number, _stop_at_once)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a request to save that comes before there is anything to save
     status = _status_of(main)
     if status != GO_ON:
@@ -164,14 +166,18 @@ def refuse_early(config_class, doc: str, old_names: typing.Optional[dict] = None
 GO_ON = -1
 
 
+_early = {"resumable": False}  # what the last call of `refuse_early` said
+
+
 def _stop_at_once(number, frame):
-    """For the time of imports, through which no exception would get. Nothing is held, and nothing written."""
-    write_status(launched_rank(), Interrupted.exit_status)
-    who = os.path.basename(sys.argv[0])
-    sentence = f"stopped by {signal.Signals(number).name} before the first update: run the same command again.\n"
-    with contextlib.suppress(OSError):
-        os.write(2, f"{who}: {sentence}".encode() if not launched_rank() else b"")
-    os._exit(Interrupted.exit_status)
+    """While modules are imported, through which an exception would not get: nothing is held yet, nothing written."""
+    rank, status = launched_rank(), Interrupted.exit_status if _early["resumable"] else 128 + number
+    then = " before the first update: run the same command again" if _early["resumable"] else ""
+    write_status(rank, status)
+    if not rank:
+        with contextlib.suppress(OSError):
+            os.write(2, f"{os.path.basename(sys.argv[0])}: stopped by {signal.Signals(number).name}{then}.\n".encode())
+    os._exit(status)
 
 
 def run_command(main):
@@ -182,6 +188,9 @@ def run_command(main):
     """
     prepare_streams()
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if signal.getsignal(signal.SIGINT) == _stop_at_once and not _early["resumable"]:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with_wrapper()
     status = _status_of(main)
     write_status(launched_rank(), status)
@@ -192,6 +201,7 @@ def _status_of(main) -> int:
     """Runs `main(argv)`, reports what it raises, and returns the exit status."""
     rank = launched_rank()
     try:
+        configuration.launched("RANK")
         return main(sys.argv) or 0
     except (UserError, RunFailed, Interrupted) as stop:
         write_status(rank, stop.exit_status)
@@ -200,6 +210,9 @@ def _status_of(main) -> int:
         if not (rank and isinstance(stop, Interrupted)):
             say_on_stderr(os.path.basename(sys.argv[0]) + (f" (worker {rank})" if rank else "") + f": {stop}")
         return stop.exit_status
+    except KeyboardInterrupt:
+        say_on_stderr(f"{os.path.basename(sys.argv[0])}: stopped by SIGINT.")
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of our output (head, less) is gone
         return 1
     except OSError as error:

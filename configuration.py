@@ -544,6 +544,38 @@ class PretrainingConfig(DeviceOptions):
         return self.generator_hidden_size or GENERATOR_FRACTIONS[self.model_size]
 
 
+# Peak learning rates of fine-tuning by global batch, those of NVIDIA's ELECTRA recipe for SQuAD.
+FINE_TUNING_RATES = ((16, 1e-4), (32, 2e-4), (128, 4e-4))
+
+
+def fine_tuning_rate(global_batch: int) -> float:
+    """The learning rate for a global batch: FINE_TUNING_RATES, between two of them along a straight line in log-log
+    coordinates (square-root scaling above 32), and constant outside. Rounded to three digits, as it is logged."""
+    batches, rates = zip(*FINE_TUNING_RATES)
+    if global_batch <= batches[0]:
+        return rates[0]
+    for (low, rate), (high, next_rate) in zip(FINE_TUNING_RATES, FINE_TUNING_RATES[1:]):
+        if global_batch <= high:
+            share = math.log(global_batch / low) / math.log(high / low)
+            return float(f"{rate * (next_rate / rate) ** share:.2e}")
+    return rates[-1]
+
+
+def window_lengths(max_seq_length: int, doc_stride: typing.Optional[int] = None,
+                   max_query_length: typing.Optional[int] = None) -> typing.Tuple[int, int]:
+    """doc_stride and max_query_length for windows of `max_seq_length` tokens; where not given, 128 and 64, or what fits
+    a shorter window.
+
+    Raises: UserError: a stride that skips tokens even if the question is empty.
+    """
+    query_length = max_query_length or min(64, max_seq_length // 4)
+    room = max_seq_length - 3  # [CLS] and two [SEP]
+    if doc_stride and doc_stride > room:
+        raise UserError(f"--doc_stride={doc_stride} skips tokens: a window of --max_seq_length={max_seq_length} holds "
+                        f"at most {room} tokens of context: lower --doc_stride, or omit it.")
+    return doc_stride or min(128, max_seq_length // 2 - 1, max(room - query_length, max_seq_length // 4)), query_length
+
+
 @dataclasses.dataclass(frozen=True)
 class SquadConfig(DeviceOptions):
     """A fine-tuning, evaluation or prediction on SQuAD. Lengths are in tokens; a step is one optimizer update.
@@ -555,6 +587,7 @@ class SquadConfig(DeviceOptions):
     do_train: bool = option(False, "fine-tune on --train_file")
     do_predict: bool = option(False, "predict answers to the questions of --predict_file")
     do_eval: bool = option(False, "score the predictions (implies --do_predict)")
+    check_only: bool = option(False, "only validate the options, the data, the weights and the vocabulary")
     # Model
     electra_model: str = option(
         "google/electra-base-discriminator", "weights to start from: a model on the Hugging Face hub, or its folder")
@@ -578,8 +611,12 @@ class SquadConfig(DeviceOptions):
     predict_file: typing.Optional[str] = option(None, "default: <data_dir>/dev-v1.1.json or dev-v2.0.json")
     version_2_with_negative: bool = option(False, "SQuAD 2.0: some questions have no answer")
     max_seq_length: int = option(384, "maximum length of question and context window together, in tokens", minimum=8)
-    doc_stride: int = option(128, "stride between the windows of a long context, in tokens", minimum=1)
-    max_query_length: int = option(64, "maximum length of a question, in tokens; longer ones are truncated", minimum=1)
+    doc_stride: typing.Optional[int] = option(
+        None, "stride between the windows of a long context, in tokens (default: 128, or what fits a max_seq_length "
+        "below 258)", minimum=1)
+    max_query_length: typing.Optional[int] = option(
+        None, "maximum length of a question, in tokens; longer ones are truncated (default: 64, or a quarter of a "
+        "max_seq_length below 256)", minimum=1)
     length_buckets: str = option(
         "128,192,256,384", "batches are padded to the first of these lengths that fits their examples; lengths above "
         "max_seq_length are ignored, and it is always included. --length_buckets=384 pads everything to 384")
@@ -593,7 +630,9 @@ class SquadConfig(DeviceOptions):
     max_steps: int = option(
         -1, "number of updates, in place of num_train_epochs if above 0; sets the learning-rate schedule too")
     train_iter_per_epoch: int = option(-1, "maximum number of updates per epoch, if above 0")
-    learning_rate: float = option(4e-4, "peak learning rate, of the head", minimum=0.0)
+    learning_rate: typing.Optional[float] = option(
+        None, "peak learning rate, of the head (default: by the global batch of an update, 1e-4 for 16 examples, 2e-4 "
+        "for 32, 4e-4 for 128)", minimum=0.0)
     warmup_proportion: float = option(
         0.05, "fraction of the updates spent in linear warm-up", minimum=0.0, maximum=0.99)
     weight_decay_rate: float = option(
@@ -642,10 +681,36 @@ class SquadConfig(DeviceOptions):
         if (self.beam_size or 1) > self.buckets[0]:
             raise UserError(f"--beam_size={self.beam_size} exceeds the shortest batch length, {self.buckets[0]}: "
                             "choose a smaller beam or longer --length_buckets.")
+        window_lengths(self.max_seq_length, self.doc_stride, self.max_query_length)
+
+    # Options whose default depends on other options or on the number of workers.
+    FITTED = ("learning_rate", "doc_stride", "max_query_length")
+
+    @property
+    def not_given(self) -> typing.List[str]:
+        """The options of FITTED that take their default."""
+        return [name for name in self.FITTED if getattr(self, name) is None]
+
+    def fitted(self, world_size: int) -> SquadConfig:
+        """This configuration with the values in use of the options in FITTED."""
+        stride, query_length = window_lengths(self.max_seq_length, self.doc_stride, self.max_query_length)
+        rate = self.learning_rate
+        if rate is None:
+            rate = fine_tuning_rate(self.global_batch(world_size))
+        return dataclasses.replace(self, learning_rate=rate, doc_stride=stride, max_query_length=query_length)
+
+    def global_batch(self, world_size: int) -> int:
+        """Examples of an update."""
+        return self.train_batch_size * self.gradient_accumulation_steps * world_size
 
     @property
     def predicts(self) -> bool:
         return self.do_predict or self.do_eval or self.evaluate_during_training
+
+    @property
+    def splits(self) -> typing.List[str]:
+        """The SQuAD files that are read: of `train` and `dev`."""
+        return ["train"] * self.do_train + ["dev"] * self.predicts
 
     @property
     def buckets(self) -> typing.List[int]:

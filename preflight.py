@@ -69,7 +69,7 @@ def check_squad(config: SquadConfig) -> None:
     check_weights(config.init_checkpoint or "")
     if config.eval_script and not os.path.isfile(config.eval_script):
         raise UserError(f"--eval_script={config.eval_script} does not exist: correct the path or omit the option.")
-    for split in (["train"] if config.do_train else []) + (["dev"] if config.predicts else []):
+    for split in config.splits:
         path = config.data_file(split)
         try:
             files.open_regular(path, "rb").close()

@@ -74,11 +74,45 @@ def refuse_second_run(config: PretrainingConfig, checkpoints: Checkpoints):
     """Refuses to mix two runs in one folder. Phase 1 without a checkpoint to resume from is a new run."""
     found = checkpoints.list(2 if config.phase2 else None)
     is_new = not config.restore_checkpoint or config.restore_checkpoint == "auto" and not checkpoints.list(config.phase)
-    if found and is_new and not config.overwrite:
-        raise UserError(
-            f"{config.checkpoint_dir} already holds {os.path.basename(found[-1].prefix)} of an earlier run: resume it "
-            "with --restore_checkpoint=latest (scripts/electra.sh: --resume_training=true), choose another "
-            "--model_name, or delete it with --overwrite.")
+    if not (found and is_new) or config.overwrite:
+        return
+    resume = ""
+    if checkpoints.newest(config.phase, quiet=True):
+        resume = f"resume it {to_resume(config)}, "
+    elif checkpoints.list(config.phase):
+        raise none_readable(config, checkpoints)
+    raise UserError(f"{config.checkpoint_dir} already holds {found[-1].name} of an earlier run: {resume}"
+                    f"{start_again(config)}.")
+
+
+def to_resume(config: PretrainingConfig) -> str:
+    """How a run that has saved a checkpoint is resumed."""
+    if config.restore_checkpoint == "auto":
+        return "with the same command"
+    replaced = " in place of --overwrite" if config.overwrite else ""
+    if config.load_weights:
+        replaced = " in place of --load_weights and --weights_dir"
+    return f"with --restore_checkpoint=latest{replaced} (scripts/electra.sh: --resume_training=true)"
+
+
+def start_again(config: PretrainingConfig) -> str:
+    """How a new run is started although there are checkpoints."""
+    if config.phase2:
+        return "or start phase 2 again with --overwrite"
+    without = ", both without --restore_checkpoint (scripts/electra.sh: --resume_training)"
+    return "choose another --model_name, or delete it with --overwrite" + (without if config.restore_checkpoint else "")
+
+
+def none_readable(config: PretrainingConfig, checkpoints: Checkpoints) -> UserError:
+    """The refusal of a phase whose checkpoints are all damaged."""
+    if config.eval_only:
+        way_out = "give another checkpoint as --restore_checkpoint"
+    elif config.phase2:
+        way_out = "move ckpt-p2-* out of it, and the same command starts phase 2 again from phase 1"
+    else:
+        way_out = start_again(config)
+    return UserError(f"{checkpoints.folder}: {checkpoints.list(config.phase)[-1].name} is damaged, and no other "
+                     f"checkpoint of phase {config.phase} can be read: {way_out}.")
 
 
 def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -> Optional[str]:
@@ -90,11 +124,13 @@ def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -
     if config.restore_checkpoint not in (None, "latest", "auto"):
         return config.restore_checkpoint
     newest = checkpoints.newest(config.phase) if config.restore_checkpoint else None
-    if newest is None and config.restore_checkpoint == "auto" and checkpoints.list(config.phase):
-        raise UserError(f"--restore_checkpoint=auto: none of the checkpoints in {config.checkpoint_dir} can be read: "
-                        "start a new run with another --model_name, or delete them with --overwrite.")
+    if newest is None and config.restore_checkpoint and checkpoints.list(config.phase):
+        raise none_readable(config, checkpoints)
     if newest is None and config.phase2:
         newest = checkpoints.newest(1)
+        if newest is None and checkpoints.list(1):
+            raise UserError(f"--phase2: no checkpoint of phase 1 in {config.checkpoint_dir} can be read: train phase 1 "
+                            "again, with --overwrite or another --model_name.")
         if newest is None:
             raise UserError(f"--phase2: {config.checkpoint_dir} holds no checkpoint of phase 1: run phase 1 first, or "
                             "name the run with --model_name.")
@@ -402,7 +438,7 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
     prefix, state, metrics = saved.prefix, saved.state, evaluate()
     if not device.is_chief:
         return
-    held_out = report.format_metrics(metrics, METRICS)
+    held_out = report.format_metrics(metrics, METRICS, short=True)
     print(f"{prefix}, step {state['step']} of phase {state['phase']}, held out: {held_out}")
     print(json.dumps({"checkpoint": prefix, "step": state["step"], "phase": state["phase"], **metrics}))
 
@@ -433,17 +469,19 @@ def describe_run(config, device, setup: Setup):
 
 
 METRICS = (
-    Metric("loss", "loss {:.4f}"),
-    Metric("generator_loss", "generator {:.4f}", "generator loss"),
+    Metric("loss", "loss {:.4f}", "loss {loss:#.4g}"),
+    Metric("generator_loss", "generator {:.4f}", "gen {generator_loss:#.4g} {generator_accuracy:.1%}",
+           panel="generator loss"),
     Metric("generator_perplexity", "perplexity {:.2f}"),
-    Metric("generator_accuracy", "accuracy {:.1%}", "generator accuracy"),
-    Metric("discriminator_loss", "discriminator {:.4f}", "discriminator loss"),
+    Metric("generator_accuracy", "accuracy {:.1%}", panel="generator accuracy"),
+    Metric("discriminator_loss", "discriminator {:.4f}", "disc {discriminator_loss:#.4g} {discriminator_accuracy:.1%}",
+           panel="discriminator loss"),
     Metric("discriminator_accuracy", "accuracy {:.1%}"),
     Metric("discriminator_precision", "precision {:.1%}"),
     Metric("discriminator_recall", "recall {:.1%}"),
-    Metric("discriminator_auc", "AUC {:.4f}", "discriminator AUC"),
-    Metric("learning_rate", "rate {:.2e}", "learning rate"),
-    Metric("gradient_norm", "gradient norm {:.2f}", "gradient norm"))
+    Metric("discriminator_auc", "AUC {:.4f}", "AUC {discriminator_auc:.4f}", panel="discriminator AUC"),
+    Metric("learning_rate", "rate {:.2e}", "lr {learning_rate:.2e}", panel="learning rate", is_mean=False),
+    Metric("gradient_norm", "gradient norm {:.2f}", panel="gradient norm"))
 
 
 def make_report(config: PretrainingConfig, setup: Setup, workers: Workers) -> report.Report:
@@ -463,18 +501,19 @@ def bad_update(step: int, config: PretrainingConfig) -> str:
 def not_finite(step: int, config: PretrainingConfig, checkpoints: Checkpoints) -> str:
     checkpoints.finish()
     newest = checkpoints.list(config.phase)
-    kept = f"the last checkpoint is {newest[-1].prefix}" if newest else "there is no checkpoint yet"
+    kept, way_out = "no checkpoint is saved yet", "run the same command"
+    if newest:
+        kept, way_out = f"the last checkpoint is {newest[-1].prefix}", f"resume {to_resume(config)}"
     return (f"the loss or its gradient is not finite at {bad_update(step, config)}, which was not applied; {kept}: "
-            "resume with a lower --learning_rate or a longer warm-up, or skip such updates with "
-            f"--skip_bad_updates={config.skip_bad_updates + 1}.")
+            f"{way_out}, but give a lower --learning_rate or a longer warm-up (--num_warmup_steps), or skip such "
+            f"updates with --skip_bad_updates={config.skip_bad_updates + 1}.")
 
 
 def resume_hint(config: PretrainingConfig, signal_name: str, step: int, anything_new: bool) -> str:
     stopped = f"stopped by {signal_name} at step {step} of phase {config.phase}"
     if config.skip_checkpoint or not anything_new:
         return f"{stopped}; there was nothing new to save."
-    return (f"{stopped}, which is saved; resume with --restore_checkpoint=latest (scripts/electra.sh: "
-            "--resume_training=true).")
+    return f"{stopped}, which is saved; resume {to_resume(config)}."
 
 
 def main(argv):

@@ -130,12 +130,9 @@ _DERIVED = ("input_mask", "segment_ids", "p_mask")
 _PER_TOKEN = ("input_ids", "char_start", "char_end", "is_max_context")
 
 
-def build_features(examples: Sequence[Example], tokenizer: tokenization.ElectraTokenizer, max_seq_length: int = 384,
-                   doc_stride: int = 128, max_query_length: int = 64) -> Features:
-    """Tokenizes examples and splits their contexts into windows.
-
-    A window starts every `doc_stride` tokens until one reaches the end; a context without tokens has one empty window.
-    If an answer starts or ends inside a token, it includes the whole token.
+def tokenize_questions(examples: Sequence[Example], tokenizer: tokenization.ElectraTokenizer, max_seq_length: int,
+                       doc_stride: int, max_query_length: int) -> Dict[str, List[int]]:
+    """The ids of each question, at most `max_query_length`.
 
     Raises: UserError: lengths that leave no room for the context, or a stride that skips tokens.
     """
@@ -152,6 +149,19 @@ def build_features(examples: Sequence[Example], tokenizer: tokenization.ElectraT
     if doc_stride > room:
         raise UserError(f"--doc_stride={doc_stride} skips tokens: with question {longest.id!r} a window of "
                         f"--max_seq_length={max_seq_length} holds {room} tokens of context, give at most that.")
+    return query_of
+
+
+def build_features(examples: Sequence[Example], tokenizer: tokenization.ElectraTokenizer, max_seq_length: int = 384,
+                   doc_stride: int = 128, max_query_length: int = 64) -> Features:
+    """Tokenizes examples and splits their contexts into windows.
+
+    A window starts every `doc_stride` tokens until one reaches the end; a context without tokens has one empty window.
+    If an answer starts or ends inside a token, it includes the whole token.
+
+    Raises: UserError: see `tokenize_questions`.
+    """
+    query_of = tokenize_questions(examples, tokenizer, max_seq_length, doc_stride, max_query_length)
     context_of = tokenize_contexts(list(dict.fromkeys(example.context for example in examples)), tokenizer)
 
     rooms = np.array([max_seq_length - 3 - len(query_of[example.question]) for example in examples])

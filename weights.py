@@ -535,9 +535,9 @@ def load(source: Source, variables, tokenizer: ElectraTokenizer, way_out: str = 
         wanted[name].assign(value)
     unused = sorted([name for name in tensors if name not in wanted] + source.unused)
     lines.insert(0, f"{len(values)} tensors of {source.name} loaded.")
-    for what, names in (("are newly initialised", fresh), ("are not used", unused)):
+    for what, names in (("newly initialised", fresh), ("not used", unused)):
         if names:
-            lines.append(f"{len(names)} tensors {what}: {_short_list(names)}.")
+            lines.append(f"{what}: {_parts(names)}.")
     return lines
 
 
@@ -581,8 +581,26 @@ def _by(shape) -> str:
     return "x".join(map(str, shape)) or "a number"
 
 
-def _short_list(names: List[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+# What the variables of a part of the network are called in the log, by how their names begin.
+PARTS = (
+    ("generator/embeddings/", "the generator's embeddings"),
+    ("generator/", "the generator's encoder"),
+    ("generator_predictions", "the generator's prediction head"),
+    ("discriminator_predictions", "the discriminator's prediction head"),
+    ("electra/embeddings/", "the embeddings"),
+    ("electra/", "the encoder"),
+    (("start_logits", "end_logits", "answer_class", "qa_outputs"), "the question-answering head"),
+)
+
+
+def _parts(names: List[str]) -> str:
+    """The parts of the network that tensors belong to, with their numbers; those of another network by name."""
+    found: Dict[str, List[str]] = {}
+    for name in names:
+        found.setdefault(next((part for prefix, part in PARTS if name.startswith(prefix)), ""), []).append(name)
+    others = found.pop("", [])
+    parts = [f"{part} ({len(members)} tensor{'s' if len(members) > 1 else ''})" for part, members in found.items()]
+    return ", ".join([*parts, *others[:4], *([f"{len(others) - 4} more"] if len(others) > 4 else [])])
 
 
 def open_tokenizer(source: Source, vocab_file: Optional[str] = None, **casing) -> ElectraTokenizer:

@@ -357,6 +357,34 @@ def test_what_killed_runs_left_is_removed_by_whoever_holds_the_lock(tmp_path):
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"mine"}
 
 
+@pytest.mark.parametrize("batch, rate", [(1, 1e-4), (16, 1e-4), (24, 1.5e-4), (32, 2e-4), (64, 2.83e-4), (127, 3.98e-4),
+                                         (128, 4e-4), (4096, 4e-4)])
+def test_the_rate_of_a_fine_tuning_follows_the_global_batch(batch, rate):
+    assert configuration.fine_tuning_rate(batch) == rate
+    config = SquadConfig(do_train=True, data_dir="d", output_dir="o", train_batch_size=batch)
+    assert config.fitted(1).learning_rate == rate
+    assert dataclasses.replace(config, learning_rate=4e-4).fitted(1).learning_rate == 4e-4
+    help_text = SquadConfig.__dataclass_fields__["learning_rate"].metadata["meaning"]
+    for size, value in configuration.FINE_TUNING_RATES:
+        assert f"{value:.0e} ".replace("e-0", "e-") in help_text and f"{size}" in help_text
+
+
+def test_the_global_batch_counts_accumulation_and_workers():
+    config = SquadConfig(do_train=True, data_dir="d", output_dir="o", train_batch_size=4, gradient_accumulation_steps=2)
+    assert [config.global_batch(workers) for workers in (1, 4)] == [8, 32]
+    assert [config.fitted(workers).learning_rate for workers in (1, 4, 16)] == [1e-4, 2e-4, 4e-4]
+
+
+@pytest.mark.parametrize("given, expected", [
+    ((384,), (128, 64)), ((258,), (128, 64)), ((256,), (127, 64)), ((128,), (63, 32)), ((8,), (3, 2)),
+    ((128, 100), (100, 32)), ((128, None, 100), (32, 100)), ((128, None, 60), (63, 60)), ((128, None, 64), (61, 64)),
+    ((384, 200, 100), (200, 100))])
+def test_the_lengths_of_windows_fit_a_shorter_one(given, expected, refuses):
+    assert configuration.window_lengths(*given) == expected
+    said = refuses(configuration.window_lengths, given[0], given[0] - 2)
+    assert f"--doc_stride={given[0] - 2}" in said and f"--max_seq_length={given[0]}" in said and "omit" in said
+
+
 # --- Folders ---
 
 
