@@ -126,7 +126,12 @@ Chunk = collections.namedtuple("Chunk", "path begin end")  # complete lines of a
 
 def list_corpus(corpus_dir: str) -> dict[str, int]:
     """Sizes of the corpus files in bytes, by path, sorted. Raises: UserError: all of them are empty."""
-    names = sorted((name for name in os.listdir(corpus_dir) if not name.startswith(".")), key=os.fsencode)
+    try:
+        listed = os.listdir(corpus_dir)
+    except OSError as error:
+        raise UserError(f"--corpus_dir={corpus_dir} cannot be read ({error.strerror}): give a folder of text "
+                        "files.") from error
+    names = sorted((name for name in listed if not name.startswith(".")), key=os.fsencode)
     paths = [os.path.join(corpus_dir, name) for name in names]
     sizes = {path: os.path.getsize(path) for path in paths if os.path.isfile(path)}
     if not any(sizes.values()):

@@ -24,7 +24,8 @@ from configuration import Interrupted, RunFailed, UserError
 REPORT_SECONDS = 15  # delay before a rank other than 0 reports its error
 # The machine's own faults: a disk that is full, broken, read-only or gone, and limits. Also a closed standard output.
 FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EROFS, errno.EACCES, errno.EPERM,
-          errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENAMETOOLONG)
+          errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENAMETOOLONG,
+          errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)  # the last four: something in the way
 
 # --- Parsing ---
 

@@ -180,6 +180,10 @@ def obstacle(folder: str, replaced: bool = False) -> str:
         path = os.path.realpath(folder)
     except OSError as error:
         return f"cannot be found, because the current folder was removed ({error.strerror})"
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return "is not valid UTF-8, and TensorFlow and other libraries cannot open it"
     if len(os.fsencode(path)) > LONGEST_PATH or path.count(os.sep) > DEEPEST_PATH:
         return "is too long a path"
     existing = path

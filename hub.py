@@ -16,7 +16,7 @@ from typing import Iterator, List, Optional
 
 import absl.logging
 
-from configuration import UserError
+from configuration import UserError, in_short
 
 WEIGHT_FILES = ("model.safetensors", "tf_model.h5", "pytorch_model.bin")  # in order of preference
 
@@ -63,7 +63,11 @@ def download(repository: str) -> str:
 
     def fetch(file: str) -> Optional[str]:
         """Local path of the file, or None if the repository (or in offline mode the cache) does not have it."""
-        cached = huggingface_hub.try_to_load_from_cache(repository, file)
+        try:
+            cached = huggingface_hub.try_to_load_from_cache(repository, file)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{repository} cannot be read from the cache {huggingface_hub.constants.HF_HUB_CACHE} "
+                            f"({in_short(error)}): delete its folder there, and it is downloaded again.") from error
         if cached is not None and not isinstance(cached, str):  # cached as non-existent
             return None
         if cached is None:

@@ -471,7 +471,8 @@ def test_bad_input_is_refused_in_one_sentence(corpus, configure, in_process, tmp
     def sentence(**options):
         return refuses(lambda: builder.build(configure(**options)))
 
-    assert "nowhere" in sentence(corpus_dir=str(tmp_path / "nowhere"))
+    assert "--corpus_dir=" in sentence(corpus_dir=str(tmp_path / "nowhere"))
+    assert "--corpus_dir=," in sentence(corpus_dir=",")
     assert "no_vocab.txt" in sentence(vocab_file=str(tmp_path / "no_vocab.txt"))
     assert "--max_seq_length=4" in sentence(max_seq_length=4)
     assert "--num_out_files=2" in sentence(num_out_files=2, num_processes=3)

@@ -92,7 +92,7 @@ def test_a_file_that_cannot_be_written_is_named_by_its_error(error, tmp_path, mo
     ("/", True, "mount point"), ("/", False, ""), (".", True, "current folder"), (".", False, ""),
     ("..", True, "current folder"), ("new/a", True, ""), ("sub", True, ""), ("file", False, "not a directory"),
     ("file/x/y", False, "not a directory"), ("loop", False, "not a directory"), ("broken", True, ""),
-    ("x/" * 1000, False, "too long"), ("\udcff", True, ""),
+    ("x/" * 1000, False, "too long"), ("\udcff", True, "UTF-8"), ("\udcff", False, "UTF-8"), ("\u3042", True, ""),
 ])
 def test_obstacles_to_a_folder_are_named(folder, replaced, part, tmp_path, monkeypatch):
     (tmp_path / "here" / "sub").mkdir(parents=True)

@@ -216,6 +216,13 @@ def test_a_missing_local_folder_is_not_looked_up(tmp_path, monkeypatch, refuses)
         weights.read("someone/model")
 
 
+def test_a_damaged_cache_is_refused_by_its_folder(hub, tmp_path, refuses):
+    assert read() == (43, 23)
+    next((tmp_path / "cache").rglob("refs/main")).write_bytes("main".encode("utf-16"))
+    text = refuses(weights.read, REPOSITORY)
+    assert REPOSITORY in text and str(tmp_path / "cache") in text
+
+
 def test_an_unavailable_model_is_refused_with_the_way_out(hub, monkeypatch, refuses):
     for name, endpoint in (("someone/other", hub.url), (REPOSITORY, "http://127.0.0.1:9")):
         use_endpoint(monkeypatch, endpoint)
