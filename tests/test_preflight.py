@@ -133,7 +133,7 @@ def test_free_memory_is_that_of_this_machine():
 
 
 def test_checkpoints_that_are_there_leave_the_count_to_the_command(data, tmp_path, monkeypatch):
-    config = make_config(data, tmp_path)
+    config = make_config(data, tmp_path, restore_checkpoint="latest")
     os.makedirs(config.checkpoint_dir)
     open(os.path.join(config.checkpoint_dir, "ckpt-3.index"), "w").close()
     assert Checkpoints(config.checkpoint_dir).list()
