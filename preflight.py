@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from typing import Optional
 
 import files
 import hub
@@ -35,9 +36,12 @@ def check_pretraining(config: PretrainingConfig) -> bool:
 
     Returns: whether the command was only to check. Raises: UserError.
     """
+    checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max, keep_every=config.keep_every_steps)
     if not config.eval_only:
         check_folder(config.model_dir, "results_dir")
         check_folder(config.logs, "log_dir" if config.log_dir else "results_dir")
+        refuse_second_run(config, checkpoints)
+    refuse_missing_checkpoint(config, checkpoints)
     for name in (config.weights_dir or "").split(","):
         check_weights(name.strip())
     shards = pretrain_utils.find_shards(config.pretrain_tfrecords, "pretrain_tfrecords") if not config.eval_only else []
@@ -53,11 +57,103 @@ def check_pretraining(config: PretrainingConfig) -> bool:
     if held_out:
         pretrain_utils.open_data(held_out, config, tokenizer, remember=False)
     check_memory(config, pretraining_bytes(config, encoder), config.train_batch_size)
-    checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max, keep_every=config.keep_every_steps)
     if not config.skip_checkpoint and not checkpoints.list(config.phase):  # else how many are to come is known later
         checkpoints.check_room(12 * pretraining_parameters(config, encoder), config.phase,
                                num_train_steps=config.num_train_steps, keep_best=bool(held_out))
     return config.check_only
+
+
+# --- Where a run starts ---
+
+
+def refuse_second_run(config: PretrainingConfig, checkpoints: Checkpoints):
+    """Refuses to mix two runs in one folder. Phase 1 without a checkpoint to resume from is a new run."""
+    found = checkpoints.list(2 if config.phase2 else None)
+    is_new = not config.restore_checkpoint or config.restore_checkpoint == "auto" and not checkpoints.list(config.phase)
+    if not (found and is_new) or config.overwrite:
+        return
+    resume = ""
+    if checkpoints.newest(config.phase, quiet=True):
+        resume = f"resume it {to_resume(config)}, "
+    elif checkpoints.list(config.phase):
+        raise none_readable(config, checkpoints)
+    raise UserError(f"{config.checkpoint_dir} already holds {found[-1].name} of an earlier run: {resume}"
+                    f"{start_again(config)}.")
+
+
+def to_resume(config: PretrainingConfig) -> str:
+    """How a run that has saved a checkpoint is resumed."""
+    if config.restore_checkpoint == "auto":
+        return "with the same command"
+    replaced = " in place of --overwrite" if config.overwrite else ""
+    if config.load_weights:
+        replaced = " in place of --load_weights and --weights_dir"
+    return f"with --restore_checkpoint=latest{replaced} (scripts/electra.sh: --resume_training=true)"
+
+
+def start_again(config: PretrainingConfig) -> str:
+    """How a new run is started although there are checkpoints."""
+    if config.phase2:
+        return "or start phase 2 again with --overwrite"
+    without = ", both without --restore_checkpoint (scripts/electra.sh: --resume_training)"
+    return "choose another --model_name, or delete it with --overwrite" + (without if config.restore_checkpoint else "")
+
+
+def none_readable(config: PretrainingConfig, checkpoints: Checkpoints) -> UserError:
+    """The refusal of a phase whose checkpoints are all damaged."""
+    if config.eval_only:
+        way_out = "give another checkpoint as --restore_checkpoint"
+    elif config.phase2:
+        way_out = "move ckpt-p2-* out of it, and the same command starts phase 2 again from phase 1"
+    else:
+        way_out = start_again(config)
+    return UserError(f"{checkpoints.folder}: {checkpoints.list(config.phase)[-1].name} is damaged, and no other "
+                     f"checkpoint of phase {config.phase} can be read: {way_out}.")
+
+
+def refuse_missing_checkpoint(config: PretrainingConfig, checkpoints: Checkpoints):
+    """Refuses what `checkpoint_to_restore` would, as far as names of files tell.
+
+    --check_only of phase 2 does not ask for a phase 1, which scripts/electra.sh may be about to train.
+    """
+    name = config.restore_checkpoint
+    if name not in (None, "latest", "auto"):
+        if find_checkpoint(name, check=False) is None:
+            raise no_checkpoint(name)
+    elif (name or config.phase2) and not checkpoints.list() and not (config.phase2 and config.check_only):
+        checkpoint_to_restore(config, checkpoints)
+
+
+def no_checkpoint(name: str) -> UserError:
+    return UserError(f"checkpoint {name} does not exist: give a prefix such as .../checkpoints/ckpt-1000, or a folder "
+                     "of checkpoints.")
+
+
+def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -> Optional[str]:
+    """The checkpoint to start from, or None for a fresh start.
+
+    In order: the one that --restore_checkpoint names; with `latest` and `auto` the newest of this phase; in phase 2 the
+    newest of phase 1, which must have finished.
+    """
+    if config.restore_checkpoint not in (None, "latest", "auto"):
+        return config.restore_checkpoint
+    newest = checkpoints.newest(config.phase) if config.restore_checkpoint else None
+    if newest is None and config.restore_checkpoint and checkpoints.list(config.phase):
+        raise none_readable(config, checkpoints)
+    if newest is None and config.phase2:
+        newest = checkpoints.newest(1)
+        if newest is None and checkpoints.list(1):
+            raise UserError(f"--phase2: no checkpoint of phase 1 in {config.checkpoint_dir} can be read: train phase 1 "
+                            "again, with --overwrite or another --model_name.")
+        if newest is None:
+            raise UserError(f"--phase2: {config.checkpoint_dir} holds no checkpoint of phase 1: run phase 1 first, or "
+                            "name the run with --model_name.")
+    if newest is None and (config.restore_checkpoint == "latest" or config.eval_only):
+        new_run = "" if config.eval_only else "omit the option (scripts/electra.sh: resume_training) for a new run, or "
+        raise UserError(f"--restore_checkpoint={config.restore_checkpoint}: {config.checkpoint_dir} holds no "
+                        f"checkpoint: {new_run}correct "
+                        "--model_name.")
+    return newest.prefix if newest else None
 
 
 # --- The other commands ---
@@ -89,8 +185,7 @@ def check_export(config: ExportConfig) -> None:
     """Raises UserError: there is no such checkpoint, or the folder cannot be created or replaced."""
     check_folder(config.output_dir, "output_dir", replaced=True)
     if find_checkpoint(config.pretrained_checkpoint, check=False) is None:
-        raise UserError(f"checkpoint {config.pretrained_checkpoint} does not exist: give a prefix such as "
-                        ".../checkpoints/ckpt-1000, or a folder of checkpoints.")
+        raise no_checkpoint(config.pretrained_checkpoint)
 
 
 # --- Weights ---

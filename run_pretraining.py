@@ -70,82 +70,10 @@ class Start(NamedTuple):
     skipped: Sequence[int] = ()  # the updates that were skipped
 
 
-def refuse_second_run(config: PretrainingConfig, checkpoints: Checkpoints):
-    """Refuses to mix two runs in one folder. Phase 1 without a checkpoint to resume from is a new run."""
-    found = checkpoints.list(2 if config.phase2 else None)
-    is_new = not config.restore_checkpoint or config.restore_checkpoint == "auto" and not checkpoints.list(config.phase)
-    if not (found and is_new) or config.overwrite:
-        return
-    resume = ""
-    if checkpoints.newest(config.phase, quiet=True):
-        resume = f"resume it {to_resume(config)}, "
-    elif checkpoints.list(config.phase):
-        raise none_readable(config, checkpoints)
-    raise UserError(f"{config.checkpoint_dir} already holds {found[-1].name} of an earlier run: {resume}"
-                    f"{start_again(config)}.")
-
-
-def to_resume(config: PretrainingConfig) -> str:
-    """How a run that has saved a checkpoint is resumed."""
-    if config.restore_checkpoint == "auto":
-        return "with the same command"
-    replaced = " in place of --overwrite" if config.overwrite else ""
-    if config.load_weights:
-        replaced = " in place of --load_weights and --weights_dir"
-    return f"with --restore_checkpoint=latest{replaced} (scripts/electra.sh: --resume_training=true)"
-
-
-def start_again(config: PretrainingConfig) -> str:
-    """How a new run is started although there are checkpoints."""
-    if config.phase2:
-        return "or start phase 2 again with --overwrite"
-    without = ", both without --restore_checkpoint (scripts/electra.sh: --resume_training)"
-    return "choose another --model_name, or delete it with --overwrite" + (without if config.restore_checkpoint else "")
-
-
-def none_readable(config: PretrainingConfig, checkpoints: Checkpoints) -> UserError:
-    """The refusal of a phase whose checkpoints are all damaged."""
-    if config.eval_only:
-        way_out = "give another checkpoint as --restore_checkpoint"
-    elif config.phase2:
-        way_out = "move ckpt-p2-* out of it, and the same command starts phase 2 again from phase 1"
-    else:
-        way_out = start_again(config)
-    return UserError(f"{checkpoints.folder}: {checkpoints.list(config.phase)[-1].name} is damaged, and no other "
-                     f"checkpoint of phase {config.phase} can be read: {way_out}.")
-
-
-def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -> Optional[str]:
-    """The checkpoint to start from, or None for a fresh start.
-
-    In order: the one that --restore_checkpoint names; with `latest` and `auto` the newest of this phase; in phase 2 the
-    newest of phase 1, which must have finished.
-    """
-    if config.restore_checkpoint not in (None, "latest", "auto"):
-        return config.restore_checkpoint
-    newest = checkpoints.newest(config.phase) if config.restore_checkpoint else None
-    if newest is None and config.restore_checkpoint and checkpoints.list(config.phase):
-        raise none_readable(config, checkpoints)
-    if newest is None and config.phase2:
-        newest = checkpoints.newest(1)
-        if newest is None and checkpoints.list(1):
-            raise UserError(f"--phase2: no checkpoint of phase 1 in {config.checkpoint_dir} can be read: train phase 1 "
-                            "again, with --overwrite or another --model_name.")
-        if newest is None:
-            raise UserError(f"--phase2: {config.checkpoint_dir} holds no checkpoint of phase 1: run phase 1 first, or "
-                            "name the run with --model_name.")
-    if newest is None and (config.restore_checkpoint == "latest" or config.eval_only):
-        new_run = "" if config.eval_only else "omit the option (scripts/electra.sh: resume_training) for a new run, or "
-        raise UserError(f"--restore_checkpoint={config.restore_checkpoint}: {config.checkpoint_dir} holds no "
-                        f"checkpoint: {new_run}correct "
-                        "--model_name.")
-    return newest.prefix if newest else None
-
-
 def restore_or_initialise(config, model, optimizer, data: pretrain_utils.Data, tokenizer, checkpoints,
                           workers: Workers) -> Start:
     """Sets the variables and logs where they come from: a checkpoint, else --load_weights, else fresh values."""
-    name = checkpoint_to_restore(config, checkpoints)
+    name = preflight.checkpoint_to_restore(config, checkpoints)
     if config.load_weights and not (config.restore_checkpoint and checkpoints.list(config.phase)):
         parts = config.weights_dir.split(",")
         source = weights.merge([weights.read(part.strip(), config.vocab_file) for part in parts])
@@ -314,7 +242,7 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
     """Opens the data, builds the model and restores it: everything that can be refused, before the first update."""
     workers = device.workers
     checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max, keep_every=config.keep_every_steps)
-    refuse_second_run(config, checkpoints)
+    preflight.refuse_second_run(config, checkpoints)
     if workers.is_chief:
         report.check_writable(config.model_dir, "results_dir")
         if not config.skip_checkpoint:
@@ -428,7 +356,7 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
     """
     shards = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
     tokenizer = pretrain_utils.open_tokenizer(config, shards)
-    name = checkpoint_to_restore(config, Checkpoints(config.checkpoint_dir))
+    name = preflight.checkpoint_to_restore(config, Checkpoints(config.checkpoint_dir))
     saved = weights.open_checkpoint(name, tokenizer=tokenizer, pretraining=True)
     config = config.with_model_of(PretrainingConfig.from_saved(saved.state["config"]))
     model = modeling.pretraining_model(saved.encoder, config, tokenizer, device.compute_dtype)
@@ -503,7 +431,7 @@ def not_finite(step: int, config: PretrainingConfig, checkpoints: Checkpoints) -
     newest = checkpoints.list(config.phase)
     kept, way_out = "no checkpoint is saved yet", "run the same command"
     if newest:
-        kept, way_out = f"the last checkpoint is {newest[-1].prefix}", f"resume {to_resume(config)}"
+        kept, way_out = f"the last checkpoint is {newest[-1].prefix}", f"resume {preflight.to_resume(config)}"
     return (f"the loss or its gradient is not finite at {bad_update(step, config)}, which was not applied; {kept}: "
             f"{way_out}, but give a lower --learning_rate or a longer warm-up (--num_warmup_steps), or skip such "
             f"updates with --skip_bad_updates={config.skip_bad_updates + 1}.")
@@ -513,7 +441,7 @@ def resume_hint(config: PretrainingConfig, signal_name: str, step: int, anything
     stopped = f"stopped by {signal_name} at step {step} of phase {config.phase}"
     if config.skip_checkpoint or not anything_new:
         return f"{stopped}; there was nothing new to save."
-    return f"{stopped}, which is saved; resume {to_resume(config)}."
+    return f"{stopped}, which is saved; resume {preflight.to_resume(config)}."
 
 
 def main(argv):

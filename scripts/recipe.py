@@ -358,6 +358,9 @@ def electra(call: Call) -> Plan:
             flags.setdefault("restore_checkpoint", "auto")
         commands[f"restart_p{phase}"] = call.flag_words(flags, configs[-1])
         commands[f"log_p{phase}"] = os.path.join(configs[-1].logs, f"{call['job_name']}_phase{phase}.log")
+    if phases == [2] and not exists(os.path.join(call.in_work_dir(configs[0].checkpoint_dir), "ckpt-*.index")):
+        raise UserError(f"--phase=2: {configs[0].checkpoint_dir} holds no checkpoint of phase 1: run phase 1 first, or "
+                        "name the run with --model_name.")
     if configs[0].device == "hpu" and call.given.get("xla", "auto") not in ("auto", "false"):
         notes.append(f"note: xla={call['xla']} is ignored on hpu, where the bridge compiles the graph")
     if call["resume_training"] == "true" and call["init_checkpoint"]:

@@ -19,6 +19,7 @@ import csv
 import functools
 import glob
 import io
+import json
 import math
 import os
 import shutil
@@ -477,7 +478,7 @@ def prepare(config: SweepConfig, left: List[Job], contents: Dict[str, Content], 
 
 def check_fine_tuning(made: recipe.Plan, stop: Stop):
     """Has run_tf_squad.py validate the data, the lengths and the weights of a fine-tuning. Raises: see `prepare`."""
-    if not all(os.path.isdir(os.path.join(ROOT, folder)) for folder in made.variables["sample_folders"]):
+    if not all(os.path.isdir(os.path.join(ROOT, folder)) for folder in made.variables["built_folders"]):
         return  # the sample questions are made by the first fine-tuning
     said: List[str] = []
     program, *flags = made.variables["command"]

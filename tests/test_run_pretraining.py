@@ -25,6 +25,7 @@ import command_line
 import devices
 import files
 import postprocess_pretrained_ckpt
+import preflight
 import report
 import run_pretraining
 import training
@@ -705,10 +706,10 @@ def test_the_advice_after_a_loss_that_is_not_finite_works(data, tmp_path, monkey
 
 def test_resuming_names_the_options_to_leave_out(data, tmp_path, refuses):
     config = make_config(data, tmp_path, overwrite=True)
-    assert "latest in place of --overwrite" in run_pretraining.to_resume(config)
+    assert "latest in place of --overwrite" in preflight.to_resume(config)
     refuses(dataclasses.replace, config, restore_checkpoint="latest")
     config = make_config(data, tmp_path, load_weights=True, weights_dir="w")
-    assert "latest in place of --load_weights and --weights_dir" in run_pretraining.to_resume(config)
+    assert "latest in place of --load_weights and --weights_dir" in preflight.to_resume(config)
     refuses(dataclasses.replace, config, restore_checkpoint="latest")
 
 
