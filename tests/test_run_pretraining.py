@@ -744,7 +744,7 @@ def test_load_weights_takes_model_folders(data, tmp_path, finished, kinds):
         same = np.array_equal(before[name][:size], after[name][:size])
         assert same != ("generator" in name and len(kinds) == 1), name
     assert f"tensors of {config.weights_dir.replace(' ', '')} loaded." in console(config)
-    assert ("newly initialised: generator/" in console(config)) == (len(kinds) == 1)
+    assert ("newly initialised: the generator's" in console(config)) == (len(kinds) == 1)
 
 
 def test_load_weights_refuses_what_does_not_fit(data, tmp_path, finished):
