@@ -222,8 +222,11 @@ def _status_of(main) -> int:
         say_on_stderr(f"{os.path.basename(sys.argv[0])}: {name} could not be read or written ({error.strerror}): make "
                       "room or fix that, and start again.")
         return 1
-    except MemoryError:
-        say_on_stderr(f"{os.path.basename(sys.argv[0])}: memory ran out: use smaller batches or another machine.")
+    except Exception as error:
+        if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":  # TensorFlow's
+            raise
+        say_on_stderr(f"{os.path.basename(sys.argv[0])}: memory ran out ({configuration.in_short(error)}): use smaller "
+                      "batches or another machine.")
         return 1
 
 

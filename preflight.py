@@ -8,9 +8,10 @@ first update.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
-from typing import Optional
+from typing import Dict, Optional
 
 import files
 import hub
@@ -56,7 +57,7 @@ def check_pretraining(config: PretrainingConfig) -> bool:
                         f"--train_batch_size={config.train_batch_size}: lower it, or build a larger dataset.")
     if held_out:
         pretrain_utils.open_data(held_out, config, tokenizer, remember=False)
-    check_memory(config, pretraining_bytes(config, encoder), config.train_batch_size)
+    check_memory(config, pretraining_bytes(config, encoder), "train_batch_size")
     if not config.skip_checkpoint and not checkpoints.list(config.phase):  # else how many are to come is known later
         checkpoints.check_room(12 * pretraining_parameters(config, encoder), config.phase,
                                num_train_steps=config.num_train_steps, keep_best=bool(held_out))
@@ -258,28 +259,54 @@ def pretraining_bytes(config: PretrainingConfig, encoder: ElectraConfig) -> floa
     return PROCESS_BYTES + BYTES_PER_PARAMETER * pretraining_parameters(config, encoder) + total
 
 
-def check_memory(config: DeviceOptions, needed: float, batch_size: int, flag: str = "train_batch_size"):
+def squad_bytes(config: SquadConfig, encoder: ElectraConfig, training: bool) -> float:
+    """The memory of a worker in an update of a fine-tuning, or for a batch of answers."""
+    parameters = embedding_parameters(encoder) + encoder_parameters(encoder, encoder.embedding_size)
+    if training:
+        activations = activation_bytes(encoder, config.train_batch_size, config.max_seq_length)
+        return PROCESS_BYTES + BYTES_PER_PARAMETER * parameters + activations
+    one_layer = dataclasses.replace(encoder, num_hidden_layers=1)  # nothing is kept for a backward pass
+    return PROCESS_BYTES + 4 * parameters + 0.4 * activation_bytes(one_layer, config.predict_batch_size,
+                                                                  config.max_seq_length)
+
+
+def check_squad_memory(config: SquadConfig, encoder: ElectraConfig):
+    """See `check_memory`. Raises: UserError."""
+    if config.do_train:
+        check_memory(config, squad_bytes(config, encoder, training=True), "train_batch_size")
+    if config.predicts:
+        check_memory(config, squad_bytes(config, encoder, training=False), "predict_batch_size")
+
+
+def check_memory(config: DeviceOptions, needed: float, flag: str):
     """Raises UserError: the workers on this machine need more memory than it has free. An accelerator has memory of
     its own; there TensorFlow refuses."""
     free = free_memory()
     needed *= launched("LOCAL_SIZE") or 1
     if config.device != "cpu" or config.force or free is None or needed <= free:
         return
-    raise UserError(f"an update with --{flag}={batch_size} needs about {needed / 1e9:,.1f} GB of memory, and "
-                    f"{free / 1e9:,.1f} GB are free: lower it (more --gradient_accumulation_steps keep the global "
-                    "batch), or start nevertheless with --force.")
+    keep = " and raise --gradient_accumulation_steps" if flag == "train_batch_size" else ""
+    raise UserError(f"--{flag}={getattr(config, flag)} needs about {needed / 1e9:,.1f} GB of memory, and "
+                    f"{free / 1e9:,.1f} GB are free: lower it{keep}, or start nevertheless with --force.")
 
 
-def free_memory():
+def free_memory() -> Optional[int]:
     """Bytes that this process can still use: of the machine, with swap, and of its cgroup. None: not known."""
     free = []
     with contextlib.suppress(OSError, ValueError, KeyError):
-        with open("/proc/meminfo", encoding="ascii") as file:
-            sizes = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in file if line.endswith("kB\n")}
-        free.append(sizes["MemAvailable"] + sizes["SwapFree"])
+        sizes = _table("/proc/meminfo")
+        free.append(1024 * (sizes["MemAvailable:"] + sizes["SwapFree:"]))
     for limit, used in (("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
                         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes")):
         with contextlib.suppress(OSError, ValueError):  # absent, or "max"
             with open(limit, encoding="ascii") as most, open(used, encoding="ascii") as now:
-                free.append(int(most.read()) - int(now.read()))
+                unused = int(most.read()) - int(now.read())
+            cached = _table(os.path.join(os.path.dirname(limit), "memory.stat"))  # of files: given up when needed
+            free.append(unused + sum(cached.get(f"{kind}_file", 0) for kind in ("active", "inactive")))
     return min(free) if free else None
+
+
+def _table(path: str) -> Dict[str, int]:
+    """A file of the kernel whose lines are a name and a number."""
+    with open(path, encoding="ascii") as file:
+        return {words[0]: int(words[1]) for words in map(str.split, file) if len(words) > 1}

@@ -68,6 +68,7 @@ def read_weights(config: SquadConfig, workers: Workers) -> Tuple[weights.Source,
     if config.max_seq_length > source.config.max_position_embeddings:
         raise UserError(f"--max_seq_length={config.max_seq_length} exceeds the {source.config.max_position_embeddings} "
                         f"positions of {source.name}: choose a shorter one.")
+    preflight.check_squad_memory(config, source.config)
     return source, tokenizer
 
 

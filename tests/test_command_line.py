@@ -101,7 +101,6 @@ def test_help_lists_every_flag_with_its_default_and_ends_well(word, capsys):
     (OSError(errno.EROFS, "Read-only file system"), 1,
      "train.py: the output could not be read or written (Read-only file system): make room or fix that, and start "
      "again.\n"),
-    (MemoryError(), 1, "train.py: memory ran out: use smaller batches or another machine.\n"),
 ])
 def test_command_ends_in_one_sentence_and_its_status(end, status, said, monkeypatch, capsys):
     def main(argv):
@@ -113,6 +112,19 @@ def test_command_ends_in_one_sentence_and_its_status(end, status, said, monkeypa
         command_line.run_command(main)
     assert caught.value.code == status
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(), type("ResourceExhaustedError", (Exception,), {})("OOM [64,512]\nmore")])
+def test_memory_that_ran_out_is_one_sentence(error, monkeypatch, capsys):
+    def main(argv):
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train.py"])
+    with pytest.raises(SystemExit) as caught:
+        command_line.run_command(main)
+    said = capsys.readouterr().err
+    assert caught.value.code == 1 and said.startswith("train.py: memory ran out") and said.count("\n") == 1
 
 
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
