@@ -208,7 +208,8 @@ def _status_of(main) -> int:
         if rank and not isinstance(stop, Interrupted):  # rank 0 reports what all ranks found, and its exit ends them
             time.sleep(REPORT_SECONDS)
         if not (rank and isinstance(stop, Interrupted)):
-            say_on_stderr(os.path.basename(sys.argv[0]) + (f" (worker {rank})" if rank else "") + f": {stop}")
+            who = os.path.basename(sys.argv[0]) + (f" (worker {rank})" if rank else "")
+            say_on_stderr(f"{who}: {configuration.on_one_line(str(stop))}")
         return stop.exit_status
     except KeyboardInterrupt:
         say_on_stderr(f"{os.path.basename(sys.argv[0])}: stopped by SIGINT.")

@@ -57,6 +57,11 @@ _brief.maxlevel, _brief.maxstring = 2, 60
 in_brief = _brief.repr  # of a value from a file, for a message: however long or deep it is
 
 
+def on_one_line(text: str) -> str:
+    """A message whose values may hold line breaks and other control characters, with escapes in their place."""
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], text)
+
+
 # --- The encoder ---
 
 SIZES = {

@@ -373,10 +373,10 @@ def hold(path: str, log: Callable[[str], None] = print) -> Iterator[None]:
     Raises: Held. OSError: the file cannot be written.
     """
     lock = _Lock(path, log)
-    lock.take()
     try:
+        lock.take()
         yield
-    finally:
+    finally:  # also after a signal in `take`
         lock.release()
 
 
@@ -423,6 +423,11 @@ class _Lock:
                     self._file, file = file, -1
                 return found
             return UNKNOWN, None  # released meanwhile
+        except BaseException:
+            if created:
+                with contextlib.suppress(OSError):
+                    os.remove(self.path)
+            raise
         finally:
             if file >= 0:
                 os.close(file)
@@ -487,4 +492,5 @@ class _Lock:
         with contextlib.suppress(OSError):  # the folder may be gone, or its disk
             if Holder.read(self.path) == self.holder:
                 os.remove(self.path)
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
