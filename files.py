@@ -26,6 +26,7 @@ import threading
 import time
 from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
+PATH_BYTES = 4096  # the longest path on Linux
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # --- Temporary names ---
@@ -144,6 +145,8 @@ def matching(pattern: str) -> List[str]:
 
     Existing folders at its beginning are taken literally: `a[1]/*.txt` finds the files in a folder `a[1]`.
     """
+    if len(os.fsencode(pattern)) > PATH_BYTES:  # looking for patterns in it takes time that grows with its square
+        return []
     existing = pattern
     while existing and not os.path.exists(existing):
         existing = os.path.dirname(existing)

@@ -94,6 +94,8 @@ def test_help_lists_every_flag_with_its_default_and_ends_well(word, capsys):
     (configuration.UserError("Mend it."), 2, "train.py: Mend it.\n"),
     (configuration.RunFailed("It broke."), 1, "train.py: It broke.\n"),
     (configuration.Interrupted("Resume it."), 75, "train.py: Resume it.\n"),
+    (configuration.UserError("--x=" + "a" * 9999 + " is bad."), 2,
+     "train.py: --x=" + "a" * 96 + "..." + "a" * 30 + " is bad.\n"),
     (configuration.UserError("--device=a\n\tb is unknown."), 2, "train.py: --device=a\\n\\tb is unknown.\n"),
     (None, 0, ""),
     (OSError(errno.ENOSPC, "No space left on device", "results.json"), 1,

@@ -453,3 +453,7 @@ def test_a_signal_while_the_lock_is_taken_leaves_none(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt), files.hold(str(tmp_path / ".lock")):
         pass
     assert os.listdir(tmp_path) == [".lock"]
+
+
+def test_a_pattern_longer_than_a_path_matches_nothing_at_once():
+    assert files.matching("[" * 1_000_000) == []  # took minutes
