@@ -242,7 +242,7 @@ def test_a_learning_rate_that_is_given_is_passed_and_else_follows_the_global_bat
     command = fine_tuning(result)
     config = command_line.parse(SquadConfig, command[command.index("run_tf_squad.py"):], "")
     assert config.learning_rate == given and config.fitted(max(1, config.num_workers)).learning_rate == used
-    assert len(result.stdout.splitlines()) == 1  # nothing but the command
+    assert result.stdout.count("note:") <= 1  # that the data was not checked, and nothing about the rate
 
 
 # --- electra_squad.sh: data and paths ---
