@@ -112,6 +112,7 @@ OPTION_CALLS = {
     "build_pretraining_dataset.py": ["build"], "make_sample_data.py": ["sample"], "build_vocab.py": ["vocabulary"],
     "electra.sh": ["plan"], "electra_squad.sh": ["plan SQuAD"], "finetune_ckpts_on_squad.sh": ["plan a sweep"],
     "sweep_squad.py": ["sweep"]}
+OUTPUT_OPTIONS = ("results_dir", "log_dir", "output_dir", "out_dir", "cache_dir", "json_summary", "output_file")
 OUTPUTS = ("results", "answers", "exported", "built", "built_vocab.txt", "demo", "sweep")
 
 
@@ -165,7 +166,7 @@ def option_case(rng: random.Random, subject: Tuple[str, str]) -> dict:
     call = rng.choice(OPTION_CALLS[program])
     value = rng.choice(VALUES)
     return dict(call=call, what=f"--{option}={shorten(value)}", option=option,
-                words=words_of(CALLS[call], {option: value}), copies=CALLS[call].copies)
+                words=words_of(CALLS[call], {option: value}), copies=CALLS[call].copies, machine={"cwd": "@case@/a/b"})
 
 
 def typo_case(rng: random.Random, subject: Tuple[str, str]) -> dict:
@@ -450,8 +451,8 @@ WRITERS = {"train": "results_dir", "resume": "results_dir", "fine-tune": "output
 READERS = ["check", "evaluate", "answer", "infer", "plan", "plan SQuAD", "plan a sweep"]
 ODD_PATHS = {"blanks": "a b  c", "quotes": "it's \"it\"", "shell code": f"$(touch {MARKER})",
              "not UTF-8": "\udcff\udcfe", "a newline": "a\nb", "Japanese": "\u65e5\u672c\u8a9e",
-             "a long name": "x" * 250, "a very long name": "x" * 300, "a deep path": "/".join(["d" * 100] * 30), "a bracket": "a[1]*",
-             "a leading dash": "-x", "percent": "100%d"}
+             "a long name": "x" * 250, "a very long name": "x" * 300, "a deep path": "/".join(["d" * 100] * 30),
+             "a bracket": "a[1]*", "a leading dash": "-x", "percent": "100%d"}
 MACHINES = {
     **{f"disk full after {size}": {"disk": size} for size in ("4k", "64k", "400k", "1m")},
     "read-only output folder": {"read_only": "yes"}, "output is a file": {"output": "file"},
@@ -522,13 +523,15 @@ def cases(seed: int, options: Dict[str, List[str]]) -> Iterator[Case]:
     Args:
         options: of each command that exists.
     """
+    def readable(subject: Subject) -> Subject:
+        return subject._replace(calls=[entry for entry in subject.calls if CALLS[entry[0]].program in options])
+
     calls = [name for name in [*WRITERS, *READERS] if CALLS[name].program in options]
     pairs = [(program, option) for program in OPTION_CALLS for option in options.get(program, ()) if option != "help"]
     subjects = {"typo": pairs, "option": pairs, "machine": list(MACHINES), "signal": calls, "together": calls,
                 "position": [program for program in PROGRAMS if program in options and (
                     program.endswith(".sh") or program == "matrix.py")],
-                "file": [subject._replace(calls=[(call, changes) for call, changes in subject.calls
-                                                 if CALLS[call].program in options]) for subject in SUBJECTS]}
+                "file": [subject for subject in map(readable, SUBJECTS) if subject.calls]}
     turns = {kind: in_turns(random.Random(f"{seed}/{kind}"), found) for kind, found in subjects.items()}
     number = 0
     for program in options:

@@ -32,6 +32,7 @@ import atexit
 import contextlib
 import ctypes
 import difflib
+import glob
 import gzip
 import hashlib
 import json
@@ -60,6 +61,7 @@ from bad_inputs import (  # noqa: E402  (found through the line above)
     CALLS,
     KINDS,
     MARKER,
+    OUTPUT_OPTIONS,
     OUTPUTS,
     PROGRAMS,
     Case,
@@ -71,6 +73,7 @@ from bad_inputs import (  # noqa: E402  (found through the line above)
 )
 
 SECONDS = 120  # after which a command counts as hung
+QUICK = 1.0  # seconds of CPU time for help and for a typo: TensorFlow alone takes 2 and more
 MEMORY = 12 << 30  # address space of a command: more than any valid one takes
 
 # --- The world: a copy of the repository, and an earlier run ---
@@ -111,7 +114,8 @@ class World:
         self.preloaded: Set[str] = set()  # programs that may run in a fork of this process
         self.base_env = {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
                          "LANG": "C.UTF-8", "PYTHON": sys.executable, "HF_HUB_OFFLINE": "1",
-                         "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1", "MPLCONFIGDIR": str(folder / "matplotlib"),
+                         "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1",
+                         "MPLCONFIGDIR": str(folder / "matplotlib"),
                          "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1",
                          "TMPDIR": str(folder / "tmp")}
         self.states: Dict[str, dict] = {}
@@ -149,6 +153,10 @@ class World:
                 step()
             else:
                 self.make_part(*step)
+        self.guard()
+
+    def guard(self):
+        """From here on nothing in `code` and `in` may change."""
         shutil.copytree(self.inputs, self.kept / "in", symlinks=True)
         shutil.copytree(self.code, self.kept / "code", symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         self.states = {name: signatures(self.folder / name) for name in ("in", "code")}
@@ -244,11 +252,26 @@ class World:
             after = signatures(self.folder / name)
             found += [f"touched {name}/{path}" for path in sorted({*before, *after})
                       if before.get(path) != after.get(path)]
-            if before != after:
-                shutil.rmtree(self.folder / name, ignore_errors=True)
-                shutil.copytree(self.kept / name, self.folder / name, symlinks=True)
-                self.states[name] = signatures(self.folder / name)
+            for path in sorted({*before, *after}):
+                if before.get(path) != after.get(path):
+                    self.put_back(name, path)
         return found
+
+    def put_back(self, name: str, path: str):
+        """Other commands may still be running: what is there now may be gone in a moment."""
+        there, kept = self.folder / name / path, self.kept / name / path
+        with contextlib.suppress(OSError):
+            if there.is_dir() and not there.is_symlink():
+                there.chmod(0o755)
+                if not kept.is_dir():
+                    shutil.rmtree(there, ignore_errors=True)
+            elif there.is_symlink() or there.exists():
+                there.unlink()
+            if kept.is_dir():
+                there.mkdir(exist_ok=True)
+                shutil.copystat(kept, there)
+            elif kept.exists():
+                shutil.copy2(kept, there)
 
 
 def signatures(folder: pathlib.Path) -> Dict[str, tuple]:
@@ -323,7 +346,7 @@ class Run:
         self.suffix = "-2" if twin else ""
         self.streams = {name: self.folder / "streams" / (name + self.suffix) for name in STREAMS}
         self.started, self.status, self.signalled = time.monotonic(), None, False
-        self.hung, self.seconds = False, 0.0
+        self.hung, self.seconds, self.cpu_seconds = False, 0.0, 0.0
         self.pid = self.start()
         self.twin = Run(world, case, True) if "together" in case.machine and not twin else None
 
@@ -369,6 +392,8 @@ class Run:
         if "disk" in machine:
             (folder / "disk").mkdir()
             self.mounted = mount("-t", "tmpfs", "-o", f"size={machine['disk']}", "tmpfs", str(folder / "disk"))
+        if machine.get("cwd", "").startswith("@case@/"):
+            pathlib.Path(self.cwd()).mkdir(parents=True)
         if machine.get("through") == "link":
             (folder / "linked").symlink_to(self.world.code / PROGRAMS[self.case.program])
 
@@ -504,10 +529,10 @@ class Run:
                 self.signalled = True
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.pid, getattr(signal, machine["signal"]))
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
             if pid:
                 self.status = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
-                self.seconds = elapsed
+                self.seconds, self.cpu_seconds = elapsed, usage.ru_utime + usage.ru_stime
             elif elapsed > SECONDS:
                 self.hung = True
                 with contextlib.suppress(ProcessLookupError):
@@ -553,8 +578,8 @@ TRACEBACK = re.compile(r"Traceback \(most recent call last\)|^  File \"|Fatal Py
 SHELL = re.compile(r"^(\S*/)?(bash|\w+\.sh): (line [0-9]+|.*: line [0-9]+): .*|"
                    r"^(mkdir|mktemp|mkfifo|tee|sed|rm|cat|cp|mv|dirname|basename|cksum): .*|"
                    r"command not found|unbound variable", re.MULTILINE)
-STARTUP = re.compile(r"^(WARNING: All log messages before absl::InitializeLog|I0000 .*oneDNN|.* Unable to register cu).*\n|"
-                     r"^\S+ note: .*\n|^note: .*\n|^\S+: note: .*\n", re.MULTILINE)
+STARTUP = re.compile(r"^(WARNING: All log messages before absl|I0000 .*oneDNN|.* Unable to register cu).*\n|"
+                     r"^(\S+ |\S+: )?note: .*\n|^WARNING:.*\n", re.MULTILINE)  # before a refusal
 TEMPORARY = re.compile(r"\.tmp-|\.lock$|electra\.tmp|\.workers\.tmp|\.part(\.idx)?$")
 LONGEST = 1500  # characters of one sentence
 
@@ -571,8 +596,24 @@ def judge(run: Run) -> List[str]:
                   [*run.folder.rglob(MARKER), *run.world.code.rglob(MARKER), *run.world.inputs.rglob(MARKER)]
                   if path.name == MARKER]
     found += judge_files(run)
+    found += [f"left a running process: {name}" for name in left_running(run.pid)]
     found += run.world.changes()
     return list(dict.fromkeys(found))
+
+
+def left_running(session: int) -> List[str]:
+    """Names of the processes of a command that run on for a second after it."""
+    for _ in range(20):
+        names = []
+        for entry in pathlib.Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError, IndexError):
+                name, _, rest = (entry / "stat").read_text().partition(" (")[2].rpartition(")")
+                if rest.split()[3] == str(session) and rest.split()[0] != "Z":
+                    names.append(name)
+        if not names:
+            break
+        time.sleep(0.05)
+    return names
 
 
 def judge_end(run: Run) -> List[str]:
@@ -601,8 +642,8 @@ def judge_end(run: Run) -> List[str]:
         found.append(f"raw message: {shorten(raw[0].strip(), 120)}")
     if run.status in (1, 2) and not traced and "2" not in case.machine.get("close", case.machine.get("full", "")):
         found += judge_refusal(run)
-    if case.kind in ("help", "typo") and run.seconds > 2.5:
-        found.append(f"took {run.seconds:.1f} s")
+    if case.kind in ("help", "typo") and run.cpu_seconds > QUICK:
+        found.append(f"took {run.cpu_seconds:.1f} s of CPU time")
     return found
 
 
@@ -621,7 +662,7 @@ def judge_refusal(run: Run) -> List[str]:
         return [f"status {run.status} without a message"]
     if not re.match(r"(\w+\.(py|sh)|linked)( \(worker \d+\))?: .{10}|usage: ", lines[-1]):
         found.append(f"the last line is no message of the command: {shorten(lines[-1], 120)}")
-    if len(lines[-1]) > LONGEST:
+    if len(lines[-1]) > LONGEST + 3 * max(map(len, case.words)):  # which it may repeat
         found.append(f"a message of {len(lines[-1])} characters")
     logs = CALLS[case.call].trains
     if len(lines) > 1 and not logs and case.kind != "machine" and not lines[0].startswith("usage: "):
@@ -643,37 +684,40 @@ KEPT = re.compile("/logs/|/logfile.txt$|/record_index/|^hub/")  # may change als
 
 def judge_files(run: Run) -> List[str]:
     """By what is left in the input's folder."""
-    case, folder, found = run.case, run.folder, []
-    after, before = digests(folder), run.before
-    spot = case.machine.get("path") or {"disk": "disk", "read_only": "locked", "output": "output"}.get(
-        next((key for key in ("disk", "read_only", "output") if key in case.machine), ""), "")
+    case, before, after, found = run.case, run.before, digests(run.folder), []
+    refused = run.status == 2
+    leaves_nothing = not (CALLS[case.call].trains or case.call == "check" or case.kind == "together")
     for path, content in sorted(after.items()):
+        new = path not in before
         if path.startswith(("streams/", "home/.")) or before.get(path) == content:
             continue
-        new, top = path not in before, path.split("/")[0]
         if new and (TEMPORARY.search(path) or path.startswith("tmp/")):
             found.append(f"left {path}")
-        elif not new and run.status == 2 and not KEPT.search(path):
-            found.append(f"refused, and changed {path}")
-        elif top not in OUTPUTS and top != spot.split("/")[0] and top not in ("target", "nowhere", "cache", "hub"):
+        elif refused and not KEPT.search(path) and (leaves_nothing or not new):
+            found.append(f"refused, and {'left' if new else 'changed'} {path}")
+        elif path.split("/")[0] not in may_write(case):
             found.append(f"wrote {path}, which is not its output")
-        elif new and run.status == 2 and not CALLS[case.call].trains and case.kind != "together" \
-                and not writes_indices(case):
-            found.append(f"refused, and left {path}")
-        elif new and path.endswith(".json") and not is_json(folder / path):
-            found.append(f"half-written {path}")
-        elif new and path.endswith(".index") and not any(
-                other.startswith(path[:-len(".index")] + ".data-") for other in after):
+        elif new and is_half_written(run.folder / path):
             found.append(f"half-written {path}")
     gone = [path for path in before if path not in after and not path.startswith("streams/")]
-    if run.status == 2 and gone:
+    if refused and gone:
         found.append(f"refused, and removed {gone[0]}")
     return found[:6]
 
 
-def writes_indices(case: Case) -> bool:
-    """Whether it may keep indices of shards in the run's folder, also when it refuses later."""
-    return case.call == "check"
+def may_write(case: Case) -> Set[str]:
+    """What a command may write to in the input's folder."""
+    machine, spot = case.machine, {"disk": "disk", "read_only": "locked", "output": "output"}
+    found = {*OUTPUTS, "a", "cache", "hub", "target", "nowhere", machine.get("path", "").split("/")[0]}
+    found |= {folder for key, folder in spot.items() if key in machine}
+    return found | ({"x"} if case.option in OUTPUT_OPTIONS else set())  # ../../x, from the working folder a/b
+
+
+def is_half_written(path: pathlib.Path) -> bool:
+    """Whether it is a JSON file that ends early, or the index of a checkpoint without its data."""
+    if path.suffix == ".index":
+        return not list(path.parent.glob(glob.escape(path.stem) + ".data-*"))
+    return path.suffix == ".json" and not is_json(path)
 
 
 def is_json(path: pathlib.Path) -> bool:
@@ -702,7 +746,9 @@ def run_all(world: World, chosen: List[Case], jobs: int, say: Callable[[str], No
     """Runs the inputs, `jobs` at a time, and judges each when it has ended."""
     from tqdm import tqdm
     results, running, waiting = [], [], list(reversed(chosen))
-    with tqdm(total=len(chosen), desc="inputs", unit="input", disable=not sys.stderr.isatty()) as bar:
+    hidden = not sys.stderr.isatty()
+    with contextlib.ExitStack() as last, tqdm(total=len(chosen), desc="inputs", unit="input", disable=hidden) as bar:
+        last.callback(lambda: [run.clean_up(keep=True) for run in running])  # after Ctrl-C
         while waiting or running:
             while waiting and len(running) < jobs:
                 running.append(Run(world, waiting.pop()))
