@@ -54,6 +54,7 @@ import numpy as np
 import tokenizers
 import tqdm
 
+import command_line
 import configuration
 import files
 import tfrecord
@@ -518,7 +519,7 @@ def finish(config: BuildConfig, tokenizer: ElectraTokenizer, sizes: dict[str, in
 
 
 def main(argv) -> int:
-    config = configuration.parse(BuildConfig, argv, __doc__)
+    config = command_line.parse(BuildConfig, argv, __doc__)
     stop_on_signals()
     with configuration.sole_user(config.output_dir, "choose another --output_dir", beside=True):
         build(config)
@@ -526,4 +527,4 @@ def main(argv) -> int:
 
 
 if __name__ == "__main__":
-    configuration.run_command(main)
+    command_line.run_command(main)

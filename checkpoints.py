@@ -22,11 +22,11 @@ import tempfile
 import threading
 from typing import Dict, Iterator, List, NamedTuple, Optional
 
-import tensorflow as tf
 from absl import logging
 
 import files
 from configuration import RunFailed, UserError, in_short
+from deferred import tensorflow as tf
 
 RETRY_SECONDS = 30  # between the two attempts to write a checkpoint
 BEST = "best.json"
@@ -47,8 +47,9 @@ class UnreadableCheckpoint(Exception):
     """Missing, damaged or incomplete."""
 
 
-# Raised by a full or broken disk: training continues without this checkpoint.
-_NOT_WRITTEN = (OSError, tf.errors.OpError, UnreadableCheckpoint)
+def _not_written() -> tuple:
+    """Raised by a full or broken disk: training continues without this checkpoint."""
+    return OSError, tf.errors.OpError, UnreadableCheckpoint
 
 
 class Checkpoints:
@@ -125,14 +126,21 @@ class Checkpoints:
             replace: whether the run removes what is there of its phase (--overwrite).
             keep_best: whether one more checkpoint is kept, see `evaluated`.
         """
-        os.makedirs(self.folder, exist_ok=True)
         size = 3 * sum(variable.shape.num_elements() * variable.dtype.size for variable in model.trainable_variables)
+        self.check_room(size, phase, step, num_train_steps, replace, keep_best)
+
+    def check_room(self, size: int, phase: int = 1, step: int = 0, num_train_steps: int = 0, replace: bool = False,
+                   keep_best: bool = False):
+        """`check_disk` for checkpoints of `size` bytes each. The folder need not exist yet."""
         more = int(keep_best)
         if self.keep_every:
             more += max(0, num_train_steps // self.keep_every - step // self.keep_every)
         there = [found for found in self.list(phase) if replace or found.step <= step and not self._is_milestone(found)]
         needed = size * max(1, self.keep + 1 + more - len(there))
-        free = shutil.disk_usage(self.folder).free
+        present = os.path.abspath(self.folder)
+        while not os.path.exists(present):
+            present = os.path.dirname(present)
+        free = shutil.disk_usage(present).free
         if free < needed:
             every = ", raise --keep_every_steps" if self.keep_every else ""
             raise UserError(f"{self.folder} has {free / 1e9:.1f} GB free, the checkpoints need {needed / 1e9:.1f} GB: "
@@ -165,7 +173,7 @@ class Checkpoints:
             self._hurry.set()
             self._thread.join()
             self._thread = None
-        if self._failure is not None and not isinstance(self._failure, _NOT_WRITTEN):
+        if self._failure is not None and not isinstance(self._failure, _not_written()):
             raise self._failure
         return self._failure
 
@@ -199,7 +207,7 @@ class Checkpoints:
             try:
                 self._write_once(checkpoint, content)
                 return None
-            except _NOT_WRITTEN as error:
+            except _not_written() as error:
                 failure = error
             self._remove_partial(checkpoint)
             logging.warning("warning: %s could not be saved (%s); %s.", checkpoint.prefix, in_short(failure), then)
@@ -366,7 +374,11 @@ def checkpoint_fingerprint(prefix: str) -> str:
 
 
 STATE_KEY = "state/.ATTRIBUTES/VARIABLE_VALUE"
-_DAMAGE = (tf.errors.OpError, IndexError, RuntimeError, ValueError)  # raised by TensorFlow, depending on the damage
+
+
+def _damage() -> tuple:
+    """Raised by TensorFlow, depending on the damage."""
+    return tf.errors.OpError, IndexError, RuntimeError, ValueError
 
 
 @contextlib.contextmanager
@@ -390,12 +402,13 @@ def unreadable(prefix: str, error: Exception) -> UserError:
                      "as .../checkpoints/ckpt-1000.")
 
 
-def find_checkpoint(name: str) -> Optional[str]:
+def find_checkpoint(name: str, check: bool = True) -> Optional[str]:
     """The checkpoint prefix that `name` stands for, or None where there is no checkpoint.
 
     Args:
         name: a prefix, its `.index` file, a folder of checkpoints, or the folder of a run: of a folder the newest
             checkpoint of phase 2, else of phase 1. A folder followed by `/best`: the one with the lowest held-out loss.
+        check: of a folder, pass over damaged checkpoints, which takes reading them. False: its newest one.
     Raises: UserError: the folder has checkpoints, and none of them can be read.
     """
     for prefix in (name, name[:-len(".index")] if name.endswith(".index") else name):
@@ -409,7 +422,7 @@ def find_checkpoint(name: str) -> Optional[str]:
     for folder in (name, os.path.join(name, "checkpoints")):
         checkpoints = Checkpoints(folder)
         if checkpoints.list():
-            newest = checkpoints.newest(2) or checkpoints.newest(1)
+            newest = checkpoints.newest(2) or checkpoints.newest(1) if check else checkpoints.list()[-1]
             if newest is None:
                 raise UserError(f"none of the checkpoints in {folder} can be read: choose another.")
             return newest.prefix
@@ -423,7 +436,7 @@ def read_back(prefix: str):
             reader = tf.train.load_checkpoint(alias)
             for name in reader.get_variable_to_shape_map():
                 reader.get_tensor(name)
-    except _DAMAGE as error:
+    except _damage() as error:
         raise UnreadableCheckpoint(in_short(error)) from error
 
 
@@ -442,7 +455,7 @@ def read_state(prefix: str) -> dict:
         with readable(prefix) as alias:
             reader = tf.train.load_checkpoint(alias)
             text = reader.get_tensor(STATE_KEY) if reader.has_tensor(STATE_KEY) else None
-    except _DAMAGE as error:
+    except _damage() as error:
         raise unreadable(prefix, error) from error
     if text is None:
         raise UserError(f"checkpoint {prefix} was not written by this project: give one that run_pretraining.py or "

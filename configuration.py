@@ -1,14 +1,15 @@
-"""Configuration: model sizes, options of the commands, command lines, errors and exit statuses.
+"""Configuration: model sizes, options of the commands, errors and exit statuses.
 
-`ElectraConfig` is one Transformer encoder, with the field names of Hugging Face's `config.json`. `PretrainingConfig`
-and `SquadConfig` are the options of run_pretraining.py and run_tf_squad.py: every field is a flag, whose name, default,
-bounds and help text are written once, here. All are frozen dataclasses, validated when created.
+`ElectraConfig` is one Transformer encoder, with the field names of Hugging Face's `config.json`. `PretrainingConfig`,
+`SquadConfig`, `InferenceConfig` and `ExportConfig` are the options of the commands that use TensorFlow: every field is
+a flag, whose name, default, bounds and help text are written once, here. All are frozen dataclasses, validated when
+created.
 
 Sizes follow Clark et al. 2020 (arXiv:2003.10555), table 6 (small, base, large); `tiny` is for tests and laptops. The
 exceptions set a command's exit status: `UserError` 2, `RunFailed` 1, `Interrupted` 75 (EX_TEMPFAIL).
 
-Only the standard library is imported (absl where a command line is parsed): an invalid command line is refused at once,
-and scripts/recipe.py reads the options before any environment exists.
+Only the standard library is imported: scripts/recipe.py reads the options before any environment exists. Command lines
+are parsed in command_line.py.
 """
 from __future__ import annotations
 
@@ -19,11 +20,7 @@ import json
 import math
 import os
 import re
-import signal
 import sys
-import textwrap
-import threading
-import time
 import typing
 
 import files
@@ -211,6 +208,8 @@ def check_options(config):
         value, rule = getattr(config, field.name), field.metadata
         if value is None or not rule:
             continue
+        if value == "":
+            raise UserError(f"--{field.name}= is empty: give a value or omit the option.")
         if rule["choices"] and value not in rule["choices"]:
             raise UserError(f"--{field.name}={value} is unknown: choose one of {', '.join(rule['choices'])}.")
         if isinstance(value, float) and not math.isfinite(value):
@@ -226,6 +225,29 @@ def require_options(config, *names: str):
     for name in names:
         if not getattr(config, name):
             raise UserError(f"--{name} is missing: give it (--help lists every option).")
+
+
+def kinds_of(config_class) -> typing.Dict[str, type]:
+    """The type of every field by name: bool, int, float or str, also where None is allowed."""
+    hints = typing.get_type_hints(config_class)
+    return {name: next((kind for kind in typing.get_args(hint) if kind is not type(None)), hint)
+            for name, hint in hints.items()}
+
+
+def from_words(config_class, words: typing.Dict[str, str]):
+    """Makes `config_class` from texts by field name, without absl.
+
+    Raises: UserError: an unknown name, a text that is not of the field's type, or what `config_class` refuses.
+    """
+    refuse_unknown_keys(words, config_class, "the options")
+    kinds, values = kinds_of(config_class), {}
+    names = {int: "an integer", float: "a number", bool: "true or false"}
+    for name, word in words.items():
+        try:
+            values[name] = {"true": True, "false": False}[word] if kinds[name] is bool else kinds[name](word)
+        except (KeyError, ValueError) as error:
+            raise UserError(f"--{name}={word} must be {names[kinds[name]]}.") from error
+    return config_class(**values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,6 +266,12 @@ class DeviceOptions:
     gradient_compression: str = option(
         "none", "type to which gradients are cast for the all-reduce; bf16 where Horovod supports it",
         choices=("none", "fp16", "bf16"))
+    force: bool = option(False, "start although the estimated memory of an update exceeds the free memory")
+
+
+# Switches of Habana's run_pretraining.py: the option that each one sets, and its value.
+OLD_NAMES = {"use_hpu": ("device", "hpu"), "hmp": ("precision", "bf16"), "bfloat16": ("precision", "bf16"),
+             "fp16_compression": ("gradient_compression", "fp16")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,6 +372,10 @@ class PretrainingConfig(DeviceOptions):
 
     def __post_init__(self):
         check_options(self)
+        if os.path.basename(self.run_name) != self.run_name or self.run_name in (".", "..") or len(
+                os.fsencode(self.run_name)) > 200:
+            raise UserError(f"--model_name={self.run_name} must be the name of one folder, without / and of at most "
+                            "200 bytes: choose another, and the place with --results_dir.")
         if self.num_warmup_steps >= self.num_train_steps:
             raise UserError(f"--num_warmup_steps={self.num_warmup_steps} must be below "
                             f"--num_train_steps={self.num_train_steps}: warm up for fewer updates or train for more.")
@@ -575,115 +607,79 @@ class SquadConfig(DeviceOptions):
             self.checkpoint_dir, logs, self.features_dir, os.path.dirname(os.path.abspath(self.json_summary or logs))])
 
 
-# --- Command lines ---
+@dataclasses.dataclass(frozen=True)
+class InferenceConfig:
+    """Questions about a text. Lengths are in tokens."""
 
-REPORT_SECONDS = 15  # delay before a rank other than 0 reports its error
+    init_checkpoint: typing.Optional[str] = option(
+        None, "fine-tuned model: the output folder of run_tf_squad.py, one of its checkpoints, an exported folder, or "
+        "the name of an ELECTRA question-answering model on the Hugging Face Hub")
+    question: typing.Optional[str] = option(
+        None, "question (default: read questions from standard input, one per line)")
+    context: typing.Optional[str] = option(None, "text that contains the answer")
+    context_file: typing.Optional[str] = option(None, "UTF-8 file with the text")
+    vocab_file: typing.Optional[str] = option(None, "vocabulary file (default: the vocab.txt of the model)")
+    n_best_size: int = option(3, "number of answers to print", minimum=1)
+    max_answer_length: int = option(30, "maximum length of an answer, in tokens", minimum=1)
+    version_2_with_negative: bool = option(
+        False, "the model was fine-tuned on unanswerable questions too (SQuAD 2.0); only needed for models from other "
+        "projects")
+    null_score_diff_threshold: float = option(
+        0.0, "SQuAD 2.0: null odds above which a question is predicted to be unanswerable; for the best threshold on "
+        "the dev set see best_f1_thresh in the results.json of the fine-tuning run")
+    max_seq_length: typing.Optional[int] = option(
+        None, "length of a window including the question, in tokens (default: 384, or the model's "
+        "max_position_embeddings if that is smaller)", minimum=8)
+    doc_stride: typing.Optional[int] = option(
+        None, "stride between overlapping windows, in tokens (default: 128, or just under half of a window shorter "
+        "than 258 tokens)", minimum=1)
+    device: str = option("cpu", "device to run on", choices=("cpu", "gpu", "hpu"))
+    precision: str = option("fp32", "numerical precision: fp32, bf16 (hmp is its old name), or tf32 (gpu only)",
+                            choices=("fp32", "bf16", "hmp", "tf32"))
 
+    def __post_init__(self):
+        check_options(self)
+        if not self.init_checkpoint:
+            raise UserError("--init_checkpoint is required: set it to a model fine-tuned with run_tf_squad.py.")
+        if bool(self.context) == bool(self.context_file):
+            raise UserError("exactly one of --context and --context_file is required: pass the text or a file with it.")
 
-def parse(config_class, argv, doc: str, old_names: typing.Optional[dict] = None):
-    """Makes `config_class` from the words of a command line; prints help and exits 0 for -h, --help.
+    def read_context(self) -> str:
+        """The text. Raises: UserError: it cannot be read, or is empty."""
+        text = self.context or self._read_file()
+        if not text.strip():
+            raise UserError("the context is empty: pass a text with --context or --context_file.")
+        return text
 
-    Args:
-        argv: program name first.
-        doc: the command's module docstring; help shows it up to its list of calls.
-        old_names: switches of earlier recipes: name -> (option, value) that it stands for. Each use is noted.
-    Raises: UserError: an unknown option, a value that does not parse, a stray argument, or what `config_class` refuses.
-    """
-    from absl import flags
-    flag_values = flags.FlagValues()
-    define_flags(flag_values, config_class)
-    for name, (new, value) in (old_names or {}).items():
-        flags.DEFINE_bool(name, False, f"old name of --{new}={value}", flag_values=flag_values)
-    parse_command_line(argv, flag_values, doc.split("\n\n    ")[0])
-    for name, (new, value) in (old_names or {}).items():
-        if flag_values[name].value:
-            flag_values[new].value = value
-            print(f"note: --{name} means --{new}={value}.")
-    return config_class(**{field.name: flag_values[field.name].value for field in dataclasses.fields(config_class)})
-
-
-def kinds_of(config_class) -> typing.Dict[str, type]:
-    """The type of every field by name: bool, int, float or str, also where None is allowed."""
-    hints = typing.get_type_hints(config_class)
-    return {name: next((kind for kind in typing.get_args(hint) if kind is not type(None)), hint)
-            for name, hint in hints.items()}
-
-
-def from_words(config_class, words: typing.Dict[str, str]):
-    """Makes `config_class` from texts by field name, without absl.
-
-    Raises: UserError: an unknown name, a text that is not of the field's type, or what `config_class` refuses.
-    """
-    refuse_unknown_keys(words, config_class, "the options")
-    kinds, values = kinds_of(config_class), {}
-    names = {int: "an integer", float: "a number", bool: "true or false"}
-    for name, word in words.items():
+    def _read_file(self) -> str:
         try:
-            values[name] = {"true": True, "false": False}[word] if kinds[name] is bool else kinds[name](word)
-        except (KeyError, ValueError) as error:
-            raise UserError(f"--{name}={word} must be {names[kinds[name]]}.") from error
-    return config_class(**values)
+            with open(self.context_file, encoding="utf-8") as file:
+                return file.read()
+        except OSError as error:
+            raise UserError(f"--context_file={self.context_file} cannot be read ({error.strerror}): correct the "
+                            "path.") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"--context_file={self.context_file} is not UTF-8 (byte {error.start}): convert "
+                            "it.") from error
 
 
-def define_flags(flag_values, config_class):
-    """Defines one absl flag per field of `config_class`, with the field's default, choices and meaning.
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """An export of a checkpoint to Hugging Face's formats."""
 
-    Bounds stay with the dataclass (`check_options`), which tests and other callers meet as well.
-    """
-    from absl import flags
-    define = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
-    kinds = kinds_of(config_class)
-    for field in dataclasses.fields(config_class):
-        rule = field.metadata
-        common = dict(name=field.name, default=field.default, help=help_of(field), flag_values=flag_values)
-        if rule["choices"]:
-            flags.DEFINE_enum(enum_values=list(rule["choices"]), **common)
-        else:
-            define[kinds[field.name]](**common)
+    pretrained_checkpoint: typing.Optional[str] = option(
+        None, "checkpoint to export: a prefix such as .../checkpoints/ckpt-1000, or a folder of checkpoints (its "
+        "newest)")
+    output_dir: typing.Optional[str] = option(None, "folder to create")
+    savedmodel: bool = option(False, "also write a TensorFlow SavedModel with a serving signature")
+    vocab_file: typing.Optional[str] = option(None, "vocabulary (default: the vocab.txt in the run's folder)")
+    overwrite: bool = option(False, "replace the export of an earlier call in output_dir")
 
-
-def parse_command_line(argv, flag_values, description: str):
-    """Parses `argv` (program name first) into absl's `flag_values`; prints help and exits 0 for -h, --help.
-
-    More lenient than absl: dashes and underscores in names are equivalent (`--json-summary`), and a switch accepts its
-    value as the next word (`--skip_adaptive false`), which absl would read as true followed by a stray argument.
-
-    Raises: UserError: an unknown flag, a value that does not parse, or a stray argument.
-    """
-    from absl import flags
-    words = []
-    for position, word in enumerate(argv):
-        if position and word in ("-h", "--help", "-help"):
-            print(help_text(argv[0], flag_values, description))
-            sys.exit(0)
-        if position and words[-1].startswith("--") and "=" not in words[-1]:
-            flag = words[-1][2:]
-            if flag in flag_values and flag_values[flag].boolean and word.lower() in ("true", "false", "0", "1"):
-                words[-1] += "=" + word
-                continue
-        if position and word.startswith("--"):
-            name, equals, value = word.partition("=")
-            word = "--" + name[2:].replace("-", "_") + equals + value
-        words.append(word)
-    try:
-        rest = flag_values(words)
-    except flags.Error as error:
-        reason = " ".join(str(error).replace("FATAL Flags parsing error:", "").split()).rstrip(".")
-        raise UserError(f"{reason}; --help lists every option.") from error
-    if len(rest) > 1:
-        raise UserError(f"argument {rest[1]!r} does not belong to an option; --help lists every option.")
+    def __post_init__(self):
+        require_options(self, "pretrained_checkpoint", "output_dir")
 
 
-def help_text(program: str, flag_values, description: str) -> str:
-    lines = [f"usage: {os.path.basename(program)} [--option=value ...]", "", description.strip(), "", "options:"]
-    for name in flag_values:
-        flag = flag_values[name]
-        default = "none" if flag.default is None else str(flag.default).lower() if flag.boolean else flag.default
-        meaning = re.sub("^<[^>]*>: ", "", flag.help)  # the choices, which absl puts before the text
-        lines += [f"  --{name}={default}", *textwrap.wrap(meaning, 104, initial_indent=" " * 6,
-                                                         subsequent_indent=" " * 6)]
-    return "\n".join([*lines, "", "--name or --name=true turns a switch on, --noname or --name=false turns it off."])
-
+# --- Folders and workers of a command ---
 
 @contextlib.contextmanager
 def sole_user(folder: str, way_out: str, workers=None, junk=(), beside: bool = False):
@@ -762,53 +758,3 @@ def srun_tasks_per_node() -> typing.List[int]:
         count, _, times = part.rstrip(")").partition("(x")
         counts += [int(count)] * int(times or 1)
     return counts
-
-
-def end_with_wrapper():
-    """Asks this command to stop, as SIGTERM does, once the wrapper that started it was killed with -9.
-
-    Otherwise it would train on beside the next start. Called at the beginning of a command.
-    """
-    wrapper = os.environ.get("ELECTRA_WRAPPER", "")
-
-    def watch():
-        while not files.wrapper_is_gone(wrapper):
-            time.sleep(1)
-        print_on_stderr("the wrapper was killed: stopping.")
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    if wrapper:
-        threading.Thread(target=watch, daemon=True).start()
-
-
-def run_command(main):
-    """Runs `main(argv)` as a command: an error of the user's ends in one sentence and status 2, an interruption in 75.
-
-    One of several workers names its rank and writes its status to $ELECTRA_STATUS_FILE.<rank> if that is set, because
-    launchers exit with a status of their own.
-    """
-    rank = launched("RANK") or 0
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a request to save that comes before there is anything to save
-    end_with_wrapper()
-    try:
-        status = main(sys.argv)
-    except (UserError, RunFailed, Interrupted) as stop:
-        status = stop.exit_status
-        write_status(rank, status)
-        if rank and not isinstance(stop, Interrupted):  # rank 0 reports what all ranks found, and its exit ends them
-            time.sleep(REPORT_SECONDS)
-        if not (rank and isinstance(stop, Interrupted)):
-            who = os.path.basename(sys.argv[0]) + (f" (worker {rank})" if rank else "")
-            with contextlib.suppress(BrokenPipeError):
-                print(f"{who}: {stop}", file=sys.stderr, flush=True)
-    except BrokenPipeError:  # the reader of our output (head, less) is gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
-    write_status(rank, status or 0)
-    sys.exit(status)
-
-
-def write_status(rank: int, status: int):
-    if os.environ.get("ELECTRA_STATUS_FILE"):
-        with contextlib.suppress(OSError):  # the folder may not exist on another machine
-            files.write_text(f"{os.environ['ELECTRA_STATUS_FILE']}.{rank}", f"{status}\n")

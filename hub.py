@@ -28,6 +28,18 @@ class Unavailable(UserError):
         self.sentence = sentence
 
 
+def check_name(name: str):
+    """For a name that is no local file or folder. Raises: UserError: it cannot be a model on the hub, or is meant as a
+    local path, because the folder before its slash exists."""
+    owner = os.path.dirname(name)
+    if os.path.isdir(owner):
+        raise UserError(f"{name} does not exist, although there is a folder {owner}: name a checkpoint or a model "
+                        "folder, or start from another folder to download the model of this name.")
+    if os.path.lexists(name) or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
+        raise UserError(f"{name} does not exist: name a checkpoint, a model folder, or a model on the Hugging Face hub "
+                        "such as google/electra-small-discriminator.")
+
+
 def download(repository: str) -> str:
     """Downloads configuration, vocabulary and weights of a model; cached files are not requested again.
 

@@ -11,34 +11,22 @@ unexpected variables is refused.
 """
 from __future__ import annotations
 
-import dataclasses
 import os
-from typing import Optional
+
+import command_line
+import preflight
+from configuration import ExportConfig, UserError
+
+if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that the other imports take
+    command_line.refuse_early(ExportConfig, __doc__, check=preflight.check_export)
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
-
-import configuration
 import files
 import modeling
 import weights
-from configuration import UserError, option
 
 KINDS = tuple(weights.ARCHITECTURES)
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportConfig:
-    pretrained_checkpoint: Optional[str] = option(
-        None, "checkpoint to export: a prefix such as .../checkpoints/ckpt-1000, or a folder of checkpoints (its "
-        "newest)")
-    output_dir: Optional[str] = option(None, "folder to create")
-    savedmodel: bool = option(False, "also write a TensorFlow SavedModel with a serving signature")
-    vocab_file: Optional[str] = option(None, "vocabulary (default: the vocab.txt in the run's folder)")
-    overwrite: bool = option(False, "replace the export of an earlier call in output_dir")
-
-    def __post_init__(self):
-        configuration.require_options(self, "pretrained_checkpoint", "output_dir")
 
 
 def export(config: ExportConfig):
@@ -69,8 +57,8 @@ def export(config: ExportConfig):
 
 
 def main(argv):
-    export(configuration.parse(ExportConfig, argv, __doc__))
+    export(command_line.parse(ExportConfig, argv, __doc__))
 
 
 if __name__ == "__main__":
-    configuration.run_command(main)
+    command_line.run_command(main)

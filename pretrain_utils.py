@@ -16,19 +16,22 @@ import bisect
 import collections
 import concurrent.futures
 import contextlib
+import functools
 import hashlib
 import os
+import sys
 import threading
 from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
+from tqdm import tqdm
 
 import configuration
 import files
 import tfrecord
-from configuration import UserError
+from configuration import PretrainingConfig, UserError
+from deferred import tensorflow as tf
 from tokenization import ElectraTokenizer
 
 # --- Randomness ---
@@ -220,7 +223,8 @@ def check_manifests(shard_paths: Sequence[str], tokenizer: ElectraTokenizer, max
                             f"{max_seq_length}.")
 
 
-def index_shards(paths: Sequence[str], folder: str, progress: Callable = lambda paths: paths) -> List[Shard]:
+def index_shards(paths: Sequence[str], folder: str, progress: Callable = lambda paths: paths, remember: bool = True
+                 ) -> List[Shard]:
     """The shards with their numbers of records and their indices.
 
     A shard's index is the one beside it. If that is missing, damaged or of other data, one is written in `folder`. The
@@ -230,6 +234,7 @@ def index_shards(paths: Sequence[str], folder: str, progress: Callable = lambda 
     Args:
         folder: created when needed. Temporary files that killed processes left there are removed.
         progress: wraps the list of shards that are not in shards.json (as tqdm does).
+        remember: False: shards.json is only written if the folder is there, or a shard needs an index there.
     Raises: UserError: a damaged file, or no records at all.
     """
     results_file = os.path.join(folder, "shards.json")
@@ -244,8 +249,9 @@ def index_shards(paths: Sequence[str], folder: str, progress: Callable = lambda 
             known[file_state(path)] = {"records": shard.records, "index": shard.index_path and file_state(
                 shard.index_path)}
         with contextlib.suppress(OSError):  # only costs the next start the time to check the indices again
-            os.makedirs(folder, exist_ok=True)
-            files.write_json(results_file, known)
+            if remember or os.path.isdir(folder):
+                os.makedirs(folder, exist_ok=True)
+                files.write_json(results_file, known)
     if not sum(shard.records for shard in shards.values()):
         raise UserError(f"{paths[0]} and the other shards contain no records: rebuild the dataset.")
     return list(shards.values())
@@ -434,12 +440,11 @@ class RecordFormat:
         path = shard.path
         self.path, self.max_seq_length, self.vocab_size = path, max_seq_length, vocab_size
         self.damaged = damaged or DamagedRecords()
-        record = read_records(tfrecord.open_shard(*shard), [0], self.damaged)
         try:
-            features = tf.train.Example.FromString(record[0]).features.feature
-        except Exception as error:  # protobuf's DecodeError moved between its releases
+            features = tfrecord.parse_example(read_records(tfrecord.open_shard(*shard), [0], self.damaged)[0])
+        except ValueError as error:
             raise UserError(f"{path} has records that are not tf.train.Example: give pre-training shards.") from error
-        lengths = {name: len(features[name].int64_list.value) for name in FEATURES if name in features}
+        lengths = {name: len(features[name]) for name in FEATURES if name in features}
         missing = [name for name in FEATURES if name not in lengths]
         packed = [name for name in PACKED if name in features]
         if missing:
@@ -451,29 +456,40 @@ class RecordFormat:
             if length != max_seq_length:
                 raise UserError(f"{path} has {name} of length {length}, not --max_seq_length={max_seq_length}: "
                                 f"give --max_seq_length={length}, or records of length {max_seq_length}.")
-        self.spec = {name: tf.io.FixedLenFeature([max_seq_length], tf.int64) for name in FEATURES}
         masks = [name for name in STATIC_MASKS if name in features]
         if masks and len(masks) < len(STATIC_MASKS):
             raise UserError(f"{path} has {masks[0]} but not all of {', '.join(STATIC_MASKS)}: its masked tokens cannot "
                             "be restored; use records with all three features or none.")
         self.has_static_masks = bool(masks)
-        if self.has_static_masks:
-            slots = len(features["masked_lm_positions"].int64_list.value)
-            kinds = (tf.int64, tf.int64, tf.float32)
-            self.spec.update({name: tf.io.FixedLenFeature([slots], kind) for name, kind in zip(STATIC_MASKS, kinds)})
-        self.decode(record)
+        self._slots = len(features["masked_lm_positions"]) if masks else 0
+        wrong = [name for name in (*FEATURES, *masks) if features[name].dtype != (
+            np.float32 if name == "masked_lm_weights" else np.int64) or name in masks and len(
+                features[name]) != self._slots]
+        if wrong:
+            raise UserError(f"{path} has a feature {wrong[0]!r} of another type or length than pre-training records "
+                            "have: give pre-training shards.")
+        self._checked({name: values[np.newaxis] for name, values in features.items() if name in (*FEATURES, *masks)})
+
+    @functools.cached_property
+    def _spec(self) -> dict:
+        kinds = {**{name: ([self.max_seq_length], tf.int64) for name in FEATURES},
+                 **{name: ([self._slots], kind) for name, kind in zip(STATIC_MASKS, (tf.int64, tf.int64, tf.float32))
+                    if self.has_static_masks}}
+        return {name: tf.io.FixedLenFeature(*kind) for name, kind in kinds.items()}
 
     def decode(self, records: List[bytes]) -> Dict[str, np.ndarray]:
         """Parses examples to `input_ids`, `input_mask`, `segment_ids`, int32 [B, L], with static masking undone."""
         try:
-            parsed = tf.io.parse_example(tf.constant(records), self.spec)
+            parsed = tf.io.parse_example(tf.constant(records), self._spec)
         except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:  # the latter from TensorFlow's message
             raise UserError(f"{self.path} or another shard has a record with other features than the first record "
                             f"(of length {self.max_seq_length}): remove or rebuild that shard.") from error
-        batch = {name: parsed[name].numpy().astype(np.int32) for name in FEATURES}
+        return self._checked({name: values.numpy() for name, values in parsed.items()})
+
+    def _checked(self, features: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
+        batch = {name: features[name].astype(np.int32) for name in FEATURES}
         if self.has_static_masks:
-            batch["input_ids"] = restore_static_masks(batch["input_ids"],
-                                                      *(parsed[name].numpy() for name in STATIC_MASKS))
+            batch["input_ids"] = restore_static_masks(batch["input_ids"], *(features[name] for name in STATIC_MASKS))
         if batch["input_ids"].max() >= self.vocab_size or batch["input_ids"].min() < 0:
             raise UserError(f"{self.path} or another shard has token id {batch['input_ids'].max()}, outside the "
                             f"vocabulary of {self.vocab_size}: give the --vocab_file that the records were built with.")
@@ -560,3 +576,61 @@ def ahead(function: Callable, items: Iterable, workers: int, lookahead: int) -> 
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+
+# --- The data of a run ---
+
+
+class Data(NamedTuple):
+    """A dataset: the order of its records, and how to decode them."""
+
+    order: RecordOrder
+    record_format: RecordFormat
+
+    @property
+    def fingerprint(self) -> list:
+        """The shards' names and sizes, which a saved data position refers to."""
+        return [[os.path.basename(shard.path), shard.records] for shard in self.order.shards]
+
+
+def open_tokenizer(config: PretrainingConfig, shards) -> ElectraTokenizer:
+    """--vocab_file, else the vocabulary beside the first shard, with the casing of the first manifest if there is one.
+
+    `open_data` compares it with all manifests.
+    """
+    manifest = next(iter(read_manifests(shards).values()), {})
+    casing = {key: manifest[key] for key in ("do_lower_case", "strip_accents") if key in manifest}
+    if config.vocab_file:
+        tokenizer = ElectraTokenizer(config.vocab_file, **casing)
+    else:
+        folder = os.path.dirname(shards[0])
+        places = [place for place in dataset_folders(folder)
+                  if os.path.exists(os.path.join(place, "vocab.txt"))]
+        if not places:
+            raise UserError(f"{folder} has no vocab.txt beside the shards: give the vocabulary they were built with as "
+                            "--vocab_file.")
+        tokenizer = ElectraTokenizer.from_folder(places[0], **casing)
+    return tokenizer
+
+
+def open_data(paths, config: PretrainingConfig, tokenizer: ElectraTokenizer, remember: bool = True) -> Data:
+    """Checks manifests and every shard's first record, and finds or makes the shards' indices (see index_shards)."""
+    check_manifests(paths, tokenizer, config.max_seq_length)
+    folder = os.path.join(config.model_dir, "record_index")
+    shards = index_shards(
+        paths, folder, lambda new: tqdm(new, desc="indexing shards", unit="shard", disable=not sys.stderr.isatty()),
+        remember)
+    filled = [shard for shard in shards if shard.records]
+    damaged = DamagedRecords(config.skip_bad_records, os.path.join(folder, "damaged"), paths)
+    formats = [RecordFormat(shard, config.max_seq_length, tokenizer.vocab_size, damaged)
+               for shard in filled]
+    return Data(RecordOrder(filled, config.seed), formats[0])
+
+
+def held_out_batches(config: PretrainingConfig, data: Data) -> int:
+    """The number of batches in an evaluation. Raises: UserError: there are too few records for one."""
+    batches = min(config.num_eval_steps, data.order.records // config.train_batch_size)
+    if not batches:
+        raise UserError(f"--eval_tfrecords hold {data.order.records} records, fewer than one batch of "
+                        f"--train_batch_size={config.train_batch_size}: lower it, or hold out more records.")
+    return batches

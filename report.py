@@ -17,12 +17,12 @@ import tempfile
 import time
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
 import files
 from configuration import UserError, in_short
+from deferred import tensorflow as tf
 
 # --- Log lines ---
 

@@ -13,73 +13,29 @@ project does not record its SQuAD version: set --version_2_with_negative for SQu
 """
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import re
 import sys
 from typing import List, Optional, Tuple
 
+import command_line
+import preflight
+from configuration import InferenceConfig, UserError
+
+if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that the other imports take
+    command_line.refuse_early(InferenceConfig, __doc__, check=preflight.check_inference)
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
 import numpy as np
 import tensorflow as tf
 
-import configuration
 import devices
 import squad_utils
 import weights
-from configuration import UserError, option
 
 WINDOWS = 32  # windows per batch
-
-
-@dataclasses.dataclass(frozen=True)
-class InferenceConfig:
-    init_checkpoint: Optional[str] = option(
-        None, "fine-tuned model: the output folder of run_tf_squad.py, one of its checkpoints, an exported folder, or "
-        "the name of an ELECTRA question-answering model on the Hugging Face Hub")
-    question: Optional[str] = option(None, "question (default: read questions from standard input, one per line)")
-    context: Optional[str] = option(None, "text that contains the answer")
-    context_file: Optional[str] = option(None, "UTF-8 file with the text")
-    vocab_file: Optional[str] = option(None, "vocabulary file (default: the vocab.txt of the model)")
-    n_best_size: int = option(3, "number of answers to print", minimum=1)
-    max_answer_length: int = option(30, "maximum length of an answer, in tokens", minimum=1)
-    version_2_with_negative: bool = option(
-        False, "the model was fine-tuned on unanswerable questions too (SQuAD 2.0); only needed for models from other "
-        "projects")
-    null_score_diff_threshold: float = option(
-        0.0, "SQuAD 2.0: null odds above which a question is predicted to be unanswerable; for the best threshold on "
-        "the dev set see best_f1_thresh in the results.json of the fine-tuning run")
-    max_seq_length: Optional[int] = option(
-        None, "length of a window including the question, in tokens (default: 384, or the model's "
-        "max_position_embeddings if that is smaller)", minimum=8)
-    doc_stride: Optional[int] = option(
-        None, "stride between overlapping windows, in tokens (default: 128, or just under half of a window shorter "
-        "than 258 tokens)", minimum=1)
-    device: str = option("cpu", "device to run on", choices=("cpu", "gpu", "hpu"))
-    precision: str = option("fp32", "numerical precision: fp32, bf16 (hmp is its old name), or tf32 (gpu only)",
-                            choices=("fp32", "bf16", "hmp", "tf32"))
-
-    def __post_init__(self):
-        configuration.check_options(self)
-        if not self.init_checkpoint:
-            raise UserError("--init_checkpoint is required: set it to a model fine-tuned with run_tf_squad.py.")
-        if bool(self.context) == bool(self.context_file):
-            raise UserError("exactly one of --context and --context_file is required: pass the text or a file with it.")
-
-    def read_context(self) -> str:
-        if self.context:
-            return self.context
-        try:
-            with open(self.context_file, encoding="utf-8") as file:
-                return file.read()
-        except OSError as error:
-            raise UserError(f"--context_file={self.context_file} cannot be read ({error.strerror}): correct the "
-                            "path.") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"--context_file={self.context_file} is not UTF-8 (byte {error.start}): convert "
-                            "it.") from error
 
 
 class Reader:
@@ -185,10 +141,8 @@ def in_sentence(context: str, start: int, end: int) -> str:
 
 
 def main(argv):
-    config = configuration.parse(InferenceConfig, argv, __doc__)
+    config = command_line.parse(InferenceConfig, argv, __doc__)
     context = config.read_context()
-    if not context.strip():
-        raise UserError("the context is empty: pass a text with --context or --context_file.")
     reader = Reader(config)
     if config.question:
         print(reader.report(config.question, context))
@@ -206,4 +160,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    configuration.run_command(main)
+    command_line.run_command(main)

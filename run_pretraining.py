@@ -17,6 +17,13 @@ import os
 import sys
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
+import command_line
+import preflight
+from configuration import OLD_NAMES, PretrainingConfig, UserError
+
+if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that the other imports take
+    command_line.refuse_early(PretrainingConfig, __doc__, OLD_NAMES, preflight.check_pretraining, resumable=True)
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
 import numpy as np
@@ -24,7 +31,6 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-import configuration
 import devices
 import files
 import modeling
@@ -34,61 +40,11 @@ import report
 import training
 import weights
 from checkpoints import Checkpoints, checkpoint_fingerprint
-from configuration import PretrainingConfig, UserError
 from report import Metric
 from tokenization import ElectraTokenizer
 from workers import Workers, catch_lost_workers, checksum
 
-# Switches of Habana's recipe: the option that each one sets, and its value.
-OLD_NAMES = {"use_hpu": ("device", "hpu"), "hmp": ("precision", "bf16"), "bfloat16": ("precision", "bf16"),
-             "fp16_compression": ("gradient_compression", "fp16")}
-
-# --- Data and optimizer ---
-
-
-class Data(NamedTuple):
-    """A dataset: the order of its records, and how to decode them."""
-
-    order: pretrain_utils.RecordOrder
-    record_format: pretrain_utils.RecordFormat
-
-    @property
-    def fingerprint(self) -> list:
-        """The shards' names and sizes, which a saved data position refers to."""
-        return [[os.path.basename(shard.path), shard.records] for shard in self.order.shards]
-
-
-def open_tokenizer(config: PretrainingConfig, shards) -> ElectraTokenizer:
-    """--vocab_file, else the vocabulary beside the first shard, with the casing of the first manifest if there is one.
-
-    `open_data` compares it with all manifests.
-    """
-    manifest = next(iter(pretrain_utils.read_manifests(shards).values()), {})
-    casing = {key: manifest[key] for key in ("do_lower_case", "strip_accents") if key in manifest}
-    if config.vocab_file:
-        tokenizer = ElectraTokenizer(config.vocab_file, **casing)
-    else:
-        folder = os.path.dirname(shards[0])
-        places = [place for place in pretrain_utils.dataset_folders(folder)
-                  if os.path.exists(os.path.join(place, "vocab.txt"))]
-        if not places:
-            raise UserError(f"{folder} has no vocab.txt beside the shards: give the vocabulary they were built with as "
-                            "--vocab_file.")
-        tokenizer = ElectraTokenizer.from_folder(places[0], **casing)
-    return tokenizer
-
-
-def open_data(paths, config: PretrainingConfig, tokenizer: ElectraTokenizer) -> Data:
-    """Checks manifests and every shard's first record, and finds or makes the shards' indices (see index_shards)."""
-    pretrain_utils.check_manifests(paths, tokenizer, config.max_seq_length)
-    folder = os.path.join(config.model_dir, "record_index")
-    shards = pretrain_utils.index_shards(
-        paths, folder, lambda new: tqdm(new, desc="indexing shards", unit="shard", disable=not sys.stderr.isatty()))
-    filled = [shard for shard in shards if shard.records]
-    damaged = pretrain_utils.DamagedRecords(config.skip_bad_records, os.path.join(folder, "damaged"), paths)
-    formats = [pretrain_utils.RecordFormat(shard, config.max_seq_length, tokenizer.vocab_size, damaged)
-               for shard in filled]
-    return Data(pretrain_utils.RecordOrder(filled, config.seed), formats[0])
+# --- The optimizer ---
 
 
 def make_optimizer(config: PretrainingConfig, variables) -> optimization.Optimizer:
@@ -150,7 +106,8 @@ def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -
     return newest.prefix if newest else None
 
 
-def restore_or_initialise(config, model, optimizer, data: Data, tokenizer, checkpoints, workers: Workers) -> Start:
+def restore_or_initialise(config, model, optimizer, data: pretrain_utils.Data, tokenizer, checkpoints,
+                          workers: Workers) -> Start:
     """Sets the variables and logs where they come from: a checkpoint, else --load_weights, else fresh values."""
     name = checkpoint_to_restore(config, checkpoints)
     if config.load_weights and not (config.restore_checkpoint and checkpoints.list(config.phase)):
@@ -229,15 +186,6 @@ class Scored(NamedTuple):
     labels: np.ndarray
 
 
-def held_out_batches(config: PretrainingConfig, data: Data) -> int:
-    """The number of batches in an evaluation. Raises: UserError: there are too few records for one."""
-    batches = min(config.num_eval_steps, data.order.records // config.train_batch_size)
-    if not batches:
-        raise UserError(f"--eval_tfrecords hold {data.order.records} records, fewer than one batch of "
-                        f"--train_batch_size={config.train_batch_size}: lower it, or hold out more records.")
-    return batches
-
-
 def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, tokenizer: ElectraTokenizer,
                    workers: Workers):
     """A function that evaluates the model on the held-out records and returns a dict of floats.
@@ -246,8 +194,9 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
     that returns whether to stop early, and then returns None. Every worker calls it and evaluates its share of the
     batches; the result does not depend on the number of workers.
     """
-    data = open_data(pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords"), config, tokenizer)
-    batches = held_out_batches(config, data)
+    held_out = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
+    data = pretrain_utils.open_data(held_out, config, tokenizer)
+    batches = pretrain_utils.held_out_batches(config, data)
 
     @tf.function(autograph=False)
     def evaluate_batch(features, seeds):
@@ -314,7 +263,7 @@ class Setup(NamedTuple):
 
     checkpoints: Checkpoints
     tokenizer: ElectraTokenizer
-    data: Data
+    data: pretrain_utils.Data
     model: modeling.PretrainingModel
     optimizer: optimization.Optimizer
     evaluate: Optional[Callable]  # see `make_evaluator`; None without held-out data
@@ -336,9 +285,9 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
                          on_console=workers.is_chief)
     logging.info("ELECTRA %s, phase %d, on %s.", config.run_name, config.phase, device)
     shards = pretrain_utils.find_shards(config.pretrain_tfrecords, "pretrain_tfrecords")
-    tokenizer = open_tokenizer(config, shards)
+    tokenizer = pretrain_utils.open_tokenizer(config, shards)
     with workers.chief_first():  # rank 0 writes the indices that are missing
-        data = open_data(shards, config, tokenizer)
+        data = pretrain_utils.open_data(shards, config, tokenizer)
         model = modeling.pretraining_model(config.encoder_config(tokenizer.vocab_size), config, tokenizer,
                                            device.compute_dtype)
         evaluate = make_evaluator(model, config, tokenizer, workers) if config.eval_tfrecords else None
@@ -357,7 +306,7 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
     return Setup(checkpoints, tokenizer, data, model, optimizer, evaluate, start, global_batch)
 
 
-def compare_inputs(config: PretrainingConfig, data: Data, tokenizer: ElectraTokenizer, workers: Workers):
+def compare_inputs(config: PretrainingConfig, data: pretrain_utils.Data, tokenizer: ElectraTokenizer, workers: Workers):
     """Raises UserError: a worker reads other shards or another vocabulary than rank 0 does."""
     def sizes(paths):
         return checksum([(os.path.basename(path), os.path.getsize(path)) for path in paths])
@@ -433,27 +382,13 @@ def held_out_loss(metrics: Dict[str, float], config: PretrainingConfig) -> float
     return metrics.get("generator_loss", 0.0) + config.disc_weight * metrics.get("discriminator_loss", 0.0)
 
 
-def check_only(config: PretrainingConfig):
-    """Validates the data of a phase as `prepare` does, without a device, and writes nothing but indices of shards.
-
-    Raises: UserError.
-    """
-    shards = pretrain_utils.find_shards(config.pretrain_tfrecords, "pretrain_tfrecords")
-    tokenizer = open_tokenizer(config, shards)
-    open_data(shards, config, tokenizer)
-    config.encoder_config(tokenizer.vocab_size)
-    if config.eval_tfrecords:
-        held_out = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
-        held_out_batches(config, open_data(held_out, config, tokenizer))
-
-
 def evaluate_only(config: PretrainingConfig, device: devices.Device):
     """Prints the held-out metrics of one checkpoint, as one line and as JSON.
 
     Model and objective are those of the checkpoint.
     """
     shards = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
-    tokenizer = open_tokenizer(config, shards)
+    tokenizer = pretrain_utils.open_tokenizer(config, shards)
     name = checkpoint_to_restore(config, Checkpoints(config.checkpoint_dir))
     saved = weights.open_checkpoint(name, tokenizer=tokenizer, pretraining=True)
     config = config.with_model_of(PretrainingConfig.from_saved(saved.state["config"]))
@@ -540,10 +475,7 @@ def resume_hint(config: PretrainingConfig, signal_name: str, step: int, anything
 
 
 def main(argv):
-    config = configuration.parse(PretrainingConfig, argv, __doc__, OLD_NAMES)
-    if config.check_only:
-        check_only(config)
-        return
+    config = command_line.parse(PretrainingConfig, argv, __doc__, OLD_NAMES)
     device = devices.open_for(config)
     with catch_lost_workers():
         if config.eval_only:
@@ -554,4 +486,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    configuration.run_command(main)
+    command_line.run_command(main)

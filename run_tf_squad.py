@@ -24,6 +24,13 @@ import sys
 import time
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+import command_line
+import preflight
+from configuration import Interrupted, PretrainingConfig, SquadConfig, UserError
+
+if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that the other imports take
+    command_line.refuse_early(SquadConfig, __doc__, check=preflight.check_squad, resumable=True)
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
 import numpy as np
@@ -43,22 +50,11 @@ import squad_utils
 import training
 import weights
 from checkpoints import Checkpoints, read_state
-from configuration import Interrupted, PretrainingConfig, SquadConfig, UserError
 from report import Metric
 from tokenization import ElectraTokenizer
 from workers import Workers, catch_lost_workers, checksum
 
 # --- Setting up ---
-
-
-def check_files(config: SquadConfig):
-    """Refuses missing files before a download. Raises: UserError."""
-    if config.eval_script and not os.path.exists(config.eval_script):
-        raise UserError(f"--eval_script={config.eval_script} does not exist: correct the path or omit the option.")
-    for split in (["train"] if config.do_train else []) + (["dev"] if config.predicts else []):
-        if not os.path.exists(config.data_file(split)):
-            raise UserError(f"{config.data_file(split)} does not exist: name the SQuAD files with --data_dir, "
-                            "--train_file and --predict_file.")
 
 
 def read_weights(config: SquadConfig, workers: Workers) -> Tuple[weights.Source, ElectraTokenizer]:
@@ -514,7 +510,7 @@ def run_on(device: devices.Device, config: SquadConfig, stop: training.StopReque
         for folder in ("logs", *([] if config.skip_checkpoint else ["checkpoints"])):
             report.check_writable(os.path.join(config.output_dir, folder), "output_dir")
     logging.info("ELECTRA on SQuAD %s, on %s.", "2.0" if config.version_2_with_negative else "1.1", device)
-    check_files(config)
+    preflight.check_squad(config)
     source, tokenizer = read_weights(config, workers)
     fingerprints, found, model = {}, None, None
     if config.do_train:
@@ -579,10 +575,10 @@ def answer(config: SquadConfig, model: modeling.QuestionAnswering, dev: Split, w
 
 
 def main(argv):
-    config = configuration.parse(SquadConfig, argv, __doc__)
+    config = command_line.parse(SquadConfig, argv, __doc__)
     with training.StopRequest() as stop, catch_lost_workers():
         run(config, stop)
 
 
 if __name__ == "__main__":
-    configuration.run_command(main)
+    command_line.run_command(main)

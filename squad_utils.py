@@ -21,7 +21,6 @@ import unicodedata
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 import configuration
@@ -29,6 +28,7 @@ import files
 import pretrain_utils
 import tokenization
 from configuration import UserError
+from deferred import tensorflow as tf
 
 # --- Files ---
 

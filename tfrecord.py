@@ -23,7 +23,7 @@ import os
 import struct
 import sys
 import zlib
-from typing import Iterator, List, Optional, Sequence
+from typing import Dict, Iterator, List, Optional, Sequence
 
 import google_crc32c
 import numpy as np
@@ -268,3 +268,57 @@ class GzipReader:
     def place(self, number: int) -> str:
         """What a message calls the record."""
         return f"record {number}"
+
+
+# --- Examples ---
+
+
+@functools.lru_cache(maxsize=None)
+def _example_class():
+    """The message class of tf.train.Example (tensorflow/core/example/example.proto and feature.proto).
+
+    Its own package keeps it apart from TensorFlow's in protobuf's registry.
+    """
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="electra/example.proto", package="electra", syntax="proto3")
+    for name, fields in (("BytesList", [("value", "bytes")]), ("FloatList", [("value", "float")]),
+                         ("Int64List", [("value", "int64")]),
+                         ("Feature", [("bytes_list", "BytesList"), ("float_list", "FloatList"),
+                                      ("int64_list", "Int64List")]),
+                         ("Entry", [("key", "bytes"), ("value", "Feature")]),  # of the map in Features
+                         ("Features", [("feature", "[Entry]")]), ("Example", [("features", "Features")])):
+        message = file.message_type.add(name=name)
+        for number, (field, kind) in enumerate(fields, 1):
+            repeated = kind.startswith("[") or field == "value" and name.endswith("List")
+            kind = kind.strip("[]")
+            described = message.field.add(name=field, number=number,
+                                          label=kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL)
+            if kind[0].isupper():
+                described.type, described.type_name = kinds.TYPE_MESSAGE, f".electra.{kind}"
+            else:
+                described.type = {"bytes": kinds.TYPE_BYTES, "float": kinds.TYPE_FLOAT, "int64": kinds.TYPE_INT64}[kind]
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    example = pool.FindMessageTypeByName("electra.Example")
+    if hasattr(message_factory, "GetMessageClass"):  # protobuf 4.22 and newer
+        return message_factory.GetMessageClass(example)
+    return message_factory.MessageFactory(pool).GetPrototype(example)
+
+
+def parse_example(record: bytes) -> Dict[str, np.ndarray]:
+    """The features of one tf.train.Example: int64 [n], float32 [n], or bytes objects [n].
+
+    Raises: ValueError: the record is something else.
+    """
+    try:
+        entries = _example_class().FromString(record).features.feature
+    except Exception as error:  # protobuf's DecodeError moved between its releases
+        raise ValueError("not a tf.train.Example") from error
+    features = {}
+    for entry in entries:
+        lists = ((entry.value.int64_list, np.int64), (entry.value.float_list, np.float32),
+                 (entry.value.bytes_list, object))
+        features[entry.key.decode("utf-8", "replace")] = next(
+            (np.array(values.value, kind) for values, kind in lists if len(values.value)), np.zeros(0, np.int64))
+    return features

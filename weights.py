@@ -155,10 +155,8 @@ def find_weights(name: str) -> str:
     if checkpoint:
         return checkpoint
     if not os.path.exists(name):
-        if re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
-            return hub.download(name)
-        raise UserError(f"{name} does not exist: name a checkpoint, a model folder, or a model on the Hugging Face hub "
-                        "such as google/electra-small-discriminator.")
+        hub.check_name(name)
+        return hub.download(name)
     if os.path.isdir(name) and not any(os.path.exists(os.path.join(name, file)) for file in hub.WEIGHT_FILES):
         indices = glob.glob(os.path.join(glob.escape(name), "*.ckpt*.index"))  # a released TF1 archive, unpacked
         if len(indices) == 1:

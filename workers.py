@@ -21,6 +21,7 @@ from typing import Any, Dict, List, Sequence
 import numpy as np
 import tensorflow as tf
 
+import command_line
 import configuration
 import slurm
 from configuration import DeviceOptions, RunFailed, UserError, in_short, launched
@@ -190,9 +191,9 @@ class Watchdog:
                 self._end()
 
     def _end(self):
-        configuration.write_status(self.rank, RunFailed.exit_status)
+        command_line.write_status(self.rank, RunFailed.exit_status)
         if self.rank:  # rank 0 reports, unless it is the one that hangs
-            time.sleep(configuration.REPORT_SECONDS)
+            time.sleep(command_line.REPORT_SECONDS)
         print(f"worker {self.rank}: no answer from another worker for {self.limit:.0f} s "
               "(HOROVOD_STALL_SHUTDOWN_TIME_SECONDS); stopping. Saved checkpoints are intact: resume from the latest "
               "one.", file=sys.stderr, flush=True)

@@ -57,6 +57,7 @@ from sample_guessers import GUESSER_BYTES, SCORED_EVERY  # noqa: E402
 from sample_templates import MARKS, capitalized  # noqa: E402
 from sample_world import SLOT_POOLS, Province  # noqa: E402
 
+import command_line  # noqa: E402
 import configuration  # noqa: E402
 import files  # noqa: E402
 from configuration import UserError, option  # noqa: E402
@@ -415,7 +416,7 @@ def report(manifest: dict) -> str:
 
 
 def main(argv) -> int:
-    config = configuration.parse(SampleDataConfig, argv, __doc__)
+    config = command_line.parse(SampleDataConfig, argv, __doc__)
 
     def stop(*_):
         raise configuration.Interrupted("stopped before the sample data was complete, and nothing was kept: run the "
@@ -429,4 +430,4 @@ def main(argv) -> int:
 
 
 if __name__ == "__main__":
-    configuration.run_command(main)
+    command_line.run_command(main)

@@ -32,11 +32,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import tensorflow as tf  # noqa: E402  (found through the line above, like the rest)
-from tqdm import tqdm  # noqa: E402
+from tqdm import tqdm  # noqa: E402  (found through the line above, like the rest)
 
 import files  # noqa: E402
 import report  # noqa: E402
+from deferred import tensorflow as tf  # noqa: E402
 
 MODEL = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64,
          "embedding_size": 16, "max_position_embeddings": 64}

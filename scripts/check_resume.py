@@ -24,9 +24,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import numpy as np
-import tensorflow as tf
 
 from checkpoints import Checkpoints
+from deferred import tensorflow as tf
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARD = "data/sample/tfrecord/seq_len_{}/train-00000-of-00004.tfrecord"

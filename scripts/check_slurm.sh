@@ -6,9 +6,11 @@
 #
 # Needs root and a Python with Horovod. Slurm's files, key and ports are its own; an installed Slurm is left alone.
 # Shows: both phases in one job step, a step that is cancelled and resumed, and srun before the Python command. Takes
-# a minute or two. DATASET_P1 and DATASET_P2 name other data than the samples. Exit status 0: all of it worked; 1: a step failed, the log is named.
+# a minute or two. DATASET_P1 and DATASET_P2 name other data than the samples. Exit status 0: all of it worked; 1: a step
+# failed, the log is named.
 
 set -euo pipefail
+if [[ " $* " == *" --help "* || " $* " == *" -h "* ]]; then sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0; fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PYTHON=${PYTHON:-$PWD/.venv/bin/python}
 export PATH=$PATH:/usr/sbin

@@ -19,18 +19,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(HERE), HERE]
 
-import check_weights  # noqa: E402  (found through the line above, like the rest)
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
+import command_line  # noqa: E402  (found through the line above, like the rest)
 import configuration  # noqa: E402
-import files  # noqa: E402
-import modeling  # noqa: E402
-import optimization  # noqa: E402
-import pretrain_utils  # noqa: E402
-import squad_utils  # noqa: E402
-import weights  # noqa: E402
 from configuration import option  # noqa: E402
 
 
@@ -48,13 +38,29 @@ class CheckConfig:
         configuration.require_options(self, "work_dir", "encoder", "data_dir")
 
 
+if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that the other imports take
+    command_line.refuse_early(CheckConfig, __doc__)
+
+import check_weights  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+import files  # noqa: E402
+import modeling  # noqa: E402
+import optimization  # noqa: E402
+import pretrain_utils  # noqa: E402
+import squad_utils  # noqa: E402
+import weights  # noqa: E402
+
+
 def score(examples, features, logits) -> dict:
     nbest, odds = squad_utils.independent_answers(examples, features, logits)
     return squad_utils.evaluate(examples, squad_utils.predictions(nbest, odds), version_2=False)
 
 
 def main(argv) -> int:
-    config = configuration.parse(CheckConfig, argv, __doc__)
+    config = command_line.parse(CheckConfig, argv, __doc__)
     folder = os.path.join(config.work_dir, "squad")
     os.makedirs(folder, exist_ok=True)
     source = weights.read(config.encoder)
@@ -110,4 +116,4 @@ def main(argv) -> int:
 
 
 if __name__ == "__main__":
-    configuration.run_command(main)
+    command_line.run_command(main)

@@ -25,24 +25,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-import numpy as np  # noqa: E402  (found through the line above, like the rest)
-import tensorflow as tf  # noqa: E402
-
+import command_line  # noqa: E402  (found through the line above, like the rest)
 import configuration  # noqa: E402
-import files  # noqa: E402
-import modeling  # noqa: E402
-import tokenization  # noqa: E402
-import weights  # noqa: E402
 from configuration import ElectraConfig, UserError, option  # noqa: E402
-
-# transformers 4 wants huggingface_hub below 1, transformers 5 a newer one than ours: hence an environment each.
-PEERS = {"4": ["transformers==4.57.6", "huggingface_hub<1"], "5": ["transformers==5.23.0"]}
-TORCH = "torch==2.13.0"
-TOLERANCE = 1e-5
-KINDS = ("discriminator", "generator")
-SENTENCES = ["The cat sat on the mat.", "Unwanted, running café!", "lower [MASK] est"]
-WORDS = [*tokenization.SPECIAL_TOKENS,
-         *"the cat sat on mat un ##want ##ed run ##ning cafe low ##er est . , ! a".split()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +39,27 @@ class CheckConfig:
     def __post_init__(self):
         if not self.work_dir:
             raise UserError("--work_dir is missing: name a folder with some GB free.")
+
+
+if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that the other imports take
+    command_line.refuse_early(CheckConfig, __doc__)
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+import files  # noqa: E402
+import modeling  # noqa: E402
+import tokenization  # noqa: E402
+import weights  # noqa: E402
+
+# transformers 4 wants huggingface_hub below 1, transformers 5 a newer one than ours: hence an environment each.
+PEERS = {"4": ["transformers==4.57.6", "huggingface_hub<1"], "5": ["transformers==5.23.0"]}
+TORCH = "torch==2.13.0"
+TOLERANCE = 1e-5
+KINDS = ("discriminator", "generator")
+SENTENCES = ["The cat sat on the mat.", "Unwanted, running café!", "lower [MASK] est"]
+WORDS = [*tokenization.SPECIAL_TOKENS,
+         *"the cat sat on mat un ##want ##ed run ##ning cafe low ##er est . , ! a".split()]
 
 
 def peer_python(release: str, work_dir: str) -> str:
@@ -178,7 +184,7 @@ def regenerate(work_dir: str, tokenizer):
 
 
 def main(argv) -> int:
-    config = configuration.parse(CheckConfig, argv, __doc__)
+    config = command_line.parse(CheckConfig, argv, __doc__)
     os.makedirs(config.work_dir, exist_ok=True)
     vocab_file = os.path.join(config.work_dir, "vocab.txt")
     fillers = [] if config.regenerate else [f"[unused{i}]" for i in range(30522 - len(WORDS))]
@@ -194,4 +200,4 @@ def main(argv) -> int:
 
 
 if __name__ == "__main__":
-    configuration.run_command(main)
+    command_line.run_command(main)

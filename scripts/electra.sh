@@ -11,7 +11,7 @@
 # that of the training.
 
 # shellcheck source=scripts/environment.sh disable=SC2154  # recipe sets variables
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
 recipe electra "$@"
 if [[ -n $dry_run ]]; then planned_python; else use_python "$device"; fi
@@ -42,18 +42,23 @@ pretrain() {  # pretrain PHASE LOG: runs `command`, after a crash `restart`
   [[ -z $dry_run ]] || return 0
   run_restarting "$2" 'command[@]' 'restart[@]'
   (( $1 == 2 || ${#phases[@]} == 1 )) || next=", phase 2 was not started"
-  if (( status == 75 )); then
+  if (( status == 2 )); then
+    exit 2  # the program has said why
+  elif (( status == 75 )); then
     die "phase $1 was interrupted$next: run the same command with $to_resume to resume" 75
   elif (( status != 0 )); then
-    die "phase $1 ended with status $status$next; its output is in $2" "$status"
+    die "phase $1 ended with status $status$next$(output_in "$2")" "$status"
   elif [[ -n $stopped && -n $next ]]; then
     die "phase 1 finished$next: run the same command with $to_continue" 75
   fi
 }
 
-if [[ -z $dry_run && ${#phases[@]} == 2 ]]; then  # days of phase 1 must not end at a mistake in phase 2
-  run "$python" "${phase_2[@]}" "${options_p2[@]}" --check_only
-  (( status == 0 )) || die "phase 2 would fail (its reason is above); nothing was trained" "$status"
+if can_check; then  # days of phase 1 must not end at a mistake in phase 2
+  for phase in "${phases[@]}"; do
+    compose
+    run "$python" "${command[@]}" --check_only
+    (( status == 0 )) || die "phase $phase would fail (its reason is above); nothing was trained" "$status"
+  done
 fi
 for phase in "${phases[@]}"; do
   compose

@@ -10,7 +10,7 @@
 # 75 after an interruption (the same call resumes); else that of the command.
 
 # shellcheck source=scripts/environment.sh disable=SC2154  # recipe sets variables
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
 recipe electra_squad "$@"
 if [[ -n $dry_run ]]; then planned_python; else use_python "$device"; fi
@@ -20,9 +20,11 @@ make_sample_data
 running "${runner[@]}" "${command[@]}"  # run_tf_squad.py
 [[ -z $dry_run ]] || exit 0
 run_restarting "$log" "command[@]" "command[@]"
-if (( status == 75 )); then
+if (( status == 2 )); then
+  exit 2  # the program has said why
+elif (( status == 75 )); then
   die "interrupted: run the same command to resume from the last checkpoint" 75
 elif (( status != 0 )); then
-  die "ended with status $status; its output is in $log" "$status"
+  die "ended with status $status$(output_in "$log")" "$status"
 fi
 say "finished; results are in $results"

@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2034,SC2154  # variables go to and come from the wrapper
 # Sourced by the wrappers beside it: how they read their options, set up Python, and run programs. bash 4.2 or newer.
 #
+#   header_as_help "$0" "$@"   --help of a script without a table of options
 #   recipe NAME "$@"           has scripts/recipe.py read and check the call of wrapper NAME; sets the variables of its plan
 #   use_python DEVICE [tools]  sets `python`; `tools` adds what scripts/test.sh needs
 #   planned_python             sets `python` for a dry run
@@ -8,6 +9,7 @@
 #   choose_launcher            sets `runner`, the words before the Python program: `python`, with several workers also what
 #                              starts them, and `launcher`, that alone
 #   make_sample_data           makes the sample data of the plan where it is missing
+#   can_check                  whether a program can check its input; says why not where that is so in a dry run
 #   running COMMAND...         prints it, ready to be copied into a shell
 #   run COMMAND...             runs it and leaves its exit status in `status`
 #   run_group COMMAND...       the same, for a command whose own children must end with it
@@ -49,15 +51,22 @@ die() {
 
 # --- Options ---
 
+header_as_help() {  # for scripts without a table of options: with --help prints the comment at their beginning
+  [[ " ${*:2} " != *\ --help\ * && " ${*:2} " != *\ -h\ * ]] || { sed -n '2,/^$/s/^# \{0,1\}//p' "$1"; exit 0; }
+}
+
 # The plan is a list of assignments, each value quoted: nothing that a user gives is ever interpreted by the shell.
 recipe() {
-  local plan
+  local plan failed=0
   recipe_call=("$@")
+  [[ $1 == install_horovod ]] || resumable=yes
   find_any_python
-  { plan=$("$any_python" "$root/scripts/recipe.py" "$1" "$start_dir" "${@:2}" 3>&1 >&4) || exit; } 4>&1
+  { plan=$("$any_python" "$root/scripts/recipe.py" "$1" "$start_dir" "${@:2}" 3>&1 >&4) || failed=$?; } 4>&1
+  [[ -z $stopped ]] || leave
+  (( failed == 0 )) || exit "$failed"
   eval "${plan:-die "$any_python does not run scripts/recipe.py" 1}"
   cd "$work_dir"
-  # Python ends when a wrapper of this chain was killed (configuration.end_with_wrapper).
+  # Python ends when a wrapper of this chain was killed (command_line.end_with_wrapper).
   if [[ ${ELECTRA_WRAPPER:-} == "$process_space":* ]]; then
     ELECTRA_WRAPPER+=,$$
   else
@@ -85,13 +94,29 @@ make_sample_data() {  # makes each of `sample_folders` with the command in `samp
   [[ -n $dry_run ]] || release_lock
 }
 
+can_check() {  # every start can that is not a dry run; of several workers that of rank 0 does
+  local folder
+  (( rank == 0 )) || return
+  [[ -n $dry_run ]] || return 0
+  for folder in "${sample_folders[@]}"; do
+    [[ -d $folder ]] || { say "note: the sample data does not exist yet, so it was not checked"; return 1; }
+  done
+  "$any_python" "$root/scripts/interpreters.py" packages "$python" "$python" cpu "$start_dir" >/dev/null ||
+    { say "note: $python does not have the packages yet, so data and weights were not checked"; return 1; }
+}
+
 # --- Signals and running ---
 
+resumable=''  # set for a command that ends with 75 when it is stopped
 child='' target='' stopped='' signals=0 status=0  # `target` is the process or, with -, the group that gets TERM
 
 on_signal() {
   stopped=$1 signals=$((signals + 1))
   [[ -z $child ]] || signal_child TERM
+}
+leave() {  # after a signal that came before the command had begun
+  [[ -z $resumable ]] || die "stopped before the first update: run the same command again" 75
+  exit "$stopped"
 }
 on_usr1() {
   signals=$((signals + 1))
@@ -124,14 +149,14 @@ await_child() {
 running() { (( rank )) || { printf 'running:'; printf ' %q' "$@"; printf '\n'; }; }
 
 run() {
-  [[ -z $stopped ]] || exit "$stopped"
+  [[ -z $stopped ]] || leave
   (trap '' INT HUP USR1; exec "$@") &
   target=$! child=$!
   await_child
 }
 
 run_group() {
-  [[ -z $stopped ]] || exit "$stopped"
+  [[ -z $stopped ]] || leave
   set -m  # job control gives it a process group of its own
   (trap '' INT HUP USR1; exec "$@") </dev/null &
   target=-$! child=$!
@@ -156,14 +181,18 @@ copy_to_log() {
 }
 
 run_logged() {
-  local log=$1 pipes copiers=() copier writer reader pipe ended
+  local log=$1 pipes copiers=() copier writer reader pipe ended there reason
   shift
   if (( rank )); then PYTHONUNBUFFERED=1 run "$@"; return; fi
-  [[ -z $stopped ]] || exit "$stopped"
-  mkdir -p "$(dirname "$log")"
+  [[ -z $stopped ]] || leave
+  there=$log
+  until [[ -e $there ]]; do there=$(dirname "$there"); done
+  reason=$(mkdir -p "$(dirname "$log")" 2>&1) ||
+    die "$(dirname "$log") could not be created (${reason##*: }): choose another folder for the results"
   if (( ${#launcher[@]} )); then workers=$(cd "$(dirname "$log")" && mktemp -d "$PWD/.workers.tmp-$host-$$-XXXXXX"); fi
-  running "$@" >>"$log"
-  pipes=$(mktemp -d "${TMPDIR:-/tmp}/electra.tmp-$host-$$-XXXXXX")
+  { running "$@" >>"$log"; } 2>/dev/null || die "$log could not be written: choose another folder for the results"
+  pipes=$(mktemp -d "${TMPDIR:-/tmp}/electra.tmp-$host-$$-XXXXXX" 2>/dev/null) ||
+    die "no temporary folder could be created in ${TMPDIR:-/tmp}: set TMPDIR to a folder that can be written"
   copy_to_log "$pipes/out" "$log"
   # Standard output and error that are one and the same share a pipe, which keeps their order.
   [[ /dev/fd/1 -ef /dev/fd/2 ]] || copy_to_log "$pipes/err" "$log" >&2
@@ -206,6 +235,16 @@ run_logged() {
     rm -rf "$workers"
     workers=''
   fi
+  (( status != 2 )) || remove_new "$log" "$there"
+}
+
+output_in() { [[ ! -e $1 ]] || printf '; its output is in %s' "$1"; }
+
+remove_new() {  # remove_new LOG THERE: after a refusal, the log and its folders that are new; THERE was there before
+  local folder
+  [[ $1 == "$2" ]] || rm -f "$1"
+  folder=$(dirname "$1")
+  while [[ $1 != "$2" && $folder != "$2" ]] && rmdir "$folder" 2>/dev/null; do folder=$(dirname "$folder"); done
 }
 
 # --- Several workers ---
@@ -230,7 +269,7 @@ choose_launcher() {  # reads device, num_workers, hostfile, cluster, dry_run and
 
 await_folder() {  # waits for the folder that the wrapper of rank 0 makes
   until [[ -d $1 ]]; do
-    [[ -z $stopped ]] || exit "$stopped"
+    [[ -z $stopped ]] || leave
     sleep 1
   done
 }
@@ -283,7 +322,7 @@ print(sys.executable)'
   if [[ -n ${PYTHON:-} ]]; then
     any_python=$PYTHON
     [[ $any_python != */* || $any_python == /* ]] || any_python=$start_dir/$any_python
-    "$any_python" -c "$check" >/dev/null 2>&1 ||
+    [[ -n $("$any_python" -c "$check" 2>/dev/null) ]] ||
       die "PYTHON=$PYTHON does not run as Python 3.8 or newer: set PYTHON to one that does, or unset it"
     return
   fi
@@ -298,7 +337,7 @@ ask() {  # ask PROGRAM ARGUMENT...: leaves what a program of scripts/ prints in 
   local failed=0
   [[ -n $any_python ]] || find_any_python
   answer=$("$any_python" "$root/scripts/$1" "${@:2}") || failed=$?
-  [[ -z $stopped ]] || exit "$stopped"
+  [[ -z $stopped ]] || leave
   (( failed == 0 )) || die "${answer:-scripts/$1 failed, see above}" "$failed"
 }
 

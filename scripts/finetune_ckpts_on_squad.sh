@@ -9,7 +9,7 @@
 # resumes).
 
 # shellcheck source=scripts/environment.sh disable=SC2154  # recipe sets variables
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
 recipe finetune_ckpts_on_squad "$@"
 planned_python

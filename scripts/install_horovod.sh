@@ -11,7 +11,7 @@
 # else that of the step that failed.
 
 # shellcheck source=scripts/environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
 recipe install_horovod "$@"
 horovod=0.28.1 serves="loads with"
@@ -24,7 +24,7 @@ use_python "$device"
 look() {  # sets tensorflow, bridge (habana-tensorflow), state and reason as horovod_state.py says
   local answer
   answer=$(TF_CPP_MIN_LOG_LEVEL=3 "$python" "$root/scripts/horovod_state.py" "$device" 2>/dev/null) || answer=''
-  [[ -z $stopped ]] || exit "$stopped"
+  [[ -z $stopped ]] || leave
   [[ -n $answer ]] || die "TensorFlow does not load in $python: '$python -c \"import tensorflow\"' shows why" 1
   read -r tensorflow bridge state reason <<<"${answer##*$'\n'}"
 }

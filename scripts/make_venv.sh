@@ -7,8 +7,9 @@
 # not finish. Exit status: 0, 2 for a folder that was not created by this script, else that of venv or pip.
 
 # shellcheck source=scripts/environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
+header_as_help "$0" "$@"
 (( $# == 3 )) || die "usage: bash scripts/make_venv.sh FOLDER PYTHON REQUIREMENTS_FILE"
 venv=$1 base=$2 ready="$2 $(cksum <"$3")" reason=''
 require_own_venv "remove it, or name another folder"

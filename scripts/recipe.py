@@ -130,11 +130,14 @@ if that exists, else the bundled sample data is used. Switches can be given with
         of("max_seq_length_p2", "512"),
         of("log_freq"),
         of("eval_freq"),
+        own("eval", "auto", "auto: evaluate on the held-out shards in <data_dir>/eval, if there are any; none: do not",
+            ("auto", "none")),
         of("num_eval_steps", "20"),
         of("keep_checkpoint_max"),
         of("keep_every_steps"),
         of("save_checkpoints_minutes"),
         of("skip_bad_updates"),
+        of("force"),
         HOSTFILE,
         of("bf16_config_path", path="input"),
         of("gradient_compression"),
@@ -192,6 +195,7 @@ value.\
         of("evaluate_during_training"),
         of("save_checkpoints_minutes"),
         of("skip_bad_updates"),
+        of("force"),
         of("eval_script", path="input"),
         of("log_freq"),
         of("xla"),
@@ -325,8 +329,8 @@ def electra(call: Call) -> Plan:
     data, sample = electra_data(call, phases, notes)
     commands, configs = {}, []
     for phase in phases:
-        flags = electra_flags(call, phase, data[phase], held_out=phase in sample or os.path.isdir(
-            call.in_work_dir(os.path.join(data[phase], "eval"))))
+        flags = electra_flags(call, phase, data[phase], held_out=call["eval"] == "auto" and (
+            phase in sample or os.path.isdir(call.in_work_dir(os.path.join(data[phase], "eval")))))
         with call.own_words(phase):
             configs.append(configuration.from_words(PretrainingConfig, flags))
             check_encoder(call, configs[-1])
@@ -383,7 +387,7 @@ def electra_data(call: Call, phases: List[int], notes: List[str]) -> Tuple[Dict[
         for piece in data[phase].split(","):
             if not piece:
                 raise UserError(f"--data_dir_p{phase}={data[phase]} has an empty part: remove the comma.")
-            if not (phase in sample or call.dry_run or exists(call.in_work_dir(piece))):
+            if not (phase in sample or exists(call.in_work_dir(piece))):
                 raise UserError(f"the data of phase {phase}, {piece}, does not exist: check --data_dir_p{phase} or "
                                 f"DATASET_P{phase}.")
     vocabularies = {vocabulary_beside(call.in_work_dir(data[phase].split(",")[0])) for phase in phases} - {None}

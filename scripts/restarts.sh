@@ -8,6 +8,7 @@ run_restarting() {
   before=$(list_checkpoints)
   while :; do
     run_logged "$log" "${runner[@]}" "${!words}"
+    if [[ -n $stopped ]] && (( status == stopped )); then status=75; fi  # it had not yet begun to wait for signals
     if (( status == 0 || status == 2 || status == 75 || restarts >= max_restarts )) || [[ -n $stopped ]]; then return; fi
     restarts=$((restarts + 1))
     say "ended with status $status: restart $restarts of $max_restarts in $pause s" | tee -ai "$log"

@@ -33,11 +33,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, "scripts")]
 
+from recipe import SweepConfig  # noqa: E402  (found through the line above, like the rest)
+
+import command_line  # noqa: E402
+
+if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that TensorFlow takes
+    command_line.refuse_early(SweepConfig, __doc__, resumable=True)
+
 import recipe  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from recipe import SweepConfig  # noqa: E402
 
-import configuration  # noqa: E402  (found through the line above, like the rest)
+import configuration  # noqa: E402
 import files  # noqa: E402
 from checkpoints import (  # noqa: E402
     Checkpoint,
@@ -426,11 +432,11 @@ def in_order(rows: Dict[str, dict], jobs: List[Job]) -> List[dict]:
 def main(argv):
     split = argv.index("--") if "--" in argv else len(argv)
     arguments = argv[split + 1:]
-    config = configuration.parse(SweepConfig, argv[:split], __doc__)
+    config = command_line.parse(SweepConfig, argv[:split], __doc__)
     configuration.require_options(config, "checkpoints")
     with config.sole_user():
         sweep(config, arguments)
 
 
 if __name__ == "__main__":
-    configuration.run_command(main)
+    command_line.run_command(main)

@@ -8,8 +8,9 @@
 # TensorFlow, with Horovod where it builds.
 
 # shellcheck source=scripts/environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
+header_as_help "$0" "$@"
 cd "$root"
 use_python cpu tools
 linted=0

@@ -70,7 +70,9 @@ connection and pip's index settings; the next start tries again"
 }
 
 set_up_failed() {
-  [[ -z $stopped ]] || die "stopped while setting up ${venv##*/}: the next start creates it again" "$stopped"
+  local ends=$stopped
+  [[ -z $resumable ]] || ends=75
+  [[ -z $stopped ]] || die "stopped while setting up ${venv##*/}: the next start creates it again" "$ends"
   die "$1" "$status"
 }
 
@@ -87,13 +89,14 @@ except OSError:
     pass  # a file system without locks'
 
 take_lock() {  # take_lock PYTHON
+  [[ -w $root ]] || die "$root is not writable: use a copy of the repository that is"
   exec 9>"$root/.setup.lock"
   run "$1" -c "$lock_code" try
   if (( status == 75 )); then
     say "another set-up is running here: waiting for it"
     run "$1" -c "$lock_code" wait
   fi
-  [[ -z $stopped ]] || exit "$stopped"
+  [[ -z $stopped ]] || leave
 }
 
 release_lock() { exec 9>&-; }

@@ -30,6 +30,7 @@ echo ready; while :; do sleep 0.05; done"""
 # First lines of a stand-in for the interpreter, in bash: the wrappers' own programs run.
 STAND_IN = f"""#!/usr/bin/env bash
 [[ $1 != */scripts/@(recipe|launcher|interpreters).py ]] || exec {shlex.quote(sys.executable)} "$@"
+[[ $1 != -c || $2 != *"version_info < (3, 8)"* ]] || exec {shlex.quote(sys.executable)} "$@"
 [[ $* != *--check_only* ]] || {{ eval "${{FAKE_CHECK:-true}}"; exit; }}
 """
 
@@ -46,7 +47,8 @@ class Clone:
         # The wrappers' python3 is this one: a script of pyenv in its place takes 0.1 s at every start.
         self.environment["PATH"] = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
         shutil.copytree(ROOT / "scripts", folder / "scripts")
-        for file in (*ROOT.glob("requirements*.txt"), ROOT / "configuration.py", ROOT / "files.py"):
+        modules = [ROOT / f"{module}.py" for module in ("command_line", "configuration", "files")]
+        for file in (*ROOT.glob("requirements*.txt"), *modules):
             shutil.copy(file, folder)
 
     def command(self, *arguments, wrapper="electra.sh"):

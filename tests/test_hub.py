@@ -21,7 +21,7 @@ import weights
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = pathlib.Path(__file__).parent / "data" / "transformers_tiny" / "discriminator"
 REPOSITORY = "someone/electra-tiny-discriminator"
-PROGRAM = "import configuration, hub; configuration.run_command(lambda argv: print(hub.download(argv[1])))"
+PROGRAM = "import command_line, hub; command_line.run_command(lambda argv: print(hub.download(argv[1])))"
 
 
 class Hub(http.server.ThreadingHTTPServer):

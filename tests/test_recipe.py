@@ -11,6 +11,7 @@ import subprocess
 import pytest
 from support import STAND_IN, Clone, make_folder, write_executable
 
+import command_line
 import configuration
 import modeling
 import weights
@@ -139,7 +140,7 @@ def test_the_command_makes_the_configuration_that_was_checked(plan, wrapper):
     assert len(found) == len(made.configs) > 0
     for command, config in zip(found, made.configs):
         more = [f"--{name}={value}" for name, value in recipe.PHASE_2.items() if getattr(config, "phase2", False)]
-        assert configuration.parse(type(config), [*command, *more], "") == config
+        assert command_line.parse(type(config), [*command, *more], "") == config
 
 
 def test_empty_values_keep_the_default_by_name_and_by_position(plan):
@@ -155,7 +156,7 @@ def test_a_model_is_evaluated_with_the_beam_that_it_was_saved_with(plan, squad_d
     call = ["--squad_dir=/", "--mode=eval", f"--init_checkpoint={tmp_path / 'saved'}"]
     for more, beam in ([], 9), (["--beam_size=4"], 4):
         command = plan("electra_squad", *call, *more).variables["command"]
-        config = configuration.parse(SquadConfig, command, "")
+        config = command_line.parse(SquadConfig, command, "")
         saved = weights.read(config.init_checkpoint)
         assert weights.question_answering(saved, tokenizer, config.beam_size).beam_size == beam
 

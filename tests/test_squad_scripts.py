@@ -33,7 +33,7 @@ from support import (
     write_executable,
 )
 
-import configuration
+import command_line
 import hub
 import modeling
 import run_tf_squad
@@ -165,7 +165,7 @@ def test_each_position_is_the_option_of_its_name(clone, squad_dir):
 def test_defaults_are_those_of_the_recipe(clone, squad_dir):
     command = fine_tuning(clone.call("--dry_run", f"--squad_dir={squad_dir}"))
     assert command[:2] == [".venv/bin/python", "run_tf_squad.py"]
-    assert configuration.parse(SquadConfig, command[1:], "") == SquadConfig(
+    assert command_line.parse(SquadConfig, command[1:], "") == SquadConfig(
         device="cpu", precision="fp32", electra_model="google/electra-base-discriminator", data_dir=str(squad_dir),
         output_dir="results/", num_train_epochs=2.0, train_batch_size=16, predict_batch_size=128, max_steps=-1,
         learning_rate=4e-4, train_iter_per_epoch=-1, gradient_accumulation_steps=1, warmup_proportion=0.05,

@@ -19,7 +19,7 @@ import pytest
 import tensorflow as tf
 from support import GAUDI_FILES, STAND_IN, write_executable
 
-import configuration
+import command_line
 import files
 from checkpoints import Checkpoints, remove_checkpoint
 from configuration import Interrupted, RunFailed, SquadConfig, UserError
@@ -107,7 +107,7 @@ def value(command, name):
 
 
 def squad_config(command):
-    return configuration.parse(SquadConfig, command, "")
+    return command_line.parse(SquadConfig, command, "")
 
 
 def rows(sweep):

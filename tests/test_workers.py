@@ -25,6 +25,7 @@ import tensorflow as tf
 from support import pretraining_config as make_config
 from support import squad_config, squad_file
 
+import command_line
 import configuration
 import modeling
 import optimization
@@ -140,7 +141,7 @@ def test_every_worker_writes_its_exit_status(tmp_path, monkeypatch, capsys):
         raise UserError("no.")
 
     with pytest.raises(SystemExit):
-        configuration.run_command(main)
+        command_line.run_command(main)
     assert (tmp_path / "status.1").read_text() == "2\n"
     assert capsys.readouterr().err.endswith("(worker 1): no.\n")
 

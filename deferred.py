@@ -1,0 +1,20 @@
+"""TensorFlow, imported when it is first used: a module that imports it from here can be used before, in milliseconds.
+
+    from deferred import tensorflow as tf
+
+For the modules that `preflight` needs. Those that define subclasses of TensorFlow's classes import it directly.
+"""
+from __future__ import annotations
+
+import importlib
+
+
+class _Deferred:
+    def __init__(self, name: str):
+        self._name = name
+
+    def __getattr__(self, attribute: str):
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+tensorflow = _Deferred("tensorflow")
