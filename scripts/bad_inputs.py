@@ -86,7 +86,7 @@ CALLS = {
         "corpus_dir": "@in@/corpus", "vocab_file": "@in@/vocab.txt", "output_dir": "@case@/built", "overwrite": "true",
         "max_seq_length": "32", "num_out_files": "2", "num_processes": "1"}, {"built": "data/32"}, models=False),
     "sample": Call("make_sample_data.py", {"output_dir": "@case@/demo", "size": "0.2"}, models=False),
-    "vocabulary": Call("build_vocab.py", {"corpus_dir": "@in@/corpus", "output_file": "@case@/built_vocab.txt",
+    "vocabulary": Call("build_vocab.py", {"corpus_dir": "@in@/corpus", "output_dir": "@case@/vocabulary",
                                           "vocab_size": "90"}, models=False),
     "plan": Call("electra.sh", {"dry_run": "true", **_BOTH_PHASES}, models=False),
     "pre-train": Call("electra.sh", _BOTH_PHASES, models=False, trains=True),
@@ -112,8 +112,8 @@ OPTION_CALLS = {
     "build_pretraining_dataset.py": ["build"], "make_sample_data.py": ["sample"], "build_vocab.py": ["vocabulary"],
     "electra.sh": ["plan"], "electra_squad.sh": ["plan SQuAD"], "finetune_ckpts_on_squad.sh": ["plan a sweep"],
     "sweep_squad.py": ["sweep"]}
-OUTPUT_OPTIONS = ("results_dir", "log_dir", "output_dir", "out_dir", "cache_dir", "json_summary", "output_file")
-OUTPUTS = ("results", "answers", "exported", "built", "built_vocab.txt", "demo", "sweep")
+OUTPUT_OPTIONS = ("results_dir", "log_dir", "output_dir", "out_dir", "cache_dir", "json_summary")
+OUTPUTS = ("results", "answers", "exported", "built", "vocabulary", "demo", "sweep")
 
 
 def words_of(call: Call, changes: Dict[str, Optional[str]]) -> List[str]:
@@ -447,7 +447,7 @@ def file_case(rng: random.Random, subject: Subject) -> dict:
 
 WRITERS = {"train": "results_dir", "resume": "results_dir", "fine-tune": "output_dir", "export": "output_dir",
            "build": "output_dir", "sample": "output_dir", "pre-train": "results_dir", "run SQuAD": "out_dir",
-           "sweep again": "out_dir", "vocabulary": "output_file"}  # what names its output
+           "sweep again": "out_dir", "vocabulary": "output_dir"}  # what names its output
 READERS = ["check", "evaluate", "answer", "infer", "plan", "plan SQuAD", "plan a sweep"]
 ODD_PATHS = {"blanks": "a b  c", "quotes": "it's \"it\"", "shell code": f"$(touch {MARKER})",
              "not UTF-8": "\udcff\udcfe", "a newline": "a\nb", "Japanese": "\u65e5\u672c\u8a9e",

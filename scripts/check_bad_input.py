@@ -816,6 +816,7 @@ def preload(world: World):
             world.preloaded.add(program)
     import h5py  # noqa: F401
     import matplotlib
+    import tensorflow  # noqa: F401
     matplotlib.use("Agg")
     import matplotlib.pyplot  # noqa: F401
 
