@@ -481,7 +481,7 @@ def machine_case(rng: random.Random, what: str) -> dict:
     call = rng.choice([*WRITERS] if about_output or rng.random() < 0.5 else READERS)
     changes = {}
     if "PYTHON" in machine:
-        call = rng.choice(["plan", "pre-train", "run SQuAD", "sweep again"])
+        call = rng.choice(["plan", "pre-train", "run SQuAD", "sweep again"]) if machine["PYTHON"] else "plan"
     if what == "binary standard input":
         call, changes = "infer", {"question": None}
     copies = CALLS[call].copies

@@ -32,6 +32,7 @@ import atexit
 import contextlib
 import ctypes
 import difflib
+import fcntl
 import glob
 import gzip
 import hashlib
@@ -363,15 +364,14 @@ class Run:
             (shutil.copytree if source.is_dir() else shutil.copy2)(source, folder / name)
         pattern, how = case.damage
         if pattern:
-            path = self.damaged = self.find(pattern)
-            damages_of(pattern)[how](path, random.Random(f"{case.number}/{case.what}"))
+            damages_of(pattern)[how](self.find(pattern), random.Random(f"{case.number}/{case.what}"))
         self.prepare_machine(case.machine)
         self.before = digests(folder)
 
     def find(self, pattern: str) -> pathlib.Path:
         found = sorted(self.folder.glob(pattern))
         if found:
-            return found[case_choice(self.case, len(found))]
+            return found[self.case.number % len(found)]
         path = self.folder / pattern  # such as .lock, which a finished run does not have
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text('{"host": "elsewhere", "machine": "m", "pid": 1, "wrapper": "", "command": "c", "since": "s", '
@@ -559,15 +559,10 @@ class Run:
         if self.mounted:
             subprocess.run(["umount", str(self.folder / "disk")], capture_output=True)
         if not keep:
-            if os.getuid():
-                for path in [self.folder, *self.folder.rglob("*")]:
-                    if path.is_dir() and not path.is_symlink():
-                        path.chmod(0o755)
+            for path in [self.folder, *self.folder.rglob("*")]:
+                if path.is_dir() and not path.is_symlink():
+                    path.chmod(0o755)  # also what was made read-only
             shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def case_choice(case: Case, count: int) -> int:
-    return random.Random(f"{case.number}/file").randrange(count)
 
 
 # --- Judging ---
@@ -594,7 +589,7 @@ def judge(run: Run) -> List[str]:
     if not ("cwd" in case.machine and case.machine["cwd"] == "/"):
         found += [f"ran a command that was smuggled in: {path} was created" for path in
                   [*run.folder.rglob(MARKER), *run.world.code.rglob(MARKER), *run.world.inputs.rglob(MARKER)]
-                  if path.name == MARKER]
+                  if path.is_file()]  # a folder: part of an odd path
     found += judge_files(run)
     found += [f"left a running process: {name}" for name in left_running(run.pid)]
     found += run.world.changes()
@@ -841,6 +836,11 @@ def main() -> int:
     os.umask(0o022)
     folder = pathlib.Path(arguments.folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        parser.error(f"--folder={folder} is in use by another campaign: wait until that has ended, or choose another")
     confine(folder)
     world = World(folder)
     world.make()
