@@ -251,11 +251,11 @@ class World:
         found = []
         for name, before in self.states.items():
             after = signatures(self.folder / name)
-            found += [f"touched {name}/{path}" for path in sorted({*before, *after})
-                      if before.get(path) != after.get(path)]
-            for path in sorted({*before, *after}):
-                if before.get(path) != after.get(path):
-                    self.put_back(name, path)
+            changed = [path for path in sorted({*before, *after}) if before.get(path) != after.get(path)]
+            found += [f"touched {name}/{path}" for path in changed[:4]]
+            found += [f"touched {len(changed) - 4} more in {name}"] if len(changed) > 4 else []
+            for path in changed:
+                self.put_back(name, path)
         return found
 
     def put_back(self, name: str, path: str):
@@ -279,7 +279,7 @@ def signatures(folder: pathlib.Path) -> Dict[str, tuple]:
     """Size, mode and time of change of everything in a folder."""
     found = {}
     for base, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name != "__pycache__"]
+        folders[:] = [name for name in folders if name not in ("__pycache__", ".ruff_cache", ".pytest_cache")]
         for name in [*folders, *names]:
             path = os.path.join(base, name)
             with contextlib.suppress(FileNotFoundError):
@@ -703,7 +703,7 @@ def judge_files(run: Run) -> List[str]:
 def may_write(case: Case) -> Set[str]:
     """What a command may write to in the input's folder."""
     machine, spot = case.machine, {"disk": "disk", "read_only": "locked", "output": "output"}
-    found = {*OUTPUTS, "a", "cache", "hub", "target", "nowhere", machine.get("path", "").split("/")[0]}
+    found = {*OUTPUTS, "a", "cache", "hub", "missing", "target", "nowhere", machine.get("path", "").split("/")[0]}
     found |= {folder for key, folder in spot.items() if key in machine}
     return found | ({"x"} if case.option in OUTPUT_OPTIONS else set())  # ../../x, from the working folder a/b
 
