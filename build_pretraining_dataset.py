@@ -67,6 +67,8 @@ LINE_BOUND = 16 << 20  # a longer line at a chunk's planned end is refused
 LINES_PER_CALL = 64  # lines joined for one call of the tokenizer
 LINE_END = "ꀀꀁꀂ"  # joins them: three letters of the Yi script that do not form a word
 ROW_TOKENS = 1 << 16  # tokens of the examples that are encoded at once: fits a core's cache
+STRIP_ACCENTS = {"none": None, "true": True, "false": False}  # the option, for the tokenizer
+FEW_RECORDS = 100  # a held-out loss of fewer is mostly chance
 LOG_SECONDS = 30  # between progress lines if the output is not a terminal
 
 
@@ -83,8 +85,11 @@ class BuildConfig:
         None, "training shards; a multiple of num_processes keeps all of them busy to the end (default: 16, or "
         "num_processes if that is larger)", minimum=1, maximum=99999)
     blanks_separate_docs: bool = option(True, "a blank line ends a document; false: each file is one document")
-    do_lower_case: bool = option(True, "lower-case the text (for uncased vocabularies)")
-    strip_accents: str = option("none", "strip accents (none: as do_lower_case)", choices=("none", "true", "false"))
+    do_lower_case: Optional[bool] = option(
+        None, "lower-case the text (default: as the tokenizer_config.json beside the vocabulary says, else true)")
+    strip_accents: Optional[str] = option(
+        None, "strip accents: true, false, or none (as do_lower_case); default: as the tokenizer_config.json says, "
+        "else none", choices=tuple(STRIP_ACCENTS))
     seed: int = option(42, "random seed for lengths, segments and held-out documents", minimum=0, maximum=2**31 - 1)
     eval_fraction: float = option(0.0, "fraction of documents held out in <output_dir>/eval", minimum=0.0, maximum=0.9)
     encoding_errors: str = option("strict", "bytes that are not valid UTF-8: strict stops with an error, replace drops "
@@ -108,8 +113,10 @@ class BuildConfig:
         return self.num_out_files or max(16, self.processes)
 
     def tokenizer(self) -> ElectraTokenizer:
-        accents = {"none": None, "true": True, "false": False}[self.strip_accents]
-        return ElectraTokenizer(self.vocab_file, do_lower_case=self.do_lower_case, strip_accents=accents)
+        given = {} if self.do_lower_case is None else {"do_lower_case": self.do_lower_case}
+        if self.strip_accents is not None:
+            given["strip_accents"] = STRIP_ACCENTS[self.strip_accents]
+        return ElectraTokenizer.from_folder(os.path.dirname(self.vocab_file), self.vocab_file, **given)
 
 
 # --- The corpus and its chunks ---
@@ -328,15 +335,19 @@ def encode_records(ids: np.ndarray, examples: np.ndarray, max_seq_length: int, t
 _worker = None  # in a worker process: the arguments of `start_worker` and the tokenizer
 
 
-def start_worker(config: BuildConfig, folder: str, shards: list[list[Chunk]], bytes_done):
+def begin_worker():
     """Sets up a worker process. It starts with SIGINT and SIGTERM blocked; SIGINT is left to the parent."""
     def end_with_parent():  # otherwise the workers of a killed parent would wait forever
         multiprocessing.parent_process().join()
         os._exit(1)
 
-    global _worker
     threading.Thread(target=end_with_parent, daemon=True).start()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def start_worker(config: BuildConfig, folder: str, shards: list[list[Chunk]], bytes_done):
+    global _worker
+    begin_worker()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _worker = config, folder, shards, bytes_done, joining_tokenizer(config)
 
@@ -471,6 +482,9 @@ def build(config: BuildConfig) -> dict:
                         "that or choose another folder.") from error
     padding = 1 - total["tokens"] / ((total["train"] + total["eval"]) * config.max_seq_length)
     megabytes, elapsed_seconds = sum(sizes.values()) / 1e6, time.monotonic() - start_time
+    if config.eval_fraction and total["eval"] < FEW_RECORDS:
+        print(f"note: the held-out records ({total['eval']:,}) are too few for a steady held-out loss: --eval_fraction="
+              f"{min(0.5, 2 * FEW_RECORDS / (total['train'] + total['eval'])):.2g} would hold out more.", flush=True)
     print(f"{config.output_dir}: {total['documents']:,} documents, {total['train']:,} training and {total['eval']:,} "
           f"held-out records, {total['tokens']:,} tokens, {total['cut_tokens']:,} truncated, padding {padding:.1%}; "
           f"{megabytes:,.1f} MB in {elapsed_seconds:,.1f} s, {megabytes / elapsed_seconds:.2f} MB/s", flush=True)

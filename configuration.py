@@ -681,6 +681,23 @@ class ExportConfig:
 
 # --- Folders and workers of a command ---
 
+
+def check_folder(path: str, flag: str):
+    """Raises UserError where a folder is neither there and writable, nor can be created."""
+    present = os.path.abspath(path)
+    try:
+        while not os.path.lexists(present):
+            present = os.path.dirname(present)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--{flag}: {path!r} is not a valid path ({error}): choose another.") from error
+    reason = ("it is a file" if not os.path.isdir(present) else "permission denied, or a read-only file system"
+              if not os.access(present, os.W_OK | os.X_OK) else "")
+    name_max = os.pathconf(present, "PC_NAME_MAX") if not reason else 0
+    if name_max and any(len(os.fsencode(part)) > name_max for part in os.path.abspath(path).split(os.sep)):
+        reason = f"a name of more than {name_max} bytes"
+    if reason:
+        raise UserError(f"{path} cannot be created or written ({present}: {reason}): choose another --{flag}.")
+
 @contextlib.contextmanager
 def sole_user(folder: str, way_out: str, workers=None, junk=(), beside: bool = False):
     """Keeps every other process out of a command's folder during the block, and removes what killed ones left there.

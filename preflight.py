@@ -21,6 +21,7 @@ from configuration import (
     PretrainingConfig,
     SquadConfig,
     UserError,
+    check_folder,
     launched,
 )
 
@@ -48,7 +49,7 @@ def check_pretraining(config: PretrainingConfig) -> bool:
         raise UserError(f"--pretrain_tfrecords hold {data.order.records} records, fewer than one micro-batch of "
                         f"--train_batch_size={config.train_batch_size}: lower it, or build a larger dataset.")
     if held_out:
-        pretrain_utils.held_out_batches(config, pretrain_utils.open_data(held_out, config, tokenizer, remember=False))
+        pretrain_utils.open_data(held_out, config, tokenizer, remember=False)
     check_memory(config, pretraining_bytes(config, encoder), config.train_batch_size)
     checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max, keep_every=config.keep_every_steps)
     if not config.skip_checkpoint and not checkpoints.list(config.phase):  # else how many are to come is known later
@@ -85,24 +86,7 @@ def check_export(config: ExportConfig) -> None:
                         ".../checkpoints/ckpt-1000, or a folder of checkpoints.")
 
 
-# --- Folders and files ---
-
-
-def check_folder(path: str, flag: str):
-    """Raises UserError where a folder is neither there and writable, nor can be created."""
-    present = os.path.abspath(path)
-    try:
-        while not os.path.lexists(present):
-            present = os.path.dirname(present)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--{flag}: {path!r} is not a valid path ({error}): choose another.") from error
-    reason = ("it is a file" if not os.path.isdir(present) else "permission denied, or a read-only file system"
-              if not os.access(present, os.W_OK | os.X_OK) else "")
-    name_max = os.pathconf(present, "PC_NAME_MAX") if not reason else 0
-    if name_max and any(len(os.fsencode(part)) > name_max for part in os.path.abspath(path).split(os.sep)):
-        reason = f"a name of more than {name_max} bytes"
-    if reason:
-        raise UserError(f"{path} cannot be created or written ({present}: {reason}): choose another --{flag}.")
+# --- Weights ---
 
 
 def check_weights(name: str):

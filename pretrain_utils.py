@@ -627,10 +627,7 @@ def open_data(paths, config: PretrainingConfig, tokenizer: ElectraTokenizer, rem
     return Data(RecordOrder(filled, config.seed), formats[0])
 
 
-def held_out_batches(config: PretrainingConfig, data: Data) -> int:
-    """The number of batches in an evaluation. Raises: UserError: there are too few records for one."""
-    batches = min(config.num_eval_steps, data.order.records // config.train_batch_size)
-    if not batches:
-        raise UserError(f"--eval_tfrecords hold {data.order.records} records, fewer than one batch of "
-                        f"--train_batch_size={config.train_batch_size}: lower it, or hold out more records.")
-    return batches
+def held_out_batches(config: PretrainingConfig, data: Data) -> Tuple[int, int]:
+    """The number of batches in an evaluation and their size: --train_batch_size, or all records if they are fewer."""
+    batch_size = min(config.train_batch_size, data.order.records)
+    return min(config.num_eval_steps, data.order.records // batch_size), batch_size

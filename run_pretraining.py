@@ -196,7 +196,11 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
     """
     held_out = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
     data = pretrain_utils.open_data(held_out, config, tokenizer)
-    batches = pretrain_utils.held_out_batches(config, data)
+    batches, batch_size = pretrain_utils.held_out_batches(config, data)
+    if batch_size < config.train_batch_size:
+        logging.info("note: the held-out records (%d) are fewer than a batch of %d, so the held-out figures are "
+                     "uncertain: hold out more (build_pretraining_dataset.py --eval_fraction), or omit "
+                     "--eval_tfrecords (scripts/electra.sh: --eval=none).", batch_size, config.train_batch_size)
 
     @tf.function(autograph=False)
     def evaluate_batch(features, seeds):
@@ -205,8 +209,7 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
 
     def own_batches(should_stop) -> Optional[List[Scored]]:
         scored = []
-        stream = pretrain_utils.micro_batches(data.order, data.record_format, config.train_batch_size, 0, workers.rank,
-                                              workers.size)
+        stream = pretrain_utils.micro_batches(data.order, data.record_format, batch_size, 0, workers.rank, workers.size)
         for number in tqdm(range(workers.rank, batches, workers.size), desc="evaluating", leave=False,
                            disable=not (workers.is_chief and sys.stderr.isatty())):
             if should_stop():

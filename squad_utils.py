@@ -214,9 +214,10 @@ def tokenize_contexts(contexts: List[str], tokenizer: tokenization.ElectraTokeni
         for context, encoding in zip(part, tokenizer.backend.encode_batch(whole, add_special_tokens=False)):
             starts, ends = np.array(encoding.offsets, np.int32).reshape(-1, 2).T.copy()
             if not context.isascii():
-                for position, character in enumerate(context):
-                    if unicodedata.category(character) == "Mn" and not (starts == position).any():
-                        ends[ends == position] = position + 1
+                dropped = np.array([unicodedata.category(character) == "Mn" for character in context] + [False])
+                dropped[starts] = False
+                other = np.flatnonzero(~dropped)
+                ends = other[np.searchsorted(other, ends)].astype(np.int32)
             tokenized[context] = np.array(encoding.ids, np.int32), starts, ends
     return tokenized
 
@@ -236,10 +237,17 @@ def max_context_windows(tokens: int, room: int, doc_stride: int, windows: int) -
 
     BERT's rule: min(tokens before, tokens after) + 0.01 x the window's length; the first window wins ties.
     """
-    first = np.arange(windows)[:, np.newaxis] * doc_stride
-    last = np.minimum(first + room, tokens) - 1
-    poorer = np.minimum(np.arange(tokens) - first, last - np.arange(tokens))  # [windows, tokens], below 0 outside
-    return np.argmax(np.where(poorer < 0, -1, 100 * poorer + last - first + 1), axis=0)
+    token = np.arange(tokens)
+    newest = np.minimum(token // doc_stride, windows - 1)  # the last window that contains the token
+    best, best_score = np.zeros(tokens, int), np.full(tokens, -1)
+    for back in range(-(-room // doc_stride)):  # no other window contains it: memory and time are linear in `tokens`
+        window = newest - back
+        first = window * doc_stride
+        last = np.minimum(first + room, tokens) - 1
+        score = 100 * np.minimum(token - first, last - token) + last - first + 1
+        better = (window >= 0) & (last >= token) & (score >= best_score)
+        best, best_score = np.where(better, window, best), np.where(better, score, best_score)
+    return best
 
 
 # --- Cache ---

@@ -16,7 +16,7 @@ source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 recipe electra "$@"
 if [[ -n $dry_run ]]; then planned_python; else use_python "$device"; fi
 choose_launcher
-make_sample_data
+build_data
 
 # NVIDIA's settings, the same in both phases.
 settings=(--disc_weight=50)

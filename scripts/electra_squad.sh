@@ -15,7 +15,7 @@ source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 recipe electra_squad "$@"
 if [[ -n $dry_run ]]; then planned_python; else use_python "$device"; fi
 choose_launcher
-make_sample_data
+build_data
 
 running "${runner[@]}" "${command[@]}"  # run_tf_squad.py
 [[ -z $dry_run ]] || exit 0

@@ -8,7 +8,7 @@
 #   ask PROGRAM ARGUMENT...    runs a program of scripts/ that needs only the standard library; its output is in `answer`
 #   choose_launcher            sets `runner`, the words before the Python program: `python`, with several workers also what
 #                              starts them, and `launcher`, that alone
-#   make_sample_data           makes the sample data of the plan where it is missing
+#   build_data                 builds the data of the plan where it is missing (sample data, or that of a corpus)
 #   can_check                  whether a program can check its input; says why not where that is so in a dry run
 #   running COMMAND...         prints it, ready to be copied into a shell
 #   run COMMAND...             runs it and leaves its exit status in `status`
@@ -75,21 +75,21 @@ recipe() {
   export ELECTRA_WRAPPER
 }
 
-make_sample_data() {  # makes each of `sample_folders` with the command in `sample_<number>`; a folder appears when complete
+build_data() {  # makes each of `built_folders` with the command in `build_<number>`; a folder appears when complete
   local number command
-  (( ${#sample_folders[@]} )) || return 0
+  (( ${#built_folders[@]} )) || return 0
   if (( rank )); then
-    for number in "${!sample_folders[@]}"; do await_folder "${sample_folders[number]}"; done
+    for number in "${!built_folders[@]}"; do await_folder "${built_folders[number]}"; done
     return
   fi
   [[ -n $dry_run ]] || take_lock "$python"
-  for number in "${!sample_folders[@]}"; do
-    [[ ! -d ${sample_folders[number]} ]] || continue
-    command="sample_${number}[@]"
+  for number in "${!built_folders[@]}"; do
+    [[ ! -d ${built_folders[number]} ]] || continue
+    command="build_${number}[@]"
     running "$python" "${!command}"
     [[ -z $dry_run ]] || continue
     run "$python" "${!command}"
-    (( status == 0 )) || die "the sample data could not be made (status $status)" "$status"
+    (( status == 0 )) || die "the data could not be built (status $status)" "$status"
   done
   [[ -n $dry_run ]] || release_lock
 }
@@ -98,8 +98,8 @@ can_check() {  # every start can that is not a dry run; of several workers that 
   local folder
   (( rank == 0 )) || return
   [[ -n $dry_run ]] || return 0
-  for folder in "${sample_folders[@]}"; do
-    [[ -d $folder ]] || { say "note: the sample data does not exist yet, so it was not checked"; return 1; }
+  for folder in "${built_folders[@]}"; do
+    [[ -d $folder ]] || { say "note: $folder is not built yet, so the data was not checked"; return 1; }
   done
   "$any_python" "$root/scripts/interpreters.py" packages "$python" "$python" cpu "$start_dir" >/dev/null ||
     { say "note: $python does not have the packages yet, so data and weights were not checked"; return 1; }

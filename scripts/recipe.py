@@ -115,6 +115,9 @@ if that exists, else the bundled sample data is used. Switches can be given with
            meaning="start phase 1 at step 0 from these weights: a checkpoint, a folder, or a model of the Hugging Face "
                    "hub"),
     ], [
+        own("corpus_dir", "", "in place of data_dir_p1 and data_dir_p2: folder of UTF-8 text, one sentence per line "
+            "and a blank line between documents; builds the records in data/<name of the run> once, with the vocabulary "
+            "of vocab_file or a new one", path="input"),
         own("phase", "both", "both, 1 or 2 (2 needs a finished phase 1 of the same run)", ("both", "1", "2")),
         of("model_name"),
         of("results_dir", path="output"),
@@ -256,6 +259,7 @@ class Plan(NamedTuple):
     notes: List[str]  # what it says first
     configs: list  # of the programs that it runs
     folder: str = ""  # of the run, used by one process at a time
+    flag: str = ""  # the program's option that names its place
 
 
 DEVICE_FILES = {
@@ -301,9 +305,15 @@ DEMO = "data/sample/demo"
 MAKE_DEMO = {DEMO: ["data/make_sample_data.py", f"--output_dir={DEMO}", "--size=demo"]}
 
 
-def sample_variables(steps: Dict[str, List[str]]) -> Variables:
-    """Folders of sample data as `sample_folders`, and the commands that make them as `sample_0`, ..."""
-    return {"sample_folders": list(steps), **{f"sample_{i}": command for i, command in enumerate(steps.values())}}
+def building(steps: Dict[str, List[str]]) -> Variables:
+    """Folders that are built if they are missing as `built_folders`, and the commands that do so as `build_0`, ..."""
+    return {"built_folders": list(steps), **{f"build_{i}": command for i, command in enumerate(steps.values())}}
+
+
+def records_step(corpus: str, vocab_file: str, folder: str, length: str, num_out_files: int, eval_fraction: float):
+    return ["build_pretraining_dataset.py", f"--corpus_dir={corpus}", f"--vocab_file={vocab_file}",
+            f"--output_dir={folder}", f"--max_seq_length={length}", f"--num_out_files={num_out_files}",
+            f"--eval_fraction={eval_fraction}"]
 
 
 # Where the data of the full recipe is by convention.
@@ -314,8 +324,8 @@ def electra(call: Call) -> Plan:
     """Phase 1, then phase 2 from its weights, or one of them. Both are checked here, before the first starts."""
     phases = [1, 2] if call["phase"] == "both" else [int(call["phase"])]
     notes: List[str] = []
-    if not re.fullmatch("[A-Za-z0-9._-]+", call["job_name"]):
-        raise UserError(f"--job_name={call['job_name']} must be a file name: use letters, digits, . _ and -.")
+    if not re.fullmatch("[A-Za-z0-9._-]{1,200}", call["job_name"]):
+        raise UserError(f"--job_name={call['job_name']} must be a file name: use up to 200 letters, digits, . _ and -.")
     for name in ("overwrite", "init_checkpoint"):
         if phases == [2] and call.given.get(name, "None") not in ("None", "false"):
             raise UserError(f"--{name} applies to phase 1 and cannot be combined with --phase=2: omit one of them.")
@@ -326,11 +336,11 @@ def electra(call: Call) -> Plan:
     if not os.path.isdir(call.work_dir):
         raise UserError(f"--code_dir={call['code_dir']} is not a directory: omit it, or give the one that holds "
                         "run_pretraining.py.")
-    data, sample = electra_data(call, phases, notes)
+    data, steps = electra_data(call, phases, notes)
     commands, configs = {}, []
     for phase in phases:
         flags = electra_flags(call, phase, data[phase], held_out=call["eval"] == "auto" and (
-            phase in sample or os.path.isdir(call.in_work_dir(os.path.join(data[phase], "eval")))))
+            data[phase] in steps or os.path.isdir(call.in_work_dir(os.path.join(data[phase], "eval")))))
         with call.own_words(phase):
             configs.append(configuration.from_words(PretrainingConfig, flags))
             check_encoder(call, configs[-1])
@@ -346,14 +356,10 @@ def electra(call: Call) -> Plan:
         notes.append(f"note: xla={call['xla']} is ignored on hpu, where the bridge compiles the graph")
     if call["resume_training"] == "true" and call["init_checkpoint"]:
         notes.append("note: a resumed run continues from its own checkpoint: init_checkpoint is not loaded again")
-    steps = {data[phase]: [
-        "build_pretraining_dataset.py", f"--corpus_dir={DEMO}/corpus", f"--vocab_file={DEMO}/vocab.txt",
-        f"--output_dir={data[phase]}", f"--max_seq_length={call[f'max_seq_length_p{phase}']}", "--num_out_files=4",
-        "--eval_fraction=0.05"] for phase in sample}
-    return Plan({**workers(call, configs[0]), **commands, **sample_variables({**MAKE_DEMO, **steps} if sample else {}),
+    return Plan({**workers(call, configs[0]), **commands, **building(steps),
                  "phases": [str(phase) for phase in phases], "optimizer": configs[0].optimizer,
                  "logs": configs[0].logs, "to_resume": "--resume_training=true", "to_continue": "--phase=2"},
-                notes, configs, configs[0].model_dir)
+                notes, configs, configs[0].model_dir, "results_dir")
 
 
 def check_encoder(call: Call, config: PretrainingConfig):
@@ -363,38 +369,83 @@ def check_encoder(call: Call, config: PretrainingConfig):
     config.encoder_config(ElectraConfig.vocab_size)
 
 
-def electra_data(call: Call, phases: List[int], notes: List[str]) -> Tuple[Dict[int, str], List[int]]:
-    """Training shards by phase, and the phases whose shards are the bundled sample data.
+def electra_data(call: Call, phases: List[int], notes: List[str]) -> Tuple[Dict[int, str], Dict[str, List[str]]]:
+    """Training shards by phase, and the commands that build what is missing of them (sample data or --corpus_dir).
 
     Raises: UserError: one phase has data and the other has not, or they do not exist.
     """
-    data, sample = {}, []
+    lengths = {phase: call[f"max_seq_length_p{phase}"] for phase in phases}
+    data = {phase: call.path(f"data_dir_p{phase}") for phase in phases}
+    if call["corpus_dir"]:
+        return corpus_data(call, lengths)
     for phase in phases:
-        length = call[f"max_seq_length_p{phase}"]
-        data[phase] = call.path(f"data_dir_p{phase}")
-        if not data[phase] and os.path.isdir(CORPUS.format(length)):
-            data[phase] = CORPUS.format(length)
-        if not data[phase]:
-            sample.append(phase)
-            data[phase] = f"data/sample/tfrecord/seq_len_{length}"
+        if not data[phase] and os.path.isdir(CORPUS.format(lengths[phase])):
+            data[phase] = CORPUS.format(lengths[phase])
+    sample = [phase for phase in phases if not data[phase]]
     if sample and sample == phases:
         notes.append("no data is given: the bundled sample data is used (data/sample), which only shows that "
                      "everything works; give yours with --data_dir_p1 and --data_dir_p2, or DATASET_P1 and DATASET_P2")
-    elif sample:
+        data = {phase: f"data/sample/tfrecord/seq_len_{lengths[phase]}" for phase in phases}
+        return data, {**MAKE_DEMO, **{data[phase]: records_step(
+            f"{DEMO}/corpus", f"{DEMO}/vocab.txt", data[phase], lengths[phase], 4, 0.05) for phase in phases}}
+    if sample:
         raise UserError(f"no data was given for phase {sample[0]}, only for the other phase: set "
                         f"--data_dir_p{sample[0]} or DATASET_P{sample[0]}, or run one phase with --phase.")
     for phase in phases:
         for piece in data[phase].split(","):
             if not piece:
                 raise UserError(f"--data_dir_p{phase}={data[phase]} has an empty part: remove the comma.")
-            if not (phase in sample or exists(call.in_work_dir(piece))):
+            if not exists(call.in_work_dir(piece)):
                 raise UserError(f"the data of phase {phase}, {piece}, does not exist: check --data_dir_p{phase} or "
                                 f"DATASET_P{phase}.")
     vocabularies = {vocabulary_beside(call.in_work_dir(data[phase].split(",")[0])) for phase in phases} - {None}
     if len(vocabularies) > 1 and not call["vocab_file"]:
         raise UserError("the vocab.txt of --data_dir_p1 and that of --data_dir_p2 differ: phase 2 continues with the "
                         "weights of phase 1, so build both datasets with the same vocabulary.")
-    return data, sample
+    return data, {}
+
+
+def corpus_data(call: Call, lengths: Dict[int, str]) -> Tuple[Dict[int, str], Dict[str, List[str]]]:
+    """The records that are built from --corpus_dir, see `electra_data`.
+
+    Raises: UserError: data_dir is given too, the folder has no text, or the records that are there are of other text.
+    """
+    for phase in lengths:
+        if f"data_dir_p{phase}" in call.given:
+            raise UserError(f"--corpus_dir and --data_dir_p{phase} are both given: omit one of them.")
+    corpus, base = call.path("corpus_dir"), f"data/{call['model_name'] or call['electra_model']}"
+    folder = call.in_work_dir(corpus)
+    if not os.path.isdir(folder):
+        raise UserError(f"--corpus_dir={call['corpus_dir']} is not a folder: give the one that holds the text files.")
+    sizes = {name: os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder)
+             if not name.startswith(".") and os.path.isfile(os.path.join(folder, name))}
+    if not any(sizes.values()):
+        raise UserError(f"--corpus_dir={call['corpus_dir']} contains no text: put the text files there, not into "
+                        "subfolders.")
+    held_out = 0.005 if sum(sizes.values()) > 1e8 else 0.05
+    steps, vocab_file = {}, call.path("vocab_file")
+    if not vocab_file:
+        vocab_file, steps[f"{base}/vocab"] = f"{base}/vocab/vocab.txt", [
+            "data/build_vocab.py", f"--corpus_dir={corpus}", f"--output_dir={base}/vocab"]
+    data = {phase: f"{base}/seq_len_{length}" for phase, length in lengths.items()}
+    for phase, length in lengths.items():
+        refuse_other_corpus(call, data[phase], sizes)
+        steps[data[phase]] = records_step(corpus, vocab_file, data[phase], length, 16, held_out)
+    return data, steps
+
+
+def refuse_other_corpus(call: Call, data: str, sizes: Dict[str, int]):
+    """Raises UserError: records that were built before are of other text than that of --corpus_dir."""
+    manifest = call.in_work_dir(os.path.join(data, "manifest.json"))
+    if not os.path.exists(manifest):
+        return
+    try:
+        built = {entry["file"]: entry["bytes"] for entry in configuration.read_json_object(manifest)["corpus"]}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{manifest} is damaged: delete the folder to build it again.") from error
+    if built != sizes:
+        raise UserError(f"{data} was built from other text than that of --corpus_dir={call['corpus_dir']} now: delete "
+                        "that folder to build it again, or choose another --model_name.")
 
 
 def vocabulary_beside(data: str) -> Optional[bytes]:
@@ -467,8 +518,9 @@ def electra_squad(call: Call) -> Plan:
         notes.append(f"note: learning_rate=4e-4 belongs to a global batch of 128, and this one is {batch}; 1e-4 is "
                      "usual for 16, 2e-4 for 32")
     return Plan({**workers(call, config), "command": call.command("run_tf_squad.py", flags, config),
-                 **sample_variables(MAKE_DEMO if sample else {}), "results": config.output_dir,
-                 "log": os.path.join(config.output_dir, "console.log")}, notes, [config], config.output_dir)
+                 **building(MAKE_DEMO if sample else {}), "results": config.output_dir,
+                 "log": os.path.join(config.output_dir, "console.log")}, notes, [config], config.output_dir,
+                "output_dir")
 
 
 def sweep(call: Call) -> Plan:
@@ -485,7 +537,7 @@ def sweep(call: Call) -> Plan:
               and (entry.name in call.given or entry.environment and call[entry.name])]
     plan("electra_squad", [*passed, f"--{DRY_RUN.name}"], call.start_dir)
     command = [*call.command("scripts/sweep_squad.py", flags, config), "--", *passed]
-    return Plan({"device": config.device or "cpu", "command": command}, [], [config], config.out_dir)
+    return Plan({"device": config.device or "cpu", "command": command}, [], [config], config.out_dir, "out_dir")
 
 
 def fine_tuning(device: str, seed: int, weights: str, folder: str, arguments: List[str]) -> List[str]:
@@ -519,10 +571,20 @@ def bash(variables: Variables) -> str:
         for name, value in variables.items())
 
 
+def check_places(call: Call, made: Plan):
+    """Raises UserError: the run's folder cannot be created or written, or TMPDIR is not a folder that can be."""
+    temporary = os.environ.get("TMPDIR") or "/tmp"
+    if not (os.path.isdir(temporary) and os.access(temporary, os.W_OK)):
+        raise UserError(f"TMPDIR={temporary} is not a folder that can be written: set it to one that is, or unset it.")
+    os.chdir(call.work_dir)
+    with call.own_words():
+        for folder in (made.folder, *(config.logs for config in made.configs[:1] if made.flag == "results_dir")):
+            configuration.check_folder(folder or ".", made.flag)
+
+
 def clear_the_way(call: Call, made: Plan):
     """Removes the temporary folders of wrappers that were killed. Raises: UserError: the run's folder is in use."""
     files.remove_junk(os.environ.get("TMPDIR") or "/tmp")
-    os.chdir(call.work_dir)
     if made.folder and os.path.exists(os.path.join(made.folder, ".lock")):
         with call.own_words(), made.configs[0].sole_user():
             pass
@@ -540,6 +602,8 @@ def main(argv: List[str]) -> int:
         call = Call(who, table(), words, start_dir)
         rank = call.rank
         made = planner(call)
+        if made.folder and not rank:
+            check_places(call, made)
         if not call.dry_run and not rank:
             clear_the_way(call, made)
     except UserError as error:

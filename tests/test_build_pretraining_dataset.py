@@ -79,7 +79,7 @@ def in_process(monkeypatch):
 
 def arguments(config) -> list[str]:
     return [f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
-            for name, value in dataclasses.asdict(config).items()]
+            for name, value in dataclasses.asdict(config).items() if value is not None]
 
 
 def content(folder) -> dict[str, bytes]:

@@ -291,3 +291,27 @@ def test_what_killed_runs_left_is_removed_by_whoever_holds_the_lock(tmp_path):
     with config.sole_user():
         pass
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"mine"}
+
+
+# --- Folders ---
+
+
+@pytest.mark.parametrize("path, reason", [
+    ("file", "it is a file"), ("file/below", "it is a file"), ("x" * 300, "more than 255 bytes"),
+    ("new/" + "\u3042" * 100, "more than 255 bytes")])  # three bytes each
+def test_a_folder_that_cannot_be_created_is_refused_with_the_reason(path, reason, tmp_path, refuses):
+    (tmp_path / "file").write_text("")
+    text = refuses(configuration.check_folder, str(tmp_path / path), "results_dir")
+    assert "--results_dir" in text and reason in text
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_that_can_be_created_is_not(tmp_path):
+    configuration.check_folder(str(tmp_path / "new" / "one"), "results_dir")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_refused(tmp_path, refuses):
+    tmp_path.chmod(0o500)
+    assert "permission" in refuses(configuration.check_folder, str(tmp_path / "new"), "log_dir")

@@ -4,6 +4,7 @@ The wrappers around it: test_scripts.py, test_squad_scripts.py, test_launcher.py
 """
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -191,3 +192,45 @@ def test_nothing_that_a_user_gives_is_interpreted_by_the_shell(tmp_path):
             assert {path.name for path in clone.folder.iterdir()} <= {*before, "__pycache__", "results", "calls.txt"}
     refused = clone.call("--job_name=$(touch hacked)")
     assert refused.returncode == 2 and "--job_name=$(touch hacked)" in refused.stderr
+
+
+# --- Text to records ---
+
+
+def corpus_plan(tmp_path, *words):
+    return recipe.plan("electra", [f"--corpus_dir={tmp_path / 'text'}", "--model_name=mine", "--dry_run", *words],
+                       str(tmp_path))
+
+
+def test_a_corpus_is_built_into_the_records_of_both_phases_with_a_vocabulary_of_its_own(tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("One sentence.\n")
+    made = corpus_plan(tmp_path).variables
+    assert made["built_folders"] == ["data/mine/vocab", "data/mine/seq_len_128", "data/mine/seq_len_512"]
+    vocabulary, first, second = (made[f"build_{number}"] for number in range(3))
+    assert vocabulary[0] == "data/build_vocab.py" and f"--corpus_dir={tmp_path / 'text'}" in vocabulary
+    assert {"--vocab_file=data/mine/vocab/vocab.txt", "--max_seq_length=128"} < set(first)
+    assert "--max_seq_length=512" in second
+    assert {"--pretrain_tfrecords=data/mine/seq_len_512", "--eval_tfrecords=data/mine/seq_len_512/eval"} < set(
+        made["options_p2"])
+    given = corpus_plan(tmp_path, "--vocab_file=/v/vocab.txt", "--phase=1", "--eval=none").variables
+    assert given["built_folders"] == ["data/mine/seq_len_128"] and "--vocab_file=/v/vocab.txt" in given["build_0"]
+    assert not [word for word in given["options_p1"] if "eval" in word]
+
+
+def test_a_corpus_that_cannot_be_used_is_refused(tmp_path, refuses, monkeypatch):
+    assert "--corpus_dir" in refuses(corpus_plan, tmp_path)
+    (tmp_path / "text").mkdir()
+    assert "no text" in refuses(corpus_plan, tmp_path)
+    (tmp_path / "text" / "a.txt").write_text("One sentence.\n")
+    assert "--data_dir_p2" in refuses(corpus_plan, tmp_path, "--data_dir_p2=/")
+    monkeypatch.setattr(recipe, "ROOT", str(tmp_path))  # where data/mine is
+    built = tmp_path / "data" / "mine" / "seq_len_128"
+    built.mkdir(parents=True)
+    for content, word in (({"corpus": [{"file": "a.txt", "bytes": 14}]}, None), ({"corpus": []}, "--model_name"),
+                          ({"corpus": 3}, "manifest.json")):
+        (built / "manifest.json").write_text(json.dumps(content))
+        if word:
+            assert word in refuses(corpus_plan, tmp_path)
+        else:
+            corpus_plan(tmp_path)

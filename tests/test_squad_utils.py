@@ -5,6 +5,8 @@ import pathlib
 import random
 import shutil
 import string
+import tracemalloc
+import unicodedata
 
 import numpy as np
 import pytest
@@ -256,6 +258,36 @@ def test_every_token_has_most_context_in_exactly_one_window(tokenizer):
         assert firsts.tolist() == [start for start, _ in tokenizer.encode(e.context).offsets]
 
 
+def test_windows_of_maximum_context_are_those_of_the_whole_table_of_scores():
+    rng = random.Random(12)
+    ties = 0
+    for _ in range(300):
+        room = rng.choice([1, 2, 7, 30, 250])
+        stride, tokens = rng.randint(1, room), rng.randint(room + 1, 8 * room + 40)
+        windows = 1 - (room - tokens) // stride
+        first = np.arange(windows)[:, np.newaxis] * stride
+        last = np.minimum(first + room, tokens) - 1
+        poorer = np.minimum(np.arange(tokens) - first, last - np.arange(tokens))  # [windows, tokens], below 0 outside
+        scores = np.where(poorer < 0, -1, 100 * poorer + last - first + 1)
+        best = squad_utils.max_context_windows(tokens, room, stride, windows)
+        assert best.dtype == int
+        np.testing.assert_array_equal(best, np.argmax(scores, axis=0), err_msg=f"{tokens} {room} {stride}")
+        ties += int((np.sum(scores == scores.max(axis=0), axis=0) > 1).sum())
+    assert ties > 1000
+
+
+def test_memory_grows_with_the_length_of_a_context_and_not_with_its_square(tokenizer):
+    def peak(tokens):
+        tracemalloc.start()
+        build_features([example("a " * tokens, "a")], tokenizer)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    peak(100)  # what is allocated once
+    assert peak(24_000) < 5 * peak(6_000)
+
+
 def recovered(features, row, context):
     """The text that a row is trained to give."""
     return context[features.char_start[row, features.start_positions[row]]:
@@ -335,10 +367,16 @@ def test_random_unicode_keeps_characters_in_order(letters):
     alphabet = "ab \n\u0301\u0323\u00e9\u0130\u1e9e\ufb01\u200d\u4e2d\uac01\u094d\u0928\U0001f600\ud800\u0000."
     contexts = ["".join(rng.choices(alphabet, k=rng.randint(0, 30))) for _ in range(500)]
     for settings in ({}, {"do_lower_case": False}, {"strip_accents": False}):
-        tokenized = squad_utils.tokenize_contexts(contexts, letters("\u0301\u00e9\u4e2d", **settings))
+        tokenizer = letters("\u0301\u00e9\u4e2d", **settings)
+        tokenized = squad_utils.tokenize_contexts(contexts, tokenizer)
         for context, (ids, starts, ends) in tokenized.items():
             assert len(ids) == len(starts) == len(ends) and (starts < ends).all()
             assert (np.diff(starts) >= 0).all() and (np.diff(ends) >= 0).all() and (ends <= len(context)).all()
+            expected = [end for _, end in tokenizer.encode(context).offsets]
+            for position, character in enumerate(context):
+                if unicodedata.category(character) == "Mn" and position not in starts:
+                    expected = [position + 1 if end == position else end for end in expected]
+            assert ends.tolist() == expected
 
 
 def test_the_first_answer_is_trained_on(tokenizer):
