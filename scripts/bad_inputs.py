@@ -32,6 +32,9 @@ PROGRAMS = {
     "sweep_squad.py": "scripts/sweep_squad.py", "install_horovod.sh": "scripts/install_horovod.sh",
     "matrix.py": "scripts/matrix.py", "make_venv.sh": "scripts/make_venv.sh", "test.sh": "scripts/test.sh"}
 
+WITH_TENSORFLOW = ("run_pretraining.py", "run_tf_squad.py", "run_inference.py", "postprocess_pretrained_ckpt.py",
+                   "sweep_squad.py")
+
 
 class Call(NamedTuple):
     """A valid call of a command."""

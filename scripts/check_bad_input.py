@@ -21,9 +21,9 @@ that a value smuggles in must not run.
 
 Inputs are drawn from --seed and numbered; the options come from each command's --help. Commands run in a copy of the
 repository under --folder, on a small earlier run made there first; as root, they run without root's privileges, and
-nothing but --folder can be written. Python commands run in forks of this process, which imports TensorFlow once, except
-where the environment is what is bad. The folder of an input that shows a violation is kept: the command printed for it
-can be run again. Exit status 0, 1 with violations, 2 for an invalid call.
+nothing but --folder can be written. Commands that use TensorFlow run in forks of this process, which imports it once,
+except where the environment is what is bad. The folder of an input that shows a violation is kept: the command printed
+for it can be run again. Exit status 0, 1 with violations, 2 for an invalid call.
 """
 from __future__ import annotations
 
@@ -65,6 +65,7 @@ from bad_inputs import (  # noqa: E402  (found through the line above)
     OUTPUT_OPTIONS,
     OUTPUTS,
     PROGRAMS,
+    WITH_TENSORFLOW,
     Case,
     cases,
     choose,
@@ -657,9 +658,11 @@ def judge_refusal(run: Run) -> List[str]:
         return [f"status {run.status} without a message"]
     if not re.match(r"(\w+\.(py|sh)|linked)( \(worker \d+\))?: .{10}|usage: ", lines[-1]):
         found.append(f"the last line is no message of the command: {shorten(lines[-1], 120)}")
-    if len(lines[-1]) > LONGEST + 3 * max(map(len, case.words)):  # which it may repeat
+    if len(lines[-1]) > LONGEST + 3 * max(map(len, case.words), default=0):  # which it may repeat
         found.append(f"a message of {len(lines[-1])} characters")
     logs = CALLS[case.call].trains
+    if len(lines) == 2 and "is above)" in lines[1] and re.match(r"\w+\.py: ", lines[0]):
+        lines = lines[:1]  # a wrapper after the command that it asked
     if len(lines) > 1 and not logs and case.kind != "machine" and not lines[0].startswith("usage: "):
         found.append(f"a message of {len(lines)} lines: {shorten(lines[0], 60)} ... {shorten(lines[-1], 60)}")
     if case.kind == "typo" and not re.search("did you mean|--help", text, re.IGNORECASE):
@@ -670,8 +673,9 @@ def judge_refusal(run: Run) -> List[str]:
 
 
 def names_something(text: str, case: Case) -> bool:
-    """Whether a refusal names the option, another one, or a file."""
-    return bool(re.search(rf"--\w|/|\b{case.option}\b", text))
+    """Whether a refusal names the option, another one, its value, or a file."""
+    values = [word.partition("=")[2] for word in case.words if word.startswith(f"--{case.option}=")]
+    return bool(re.search(rf"--\w|/|\b{case.option}\b", text)) or any(value and value in text for value in values)
 
 
 KEPT = re.compile("/logs/|/logfile.txt$|/record_index/|^hub/")  # may change also where a command refuses
@@ -800,13 +804,13 @@ def options_of(world: World) -> Dict[str, List[str]]:
 
 
 def preload(world: World):
-    """Imports the Python commands and TensorFlow, so that forks have them. No operation may run before the forks."""
+    """Imports TensorFlow and the commands that use it: forks then have them. No operation may run before the forks."""
     os.environ.update({name: world.base_env[name] for name in ("TF_CPP_MIN_LOG_LEVEL", "CUDA_VISIBLE_DEVICES",
                                                                "MPLCONFIGDIR", "OMP_NUM_THREADS", "TMPDIR")})
     sys.path[:0] = [str(world.code), str(world.code / "scripts"), str(world.code / "data")]
     sys.dont_write_bytecode = True
     for program, path in PROGRAMS.items():
-        if path.endswith(".py") and (world.code / path).exists() and program != "matrix.py":
+        if program in WITH_TENSORFLOW:
             __import__(pathlib.Path(path).stem)
             world.preloaded.add(program)
     import h5py  # noqa: F401
