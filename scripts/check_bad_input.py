@@ -582,8 +582,10 @@ LONGEST = 1500  # characters of one sentence
 
 def judge(run: Run) -> List[str]:
     """What is wrong with how a command ended; nothing if all is well."""
-    case, found = run.case, []
-    for part in [run, *([run.twin] if run.twin else [])]:
+    case, found, parts = run.case, [], [run, *([run.twin] if run.twin else [])]
+    if any(part.hung for part in parts):
+        return [f"did not end within {SECONDS} s", *run.world.changes()]
+    for part in parts:
         found += judge_end(part)
     if run.twin and 0 not in (run.status, run.twin.status):
         found.append(f"neither of two starts ended with 0 ({run.status}, {run.twin.status})")
@@ -625,9 +627,7 @@ def judge_end(run: Run) -> List[str]:
         allowed = {0, 75} | ({130, 143} if case.program == "build_pretraining_dataset.py" else set())
         if not case.program.endswith(".sh") and (float(case.machine["delay"]) < 0.5 or not CALLS[case.call].trains):
             allowed |= {-signal.SIGTERM, -signal.SIGINT}  # Python itself was starting, or has nothing to save
-    if run.hung:
-        found.append(f"did not end within {SECONDS} s")
-    elif run.status not in allowed:
+    if run.status not in allowed:
         found.append(f"status {run.status}")
     text = run.output()
     traced = TRACEBACK.search(text)
