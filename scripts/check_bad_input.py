@@ -509,9 +509,7 @@ class Run:
         except BaseException:
             traceback.print_exc()
             status = 1
-        for thread in threading.enumerate():
-            if thread is not threading.main_thread() and not thread.daemon:
-                thread.join()
+        threading._shutdown()  # what the interpreter does at its end: waits for threads, then calls exit functions
         atexit._run_exitfuncs()
         try:
             sys.stdout.flush()
