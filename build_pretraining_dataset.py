@@ -126,7 +126,12 @@ Chunk = collections.namedtuple("Chunk", "path begin end")  # complete lines of a
 
 def list_corpus(corpus_dir: str) -> dict[str, int]:
     """Sizes of the corpus files in bytes, by path, sorted. Raises: UserError: all of them are empty."""
-    names = sorted((name for name in os.listdir(corpus_dir) if not name.startswith(".")), key=os.fsencode)
+    try:
+        listed = os.listdir(corpus_dir)
+    except OSError as error:
+        raise UserError(f"--corpus_dir={corpus_dir} cannot be read ({error.strerror}): give a folder of text "
+                        "files.") from error
+    names = sorted((name for name in listed if not name.startswith(".")), key=os.fsencode)
     paths = [os.path.join(corpus_dir, name) for name in names]
     sizes = {path: os.path.getsize(path) for path in paths if os.path.isfile(path)}
     if not any(sizes.values()):
@@ -434,13 +439,12 @@ def stop_on_signals():
 
 def check_output(output_dir: str, overwrite: bool):
     """Raises: UserError: `output_dir` exists and is neither an empty folder nor a dataset that may be replaced."""
-    if os.path.lexists(output_dir) and (not os.path.isdir(output_dir) or os.path.ismount(output_dir)):
-        raise UserError(f"--output_dir={output_dir} is not a folder that can be replaced: choose another folder.")
+    configuration.check_folder(output_dir, "output_dir", replaced=True)
     present = {path.relative_to(output_dir).as_posix() for path in pathlib.Path(output_dir).rglob("*")
                if path.is_symlink() or not path.is_dir()}
-    manifest = configuration.read_json_object(f"{output_dir}/manifest.json") if "manifest.json" in present else {}
+    manifest = tfrecord.read_manifest(f"{output_dir}/manifest.json")
     foreign = set(present)
-    if manifest.get("format") == tfrecord.DATASET_FORMAT:
+    if manifest:
         shards = {entry["file"] for entry in manifest["train"] + manifest["eval"]}
         foreign -= shards | {shard + tfrecord.INDEX_SUFFIX for shard in shards}
         foreign -= {"manifest.json", "vocab.txt", "tokenizer_config.json"}
@@ -478,8 +482,9 @@ def build(config: BuildConfig) -> dict:
             last.enter_context(contextlib.suppress(Interrupted))
             last.enter_context(files.blocked_signals())
     except OSError as error:
-        raise UserError(f"{error.filename or config.output_dir} could not be read or written ({error.strerror}): fix "
-                        "that or choose another folder.") from error
+        temporary = not error.filename or str(error.filename).startswith(f"{output_dir}.tmp-")
+        raise UserError(f"{config.output_dir if temporary else error.filename} could not be read or written "
+                        f"({error.strerror}): make room or choose another folder.") from error
     padding = 1 - total["tokens"] / ((total["train"] + total["eval"]) * config.max_seq_length)
     megabytes, elapsed_seconds = sum(sizes.values()) / 1e6, time.monotonic() - start_time
     if config.eval_fraction and total["eval"] < FEW_RECORDS:

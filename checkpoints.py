@@ -24,6 +24,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional
 
 from absl import logging
 
+import configuration
 import files
 from configuration import RunFailed, UserError, in_short
 from deferred import tensorflow as tf
@@ -95,25 +96,32 @@ class Checkpoints:
     def _named(self, phase: int, step: int) -> Checkpoint:
         return Checkpoint(phase, step, os.path.join(self.folder, f"ckpt-{'p2-' if phase == 2 else ''}{step}"))
 
-    def newest(self, phase: int) -> Optional[Checkpoint]:
-        """The newest checkpoint that can be read; damaged ones are passed over with a warning."""
+    def newest(self, phase: int, quiet: bool = False) -> Optional[Checkpoint]:
+        """The newest checkpoint that can be read; damaged ones are passed over with a warning, unless `quiet`."""
         for checkpoint in reversed(self.list(phase)):
             try:
                 read_back(checkpoint.prefix)
                 return checkpoint
             except UnreadableCheckpoint as error:
-                logging.warning("checkpoint %s is damaged (%s); trying the one before it.", checkpoint.prefix, error)
+                if not quiet:
+                    logging.warning("checkpoint %s is damaged (%s); trying the one before it.", checkpoint.prefix,
+                                    error)
         return None
 
     def best(self) -> Dict[int, dict]:
         """By phase, what `best.json` says about the checkpoint with the lowest held-out loss."""
         try:
-            with open(os.path.join(self.folder, BEST), encoding="utf-8") as file:
-                content = json.load(file)
-            return {int(key[-1]): entry for key, entry in content.items()
-                    if os.path.exists(os.path.join(self.folder, entry["checkpoint"] + ".index"))}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):  # absent or damaged: none is known
+            content = configuration.read_json_object(os.path.join(self.folder, BEST))
+        except UserError:  # absent or damaged: none is known
             return {}
+        best = {}
+        for phase in (1, 2):
+            entry = content.get(f"phase {phase}")
+            if isinstance(entry, dict) and type(entry.get("step")) is int and type(entry.get("loss")) in (int, float):
+                checkpoint = self._named(phase, entry["step"])
+                if entry.get("checkpoint") == checkpoint.name and os.path.exists(checkpoint.prefix + ".index"):
+                    best[phase] = entry
+        return best
 
     # --- Saving ---
 
@@ -183,7 +191,7 @@ class Checkpoints:
         if error is not None:
             raise RunFailed(f"{self._begun.prefix} could not be saved ({in_short(error)}); "
                             f"{self._last(self._begun.phase)}: check that {self.folder} can be written and has free "
-                            "space, then resume.")
+                            f"space, then {'resume' if self.list(self._begun.phase) else 'start again'}.")
         return self._begun.prefix
 
     def _last(self, phase: int) -> str:
@@ -376,7 +384,7 @@ def checkpoint_fingerprint(prefix: str) -> str:
 STATE_KEY = "state/.ATTRIBUTES/VARIABLE_VALUE"
 
 
-def _damage() -> tuple:
+def damage() -> tuple:
     """Raised by TensorFlow, depending on the damage."""
     return tf.errors.OpError, IndexError, RuntimeError, ValueError
 
@@ -386,7 +394,12 @@ def readable(prefix: str) -> Iterator[str]:
     """Yields a name under which TensorFlow can read a checkpoint: it takes `[` and a backslash in a path for a pattern.
 
     Such a path gets an alias, symbolic links in a temporary folder, during the block.
+
+    Raises: RuntimeError: a file is a FIFO, which TensorFlow would wait for, or anything else that is not regular.
     """
+    for file in [prefix + ".index", *_data_files(prefix)]:
+        if os.path.exists(file) and not os.path.isfile(file):
+            raise RuntimeError(f"{os.path.basename(file)} is not a regular file")
     if not any(character in prefix for character in "*?[]\\"):
         yield prefix
         return
@@ -424,7 +437,7 @@ def find_checkpoint(name: str, check: bool = True) -> Optional[str]:
         if checkpoints.list():
             newest = checkpoints.newest(2) or checkpoints.newest(1) if check else checkpoints.list()[-1]
             if newest is None:
-                raise UserError(f"none of the checkpoints in {folder} can be read: choose another.")
+                raise UserError(f"none of the checkpoints in {folder} can be read: give another checkpoint or folder.")
             return newest.prefix
     return None
 
@@ -436,7 +449,7 @@ def read_back(prefix: str):
             reader = tf.train.load_checkpoint(alias)
             for name in reader.get_variable_to_shape_map():
                 reader.get_tensor(name)
-    except _damage() as error:
+    except damage() as error:
         raise UnreadableCheckpoint(in_short(error)) from error
 
 
@@ -455,12 +468,19 @@ def read_state(prefix: str) -> dict:
         with readable(prefix) as alias:
             reader = tf.train.load_checkpoint(alias)
             text = reader.get_tensor(STATE_KEY) if reader.has_tensor(STATE_KEY) else None
-    except _damage() as error:
+    except damage() as error:
         raise unreadable(prefix, error) from error
-    if text is None:
-        raise UserError(f"checkpoint {prefix} was not written by this project: give one that run_pretraining.py or "
+    foreign = UserError(f"checkpoint {prefix} was not written by this project: give one that run_pretraining.py or "
                         "run_tf_squad.py wrote.")
-    return json.loads(text)
+    if not isinstance(text, bytes):
+        raise foreign
+    state = configuration.parse_json_object(text.decode("utf-8", "replace"), f"the state in checkpoint {prefix}")
+    if type(state.get("step")) is not int or type(state.get("phase")) is not int:
+        raise foreign
+    for key, kind in (("config", dict), ("encoder", dict), ("tokenizer_fingerprint", str)):
+        if type(state.get(key, kind())) is not kind:
+            raise foreign
+    return state
 
 
 def restore(prefix: str, model: tf.Module, optimizer: Optional[tf.Module] = None) -> dict:

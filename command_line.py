@@ -22,7 +22,10 @@ import files
 from configuration import Interrupted, RunFailed, UserError
 
 REPORT_SECONDS = 15  # delay before a rank other than 0 reports its error
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)  # standard output on a full disk, or closed
+# The machine's own faults: a disk that is full, broken, read-only or gone, and limits. Also a closed standard output.
+FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EROFS, errno.EACCES, errno.EPERM,
+          errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENAMETOOLONG,
+          errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)  # the last four: something in the way
 
 # --- Parsing ---
 
@@ -115,7 +118,9 @@ def help_text(program: str, flag_values, description: str) -> str:
 
 
 def launched_rank() -> int:
-    return configuration.launched("RANK") or 0
+    with contextlib.suppress(UserError):  # what is wrong in the environment is reported where an error can be
+        return configuration.launched("RANK") or 0
+    return 0
 
 
 def prepare_streams():
@@ -148,9 +153,9 @@ def refuse_early(config_class, doc: str, old_names: typing.Optional[dict] = None
         return None if done else GO_ON
 
     prepare_streams()
-    if resumable:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _stop_at_once)
+    _early.update(resumable=resumable)
+    for number in files.STOP_SIGNALS:
+        signal.signal(number, _stop_at_once)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a request to save that comes before there is anything to save
     status = _status_of(main)
     if status != GO_ON:
@@ -161,14 +166,18 @@ def refuse_early(config_class, doc: str, old_names: typing.Optional[dict] = None
 GO_ON = -1
 
 
+_early = {"resumable": False}  # what the last call of `refuse_early` said
+
+
 def _stop_at_once(number, frame):
-    """For the time of imports, through which no exception would get. Nothing is held, and nothing written."""
-    write_status(launched_rank(), Interrupted.exit_status)
-    who = os.path.basename(sys.argv[0])
-    sentence = f"stopped by {signal.Signals(number).name} before the first update: run the same command again.\n"
-    with contextlib.suppress(OSError):
-        os.write(2, f"{who}: {sentence}".encode() if not launched_rank() else b"")
-    os._exit(Interrupted.exit_status)
+    """While modules are imported, through which an exception would not get: nothing is held yet, nothing written."""
+    rank, status = launched_rank(), Interrupted.exit_status if _early["resumable"] else 128 + number
+    then = " before the first update: run the same command again" if _early["resumable"] else ""
+    write_status(rank, status)
+    if not rank:
+        with contextlib.suppress(OSError):
+            os.write(2, f"{os.path.basename(sys.argv[0])}: stopped by {signal.Signals(number).name}{then}.\n".encode())
+    os._exit(status)
 
 
 def run_command(main):
@@ -179,6 +188,9 @@ def run_command(main):
     """
     prepare_streams()
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if signal.getsignal(signal.SIGINT) == _stop_at_once and not _early["resumable"]:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with_wrapper()
     status = _status_of(main)
     write_status(launched_rank(), status)
@@ -189,20 +201,33 @@ def _status_of(main) -> int:
     """Runs `main(argv)`, reports what it raises, and returns the exit status."""
     rank = launched_rank()
     try:
+        configuration.launched("RANK")
         return main(sys.argv) or 0
     except (UserError, RunFailed, Interrupted) as stop:
         write_status(rank, stop.exit_status)
         if rank and not isinstance(stop, Interrupted):  # rank 0 reports what all ranks found, and its exit ends them
             time.sleep(REPORT_SECONDS)
         if not (rank and isinstance(stop, Interrupted)):
-            say_on_stderr(os.path.basename(sys.argv[0]) + (f" (worker {rank})" if rank else "") + f": {stop}")
+            who = os.path.basename(sys.argv[0]) + (f" (worker {rank})" if rank else "")
+            say_on_stderr(f"{who}: {configuration.on_one_line(str(stop))}")
         return stop.exit_status
+    except KeyboardInterrupt:
+        say_on_stderr(f"{os.path.basename(sys.argv[0])}: stopped by SIGINT.")
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of our output (head, less) is gone
         return 1
     except OSError as error:
-        if error.errno not in UNWRITABLE or error.filename:
+        if error.errno not in FAULTS:
             raise
-        say_on_stderr(f"{os.path.basename(sys.argv[0])}: the output could not be written ({error.strerror}).")
+        name = os.fspath(error.filename) if isinstance(error.filename, (str, os.PathLike)) else "the output"
+        say_on_stderr(f"{os.path.basename(sys.argv[0])}: {name} could not be read or written ({error.strerror}): make "
+                      "room or fix that, and start again.")
+        return 1
+    except Exception as error:
+        if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":  # TensorFlow's
+            raise
+        say_on_stderr(f"{os.path.basename(sys.argv[0])}: memory ran out ({configuration.in_short(error)}): use smaller "
+                      "batches or another machine.")
         return 1
 
 

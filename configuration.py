@@ -20,6 +20,7 @@ import json
 import math
 import os
 import re
+import reprlib
 import sys
 import typing
 
@@ -51,6 +52,17 @@ def in_short(error: BaseException) -> str:
     return re.sub(r"\{\{.*?\}\} ", "", first).rstrip(".")  # without TensorFlow's name of the operation
 
 
+_brief = reprlib.Repr()
+_brief.maxlevel, _brief.maxstring = 2, 60
+in_brief = _brief.repr  # of a value from a file, for a message: however long or deep it is
+
+
+def on_one_line(text: str) -> str:
+    """A message with values of users: escapes in place of line breaks and control characters, long words shortened."""
+    escaped = re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], text)
+    return re.sub(r"\S{400,}", lambda found: f"{found[0][:100]}...{found[0][-30:]}", escaped)
+
+
 # --- The encoder ---
 
 SIZES = {
@@ -64,6 +76,12 @@ SIZES = {
 }
 # The generator's width as a fraction of the discriminator's (table 6: 1/4, 1/3, 1/4).
 GENERATOR_FRACTIONS = {"tiny": 1 / 2, "small": 1 / 4, "base": 1 / 3, "large": 1 / 4}
+
+
+# Largest sizes: beyond all published models, and small enough that no product of two overflows.
+LARGEST_VOCABULARY = 2**21 - 1  # the dataset builder writes token ids of up to 21 bits
+LARGEST = dict(vocab_size=LARGEST_VOCABULARY, hidden_size=2**16, embedding_size=2**16, num_hidden_layers=2**10,
+               num_attention_heads=2**10, intermediate_size=2**18, max_position_embeddings=2**20, type_vocab_size=2**10)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,24 +103,23 @@ class ElectraConfig:
     layer_norm_eps: float = 1e-12
 
     def __post_init__(self):
-        for name in ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
-                     "intermediate_size", "max_position_embeddings", "type_vocab_size"):
+        for name, most in LARGEST.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(f"{name}={value!r} must be an integer of at least 1.")
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise UserError(f"{name}={in_brief(value)} must be an integer from 1 to {most}.")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value < 1:
-                raise UserError(f"{name}={value!r} must be at least 0 and below 1.")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+                raise UserError(f"{name}={in_brief(value)} must be at least 0 and below 1.")
         for name in ("initializer_range", "layer_norm_eps"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not value > 0:
-                raise UserError(f"{name}={value!r} must be a number above 0.")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+                raise UserError(f"{name}={in_brief(value)} must be a number above 0, of at most 1.")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(f"num_attention_heads={self.num_attention_heads} does not divide "
                             f"hidden_size={self.hidden_size}: choose a number of heads that does.")
         if self.hidden_act != "gelu":
-            raise UserError(f"hidden_act={self.hidden_act!r} is not supported: ELECTRA uses 'gelu'.")
+            raise UserError(f"hidden_act={in_brief(self.hidden_act)} is not supported: ELECTRA uses 'gelu'.")
 
     @property
     def padded_vocab_size(self) -> int:
@@ -129,12 +146,21 @@ class ElectraConfig:
         content = read_json_object(path)
         model_type = content.get("model_type", "electra")  # Google's and the oldest Hugging Face files have none
         if model_type != "electra":
-            raise UserError(f"{path}: model_type is {model_type!r}, not 'electra': name an ELECTRA model folder.")
+            raise UserError(f"{path}: model_type is {in_brief(model_type)}, not 'electra': name an ELECTRA model "
+                            "folder.")
+        return cls.from_content(content, path)
+
+    @classmethod
+    def from_content(cls, content: dict, where: str) -> ElectraConfig:
+        """The encoder that a `config.json` describes; keys that do not describe it are ignored.
+
+        Raises: UserError naming `where` the content comes from.
+        """
         known = {field.name for field in dataclasses.fields(cls)}
         try:
             return cls(**{key: value for key, value in content.items() if key in known})
         except UserError as error:
-            raise UserError(f"{path}: {error}") from error
+            raise UserError(f"{where}: {error}") from error
 
     def to_dict(self) -> dict:
         """The content of a Hugging Face `config.json` for this encoder."""
@@ -167,24 +193,65 @@ def refuse_unknown_keys(given, config_class, where: str):
 
 
 def read_json_object(path: str) -> dict:
-    """Reads a JSON object. Raises: UserError naming the file."""
+    """Reads a JSON object, see `parse_json_object`. Raises: UserError naming the file."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return parse_json_object(file.read(), path)
+        with files.open_regular(path, encoding="utf-8-sig") as file:  # Windows may put a byte order mark in front
+            text = file.read()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not valid JSON ({error}): fix or replace it.") from error
+    return parse_json_object(text, path)
+
+
+def read_record(path: str, way_out: str, **kinds) -> dict:
+    """Reads a JSON object that has these keys, each of a type or one of several. Raises: UserError naming the key."""
+    content = read_json_object(path)
+    for key, kind in kinds.items():
+        if type(content.get(key)) not in (kind if isinstance(kind, tuple) else (kind,)):
+            raise UserError(f"{path}: {key} is {in_brief(content.get(key))}, the file is damaged: {way_out}.")
+    return content
 
 
 def parse_json_object(text: str, where: str) -> dict:
-    """Parses a JSON object. Raises: UserError naming `where` it comes from."""
+    """Parses a JSON object: all JSON that this project reads from files goes through here.
+
+    Stricter than Python's json, by which NaN and Infinity are numbers and the last of two equal keys wins.
+
+    Raises: UserError naming `where` the text comes from.
+    """
     try:
-        content = json.loads(text)
+        content = json.loads(text, parse_int=_json_integer, parse_float=_json_float, parse_constant=_json_constant,
+                             object_pairs_hook=_json_object)
     except ValueError as error:
         raise UserError(f"{where} is not valid JSON ({error}): fix or replace it.") from error
+    except RecursionError as error:
+        raise UserError(f"{where} is not usable JSON (nested too deeply): fix or replace it.") from error
     if not isinstance(content, dict):
         raise UserError(f"{where} is not a JSON object: fix or replace it.")
+    return content
+
+
+def _json_integer(text: str) -> int:
+    if len(text) > 300:  # beyond float64, and from 4300 digits on Python refuses
+        raise ValueError(f"it contains an integer of {len(text)} digits")
+    return int(text)
+
+
+def _json_float(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _json_constant(text[:20])
+
+
+def _json_constant(text: str):
+    raise ValueError(f"it contains {text}, which is not a finite number")
+
+
+def _json_object(pairs) -> dict:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it contains the key {next(name for name in names if names.count(name) > 1)!r} twice")
     return content
 
 
@@ -202,6 +269,9 @@ def help_of(field: dataclasses.Field) -> str:
     return meaning if all(choice in meaning for choice in choices) else f"{meaning}: {', '.join(choices)}"
 
 
+LARGEST_OPTION = {bool: 1, int: 2**31 - 1, float: 1e38}  # what int32 and float32 hold
+
+
 def check_options(config):
     """Checks every field created by `option` against its choices and bounds. Raises: UserError naming the flag."""
     for field in dataclasses.fields(config):
@@ -214,6 +284,10 @@ def check_options(config):
             raise UserError(f"--{field.name}={value} is unknown: choose one of {', '.join(rule['choices'])}.")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"--{field.name}={value} is not a finite number: give a finite one.")
+        if isinstance(value, (int, float)) and abs(value) > LARGEST_OPTION[type(value)]:
+            size = "large" if value > 0 else "small"
+            raise UserError(f"--{field.name}={in_brief(value)} is too {size}: the limit is "
+                            f"{LARGEST_OPTION[type(value)]:.10g}.")
         if rule["minimum"] is not None and value < rule["minimum"]:
             raise UserError(f"--{field.name}={value} is too small: it must be at least {rule['minimum']}.")
         if rule["maximum"] is not None and value > rule["maximum"]:
@@ -456,13 +530,16 @@ class PretrainingConfig(DeviceOptions):
 
     def encoder_config(self, vocab_size: int) -> ElectraConfig:
         """The discriminator's encoder: the model size, then --model_config, then the size of the vocabulary."""
-        overrides = {}
+        config = ElectraConfig.of_size(self.model_size, vocab_size=vocab_size)
         if self.model_config:
             inline = self.model_config.lstrip().startswith("{")
-            overrides = parse_json_object(self.model_config, "--model_config") if inline else read_json_object(
-                self.model_config)
-        overrides.pop("model_type", None)
-        config = ElectraConfig.of_size(self.model_size, **{**overrides, "vocab_size": vocab_size})
+            try:
+                overrides = parse_json_object(self.model_config, "the value") if inline else read_json_object(
+                    self.model_config)
+                overrides.pop("model_type", None)
+                config = ElectraConfig.of_size(self.model_size, **{**overrides, "vocab_size": vocab_size})
+            except UserError as error:
+                raise UserError(f"--model_config: {error}") from error
         if self.max_seq_length > config.max_position_embeddings:
             raise UserError(f"--max_seq_length={self.max_seq_length} exceeds the model's "
                             f"max_position_embeddings={config.max_position_embeddings}: use shorter records.")
@@ -471,6 +548,38 @@ class PretrainingConfig(DeviceOptions):
     @property
     def generator_fraction(self) -> float:
         return self.generator_hidden_size or GENERATOR_FRACTIONS[self.model_size]
+
+
+# Peak learning rates of fine-tuning by global batch, those of NVIDIA's ELECTRA recipe for SQuAD.
+FINE_TUNING_RATES = ((16, 1e-4), (32, 2e-4), (128, 4e-4))
+
+
+def fine_tuning_rate(global_batch: int) -> float:
+    """The learning rate for a global batch: FINE_TUNING_RATES, between two of them along a straight line in log-log
+    coordinates (square-root scaling above 32), and constant outside. Rounded to three digits, as it is logged."""
+    batches, rates = zip(*FINE_TUNING_RATES)
+    if global_batch <= batches[0]:
+        return rates[0]
+    for (low, rate), (high, next_rate) in zip(FINE_TUNING_RATES, FINE_TUNING_RATES[1:]):
+        if global_batch <= high:
+            share = math.log(global_batch / low) / math.log(high / low)
+            return float(f"{rate * (next_rate / rate) ** share:.2e}")
+    return rates[-1]
+
+
+def window_lengths(max_seq_length: int, doc_stride: typing.Optional[int] = None,
+                   max_query_length: typing.Optional[int] = None) -> typing.Tuple[int, int]:
+    """doc_stride and max_query_length for windows of `max_seq_length` tokens; where not given, 128 and 64, or what fits
+    a shorter window.
+
+    Raises: UserError: a stride that skips tokens even if the question is empty.
+    """
+    query_length = max_query_length or min(64, max_seq_length // 4)
+    room = max_seq_length - 3  # [CLS] and two [SEP]
+    if doc_stride and doc_stride > room:
+        raise UserError(f"--doc_stride={doc_stride} skips tokens: a window of --max_seq_length={max_seq_length} holds "
+                        f"at most {room} tokens of context: lower --doc_stride, or omit it.")
+    return doc_stride or min(128, max_seq_length // 2 - 1, max(room - query_length, max_seq_length // 4)), query_length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -484,6 +593,7 @@ class SquadConfig(DeviceOptions):
     do_train: bool = option(False, "fine-tune on --train_file")
     do_predict: bool = option(False, "predict answers to the questions of --predict_file")
     do_eval: bool = option(False, "score the predictions (implies --do_predict)")
+    check_only: bool = option(False, "only validate the options, the data, the weights and the vocabulary")
     # Model
     electra_model: str = option(
         "google/electra-base-discriminator", "weights to start from: a model on the Hugging Face hub, or its folder")
@@ -507,8 +617,12 @@ class SquadConfig(DeviceOptions):
     predict_file: typing.Optional[str] = option(None, "default: <data_dir>/dev-v1.1.json or dev-v2.0.json")
     version_2_with_negative: bool = option(False, "SQuAD 2.0: some questions have no answer")
     max_seq_length: int = option(384, "maximum length of question and context window together, in tokens", minimum=8)
-    doc_stride: int = option(128, "stride between the windows of a long context, in tokens", minimum=1)
-    max_query_length: int = option(64, "maximum length of a question, in tokens; longer ones are truncated", minimum=1)
+    doc_stride: typing.Optional[int] = option(
+        None, "stride between the windows of a long context, in tokens (default: 128, or what fits a max_seq_length "
+        "below 258)", minimum=1)
+    max_query_length: typing.Optional[int] = option(
+        None, "maximum length of a question, in tokens; longer ones are truncated (default: 64, or a quarter of a "
+        "max_seq_length below 256)", minimum=1)
     length_buckets: str = option(
         "128,192,256,384", "batches are padded to the first of these lengths that fits their examples; lengths above "
         "max_seq_length are ignored, and it is always included. --length_buckets=384 pads everything to 384")
@@ -522,7 +636,9 @@ class SquadConfig(DeviceOptions):
     max_steps: int = option(
         -1, "number of updates, in place of num_train_epochs if above 0; sets the learning-rate schedule too")
     train_iter_per_epoch: int = option(-1, "maximum number of updates per epoch, if above 0")
-    learning_rate: float = option(4e-4, "peak learning rate, of the head", minimum=0.0)
+    learning_rate: typing.Optional[float] = option(
+        None, "peak learning rate, of the head (default: by the global batch of an update, 1e-4 for 16 examples, 2e-4 "
+        "for 32, 4e-4 for 128)", minimum=0.0)
     warmup_proportion: float = option(
         0.05, "fraction of the updates spent in linear warm-up", minimum=0.0, maximum=0.99)
     weight_decay_rate: float = option(
@@ -571,10 +687,36 @@ class SquadConfig(DeviceOptions):
         if (self.beam_size or 1) > self.buckets[0]:
             raise UserError(f"--beam_size={self.beam_size} exceeds the shortest batch length, {self.buckets[0]}: "
                             "choose a smaller beam or longer --length_buckets.")
+        window_lengths(self.max_seq_length, self.doc_stride, self.max_query_length)
+
+    # Options whose default depends on other options or on the number of workers.
+    FITTED = ("learning_rate", "doc_stride", "max_query_length")
+
+    @property
+    def not_given(self) -> typing.List[str]:
+        """The options of FITTED that take their default."""
+        return [name for name in self.FITTED if getattr(self, name) is None]
+
+    def fitted(self, world_size: int) -> SquadConfig:
+        """This configuration with the values in use of the options in FITTED."""
+        stride, query_length = window_lengths(self.max_seq_length, self.doc_stride, self.max_query_length)
+        rate = self.learning_rate
+        if rate is None:
+            rate = fine_tuning_rate(self.global_batch(world_size))
+        return dataclasses.replace(self, learning_rate=rate, doc_stride=stride, max_query_length=query_length)
+
+    def global_batch(self, world_size: int) -> int:
+        """Examples of an update."""
+        return self.train_batch_size * self.gradient_accumulation_steps * world_size
 
     @property
     def predicts(self) -> bool:
         return self.do_predict or self.do_eval or self.evaluate_during_training
+
+    @property
+    def splits(self) -> typing.List[str]:
+        """The SQuAD files that are read: of `train` and `dev`."""
+        return ["train"] * self.do_train + ["dev"] * self.predicts
 
     @property
     def buckets(self) -> typing.List[int]:
@@ -653,7 +795,7 @@ class InferenceConfig:
 
     def _read_file(self) -> str:
         try:
-            with open(self.context_file, encoding="utf-8") as file:
+            with files.open_regular(self.context_file, encoding="utf-8") as file:
                 return file.read()
         except OSError as error:
             raise UserError(f"--context_file={self.context_file} cannot be read ({error.strerror}): correct the "
@@ -682,21 +824,13 @@ class ExportConfig:
 # --- Folders and workers of a command ---
 
 
-def check_folder(path: str, flag: str):
-    """Raises UserError where a folder is neither there and writable, nor can be created."""
-    present = os.path.abspath(path)
-    try:
-        while not os.path.lexists(present):
-            present = os.path.dirname(present)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--{flag}: {path!r} is not a valid path ({error}): choose another.") from error
-    reason = ("it is a file" if not os.path.isdir(present) else "permission denied, or a read-only file system"
-              if not os.access(present, os.W_OK | os.X_OK) else "")
-    name_max = os.pathconf(present, "PC_NAME_MAX") if not reason else 0
-    if name_max and any(len(os.fsencode(part)) > name_max for part in os.path.abspath(path).split(os.sep)):
-        reason = f"a name of more than {name_max} bytes"
+def check_folder(path: str, flag: str, replaced: bool = False):
+    """Raises UserError where a folder cannot be created or used, see `files.obstacle`."""
+    reason = files.obstacle(path, replaced)
     if reason:
-        raise UserError(f"{path} cannot be created or written ({present}: {reason}): choose another --{flag}.")
+        shown = path if len(path) < 400 else f"{path[:400]}..."
+        raise UserError(f"{shown} {reason}: choose another --{flag}.")
+
 
 @contextlib.contextmanager
 def sole_user(folder: str, way_out: str, workers=None, junk=(), beside: bool = False):
@@ -710,22 +844,30 @@ def sole_user(folder: str, way_out: str, workers=None, junk=(), beside: bool = F
         beside: the command replaces the folder as a whole: the lock is beside it, and the parent is what is created.
     Raises: UserError: another process is using the folder, or it cannot be written.
     """
-    lock_file = os.path.realpath(folder) + ".lock" if beside else os.path.join(folder, ".lock")
-    place, refusal = os.path.dirname(lock_file), None
-    created = not os.path.isdir(place)
+    refusal = None
 
-    def remove_if_empty():
-        with contextlib.suppress(OSError):
-            os.rmdir(place)
+    def remove_if_empty(*created: str):
+        for path in created:
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
 
     with contextlib.ExitStack() as held:
         if workers is None or workers.is_chief:
             try:
-                os.makedirs(place, exist_ok=True)
-                if created:
-                    held.callback(remove_if_empty)
+                reason = files.obstacle(folder, replaced=beside)
+                if reason:
+                    raise UserError(f"{folder if len(folder) < 400 else folder[:400] + '...'} {reason}: {way_out}.")
+                lock_file = os.path.realpath(folder) + ".lock" if beside else os.path.join(folder, ".lock")
+                missing, existing = [], os.path.dirname(os.path.abspath(lock_file))
+                while not os.path.isdir(existing):
+                    missing.append(existing)
+                    existing = os.path.dirname(existing)
+                held.callback(remove_if_empty, *missing)
+                os.makedirs(os.path.dirname(lock_file), exist_ok=True)
                 held.enter_context(files.hold(lock_file, log=print_on_stderr))
                 files.remove_junk(*junk, *([] if beside else [folder]))
+            except UserError as error:
+                refusal = error
             except files.Held as holder:
                 refusal = UserError(f"{folder} is in use by {holder}: wait until that has ended, or {way_out}.")
             except OSError as error:

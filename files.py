@@ -20,11 +20,13 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
 from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
+PATH_BYTES = 4096  # the longest path on Linux
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # --- Temporary names ---
@@ -104,6 +106,10 @@ def replacing(path: str) -> Iterator[str]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno and error.filename in (None, temporary):  # writing names no file, opening the temporary one
+            error.filename = path
+        raise
     finally:
         _in_use.discard(os.path.abspath(temporary))
         with contextlib.suppress(OSError):
@@ -118,8 +124,20 @@ def write_text(path: str, content: str):
 
 
 def write_json(path: str, content: dict):
-    """Writes an indented JSON file atomically. Raises: OSError."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Writes an indented JSON file atomically. Raises: OSError.
+
+    UTF-8 cannot hold a lone surrogate (from a broken JSON escape, or a path that is not UTF-8): it is escaped.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    write_text(path, re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
+
+
+def open_regular(path: str, mode: str = "r", **options):
+    """`open`, for reading. Raises: OSError, also for a FIFO, which may never have a writer, or a device without end."""
+    kind = os.stat(path).st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # `open` refuses a directory
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return open(path, mode, **options)
 
 
 def matching(pattern: str) -> List[str]:
@@ -127,6 +145,8 @@ def matching(pattern: str) -> List[str]:
 
     Existing folders at its beginning are taken literally: `a[1]/*.txt` finds the files in a folder `a[1]`.
     """
+    if len(os.fsencode(pattern)) > PATH_BYTES:  # looking for patterns in it takes time that grows with its square
+        return []
     existing = pattern
     while existing and not os.path.exists(existing):
         existing = os.path.dirname(existing)
@@ -148,6 +168,44 @@ def sync(path: str):
 
 
 # --- Folders ---
+
+LONGEST_PATH, DEEPEST_PATH = 3800, 200  # bytes and parts: names of files in it are to fit, and recursion into it
+
+
+def obstacle(folder: str, replaced: bool = False) -> str:
+    """Why `folder` cannot be created or used, as the end of a sentence that begins with it. Empty: it can.
+
+    Args:
+        replaced: it is created or replaced as a whole, see `new_folder`.
+    """
+    try:
+        here = os.getcwd()
+        path = os.path.realpath(folder)
+    except OSError as error:
+        return f"cannot be found, because the current folder was removed ({error.strerror})"
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return "is not valid UTF-8, and TensorFlow and other libraries cannot open it"
+    if len(os.fsencode(path)) > LONGEST_PATH or path.count(os.sep) > DEEPEST_PATH:
+        return "is too long a path"
+    existing = path
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing):
+        return "is not a directory" if existing == path else f"cannot be written, because {existing} is not a directory"
+    if replaced and os.path.ismount(path):
+        return "is a mount point, which cannot be replaced"
+    if replaced and os.path.commonpath([here, path]) == path:
+        return "is or contains the current folder, which cannot be replaced"
+    place = os.path.dirname(path) if replaced and existing == path else existing
+    if not os.access(place, os.W_OK | os.X_OK):
+        return f"cannot be written ({place}: permission denied, or a read-only file system)"
+    name_max = os.pathconf(existing, "PC_NAME_MAX")
+    if any(len(os.fsencode(part)) > name_max for part in path.split(os.sep)):
+        return f"has a name of more than {name_max} bytes"
+    return ""
+
 
 
 @contextlib.contextmanager
@@ -272,7 +330,7 @@ class Holder(NamedTuple):
         with open(path, encoding="utf-8", errors="replace") as file:
             try:
                 return cls(**json.load(file))
-            except (TypeError, ValueError):
+            except (RecursionError, TypeError, ValueError):
                 return None
 
 
@@ -318,10 +376,10 @@ def hold(path: str, log: Callable[[str], None] = print) -> Iterator[None]:
     Raises: Held. OSError: the file cannot be written.
     """
     lock = _Lock(path, log)
-    lock.take()
     try:
+        lock.take()
         yield
-    finally:
+    finally:  # also after a signal in `take`
         lock.release()
 
 
@@ -368,6 +426,11 @@ class _Lock:
                     self._file, file = file, -1
                 return found
             return UNKNOWN, None  # released meanwhile
+        except BaseException:
+            if created:
+                with contextlib.suppress(OSError):
+                    os.remove(self.path)
+            raise
         finally:
             if file >= 0:
                 os.close(file)
@@ -432,4 +495,5 @@ class _Lock:
         with contextlib.suppress(OSError):  # the folder may be gone, or its disk
             if Holder.read(self.path) == self.holder:
                 os.remove(self.path)
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)

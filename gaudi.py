@@ -8,12 +8,12 @@ from __future__ import annotations
 import ctypes
 import glob
 import importlib.metadata
-import json
 import os
 from typing import Callable, Dict, List, Optional, Tuple
 
 import tensorflow as tf
 
+import configuration
 from configuration import UserError, in_short
 from workers import Workers
 
@@ -148,14 +148,10 @@ def check_bf16_lists(path: str):
     Raises: UserError: habana-tensorflow would not accept the file.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            lists = json.load(file)
-    except OSError as error:
-        raise UserError(f"--bf16_config_path={path} cannot be read ({error.strerror}): correct the path.") from error
-    except ValueError as error:  # also a file that is not UTF-8
-        raise UserError(f"--bf16_config_path={path} is not valid JSON ({in_short(error)}): correct it; see "
-                        f"{BF16_LISTS} for an example.") from error
-    names = set(lists) if isinstance(lists, dict) else set()
+        lists = configuration.read_json_object(path)
+    except UserError as error:
+        raise UserError(f"--bf16_config_path={str(error).rstrip('.')} (see {BF16_LISTS} for an example).") from error
+    names = set(lists)
     if "allow_list" in names:
         raise UserError(f"--bf16_config_path={path}: habana-tensorflow ignores the key 'allow_list' and would convert "
                         "nothing: rename it to 'allowlist'.")

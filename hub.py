@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import logging
 import os
 import re
-from typing import Optional
+from typing import Iterator, List, Optional
 
-from absl import logging
+import absl.logging
 
-from configuration import UserError
+from configuration import UserError, in_short
 
 WEIGHT_FILES = ("model.safetensors", "tf_model.h5", "pytorch_model.bin")  # in order of preference
 
@@ -62,29 +63,35 @@ def download(repository: str) -> str:
 
     def fetch(file: str) -> Optional[str]:
         """Local path of the file, or None if the repository (or in offline mode the cache) does not have it."""
-        cached = huggingface_hub.try_to_load_from_cache(repository, file)
+        try:
+            cached = huggingface_hub.try_to_load_from_cache(repository, file)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{repository} cannot be read from the cache {huggingface_hub.constants.HF_HUB_CACHE} "
+                            f"({in_short(error)}): delete its folder there, and it is downloaded again.") from error
         if cached is not None and not isinstance(cached, str):  # cached as non-existent
             return None
         if cached is None:
             _log_partial_files(repository)
         try:
-            path = cached or huggingface_hub.hf_hub_download(repository, file)
+            with _retries_collected() as retries:
+                path = cached or huggingface_hub.hf_hub_download(repository, file)
         except LocalEntryNotFoundError as error:
             if huggingface_hub.constants.HF_HUB_OFFLINE and file not in ("config.json", WEIGHT_FILES[-1]):
                 return None
-            raise unavailable(error) from error
+            raise unavailable(error, retries) from error
         except EntryNotFoundError:
             return None
         except Exception as error:  # of requests or httpx (by release), OSError, or an HTTP error of huggingface_hub
-            raise unavailable(error) from error
+            raise unavailable(error, retries) from error
         _check_download(path)
         return path
 
-    def unavailable(error: Exception) -> Unavailable:
+    def unavailable(error: Exception, retries: List[str]) -> Unavailable:
         cause: BaseException = error
         while cause.__cause__ or cause.__context__:  # the first error of the chain says why
             cause = cause.__cause__ or cause.__context__
-        reason = " ".join(str(cause).split())[:200].rstrip(".") or type(cause).__name__
+        first = retries[0] if retries else str(cause)  # what failed after a retry may not even name the first error
+        reason = re.sub(r"^\[Errno -?\d+\] ", "", " ".join(first.split()))[:200].rstrip(".") or type(cause).__name__
         if isinstance(error, RepositoryNotFoundError):
             reason = "no such model, or it requires HF_TOKEN"
         return Unavailable(
@@ -103,6 +110,29 @@ def download(repository: str) -> str:
     return os.path.dirname(config_file)
 
 
+@contextlib.contextmanager
+def _retries_collected() -> Iterator[List[str]]:
+    """Collects why huggingface_hub retries requests during the block, in place of two logged lines for each."""
+    reasons: List[str] = []
+    logger = logging.getLogger("huggingface_hub")
+    handlers = logger.handlers
+
+    class Collector(logging.Handler):
+        def emit(self, record):
+            match = re.match("'?(.*?)'? thrown while requesting ", record.getMessage(), re.DOTALL)
+            if match:
+                reasons.append(match[1])
+            elif "Retry" not in record.getMessage():
+                for handler in handlers:
+                    handler.handle(record)
+
+    logger.handlers = [Collector()]
+    try:
+        yield reasons
+    finally:
+        logger.handlers = handlers
+
+
 def _log_partial_files(repository: str):
     """Logs whether an interrupted download resumes: huggingface_hub resumes partial files up to release 1.17."""
     import huggingface_hub
@@ -112,10 +142,10 @@ def _log_partial_files(repository: str):
         return
     release = tuple(int(part) for part in huggingface_hub.__version__.split(".")[:2])
     if release < (1, 18):
-        logging.info("resuming the interrupted download of %s after %.1f MB.", repository, max(partial) / 1e6)
+        absl.logging.info("resuming the interrupted download of %s after %.1f MB.", repository, max(partial) / 1e6)
     else:
-        logging.info("restarting the interrupted download of %s: huggingface_hub %s does not resume downloads, 1.17.0 "
-                     "does.", repository, huggingface_hub.__version__)
+        absl.logging.info("restarting the interrupted download of %s: huggingface_hub %s does not resume downloads, "
+                          "1.17.0 does.", repository, huggingface_hub.__version__)
 
 
 def _check_download(path: str):
@@ -128,7 +158,7 @@ def _check_download(path: str):
     size = os.path.getsize(blob)
     digest = {64: hashlib.sha256(), 40: hashlib.sha1(b"blob %d\0" % size)}.get(len(expected))
     if digest is None or not re.fullmatch("[0-9a-f]+", expected):
-        logging.info("note: %s has no checksum and is not verified.", path)
+        absl.logging.info("note: %s has no checksum and is not verified.", path)
         return
     with open(blob, "rb") as file:
         for piece in iter(lambda: file.read(1 << 20), b""):

@@ -14,8 +14,9 @@ from __future__ import annotations
 import os
 
 import command_line
+import configuration
 import preflight
-from configuration import ExportConfig, UserError
+from configuration import ExportConfig, UserError, in_short
 
 if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that the other imports take
     command_line.refuse_early(ExportConfig, __doc__, check=preflight.check_export)
@@ -31,15 +32,17 @@ KINDS = tuple(weights.ARCHITECTURES)
 
 def export(config: ExportConfig):
     """Writes the folders. Raises: UserError: no such checkpoint, or output_dir cannot be created or replaced."""
-    output_dir = config.output_dir.rstrip("/")
+    output_dir = config.output_dir
+    configuration.check_folder(output_dir, "output_dir", replaced=True)
     files.remove_leftovers(output_dir)
-    there = sorted(os.listdir(output_dir)) if os.path.isdir(output_dir) else []
+    try:
+        there = sorted(os.listdir(output_dir)) if os.path.isdir(output_dir) else []
+    except OSError as error:
+        raise UserError(f"--output_dir={output_dir} cannot be read ({error.strerror}): choose another.") from error
     foreign = [name for name in there if name not in KINDS]
-    here = os.path.isdir(output_dir) and os.path.samefile(output_dir, ".")
-    foreign = foreign or here  # the current folder cannot be replaced
-    if foreign or there and not config.overwrite or os.path.isfile(output_dir):
-        way_out = "" if foreign or os.path.isfile(output_dir) else ", or replace it with --overwrite"
-        raise UserError(f"--output_dir={config.output_dir} exists already: choose another folder{way_out}.")
+    if foreign or there and not config.overwrite:
+        way_out = "" if foreign else ", or replace it with --overwrite"
+        raise UserError(f"--output_dir={output_dir} exists already: choose another folder{way_out}.")
     run = weights.open_checkpoint(config.pretrained_checkpoint, config.vocab_file)
     model = run.model()
     is_squad = isinstance(model, modeling.QuestionAnswering)
@@ -49,8 +52,8 @@ def export(config: ExportConfig):
             for kind, network in networks.items():
                 weights.save_folder(network, kind, run.tokenizer, os.path.join(folder, kind), config.savedmodel)
     except OSError as error:
-        raise UserError(f"--output_dir={config.output_dir} could not be written ({error.strerror or error}): choose "
-                        "another folder.") from error
+        raise UserError(f"--output_dir={output_dir} could not be written ({in_short(error)}), and nothing was left: "
+                        "make room or choose another folder.") from error
     step = f"step {run.state['step']}" + ("" if is_squad else f" of phase {run.state['phase']}")
     for kind in networks:
         print(f"{kind} of {run.prefix} ({step}): {os.path.join(output_dir, kind)}")

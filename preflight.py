@@ -8,8 +8,12 @@ first update.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
 import os
+from typing import Dict, Optional
 
+import files
 import hub
 import pretrain_utils
 from checkpoints import Checkpoints, find_checkpoint
@@ -33,9 +37,12 @@ def check_pretraining(config: PretrainingConfig) -> bool:
 
     Returns: whether the command was only to check. Raises: UserError.
     """
+    checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max, keep_every=config.keep_every_steps)
     if not config.eval_only:
         check_folder(config.model_dir, "results_dir")
         check_folder(config.logs, "log_dir" if config.log_dir else "results_dir")
+        refuse_second_run(config, checkpoints)
+    refuse_missing_checkpoint(config, checkpoints)
     for name in (config.weights_dir or "").split(","):
         check_weights(name.strip())
     shards = pretrain_utils.find_shards(config.pretrain_tfrecords, "pretrain_tfrecords") if not config.eval_only else []
@@ -50,12 +57,104 @@ def check_pretraining(config: PretrainingConfig) -> bool:
                         f"--train_batch_size={config.train_batch_size}: lower it, or build a larger dataset.")
     if held_out:
         pretrain_utils.open_data(held_out, config, tokenizer, remember=False)
-    check_memory(config, pretraining_bytes(config, encoder), config.train_batch_size)
-    checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max, keep_every=config.keep_every_steps)
+    check_memory(config, pretraining_bytes(config, encoder), "train_batch_size")
     if not config.skip_checkpoint and not checkpoints.list(config.phase):  # else how many are to come is known later
         checkpoints.check_room(12 * pretraining_parameters(config, encoder), config.phase,
                                num_train_steps=config.num_train_steps, keep_best=bool(held_out))
     return config.check_only
+
+
+# --- Where a run starts ---
+
+
+def refuse_second_run(config: PretrainingConfig, checkpoints: Checkpoints):
+    """Refuses to mix two runs in one folder. Phase 1 without a checkpoint to resume from is a new run."""
+    found = checkpoints.list(2 if config.phase2 else None)
+    is_new = not config.restore_checkpoint or config.restore_checkpoint == "auto" and not checkpoints.list(config.phase)
+    if not (found and is_new) or config.overwrite:
+        return
+    resume = ""
+    if checkpoints.newest(config.phase, quiet=True):
+        resume = f"resume it {to_resume(config)}, "
+    elif checkpoints.list(config.phase):
+        raise none_readable(config, checkpoints)
+    raise UserError(f"{config.checkpoint_dir} already holds {found[-1].name} of an earlier run: {resume}"
+                    f"{start_again(config)}.")
+
+
+def to_resume(config: PretrainingConfig) -> str:
+    """How a run that has saved a checkpoint is resumed."""
+    if config.restore_checkpoint == "auto":
+        return "with the same command"
+    replaced = " in place of --overwrite" if config.overwrite else ""
+    if config.load_weights:
+        replaced = " in place of --load_weights and --weights_dir"
+    return f"with --restore_checkpoint=latest{replaced} (scripts/electra.sh: --resume_training=true)"
+
+
+def start_again(config: PretrainingConfig) -> str:
+    """How a new run is started although there are checkpoints."""
+    if config.phase2:
+        return "or start phase 2 again with --overwrite"
+    without = ", both without --restore_checkpoint (scripts/electra.sh: --resume_training)"
+    return "choose another --model_name, or delete it with --overwrite" + (without if config.restore_checkpoint else "")
+
+
+def none_readable(config: PretrainingConfig, checkpoints: Checkpoints) -> UserError:
+    """The refusal of a phase whose checkpoints are all damaged."""
+    if config.eval_only:
+        way_out = "give another checkpoint as --restore_checkpoint"
+    elif config.phase2:
+        way_out = "move ckpt-p2-* out of it, and the same command starts phase 2 again from phase 1"
+    else:
+        way_out = start_again(config)
+    return UserError(f"{checkpoints.folder}: {checkpoints.list(config.phase)[-1].name} is damaged, and no other "
+                     f"checkpoint of phase {config.phase} can be read: {way_out}.")
+
+
+def refuse_missing_checkpoint(config: PretrainingConfig, checkpoints: Checkpoints):
+    """Refuses what `checkpoint_to_restore` would, as far as names of files tell.
+
+    --check_only of phase 2 does not ask for a phase 1, which scripts/electra.sh may be about to train.
+    """
+    name = config.restore_checkpoint
+    if name not in (None, "latest", "auto"):
+        if find_checkpoint(name, check=False) is None:
+            raise no_checkpoint(name)
+    elif (name or config.phase2) and not checkpoints.list() and not (config.phase2 and config.check_only):
+        checkpoint_to_restore(config, checkpoints)
+
+
+def no_checkpoint(name: str) -> UserError:
+    return UserError(f"checkpoint {name} does not exist: give a prefix such as .../checkpoints/ckpt-1000, or a folder "
+                     "of checkpoints.")
+
+
+def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -> Optional[str]:
+    """The checkpoint to start from, or None for a fresh start.
+
+    In order: the one that --restore_checkpoint names; with `latest` and `auto` the newest of this phase; in phase 2 the
+    newest of phase 1, which must have finished.
+    """
+    if config.restore_checkpoint not in (None, "latest", "auto"):
+        return config.restore_checkpoint
+    newest = checkpoints.newest(config.phase) if config.restore_checkpoint else None
+    if newest is None and config.restore_checkpoint and checkpoints.list(config.phase):
+        raise none_readable(config, checkpoints)
+    if newest is None and config.phase2:
+        newest = checkpoints.newest(1)
+        if newest is None and checkpoints.list(1):
+            raise UserError(f"--phase2: no checkpoint of phase 1 in {config.checkpoint_dir} can be read: train phase 1 "
+                            "again, with --overwrite or another --model_name.")
+        if newest is None:
+            raise UserError(f"--phase2: {config.checkpoint_dir} holds no checkpoint of phase 1: run phase 1 first, or "
+                            "name the run with --model_name.")
+    if newest is None and (config.restore_checkpoint == "latest" or config.eval_only):
+        new_run = "" if config.eval_only else "omit the option (scripts/electra.sh: resume_training) for a new run, or "
+        raise UserError(f"--restore_checkpoint={config.restore_checkpoint}: {config.checkpoint_dir} holds no "
+                        f"checkpoint: {new_run}correct "
+                        "--model_name.")
+    return newest.prefix if newest else None
 
 
 # --- The other commands ---
@@ -65,12 +164,16 @@ def check_squad(config: SquadConfig) -> None:
     """Checks the files and folders of a fine-tuning, evaluation or prediction. Raises: UserError."""
     check_folder(config.output_dir, "output_dir")
     check_weights(config.init_checkpoint or "")
-    if config.eval_script and not os.path.exists(config.eval_script):
+    if config.eval_script and not os.path.isfile(config.eval_script):
         raise UserError(f"--eval_script={config.eval_script} does not exist: correct the path or omit the option.")
-    for split in (["train"] if config.do_train else []) + (["dev"] if config.predicts else []):
-        if not os.path.exists(config.data_file(split)):
-            raise UserError(f"{config.data_file(split)} does not exist: name the SQuAD files with --data_dir, "
-                            "--train_file and --predict_file.")
+    for split in config.splits:
+        path = config.data_file(split)
+        try:
+            files.open_regular(path, "rb").close()
+        except OSError as error:
+            reason = "does not exist" if error.errno == errno.ENOENT else f"cannot be read ({error.strerror})"
+            raise UserError(f"{path} {reason}: name the SQuAD files with --data_dir, --train_file and "
+                            "--predict_file.") from error
 
 
 def check_inference(config: InferenceConfig) -> None:
@@ -80,10 +183,10 @@ def check_inference(config: InferenceConfig) -> None:
 
 
 def check_export(config: ExportConfig) -> None:
-    """Raises UserError: there is no such checkpoint."""
+    """Raises UserError: there is no such checkpoint, or the folder cannot be created or replaced."""
+    check_folder(config.output_dir, "output_dir", replaced=True)
     if find_checkpoint(config.pretrained_checkpoint, check=False) is None:
-        raise UserError(f"checkpoint {config.pretrained_checkpoint} does not exist: give a prefix such as "
-                        ".../checkpoints/ckpt-1000, or a folder of checkpoints.")
+        raise no_checkpoint(config.pretrained_checkpoint)
 
 
 # --- Weights ---
@@ -156,28 +259,54 @@ def pretraining_bytes(config: PretrainingConfig, encoder: ElectraConfig) -> floa
     return PROCESS_BYTES + BYTES_PER_PARAMETER * pretraining_parameters(config, encoder) + total
 
 
-def check_memory(config: DeviceOptions, needed: float, batch_size: int, flag: str = "train_batch_size"):
+def squad_bytes(config: SquadConfig, encoder: ElectraConfig, training: bool) -> float:
+    """The memory of a worker in an update of a fine-tuning, or for a batch of answers."""
+    parameters = embedding_parameters(encoder) + encoder_parameters(encoder, encoder.embedding_size)
+    if training:
+        activations = activation_bytes(encoder, config.train_batch_size, config.max_seq_length)
+        return PROCESS_BYTES + BYTES_PER_PARAMETER * parameters + activations
+    one_layer = dataclasses.replace(encoder, num_hidden_layers=1)  # nothing is kept for a backward pass
+    return PROCESS_BYTES + 4 * parameters + 0.4 * activation_bytes(one_layer, config.predict_batch_size,
+                                                                  config.max_seq_length)
+
+
+def check_squad_memory(config: SquadConfig, encoder: ElectraConfig):
+    """See `check_memory`. Raises: UserError."""
+    if config.do_train:
+        check_memory(config, squad_bytes(config, encoder, training=True), "train_batch_size")
+    if config.predicts:
+        check_memory(config, squad_bytes(config, encoder, training=False), "predict_batch_size")
+
+
+def check_memory(config: DeviceOptions, needed: float, flag: str):
     """Raises UserError: the workers on this machine need more memory than it has free. An accelerator has memory of
     its own; there TensorFlow refuses."""
     free = free_memory()
     needed *= launched("LOCAL_SIZE") or 1
     if config.device != "cpu" or config.force or free is None or needed <= free:
         return
-    raise UserError(f"an update with --{flag}={batch_size} needs about {needed / 1e9:,.1f} GB of memory, and "
-                    f"{free / 1e9:,.1f} GB are free: lower it (more --gradient_accumulation_steps keep the global "
-                    "batch), or start nevertheless with --force.")
+    keep = " and raise --gradient_accumulation_steps" if flag == "train_batch_size" else ""
+    raise UserError(f"--{flag}={getattr(config, flag)} needs about {needed / 1e9:,.1f} GB of memory, and "
+                    f"{free / 1e9:,.1f} GB are free: lower it{keep}, or start nevertheless with --force.")
 
 
-def free_memory():
+def free_memory() -> Optional[int]:
     """Bytes that this process can still use: of the machine, with swap, and of its cgroup. None: not known."""
     free = []
     with contextlib.suppress(OSError, ValueError, KeyError):
-        with open("/proc/meminfo", encoding="ascii") as file:
-            sizes = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in file if line.endswith("kB\n")}
-        free.append(sizes["MemAvailable"] + sizes["SwapFree"])
+        sizes = _table("/proc/meminfo")
+        free.append(1024 * (sizes["MemAvailable:"] + sizes["SwapFree:"]))
     for limit, used in (("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
                         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes")):
         with contextlib.suppress(OSError, ValueError):  # absent, or "max"
             with open(limit, encoding="ascii") as most, open(used, encoding="ascii") as now:
-                free.append(int(most.read()) - int(now.read()))
+                unused = int(most.read()) - int(now.read())
+            cached = _table(os.path.join(os.path.dirname(limit), "memory.stat"))  # of files: given up when needed
+            free.append(unused + sum(cached.get(f"{kind}_file", 0) for kind in ("active", "inactive")))
     return min(free) if free else None
+
+
+def _table(path: str) -> Dict[str, int]:
+    """A file of the kernel whose lines are a name and a number."""
+    with open(path, encoding="ascii") as file:
+        return {words[0]: int(words[1]) for words in map(str.split, file) if len(words) > 1}

@@ -201,9 +201,8 @@ def read_manifests(shard_paths: Sequence[str]) -> Dict[str, dict]:
     manifests = {}
     for folder in dict.fromkeys(map(os.path.dirname, shard_paths)):
         for place in dataset_folders(folder):
-            path = os.path.join(place, "manifest.json")
-            manifest = configuration.read_json_object(path) if os.path.exists(path) else {}
-            if manifest.get("format") == tfrecord.DATASET_FORMAT:
+            manifest = tfrecord.read_manifest(os.path.join(place, "manifest.json"))
+            if manifest:
                 manifests[folder] = manifest
                 break
     return manifests
@@ -238,7 +237,7 @@ def index_shards(paths: Sequence[str], folder: str, progress: Callable = lambda 
     Raises: UserError: a damaged file, or no records at all.
     """
     results_file = os.path.join(folder, "shards.json")
-    known = configuration.read_json_object(results_file) if os.path.exists(results_file) else {}
+    known = read_results(results_file)
     shards = {path: recall_shard(path, known.get(file_state(path))) for path in paths}
     unknown = [path for path in paths if shards[path] is None]
     if unknown:
@@ -257,20 +256,32 @@ def index_shards(paths: Sequence[str], folder: str, progress: Callable = lambda 
     return list(shards.values())
 
 
-def recall_shard(path: str, result: Optional[dict]) -> Optional[Shard]:
-    """The shard of an entry of shards.json, or None if there is none or the index has changed."""
-    if result is None or result["index"] is None:
-        return result and Shard(path, result["records"])
-    index_path = result["index"].rsplit(" ", 2)[0]
-    unchanged = os.path.exists(index_path) and file_state(index_path) == result["index"]
-    return Shard(path, result["records"], index_path) if unchanged else None
+def read_results(path: str) -> dict:
+    """The content of shards.json. Where it is damaged, a warning says so, and it is made again."""
+    try:
+        return configuration.read_json_object(path) if os.path.lexists(path) else {}
+    except UserError:
+        logging.warning("%s is damaged: the shards are checked again.", path)
+        return {}
+
+
+def recall_shard(path: str, result) -> Optional[Shard]:
+    """The shard of an entry of shards.json, or None if there is none, it is damaged, or the index has changed."""
+    if not isinstance(result, dict) or type(result.get("records")) is not int or "index" not in result:
+        return None
+    records, index = result["records"], result["index"]
+    if index is None and records >= 0:
+        return Shard(path, records)
+    index_path = str(index).rsplit(" ", 2)[0]
+    unchanged = os.path.exists(index_path) and file_state(index_path) == index
+    return Shard(path, records, index_path) if unchanged and tfrecord.indexed_records(index_path) == records else None
 
 
 def index_shard(path: str, manifest: dict, folder: str) -> Shard:
     """Finds or writes the index of a shard, or counts a gzip-compressed one; see `index_shards`."""
     if tfrecord.is_gzip(path):
         listed = {(os.path.basename(entry["file"]), entry["bytes"]): entry["records"]
-                  for part in ("train", "eval") for entry in manifest.get(part, [])}
+                  for part in ("train", "eval") for entry in manifest.get(part, ())}
         known = listed.get((os.path.basename(path), os.path.getsize(path)))
         return Shard(path, tfrecord.open_shard(path, known).records)
     beside = path + tfrecord.INDEX_SUFFIX
@@ -453,6 +464,8 @@ class RecordFormat:
             raise UserError(f"{path} contains packed multi-sequence records (feature {packed[0]!r}): use the "
                             "unpacked dataset.")
         for name, length in lengths.items():
+            if features[name].dtype != np.int64:
+                raise UserError(f"{path} has {name} that are not integers (int64_list): give pre-training shards.")
             if length != max_seq_length:
                 raise UserError(f"{path} has {name} of length {length}, not --max_seq_length={max_seq_length}: "
                                 f"give --max_seq_length={length}, or records of length {max_seq_length}.")
@@ -487,19 +500,29 @@ class RecordFormat:
         return self._checked({name: values.numpy() for name, values in parsed.items()})
 
     def _checked(self, features: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
-        batch = {name: features[name].astype(np.int32) for name in FEATURES}
+        batch = {name: features[name] for name in FEATURES}  # int64: what int32 cannot hold is refused below
         if self.has_static_masks:
-            batch["input_ids"] = restore_static_masks(batch["input_ids"], *(features[name] for name in STATIC_MASKS))
-        if batch["input_ids"].max() >= self.vocab_size or batch["input_ids"].min() < 0:
-            raise UserError(f"{self.path} or another shard has token id {batch['input_ids'].max()}, outside the "
-                            f"vocabulary of {self.vocab_size}: give the --vocab_file that the records were built with.")
+            masks = [features[name] for name in STATIC_MASKS]
+            positions = masks[0][masks[2] > 0]
+            if not np.all((positions >= 0) & (positions < self.max_seq_length)):
+                raise UserError(f"{self.path} or another shard has masked_lm_positions beyond the "
+                                f"{self.max_seq_length} tokens of a record: remove or rebuild that shard.")
+            batch["input_ids"] = restore_static_masks(batch["input_ids"], *masks)
+        smallest, largest = batch["input_ids"].min(), batch["input_ids"].max()
+        if largest >= self.vocab_size or smallest < 0:
+            raise UserError(f"{self.path} or another shard has token id {smallest if smallest < 0 else largest}, "
+                            f"outside the vocabulary of {self.vocab_size}: give the --vocab_file that the records were "
+                            "built with.")
         if batch["segment_ids"].max() > 1 or batch["segment_ids"].min() < 0:
             raise UserError(f"{self.path} or another shard has segment_ids other than 0 and 1: give pre-training "
                             "shards.")
         if batch["input_mask"].max() > 1:
             raise UserError(f"{self.path} or another shard contains packed multi-sequence records (input_mask above "
                             "1): use the unpacked dataset.")
-        return batch
+        if batch["input_mask"].min() < 0:
+            raise UserError(f"{self.path} or another shard has an input_mask other than 0 and 1: give pre-training "
+                            "shards.")
+        return {name: values.astype(np.int32) for name, values in batch.items()}
 
 
 def restore_static_masks(input_ids, masked_lm_positions, masked_lm_ids, masked_lm_weights) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import glob
+import itertools
 import json
 import logging as python_logging
 import math
@@ -15,6 +16,7 @@ import os
 import sys
 import tempfile
 import time
+import warnings
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from absl import logging
@@ -28,42 +30,54 @@ from deferred import tensorflow as tf
 
 
 class _ConsoleHandler(python_logging.Handler):
-    """Writes lines without tearing the progress bar, until the reader of the output (`| head`) is gone."""
+    """Writes lines, the short ones where there are some, without tearing the progress bar.
+
+    What the console's encoding does not have is escaped. A console that cannot be written is given up: without a word
+    where the reader of the output (`| head`) is gone, else with a warning on standard error.
+    """
 
     def emit(self, record):
+        if sys.stdout is None:  # closed
+            return
+        text = getattr(record, "console", None) or self.format(record)
+        encoding = sys.stdout.encoding or "utf-8"
         try:
-            tqdm.write(self.format(record), file=sys.stdout)
+            tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
             sys.stdout.flush()
-        except BrokenPipeError:
-            silence_broken_streams()
+        except OSError as error:
+            _silence(sys.stdout)
+            if not isinstance(error, BrokenPipeError):
+                _warn(f"warning: standard output cannot be written ({in_short(error)}): the run continues, and its log "
+                      "file has all lines.")
 
 
-def silence_broken_streams():
-    """Sends standard output or error to nowhere after a BrokenPipeError, so that the run continues without it."""
-    try:
-        sys.stdout.flush()
-        broken = sys.stderr
-    except BrokenPipeError:  # what could not be written is still in the buffer
-        broken = sys.stdout
+def _silence(stream):
+    """Sends what is still in a stream that cannot be written, and all that follows, to nowhere."""
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, broken.fileno())
+    os.dup2(null, stream.fileno())
     os.close(null)
 
 
-class _Bar(tqdm):
-    """A progress bar that a closed pipe does not turn into an error."""
-
-    def update(self, n=1):
+def _warn(text: str):
+    """Warns on standard error, for what cannot be logged."""
+    if sys.stderr is not None:
         try:
-            return super().update(n)
-        except BrokenPipeError:
-            silence_broken_streams()
+            tqdm.write(text, file=sys.stderr)
+            sys.stderr.flush()
+        except OSError:
+            _silence(sys.stderr)
 
 
 class _LogFile(python_logging.FileHandler):
-    """A log file that warns once when it cannot be written; what it could not write stays in its buffer."""
+    """A log file that warns once when it cannot be written; what it could not write stays in its buffer.
+
+    It is UTF-8; what that does not have, such as the bytes of a path in another encoding, is escaped.
+    """
 
     warned = False
+
+    def _open(self):
+        return open(self.baseFilename, self.mode, encoding="utf-8", errors="backslashreplace")
 
     def handleError(self, record):
         error = sys.exc_info()[1]
@@ -71,9 +85,7 @@ class _LogFile(python_logging.FileHandler):
             super().handleError(record)
         elif not self.warned:
             self.warned = True
-            with contextlib.suppress(OSError):
-                tqdm.write(f"warning: {self.baseFilename} cannot be written ({error.strerror}): the run continues.",
-                           file=sys.stderr)
+            _warn(f"warning: {self.baseFilename} cannot be written ({in_short(error)}): the run continues.")
 
 
 def start_logging(log_dir: str, name: str, suffix: str = "log", on_console: bool = True):
@@ -83,7 +95,7 @@ def start_logging(log_dir: str, name: str, suffix: str = "log", on_console: bool
     """
     try:
         os.makedirs(log_dir, exist_ok=True)
-        file = _LogFile(os.path.join(log_dir, f"{name}.{suffix}"), encoding="utf-8")
+        file = _LogFile(os.path.join(log_dir, f"{name}.{suffix}"))
     except OSError as error:
         raise UserError(f"{log_dir} cannot be written ({error.strerror}): choose another folder.") from error
     console = _ConsoleHandler()
@@ -117,13 +129,24 @@ class Metric(NamedTuple):
     """One row of a command's table of metrics."""
 
     name: str  # in the JSON lines and in TensorBoard
-    console: str  # format of its value on the console
+    text: str  # format of its value in a log line
+    console: str = ""  # what the console's short line says, a format of all metrics by name; without one nothing
     panel: str = ""  # title of its panel among the curves; without one it is not drawn
+    is_mean: bool = True  # of the updates of a logged interval; otherwise its value at the last of them
 
 
-def format_metrics(metrics: Dict[str, float], table: Sequence[Metric]) -> str:
-    """The console's text: those of the table's metrics that are there, in its order."""
-    return "  ".join(metric.console.format(metrics[metric.name]) for metric in table if metric.name in metrics)
+def format_metrics(metrics: Dict[str, float], table: Sequence[Metric], short: bool = False) -> str:
+    """Those of the table's metrics that are there, in its order; `short`, those that the console shows."""
+    there = [metric for metric in table if metric.name in metrics]
+    if short:
+        return "  ".join(metric.console.format_map(metrics) for metric in there if metric.console)
+    return "  ".join(metric.text.format(metrics[metric.name]) for metric in there)
+
+
+def log_metrics(before: str, metrics: Dict[str, float], table: Sequence[Metric], after: str = ""):
+    """Logs a line with all metrics; on the console it is under 120 columns."""
+    full, short = (f"{before}{format_metrics(metrics, table, short)}{after}" for short in (False, True))
+    logging.info("%s", full, extra={"console": short})
 
 
 class MetricsLog:
@@ -195,8 +218,8 @@ class MetricsLog:
             yield
         except (OSError, tf.errors.OpError) as error:
             if what not in self._warned:
-                logging.warning("warning: %s cannot be written (%s): training continues; free some space or fix the "
-                                "path, and the next lines are written again.", what, in_short(error))
+                logging.warning("warning: %s cannot be written (%s): training continues, and it is written again once "
+                                "that is fixed.", what, in_short(error))
             self._warned.add(what)
         else:
             if what in self._warned:
@@ -315,9 +338,59 @@ def _rates(start: Sequence[float], end: Sequence[float]) -> Dict[str, float]:
 
 
 def hours(seconds: float) -> str:
-    """A duration as h:mm:ss."""
+    """A duration as h:mm:ss, from 100 hours on as days and hours."""
     seconds = int(seconds + 0.5)
+    if seconds >= 360_000:
+        return f"{seconds // 86400}d {seconds // 3600 % 24}h"
     return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+class _Bar(tqdm):
+    """A progress bar that shows what its terminal has room for, and that ends where it can no longer be drawn."""
+
+    LAYOUTS = ("{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
+               "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
+               "{percentage:3.0f}%|{bar}| {remaining} left{postfix}",
+               "{percentage:3.0f}%, {remaining} left",
+               "{percentage:3.0f}%")
+
+    def __str__(self):
+        # Some terminals begin a new line after their last column.
+        shown, width = {**self.format_dict, "ncols": None}, terminal_width() - 1
+        for layout in self.LAYOUTS:
+            shown["bar_format"] = layout
+            if len(self.format_meter(**shown)) <= width:  # with a bar of 10 columns
+                break
+        return self.format_meter(**{**shown, "ncols": width})
+
+    def display(self, *args, **kwargs):
+        with self._surviving():
+            return super().display(*args, **kwargs)
+
+    def clear(self, *args, **kwargs):
+        with self._surviving():
+            super().clear(*args, **kwargs)
+
+    def close(self):
+        with self._surviving():
+            super().close()
+
+    @contextlib.contextmanager
+    def _surviving(self):
+        try:
+            yield
+        except OSError:
+            _silence(sys.stderr)
+
+
+def terminal_width() -> int:
+    """Columns of the terminal that standard error is, else those that a wrapper gives in COLUMNS, else 80."""
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except OSError:
+        text = os.environ.get("COLUMNS", "")
+        columns = int(text) if text.isdecimal() else 0
+    return columns or 80
 
 
 def progress_bar(total: int, initial: int, description: str, hidden: bool = False) -> tqdm:
@@ -325,8 +398,9 @@ def progress_bar(total: int, initial: int, description: str, hidden: bool = Fals
 
     ELECTRA_PROGRESS=1, from a wrapper whose pipe ends on a terminal, draws it all the same.
     """
-    drawn = sys.stderr.isatty() or os.environ.get("ELECTRA_PROGRESS") == "1"
-    return _Bar(total=total, initial=initial, desc=description, unit="update", dynamic_ncols=True, smoothing=0.1,
+    drawn = sys.stderr is not None and (sys.stderr.isatty() or os.environ.get("ELECTRA_PROGRESS") == "1")
+    # Its own idea of the terminal, whose height it would need as well, is replaced by `terminal_width`.
+    return _Bar(total=total, initial=initial, desc=description, unit="update", ncols=80, nrows=24, smoothing=0.1,
                 disable=hidden or not drawn)
 
 
@@ -388,16 +462,17 @@ class Report:
         self._bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
         if "updates_per_second" in timing:
             left = (self.num_train_steps - step) / timing["updates_per_second"]
-            pace = f"{timing['sequences_per_second']:.1f} sequences/s  {hours(left)} left"
+            rate = timing["sequences_per_second"]
+            pace = f"{rate:.{1 if rate < 100 else 0}f} seq/s  {hours(left)} left"
         else:
             pace = f"first update took {timing['first_update_seconds']:.1f} s"
-        logging.info("step %d/%d  %s  %s", step, self.num_train_steps, format_metrics(metrics, self.table), pace)
+        log_metrics(f"step {step}/{self.num_train_steps}  ", metrics, self.table, f"  {pace}")
 
     def evaluation(self, step: int, metrics: Optional[Dict[str, float]]):
         """Logs held-out metrics and draws the curves; None, from an evaluation that was stopped, is left out."""
         if metrics and self.writes:
             self.log.write(step, "eval", metrics)
-            logging.info("held out at step %d: %s", step, format_metrics(metrics, self.table))
+            log_metrics(f"held out at step {step}: ", metrics, self.table)
             self.plot()
 
     def was_evaluated(self, step: int) -> bool:
@@ -425,11 +500,23 @@ class Report:
             return
         with self.speed.excluded():
             self.plot()
-        logging.info("%s is finished: %d updates. %s Curves: %s", self.name, self.num_train_steps, self.speed.summary(),
-                     self.plot_file)
+        curves = f" Curves: {self.plot_file}" if os.path.exists(self.plot_file) else ""
+        logging.info("%s is finished: %d updates. %s%s", self.name, self.num_train_steps, self.speed.summary(), curves)
 
 
 # --- Curves ---
+
+
+class Point(NamedTuple):
+    """A value at a step or, with `updates` above 1, the mean over so many updates that end there."""
+
+    step: int
+    value: float
+    updates: int = 1
+
+    @property
+    def middle(self) -> float:
+        return self.step - (self.updates - 1) / 2
 
 
 class Series:
@@ -441,17 +528,17 @@ class Series:
     LIMIT = 2000  # a multiple of 4
 
     def __init__(self):
-        self._kept: List[Tuple[int, float]] = []
+        self._kept: List[Point] = []
         self._width = 1  # points that each bin stands for; it keeps two of them, or the only one
         self._count, self._lowest, self._highest = 0, None, None  # of the bin that is being filled
 
-    def add(self, step: int, value: float):
-        if not math.isfinite(value):
+    def add(self, point: Point):
+        if not math.isfinite(point.value):
             return
-        if not self._count or value < self._lowest[1]:
-            self._lowest = (step, value)
-        if not self._count or value > self._highest[1]:
-            self._highest = (step, value)
+        if not self._count or point.value < self._lowest.value:
+            self._lowest = point
+        if not self._count or point.value > self._highest.value:
+            self._highest = point
         self._count += 1
         if self._count == self._width:
             self._kept += self._bin()
@@ -461,16 +548,30 @@ class Series:
                 self._kept = [point for group in groups for point in _extremes(group)]
                 self._width = 4 if self._width == 1 else 2 * self._width
 
-    def _bin(self) -> List[Tuple[int, float]]:
+    def _bin(self) -> List[Point]:
         return [self._lowest] if self._width == 1 else sorted((self._lowest, self._highest))
 
-    def points(self) -> List[Tuple[int, float]]:
-        """(step, value), ascending."""
+    def points(self) -> List[Point]:
+        """In ascending order of steps."""
         return self._kept + (self._bin() if self._count else [])
 
 
-def _extremes(points: List[Tuple[int, float]]) -> List[Tuple[int, float]]:
-    return sorted((min(points, key=lambda point: point[1]), max(points, key=lambda point: point[1])))
+def _extremes(points: List[Point]) -> List[Point]:
+    return sorted((min(points, key=lambda point: point.value), max(points, key=lambda point: point.value)))
+
+
+def split_intervals(points: Sequence[Point]) -> Tuple[List[Point], List[Point]]:
+    """The means over intervals of about equal length, which make a line, and those over much shorter ones.
+
+    The first two updates of a run are logged one by one, and an interval ends early at a save, an evaluation, a stop or
+    the last update. A mean over so few scatters more than its neighbours, and in the line would look like a cliff.
+    """
+    if not points:
+        return [], []
+    lengths = sorted(point.updates for point in points)
+    typical = next(length for length, total in zip(lengths, itertools.accumulate(lengths)) if 2 * total >= sum(lengths))
+    return ([point for point in points if 2 * point.updates >= typical],
+            [point for point in points if 2 * point.updates < typical])
 
 
 class Curves:
@@ -479,47 +580,116 @@ class Curves:
     def __init__(self, table: Sequence[Metric]):
         self.panels = [metric for metric in table if metric.panel]
         self.series: Dict[Tuple[str, str], Series] = {}
+        self.last_step = 0
+        self._trained: Optional[int] = None  # step of the last training entry
 
     def add(self, entry: dict):
         """Adds an entry of the log."""
+        step, kind = entry["step"], entry["kind"]
+        interval = 1
+        if kind == "train":
+            if self._trained is not None:  # the first logged update is one alone, also of a resumed run
+                interval = max(1, step - self._trained)
+            self._trained = step
+        self.last_step = max(self.last_step, step)
         for metric in self.panels:
             value = entry.get(metric.name)
             if isinstance(value, (int, float)):
-                key = entry["kind"], metric.name
-                if key not in self.series:
-                    self.series[key] = Series()
-                self.series[key].add(entry["step"], value)
+                if (kind, metric.name) not in self.series:
+                    self.series[kind, metric.name] = Series()
+                self.series[kind, metric.name].add(Point(step, value, interval if metric.is_mean else 1))
 
 
 def plot_curves(curves: Curves, png: str, title: str):
-    """Draws training and held-out curves: one panel for each metric that was logged."""
-    # Imported here: it takes most of a second, and refusals of bad input should not wait for it.
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    """Draws training and held-out curves: one panel for each metric that was logged.
 
-    logged = {name for _, name in curves.series}
+    Raises: OSError: see `saved_figure`.
+    """
+    logged = {name for (_, name), series in curves.series.items() if series.points()}
     panels = [metric for metric in curves.panels if metric.name in logged]
     if not panels:
         return
     columns = -(-len(panels) // 2)
-    figure, axes = plt.subplots(2, columns, figsize=(3.6 * columns, 5.4), squeeze=False)
-    for axis, (name, _, panel) in zip(axes.flat, panels):
-        for kind, style in (("train", dict(linewidth=0.9, color="tab:blue", label="training")),
-                            ("eval", dict(marker="o", markersize=3, color="tab:orange", label="held out"))):
-            points = curves.series[kind, name].points() if (kind, name) in curves.series else []
-            if points:
-                axis.plot(*zip(*points), **style)
-        axis.set(title=panel, xlabel="update")
-        axis.set_xlim(left=0)
-        axis.grid(alpha=0.3)
-    for axis in axes.flat[len(panels):]:
-        axis.set_visible(False)
-    axes.flat[0].legend()
-    figure.suptitle(title)
-    figure.tight_layout()
+    with saved_figure(png, figsize=(3.6 * columns, 5.4)) as figure:
+        axes, handles = list(figure.subplots(2, columns, squeeze=False).flat), {}
+        for axis, metric in zip(axes, panels):
+            for kind, color, label in (("train", "tab:blue", "training"), ("eval", "tab:orange", "held out")):
+                series = curves.series.get((kind, metric.name))
+                for handle in _draw_series(axis, series.points() if series else [], kind == "eval", color, label):
+                    handles.setdefault(handle.get_label(), handle)
+            axis.set(title=metric.panel, xlabel="update", xlim=(0, max(1.03 * curves.last_step, curves.last_step + 1)))
+            tidy_axes(axis, least_span=0.05)
+        for axis in axes[len(panels):]:
+            axis.set_visible(False)
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+        figure.suptitle(title if len(title) <= 80 else f"{title[:50]} ... {title[-25:]}")
+
+
+def _draw_series(axis, points: List[Point], always_marked: bool, color: str, label: str) -> list:
+    """Draws a line and, fainter, the means over fewer updates. Returns: what the legend explains."""
+    line, short = split_intervals(points)
+    handles = []
+    if line:
+        marked = dict(marker="o", markersize=3) if always_marked or len(line) < 30 else {}
+        handles += axis.plot([point.middle for point in line], [point.value for point in line], color=color,
+                             linewidth=1.5 if always_marked else 0.9, label=label, **marked)
+    if short:
+        handles += axis.plot([point.middle for point in short], [point.value for point in short], color=color,
+                             alpha=0.4, linestyle="", marker=".", markersize=5, label=f"{label}, fewer updates")
+    return handles
+
+
+# --- Figures ---
+
+
+@contextlib.contextmanager
+def saved_figure(png: str, **options):
+    """A matplotlib figure to draw on in the block, which is saved when the block ends.
+
+    Texts are literal: a model's name may hold what matplotlib reads as a formula. Characters that its font does not
+    have are drawn as boxes, without a warning.
+
+    Args:
+        options: of matplotlib's Figure.
+    Raises: OSError: the figure could not be drawn or written, whatever the reason: a run does not depend on it.
+    """
+    python_logging.getLogger("matplotlib").setLevel(python_logging.ERROR)  # notes on its cache and fonts
     try:
-        with files.replacing(png) as temporary:
-            figure.savefig(temporary, dpi=110, format="png")
-    finally:
-        plt.close(figure)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Imported here: it takes most of a second, and refusals of bad input should not wait for it.
+            from matplotlib.figure import Figure
+            from matplotlib.text import Text
+            figure = Figure(layout="constrained", **options)
+            figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+            yield figure
+            for text in figure.findobj(Text):
+                text.set_parse_math(False)
+                text.set_text(text.get_text().encode("utf-8", "backslashreplace").decode())
+            with files.replacing(png) as temporary:
+                figure.savefig(temporary, dpi=110, format="png")
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(None, f"matplotlib: {in_short(error)}") from error
+
+
+def tidy_axes(axis, least_span: float = 0.02):
+    """Whole steps, a grid, and limits of the values (see `limits`) that do not make a cliff of a trifle."""
+    from matplotlib.ticker import MaxNLocator
+    axis.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
+    axis.ticklabel_format(axis="y", useOffset=False)
+    axis.set_ylim(limits(*axis.dataLim.intervaly, least_span))
+    axis.grid(alpha=0.3)
+
+
+def limits(low: float, high: float, least_span: float = 0.0) -> Tuple[float, float]:
+    """Limits of an axis for values from `low` to `high`, with a margin. Around a lone value: 0 and twice the value.
+
+    Args:
+        least_span: what the axis covers at least, as a fraction of the largest value.
+    """
+    if low == high:
+        return (min(0.0, 2 * low), max(0.0, 2 * high)) if low else (0.0, 1.0)
+    margin = max(0.05 * (high - low), (least_span * max(abs(low), abs(high)) - (high - low)) / 2)
+    return low - margin, high + margin

@@ -21,7 +21,7 @@ from typing import List, Optional, Tuple
 
 import command_line
 import preflight
-from configuration import InferenceConfig, UserError
+from configuration import InferenceConfig, UserError, window_lengths
 
 if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that the other imports take
     command_line.refuse_early(InferenceConfig, __doc__, check=preflight.check_inference)
@@ -102,8 +102,7 @@ def window(config: InferenceConfig, positions: int) -> Tuple[int, int, int]:
     if length > positions:
         raise UserError(f"--max_seq_length={length} exceeds the model's max_position_embeddings of {positions}: choose "
                         "a smaller one.")
-    query_length = min(64, length // 4)
-    stride = config.doc_stride or min(128, length // 2 - 1)
+    stride, query_length = window_lengths(length, config.doc_stride)
     room = length - query_length - 3  # [CLS] and two [SEP]
     if stride > room:
         raise UserError(f"--doc_stride={stride} would skip tokens: a window of {length} tokens holds {room} tokens of "

@@ -70,46 +70,10 @@ class Start(NamedTuple):
     skipped: Sequence[int] = ()  # the updates that were skipped
 
 
-def refuse_second_run(config: PretrainingConfig, checkpoints: Checkpoints):
-    """Refuses to mix two runs in one folder. Phase 1 without a checkpoint to resume from is a new run."""
-    found = checkpoints.list(2 if config.phase2 else None)
-    is_new = not config.restore_checkpoint or config.restore_checkpoint == "auto" and not checkpoints.list(config.phase)
-    if found and is_new and not config.overwrite:
-        raise UserError(
-            f"{config.checkpoint_dir} already holds {os.path.basename(found[-1].prefix)} of an earlier run: resume it "
-            "with --restore_checkpoint=latest (scripts/electra.sh: --resume_training=true), choose another "
-            "--model_name, or delete it with --overwrite.")
-
-
-def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -> Optional[str]:
-    """The checkpoint to start from, or None for a fresh start.
-
-    In order: the one that --restore_checkpoint names; with `latest` and `auto` the newest of this phase; in phase 2 the
-    newest of phase 1, which must have finished.
-    """
-    if config.restore_checkpoint not in (None, "latest", "auto"):
-        return config.restore_checkpoint
-    newest = checkpoints.newest(config.phase) if config.restore_checkpoint else None
-    if newest is None and config.restore_checkpoint == "auto" and checkpoints.list(config.phase):
-        raise UserError(f"--restore_checkpoint=auto: none of the checkpoints in {config.checkpoint_dir} can be read: "
-                        "start a new run with another --model_name, or delete them with --overwrite.")
-    if newest is None and config.phase2:
-        newest = checkpoints.newest(1)
-        if newest is None:
-            raise UserError(f"--phase2: {config.checkpoint_dir} holds no checkpoint of phase 1: run phase 1 first, or "
-                            "name the run with --model_name.")
-    if newest is None and (config.restore_checkpoint == "latest" or config.eval_only):
-        new_run = "" if config.eval_only else "omit the option (scripts/electra.sh: resume_training) for a new run, or "
-        raise UserError(f"--restore_checkpoint={config.restore_checkpoint}: {config.checkpoint_dir} holds no "
-                        f"checkpoint: {new_run}correct "
-                        "--model_name.")
-    return newest.prefix if newest else None
-
-
 def restore_or_initialise(config, model, optimizer, data: pretrain_utils.Data, tokenizer, checkpoints,
                           workers: Workers) -> Start:
     """Sets the variables and logs where they come from: a checkpoint, else --load_weights, else fresh values."""
-    name = checkpoint_to_restore(config, checkpoints)
+    name = preflight.checkpoint_to_restore(config, checkpoints)
     if config.load_weights and not (config.restore_checkpoint and checkpoints.list(config.phase)):
         parts = config.weights_dir.split(",")
         source = weights.merge([weights.read(part.strip(), config.vocab_file) for part in parts])
@@ -278,7 +242,7 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
     """Opens the data, builds the model and restores it: everything that can be refused, before the first update."""
     workers = device.workers
     checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max, keep_every=config.keep_every_steps)
-    refuse_second_run(config, checkpoints)
+    preflight.refuse_second_run(config, checkpoints)
     if workers.is_chief:
         report.check_writable(config.model_dir, "results_dir")
         if not config.skip_checkpoint:
@@ -392,7 +356,7 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
     """
     shards = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
     tokenizer = pretrain_utils.open_tokenizer(config, shards)
-    name = checkpoint_to_restore(config, Checkpoints(config.checkpoint_dir))
+    name = preflight.checkpoint_to_restore(config, Checkpoints(config.checkpoint_dir))
     saved = weights.open_checkpoint(name, tokenizer=tokenizer, pretraining=True)
     config = config.with_model_of(PretrainingConfig.from_saved(saved.state["config"]))
     model = modeling.pretraining_model(saved.encoder, config, tokenizer, device.compute_dtype)
@@ -402,7 +366,7 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
     prefix, state, metrics = saved.prefix, saved.state, evaluate()
     if not device.is_chief:
         return
-    held_out = report.format_metrics(metrics, METRICS)
+    held_out = report.format_metrics(metrics, METRICS, short=True)
     print(f"{prefix}, step {state['step']} of phase {state['phase']}, held out: {held_out}")
     print(json.dumps({"checkpoint": prefix, "step": state["step"], "phase": state["phase"], **metrics}))
 
@@ -433,17 +397,19 @@ def describe_run(config, device, setup: Setup):
 
 
 METRICS = (
-    Metric("loss", "loss {:.4f}"),
-    Metric("generator_loss", "generator {:.4f}", "generator loss"),
+    Metric("loss", "loss {:.4f}", "loss {loss:#.4g}"),
+    Metric("generator_loss", "generator {:.4f}", "gen {generator_loss:#.4g} {generator_accuracy:.1%}",
+           panel="generator loss"),
     Metric("generator_perplexity", "perplexity {:.2f}"),
-    Metric("generator_accuracy", "accuracy {:.1%}", "generator accuracy"),
-    Metric("discriminator_loss", "discriminator {:.4f}", "discriminator loss"),
+    Metric("generator_accuracy", "accuracy {:.1%}", panel="generator accuracy"),
+    Metric("discriminator_loss", "discriminator {:.4f}", "disc {discriminator_loss:#.4g} {discriminator_accuracy:.1%}",
+           panel="discriminator loss"),
     Metric("discriminator_accuracy", "accuracy {:.1%}"),
     Metric("discriminator_precision", "precision {:.1%}"),
     Metric("discriminator_recall", "recall {:.1%}"),
-    Metric("discriminator_auc", "AUC {:.4f}", "discriminator AUC"),
-    Metric("learning_rate", "rate {:.2e}", "learning rate"),
-    Metric("gradient_norm", "gradient norm {:.2f}", "gradient norm"))
+    Metric("discriminator_auc", "AUC {:.4f}", "AUC {discriminator_auc:.4f}", panel="discriminator AUC"),
+    Metric("learning_rate", "rate {:.2e}", "lr {learning_rate:.2e}", panel="learning rate", is_mean=False),
+    Metric("gradient_norm", "gradient norm {:.2f}", panel="gradient norm"))
 
 
 def make_report(config: PretrainingConfig, setup: Setup, workers: Workers) -> report.Report:
@@ -463,18 +429,19 @@ def bad_update(step: int, config: PretrainingConfig) -> str:
 def not_finite(step: int, config: PretrainingConfig, checkpoints: Checkpoints) -> str:
     checkpoints.finish()
     newest = checkpoints.list(config.phase)
-    kept = f"the last checkpoint is {newest[-1].prefix}" if newest else "there is no checkpoint yet"
+    kept, way_out = "no checkpoint is saved yet", "run the same command"
+    if newest:
+        kept, way_out = f"the last checkpoint is {newest[-1].prefix}", f"resume {preflight.to_resume(config)}"
     return (f"the loss or its gradient is not finite at {bad_update(step, config)}, which was not applied; {kept}: "
-            "resume with a lower --learning_rate or a longer warm-up, or skip such updates with "
-            f"--skip_bad_updates={config.skip_bad_updates + 1}.")
+            f"{way_out}, but give a lower --learning_rate or a longer warm-up (--num_warmup_steps), or skip such "
+            f"updates with --skip_bad_updates={config.skip_bad_updates + 1}.")
 
 
 def resume_hint(config: PretrainingConfig, signal_name: str, step: int, anything_new: bool) -> str:
     stopped = f"stopped by {signal_name} at step {step} of phase {config.phase}"
     if config.skip_checkpoint or not anything_new:
         return f"{stopped}; there was nothing new to save."
-    return (f"{stopped}, which is saved; resume with --restore_checkpoint=latest (scripts/electra.sh: "
-            "--resume_training=true).")
+    return f"{stopped}, which is saved; resume {preflight.to_resume(config)}."
 
 
 def main(argv):

@@ -22,7 +22,7 @@ import random
 import subprocess
 import sys
 import time
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import command_line
 import preflight
@@ -52,7 +52,7 @@ import weights
 from checkpoints import Checkpoints, read_state
 from report import Metric
 from tokenization import ElectraTokenizer
-from workers import Workers, catch_lost_workers, checksum
+from workers import ALONE, Workers, catch_lost_workers, checksum
 
 # --- Setting up ---
 
@@ -68,6 +68,7 @@ def read_weights(config: SquadConfig, workers: Workers) -> Tuple[weights.Source,
     if config.max_seq_length > source.config.max_position_embeddings:
         raise UserError(f"--max_seq_length={config.max_seq_length} exceeds the {source.config.max_position_embeddings} "
                         f"positions of {source.name}: choose a shorter one.")
+    preflight.check_squad_memory(config, source.config)
     return source, tokenizer
 
 
@@ -101,16 +102,24 @@ class Split(NamedTuple):
     features: squad_utils.Features
 
 
-def read_split(config: SquadConfig, name: str, tokenizer: ElectraTokenizer, needs_answers: bool) -> Split:
-    path = config.data_file(name)
-    examples = squad_utils.read_squad(path, config.version_2_with_negative, needs_answers)
-    lengths = dict(max_seq_length=config.max_seq_length, doc_stride=config.doc_stride,
-                   max_query_length=config.max_query_length)
+def read_examples(config: SquadConfig, name: str) -> List[squad_utils.Example]:
+    needs_answers = name == "train" or config.do_eval or config.evaluate_during_training
+    return squad_utils.read_squad(config.data_file(name), config.version_2_with_negative, needs_answers)
+
+
+def lengths(config: SquadConfig) -> Dict[str, int]:
+    """Arguments of `squad_utils.build_features`."""
+    return dict(max_seq_length=config.max_seq_length, doc_stride=config.doc_stride,
+                max_query_length=config.max_query_length)
+
+
+def read_split(config: SquadConfig, name: str, tokenizer: ElectraTokenizer) -> Split:
+    path, examples = config.data_file(name), read_examples(config, name)
     if config.skip_cache:
-        features = squad_utils.build_features(examples, tokenizer, **lengths)
+        features = squad_utils.build_features(examples, tokenizer, **lengths(config))
     else:
-        features = squad_utils.cached_features(path, examples, tokenizer,
-                                               config.features_dir, config.version_2_with_negative, **lengths)
+        features = squad_utils.cached_features(path, examples, tokenizer, config.features_dir,
+                                               config.version_2_with_negative, **lengths(config))
     logging.info("%s: %d questions, %d windows of %.0f tokens on average.", path, len(examples),
                  len(features.lengths), features.lengths.mean())
     return Split(path, examples, features)
@@ -131,7 +140,8 @@ def identity(config: SquadConfig, source: weights.Source, tokenizer: ElectraToke
     return {"init_checkpoint": weights.fingerprint(source), "train_file": data, "vocab_file": tokenizer.fingerprint}
 
 
-def find_own_run(config: SquadConfig, checkpoints: Checkpoints, read: Dict[str, str]) -> Optional[dict]:
+def find_own_run(config: SquadConfig, checkpoints: Checkpoints, read: Dict[str, str], world_size: int = 1
+                 ) -> Optional[dict]:
     """State of the newest checkpoint in output_dir, with its `prefix`; None where training starts from scratch.
 
     Raises: UserError: checkpoints of another fine-tuning without --overwrite, or any of pre-training.
@@ -145,17 +155,37 @@ def find_own_run(config: SquadConfig, checkpoints: Checkpoints, read: Dict[str, 
             raise UserError(f"none of the checkpoints in {config.checkpoint_dir} can be read: choose another "
                             "--output_dir, or delete them with --overwrite.")
         return None
-    theirs = state["config"]
-    changed = [f"--{name}={theirs.get(name)}" for name in RESUMABLE if theirs.get(name) != getattr(config, name)]
-    changed += [f"another --{name}" for name, value in read.items() if state["identity"].get(name) != value]
+    theirs, ours = state["config"], as_resumed(config, state).fitted(world_size)
+    changed = [f"--{name}={theirs.get(name)}" for name in RESUMABLE if theirs.get(name) != getattr(ours, name)]
     if config.seed is not None and theirs["seed"] != config.seed:
         changed.append(f"--seed={theirs['seed']}")
-    if not changed:
+    others = [f"another --{name}" for name, value in read.items() if state["identity"].get(name) != value]
+    if not changed and not others:
         return {**state, "prefix": newest.prefix}
     if config.overwrite:
         return None
-    raise UserError(f"{config.checkpoint_dir} holds checkpoints of a fine-tuning with {changed[0]}: choose another "
-                    "--output_dir, or delete them with --overwrite.")
+    resume = f"resume it with {' '.join(changed)}, " if changed and not others else ""
+    raise UserError(f"{config.checkpoint_dir} holds checkpoints of a fine-tuning with {', '.join(changed + others)}: "
+                    f"{resume}choose another --output_dir, or delete them with --overwrite.")
+
+
+def as_resumed(config: SquadConfig, state: dict) -> SquadConfig:
+    """The configuration with the values of a checkpoint for the options of `SquadConfig.FITTED` that neither this call
+    nor the one that wrote it has given: they may follow a number of workers that has changed since."""
+    free = [name for name in config.not_given if name in state.get("not_given", SquadConfig.FITTED)]
+    return dataclasses.replace(config, **{name: state["config"].get(name) for name in free})
+
+
+def log_fitted(config: SquadConfig, not_given: Sequence[str], found: Optional[dict], workers: Workers):
+    """Logs the values in use of the options of `SquadConfig.FITTED`, and where the learning rate comes from."""
+    origin = "as given"
+    if "learning_rate" in not_given:
+        origin = "as in the checkpoint" if found else (
+            f"for a global batch of {config.global_batch(workers.size)} examples; --learning_rate is not given")
+    if config.do_train:
+        logging.info("learning rate %g, %s.", config.learning_rate, origin)
+    logging.info("windows of %d tokens, one every %d (doc_stride); questions of up to %d.", config.max_seq_length,
+                 config.doc_stride, config.max_query_length)
 
 
 def trained_model(config: SquadConfig, source: weights.Source, tokenizer: ElectraTokenizer, compute_dtype
@@ -168,6 +198,15 @@ def trained_model(config: SquadConfig, source: weights.Source, tokenizer: Electr
     return model
 
 
+def new_model(config: SquadConfig, source: weights.Source, tokenizer: ElectraTokenizer, compute_dtype, seed: int
+              ) -> modeling.QuestionAnswering:
+    """The model of a fine-tuning, with initial values."""
+    encoder = dataclasses.replace(source.config, vocab_size=tokenizer.vocab_size)
+    return modeling.QuestionAnswering(encoder, config.joint_head, config.version_2_with_negative,
+                                      config.beam_size or modeling.BEAM_SIZE, config.answerability_from_gold,
+                                      compute_dtype, seed)
+
+
 class Inputs(NamedTuple):
     """What a fine-tuning reads, validated."""
 
@@ -175,6 +214,7 @@ class Inputs(NamedTuple):
     tokenizer: ElectraTokenizer
     identity: Dict[str, str]
     found: Optional[dict]  # see `find_own_run`
+    not_given: Sequence[str]  # see `SquadConfig.not_given`
     train: Split
     dev: Optional[Split]
 
@@ -213,10 +253,7 @@ def prepare(config: SquadConfig, device: devices.Device, inputs: Inputs) -> Setu
     checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max, "output_dir")
     seed = found["config"]["seed"] if found else config.seed if config.seed is not None else random.randrange(2**31)
     seed = workers.from_chief(seed)
-    encoder = dataclasses.replace(inputs.source.config, vocab_size=inputs.tokenizer.vocab_size)
-    model = modeling.QuestionAnswering(encoder, config.joint_head, config.version_2_with_negative,
-                                       config.beam_size or modeling.BEAM_SIZE, config.answerability_from_gold,
-                                       device.compute_dtype, seed)
+    model = new_model(config, inputs.source, inputs.tokenizer, device.compute_dtype, seed)
     # Epochs follow each other without a gap: an update may take its micro-batches from two.
     accumulation = config.gradient_accumulation_steps
     limit = config.train_iter_per_epoch * accumulation if config.train_iter_per_epoch > 0 else None
@@ -272,14 +309,14 @@ def take_output_dir(config: SquadConfig, device: devices.Device, setup: Setup, i
 
 
 def train(config: SquadConfig, device: devices.Device, stop: training.StopRequest, inputs: Inputs
-          ) -> Tuple[modeling.QuestionAnswering, dict]:
-    """Fine-tunes, or resumes. Returns: the model and the part of results.json about training.
+          ) -> Tuple[Answers, dict]:
+    """Fine-tunes, or resumes. Returns: the model, to answer with, and the part of results.json about training.
 
     Raises: see `training.run_updates`.
     """
     workers, accumulation = device.workers, config.gradient_accumulation_steps
     setup = prepare(config, device, inputs)
-    model, windows, checkpoints = setup.model, setup.windows, setup.checkpoints
+    model, windows, checkpoints, answers = setup.model, setup.windows, setup.checkpoints, Answers(setup.model)
     run_report = make_report(config, setup, workers)
     if workers.is_chief:
         take_output_dir(config, device, setup, inputs)
@@ -299,6 +336,7 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
                    tf.constant(pretrain_utils.fold_seeds(key, model.num_seeds)))
 
     common = {"task": "squad", "head": model.settings, "identity": inputs.identity, "updates": setup.num_train_steps,
+              "not_given": list(inputs.not_given),
               **training.run_state({**dataclasses.asdict(config), "seed": setup.seed}, model,
                                    inputs.tokenizer.fingerprint, device.kind, workers)}
 
@@ -319,7 +357,7 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
         evaluates_after=lambda step: (config.evaluate_during_training and epoch_ended(step)
                                       and step < setup.num_train_steps),
         save=None if config.skip_checkpoint else save,
-        evaluate=lambda step: predict(config, model, inputs.dev, workers, stop)[1],
+        evaluate=lambda step: predict(config, answers, inputs.dev, workers, stop)[1],
         bad_update=lambda step: f"update {step} (seed {setup.seed})",
         not_finite=lambda step: not_finite(step, setup, config),
         interrupted=lambda *stopped: resume_hint(config, setup.num_train_steps, *stopped))
@@ -329,23 +367,26 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
     with checkpoints:
         rates = training.run_updates(job, train_step, run_report, stop, workers)
     speed = {"train_sequences_per_second": rates["sequences_per_second"]} if rates else {}
-    return model, {"train_steps": setup.num_train_steps, "seed": setup.seed, **speed}
+    return answers, {"train_steps": setup.num_train_steps, "seed": setup.seed,
+                     "learning_rate": config.learning_rate, **speed}
 
 
 METRICS = (
-    Metric("loss", "loss {:.4f}", "loss"),
-    Metric("start_accuracy", "start {:.1%}", "start accuracy"),
-    Metric("end_accuracy", "end {:.1%}", "end accuracy"),
-    Metric("answerability_accuracy", "answerability {:.1%}", "answerability accuracy"),
-    Metric("exact_match", "EM {:.2f}"),
-    Metric("exact", "EM {:.2f}"),
-    Metric("f1", "F1 {:.2f}", "F1"),
-    Metric("null_score_diff_threshold", "at the fixed threshold {:g}"),
-    Metric("best_exact", "EM {:.2f}"),
-    Metric("best_f1", "F1 {:.2f}"),
-    Metric("best_f1_thresh", "at the best threshold {:.3f}"),
-    Metric("learning_rate", "rate {:.2e}", "learning rate"),
-    Metric("gradient_norm", "gradient norm {:.2f}", "gradient norm"))
+    Metric("loss", "loss {:.4f}", "loss {loss:#.4g}", panel="loss"),
+    Metric("start_accuracy", "start {:.1%}", "start {start_accuracy:.1%} end {end_accuracy:.1%}",
+           panel="start accuracy"),
+    Metric("end_accuracy", "end {:.1%}", panel="end accuracy"),
+    Metric("answerability_accuracy", "answerability {:.1%}", "answerable {answerability_accuracy:.1%}",
+           panel="answerability accuracy"),
+    Metric("exact_match", "EM {:.2f}", "EM {exact_match:.2f}"),
+    Metric("exact", "EM {:.2f}", "EM {exact:.2f}"),
+    Metric("f1", "F1 {:.2f}", "F1 {f1:.2f}", panel="F1"),
+    Metric("null_score_diff_threshold", "at the fixed threshold {:g}", "at threshold {null_score_diff_threshold:g}"),
+    Metric("best_exact", "EM {:.2f}", "EM {best_exact:.2f}"),
+    Metric("best_f1", "F1 {:.2f}", "F1 {best_f1:.2f}"),
+    Metric("best_f1_thresh", "at the best threshold {:.3f}", "at the best, {best_f1_thresh:.3f}"),
+    Metric("learning_rate", "rate {:.2e}", "lr {learning_rate:.2e}", panel="learning rate", is_mean=False),
+    Metric("gradient_norm", "gradient norm {:.2f}", panel="gradient norm"))
 
 
 def accuracies(sums: Dict[str, float], answerability: bool) -> Dict[str, float]:
@@ -367,10 +408,15 @@ def make_report(config: SquadConfig, setup: Setup, workers: Workers) -> report.R
 
 
 def not_finite(step: int, setup: Setup, config: SquadConfig) -> str:
-    kept = "" if config.skip_checkpoint or step == 1 else " and the updates before it are saved"
-    return (f"the loss or its gradient is not finite at update {step} (seed {setup.seed}), which was not applied"
-            f"{kept}: choose a lower --learning_rate or a longer --warmup_proportion, with --overwrite, or skip such "
-            f"updates with --skip_bad_updates={config.skip_bad_updates + 1}.")
+    setup.checkpoints.finish()
+    saved = setup.checkpoints.list()
+    kept, overwrite = "no checkpoint is saved yet", ""
+    if saved:
+        kept, overwrite = f"the last checkpoint is {saved[-1].prefix}", " and --overwrite"
+    return (f"the loss or its gradient is not finite at update {step} (seed {setup.seed}), which was not applied; "
+            f"{kept}: run the same command with a lower --learning_rate than {config.learning_rate:g} or a longer "
+            f"--warmup_proportion{overwrite}, or skip such updates with "
+            f"--skip_bad_updates={config.skip_bad_updates + 1}.")
 
 
 def resume_hint(config: SquadConfig, num_train_steps: int, signal_name: str, step: int, anything_new: bool) -> str:
@@ -389,13 +435,28 @@ class Interval(NamedTuple):
     latencies: np.ndarray  # seconds per batch
 
 
-def run_model(config: SquadConfig, model: modeling.QuestionAnswering, features: squad_utils.Features, workers: Workers,
+class Answers:
+    """`model.answers` as graphs, one for each shape of a batch, which every evaluation of a run uses again."""
+
+    def __init__(self, model: modeling.QuestionAnswering):
+        self.model = model
+        self._function = tf.function(model.answers, autograph=False)
+        self._graphs: Dict[tuple, Callable] = {}
+
+    def __call__(self, features: Dict[str, tf.Tensor]) -> Dict[str, tf.Tensor]:
+        shape = tuple(features["input_ids"].shape)
+        if shape not in self._graphs:
+            self._graphs[shape] = self._function.get_concrete_function(features)
+        return self._graphs[shape](features)
+
+
+def run_model(config: SquadConfig, answers: Answers, features: squad_utils.Features, workers: Workers,
               stop: Optional[training.StopRequest]) -> Tuple[Optional[Dict[str, np.ndarray]], Optional[Interval]]:
     """Outputs of `QuestionAnswering.answers` for every window, in its order, and the timing; None when stopped.
 
     The workers share the batches; the result does not depend on their number. Each length is traced before timing.
     """
-    shares = workers.gather(own_outputs(config, model, features, workers, stop))
+    model, shares = answers.model, workers.gather(own_outputs(config, answers, features, workers, stop))
     if None in shares:
         return None, None
     outputs: Dict[str, np.ndarray] = {}
@@ -414,9 +475,8 @@ def run_model(config: SquadConfig, model: modeling.QuestionAnswering, features: 
                              np.array([latency for _, latencies in shares for latency in latencies]))
 
 
-def own_outputs(config, model, features, workers, stop) -> Optional[Tuple[list, List[float]]]:
+def own_outputs(config, answers: Answers, features, workers, stop) -> Optional[Tuple[list, List[float]]]:
     """This worker's share: (rows, padded length, outputs by name) of each of its batches, and their latencies."""
-    answers = tf.function(model.answers, autograph=False)
     batches = squad_utils.plan_batches(features.lengths, config.buckets, config.predict_batch_size,
                                        np.argsort(features.lengths, kind="stable"))
     batches = batches[workers.rank::workers.size]
@@ -436,26 +496,26 @@ def own_outputs(config, model, features, workers, stop) -> Optional[Tuple[list, 
     return parts, latencies
 
 
-def predict(config: SquadConfig, model: modeling.QuestionAnswering, dev: Split, workers: Workers,
+def predict(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
             stop: Optional[training.StopRequest] = None, write: bool = False) -> Tuple[Optional[dict], Optional[dict]]:
     """Answers the questions of `dev`. Returns: its part of results.json, and the scores (None without gold answers).
 
     Both are None when stopped. With `write` the predictions go to output_dir. Only rank 0 searches for answers; the
     others return an empty dict and None.
     """
-    outputs, interval = run_model(config, model, dev.features, workers, stop)
+    outputs, interval = run_model(config, answers, dev.features, workers, stop)
     if outputs is None:
         return None, None
     if not workers.is_chief:
         return {}, None
-    nbest, null_odds = squad_utils.search_answers(model.joint_head, dev.examples, dev.features, outputs,
+    nbest, null_odds = squad_utils.search_answers(answers.model.joint_head, dev.examples, dev.features, outputs,
                                                   config.n_best_size, config.max_answer_length)
     version_2 = config.version_2_with_negative
     raw = squad_utils.predictions(nbest, null_odds)
     final = squad_utils.predictions(nbest, null_odds, config.null_score_diff_threshold) if version_2 else raw
     if write:
         written = {"predictions.json": final, "nbest_predictions.json": {
-            id_: [answer._asdict() for answer in answers] for id_, answers in nbest.items()}}
+            id_: [answer._asdict() for answer in found] for id_, found in nbest.items()}}
         if version_2:
             written["null_odds.json"] = null_odds
         for name, content in written.items():  # in ASCII: a lone surrogate of the data has no UTF-8 form
@@ -494,6 +554,25 @@ def run_eval_script(config: SquadConfig, dev: Split, scores: Dict[str, float]):
 # --- The command ---
 
 
+def check_only(config: SquadConfig):
+    """Validates what a call reads, as `run_on` does, on the CPU, and writes nothing. Raises: UserError."""
+    devices.open_device("cpu", "fp32", "false")
+    world_size = max(1, config.num_workers)
+    preflight.check_squad(config)
+    source, tokenizer = read_weights(config, ALONE)
+    if config.do_train:
+        fingerprints = identity(config, source, tokenizer)
+        found = find_own_run(config, Checkpoints(config.checkpoint_dir), fingerprints, world_size)
+        config = as_resumed(config, found) if found else config
+        model = new_model(config, source, tokenizer, tf.float32, seed=0)
+        weights.load(source, model.trainable_variables, tokenizer, weights.SQUAD_WAY_OUT)
+    else:
+        trained_model(config, source, tokenizer, tf.float32)
+    config = config.fitted(world_size)
+    for split in config.splits:
+        squad_utils.tokenize_questions(read_examples(config, split), tokenizer, **lengths(config))
+
+
 def run(config: SquadConfig, stop: training.StopRequest):
     """Trains, answers and scores, as the options say, while no other process uses output_dir."""
     device = devices.open_for(config)
@@ -512,28 +591,31 @@ def run_on(device: devices.Device, config: SquadConfig, stop: training.StopReque
     logging.info("ELECTRA on SQuAD %s, on %s.", "2.0" if config.version_2_with_negative else "1.1", device)
     preflight.check_squad(config)
     source, tokenizer = read_weights(config, workers)
-    fingerprints, found, model = {}, None, None
+    fingerprints, found, answers = {}, None, None
     if config.do_train:
         fingerprints = identity(config, source, tokenizer)
         if workers.is_chief:
-            found = find_own_run(config, Checkpoints(config.checkpoint_dir), fingerprints)
+            found = find_own_run(config, Checkpoints(config.checkpoint_dir), fingerprints, workers.size)
         found = workers.from_chief(found)
     else:
-        model = trained_model(config, source, tokenizer, device.compute_dtype)
+        answers = Answers(trained_model(config, source, tokenizer, device.compute_dtype))
+    not_given = config.not_given
+    config = (as_resumed(config, found) if found else config).fitted(workers.size)
+    log_fitted(config, not_given, found, workers)
     with workers.chief_first():  # rank 0 writes the feature cache
-        train_split = read_split(config, "train", tokenizer, needs_answers=True) if config.do_train else None
-        needs_answers = config.do_eval or config.evaluate_during_training
-        dev = read_split(config, "dev", tokenizer, needs_answers) if config.predicts else None
+        train_split = read_split(config, "train", tokenizer) if config.do_train else None
+        dev = read_split(config, "dev", tokenizer) if config.predicts else None
     compare_inputs(config, source, tokenizer, workers)
     results_file = os.path.join(config.output_dir, "results.json")
     results = {"version_2": config.version_2_with_negative, "model": source.name}
     if os.path.exists(results_file) and (found if config.do_train else not config.init_checkpoint):
         results = {**configuration.read_json_object(results_file), **results}  # of the same model: still valid
     if config.do_train:
-        model, summary = train(config, device, stop, Inputs(source, tokenizer, fingerprints, found, train_split, dev))
+        answers, summary = train(config, device, stop, Inputs(
+            source, tokenizer, fingerprints, found, not_given, train_split, dev))
         results.update(summary)
     if config.do_predict or config.do_eval:
-        results.update(answer(config, model, dev, workers, stop))
+        results.update(answer(config, answers, dev, workers, stop))
     if workers.is_chief:
         files.write_json(results_file, results)
         logging.info("results are in %s.", results_file)
@@ -552,20 +634,20 @@ def compare_inputs(config: SquadConfig, source: weights.Source, tokenizer: Elect
     workers.compare(facts)
 
 
-def answer(config: SquadConfig, model: modeling.QuestionAnswering, dev: Split, workers: Workers,
+def answer(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
            stop: training.StopRequest) -> dict:
     """Answers and scores, with a log line for each. Returns: its part of results.json; {} on all ranks but 0.
 
     Raises: Interrupted: stopped on request.
     """
-    timing, scores = predict(config, model, dev, workers, stop, write=True)
+    timing, scores = predict(config, answers, dev, workers, stop, write=True)
     if timing is None:
         raise Interrupted(f"stopped by {training.stopped_by(stop)} while answering; the same command resumes from the "
                           "last checkpoint.")
     if not workers.is_chief:
         return {}
     if config.do_eval:
-        logging.info("%s", report.format_metrics(scores, METRICS))
+        report.log_metrics("", scores, METRICS)
         if config.eval_script:
             run_eval_script(config, dev, scores)
     logging.info("%.1f sequences/s; a batch of %d takes %.0f ms (p50), %.0f ms (p99).",
@@ -576,6 +658,9 @@ def answer(config: SquadConfig, model: modeling.QuestionAnswering, dev: Split, w
 
 def main(argv):
     config = command_line.parse(SquadConfig, argv, __doc__)
+    if config.check_only:
+        check_only(config)
+        return
     with training.StopRequest() as stop, catch_lost_workers():
         run(config, stop)
 

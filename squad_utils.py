@@ -64,7 +64,7 @@ def read_squad(path: str, version_2: bool, needs_answers: bool = True) -> List[E
     content = configuration.read_json_object(path)
     said_version_2 = str(content.get("version")).startswith("v2")
     if said_version_2 and not version_2:
-        refuse_version_2(f"version {content['version']!r}")
+        refuse_version_2(f"version {configuration.in_brief(content['version'])}")
     examples, seen, marked = [], set(), False
     for a, article in enumerate(field(content, "data", list, "the file")):
         for p, paragraph in enumerate(field(article, "paragraphs", list, f"data[{a}]")):
@@ -72,9 +72,9 @@ def read_squad(path: str, version_2: bool, needs_answers: bool = True) -> List[E
             context = field(paragraph, "context", str, where)
             for q, entry in enumerate(field(paragraph, "qas", list, where)):
                 id_ = field(entry, "id", str, f"{where}.qas[{q}]")
-                where_q = f"question {id_!r}"
+                where_q = f"question {configuration.in_brief(id_)}"
                 if id_ in seen:
-                    raise UserError(f"{path} has the id {id_!r} twice: ids must be unique.")
+                    raise UserError(f"{path} has the id {configuration.in_brief(id_)} twice: ids must be unique.")
                 seen.add(id_)
                 is_impossible = "is_impossible" in entry and field(entry, "is_impossible", bool, where_q)
                 marked = marked or "is_impossible" in entry
@@ -130,12 +130,9 @@ _DERIVED = ("input_mask", "segment_ids", "p_mask")
 _PER_TOKEN = ("input_ids", "char_start", "char_end", "is_max_context")
 
 
-def build_features(examples: Sequence[Example], tokenizer: tokenization.ElectraTokenizer, max_seq_length: int = 384,
-                   doc_stride: int = 128, max_query_length: int = 64) -> Features:
-    """Tokenizes examples and splits their contexts into windows.
-
-    A window starts every `doc_stride` tokens until one reaches the end; a context without tokens has one empty window.
-    If an answer starts or ends inside a token, it includes the whole token.
+def tokenize_questions(examples: Sequence[Example], tokenizer: tokenization.ElectraTokenizer, max_seq_length: int,
+                       doc_stride: int, max_query_length: int) -> Dict[str, List[int]]:
+    """The ids of each question, at most `max_query_length`.
 
     Raises: UserError: lengths that leave no room for the context, or a stride that skips tokens.
     """
@@ -152,6 +149,19 @@ def build_features(examples: Sequence[Example], tokenizer: tokenization.ElectraT
     if doc_stride > room:
         raise UserError(f"--doc_stride={doc_stride} skips tokens: with question {longest.id!r} a window of "
                         f"--max_seq_length={max_seq_length} holds {room} tokens of context, give at most that.")
+    return query_of
+
+
+def build_features(examples: Sequence[Example], tokenizer: tokenization.ElectraTokenizer, max_seq_length: int = 384,
+                   doc_stride: int = 128, max_query_length: int = 64) -> Features:
+    """Tokenizes examples and splits their contexts into windows.
+
+    A window starts every `doc_stride` tokens until one reaches the end; a context without tokens has one empty window.
+    If an answer starts or ends inside a token, it includes the whole token.
+
+    Raises: UserError: see `tokenize_questions`.
+    """
+    query_of = tokenize_questions(examples, tokenizer, max_seq_length, doc_stride, max_query_length)
     context_of = tokenize_contexts(list(dict.fromkeys(example.context for example in examples)), tokenizer)
 
     rooms = np.array([max_seq_length - 3 - len(query_of[example.question]) for example in examples])

@@ -28,11 +28,14 @@ from typing import Dict, Iterator, List, Optional, Sequence
 import google_crc32c
 import numpy as np
 
+import configuration
 import files
+import tokenization
 from configuration import UserError
 
 HEADER_BYTES, CHECKSUM_BYTES = 12, 4  # before and after each record
 DATASET_FORMAT = "electra-pretraining-tfrecord"  # "format" in the manifest.json of a dataset
+RECORD_BYTES = 64 << 20  # largest record; those of pre-training have thousands of bytes
 SEARCH_BYTES = 1 << 20  # how far a header is searched for behind a damaged one
 INDEX_SUFFIX = ".idx"
 INDEX_MAGIC, INDEX_HEADER = b"TFRINDEX", struct.Struct("<8sQQI4x")
@@ -86,6 +89,8 @@ def record_offsets(path: str) -> Iterator[np.ndarray]:
             end = position + HEADER_BYTES + length + CHECKSUM_BYTES
             if header != record_header(length):
                 end = find_header(file, position) if position else sys.maxsize
+            elif length > RECORD_BYTES:
+                raise damaged(path, f"has a record of {length} bytes at byte {position}")
             if end > size:
                 raise damaged(path, f"has no complete record at byte {position}")
             offsets.append(position)
@@ -137,15 +142,54 @@ def check_index(path: str, index_path: str) -> Optional[int]:
             magic, shard_bytes, records, crc = INDEX_HEADER.unpack(file.read(INDEX_HEADER.size))
             if (magic, shard_bytes) != (INDEX_MAGIC, os.path.getsize(path)):
                 return None
+            previous = -1
             for content in iter(lambda: file.read(1 << 20), b""):
                 checked = google_crc32c.extend(checked, content)
-            if checked != crc or file.tell() != INDEX_HEADER.size + 8 * (records + 1):
+                offsets = np.frombuffer(content[:len(content) // 8 * 8], "<u8")
+                sizes = np.diff(offsets.astype(np.int64), prepend=previous)
+                if sizes.min(initial=1) < 1 or sizes.max(initial=1) > RECORD_BYTES + SEARCH_BYTES:
+                    return None
+                previous = int(offsets[-1]) if len(offsets) else previous
+            if (checked, previous) != (crc, shard_bytes) or file.tell() != INDEX_HEADER.size + 8 * (records + 1):
                 return None
     except (OSError, struct.error):
         return None
     reader = PlainReader(path, index_path)
     sample = [reader.read([number])[0] is not None for number in {i * (records - 1) // 4 for i in range(5)} if records]
     return records if 2 * sum(sample) >= len(sample) else None
+
+
+def indexed_records(index_path: str) -> int:
+    """The number of records according to the size of an index. Raises: OSError."""
+    return (os.path.getsize(index_path) - INDEX_HEADER.size) // 8 - 1
+
+
+# --- Datasets ---
+
+
+def read_manifest(path: str) -> dict:
+    """The manifest.json of a dataset of build_pretraining_dataset.py; empty where there is none or it is of other data.
+
+    Raises: UserError: not JSON, or a key that this project reads has another type than the builder writes.
+    """
+    if not os.path.lexists(path):
+        return {}
+    manifest = configuration.read_json_object(path)
+    if manifest.get("format") != DATASET_FORMAT:
+        return {}
+    for key, kind in (("max_seq_length", int), ("tokenizer_fingerprint", str)):
+        if type(manifest.get(key, kind())) is not kind:
+            raise UserError(f"{path}: {key} is {configuration.in_brief(manifest[key])}: rebuild the dataset.")
+    tokenization.check_casing(manifest, path)
+    for part in ("train", "eval"):
+        entries = manifest.setdefault(part, [])
+        kinds = {"file": str, "bytes": int, "records": int}
+        if not isinstance(entries, list) or not all(
+                isinstance(entry, dict) and all(type(entry.get(key)) is kind for key, kind in kinds.items())
+                for entry in entries):
+            raise UserError(f"{path}: {part!r} is not a list of shards, each with file, bytes and records: rebuild the "
+                            "dataset.")
+    return manifest
 
 
 # --- Reading ---
@@ -182,7 +226,7 @@ class PlainReader:
             raise unreadable(error.filename, error) from error
         if hasattr(os, "posix_fadvise"):  # no read-ahead, which would read all records although every 32nd is wanted
             os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-        self.records = (os.fstat(self._index.fileno()).st_size - INDEX_HEADER.size) // 8 - 1
+        self.records = indexed_records(index_path)
 
     def _offsets(self, first: int, last: int) -> np.ndarray:
         """Where the records [first, last) begin, and where the last of them ends: int64 [last - first + 1]."""
@@ -241,6 +285,8 @@ class GzipReader:
         length = int.from_bytes(header[:8], "little")
         if len(header) < HEADER_BYTES or header != record_header(length):
             raise damaged(self.path, f"has no complete record after {self._next} records")
+        if length > RECORD_BYTES:
+            raise damaged(self.path, f"has a record of {length} bytes after {self._next} records")
         body = self._bytes(length + CHECKSUM_BYTES)
         if len(body) < length + CHECKSUM_BYTES:
             raise damaged(self.path, f"ends inside record {self._next}")

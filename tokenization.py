@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import tokenizers
 
@@ -24,6 +24,7 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # A lone UTF-16 surrogate, from broken JSON escapes; Rust strings cannot hold it. It is replaced by U+FFFD, which has
 # the same length and is removed by the clean-up.
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+LARGEST_FILE = 256 << 20  # bytes of a vocabulary: two million tokens need a tenth
 
 
 class Encoding(NamedTuple):
@@ -69,7 +70,7 @@ class ElectraTokenizer:
         """Reads `vocab.txt` (or `vocab_file`) and, if present, `tokenizer_config.json`, which `overrides` override."""
         config_file = os.path.join(folder, "tokenizer_config.json")
         settings = configuration.read_json_object(config_file) if os.path.exists(config_file) else {}
-        kept = {key: settings[key] for key in ("do_lower_case", "strip_accents") if key in settings}
+        kept = check_casing(settings, config_file)
         return cls(vocab_file or os.path.join(folder, "vocab.txt"), **{**kept, **overrides})
 
     def save(self, folder: str):
@@ -111,18 +112,42 @@ class ElectraTokenizer:
         return [encoding.ids for encoding in encode(valid, add_special_tokens=False)]
 
 
+def check_casing(settings: dict, path: str) -> Dict[str, Optional[bool]]:
+    """`do_lower_case` and `strip_accents` of a JSON file's content, where it has them. Raises: UserError."""
+    kept = {key: settings[key] for key in ("do_lower_case", "strip_accents") if key in settings}
+    for key, value in kept.items():
+        if not isinstance(value, bool) and not (value is None and key == "strip_accents"):
+            raise UserError(f"{path}: {key} is {configuration.in_brief(value)}: it must be true or false.")
+    return kept
+
+
 def read_vocabulary(path: str) -> List[str]:
-    """The tokens of a `vocab.txt` in order of id. Raises: UserError: the file cannot be used as a vocabulary."""
+    """The tokens of a `vocab.txt` in order of id; a byte order mark and Windows' line ends are left out.
+
+    Raises: UserError: the file cannot be used as a vocabulary.
+    """
     try:
-        with open(path, encoding="utf-8", newline="\n") as file:
-            tokens = [line.rstrip("\r\n") for line in file]
+        with files.open_regular(path, "rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise UserError(f"vocabulary {path} has more than {LARGEST_FILE >> 20} MB: use a WordPiece vocabulary with "
+                            "one token per line.")
+        lines = content.decode("utf-8-sig").split("\n")
     except OSError as error:
         raise UserError(f"vocabulary {path} cannot be read ({error.strerror}): set --vocab_file to an existing "
                         "file.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"vocabulary {path} is not UTF-8 (byte {error.start}): convert it.") from error
+    tokens = [line.rstrip("\r") for line in (lines if lines[-1] else lines[:-1])]
     if not tokens:
         raise UserError(f"vocabulary {path} is empty: use a WordPiece vocabulary with one token per line.")
+    if len(tokens) > configuration.LARGEST_VOCABULARY:
+        raise UserError(f"vocabulary {path} has {len(tokens):,} lines, more than {configuration.LARGEST_VOCABULARY:,}: "
+                        "use a WordPiece vocabulary with one token per line.")
+    binary = next((number for number, token in enumerate(tokens, 1) if "\0" in token), 0)
+    if binary:
+        raise UserError(f"vocabulary {path} has a NUL character in line {binary}: use a text file with one token per "
+                        "line.")
     if len(set(tokens)) != len(tokens):
         seen = set()
         twice = next(token for token in tokens if token in seen or seen.add(token))

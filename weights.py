@@ -15,6 +15,7 @@ Out (`save_folder`): a folder that transformers 4 and 5 load without a missing o
 """
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
@@ -28,7 +29,7 @@ import configuration
 import files
 import hub
 import modeling
-from checkpoints import STATE_KEY, find_checkpoint, read_state, readable, restore, unreadable
+from checkpoints import STATE_KEY, damage, find_checkpoint, read_state, readable, restore, unreadable
 from configuration import ElectraConfig, PretrainingConfig, UserError, in_short
 from tokenization import ElectraTokenizer
 
@@ -141,10 +142,12 @@ def read(name: str, vocab_file: Optional[str] = None) -> Source:
             raise UserError(f"{name} is neither a folder of weights nor the prefix of a checkpoint: name one, or a "
                             "model on the Hugging Face hub.")
         with readable(path) as alias:
-            reader = tf.train.load_checkpoint(alias)
-            if reader.has_tensor(STATE_KEY):
-                return _read_own(name, path, vocab_file)
-            return _read_tf1(name, path, reader)
+            try:
+                reader = tf.train.load_checkpoint(alias)
+                own = reader.has_tensor(STATE_KEY)
+            except damage() as error:
+                raise unreadable(path, error) from error
+            return _read_own(name, path, vocab_file) if own else _read_tf1(name, path, reader)
     except (tf.errors.OpError, RuntimeError) as error:
         raise unreadable(path, error) from error
 
@@ -237,10 +240,10 @@ def open_checkpoint(name: str, vocab_file: Optional[str] = None, tokenizer: Opti
             raise UserError(f"{folder} has no vocab.txt beside checkpoints/: keep the run's folder together, or give "
                             "the vocabulary as --vocab_file.")
         tokenizer = ElectraTokenizer.from_folder(folder, vocab_file)
-    if tokenizer.fingerprint != state["tokenizer_fingerprint"]:
+    if tokenizer.fingerprint != state.get("tokenizer_fingerprint"):
         raise UserError(f"checkpoint {prefix} was trained on another vocabulary than {tokenizer.vocab_file}: give the "
                         "data and --vocab_file that belong to it.")
-    encoder = ElectraConfig(**{key: value for key, value in state["encoder"].items() if key != "model_type"})
+    encoder = ElectraConfig.from_content(state.get("encoder", {}), f"the state in checkpoint {prefix}")
     return SavedRun(prefix, state, tokenizer, encoder)
 
 
@@ -251,7 +254,11 @@ def _read_tf1(name: str, prefix: str, reader) -> Source:
     for theirs in sorted(reader.get_variable_to_shape_map()):
         ours = re.sub("^bert/", "electra/", theirs)
         if known.match(ours) and not _NO_WEIGHTS.fullmatch(ours):
-            tensors[ours] = np.asarray(reader.get_tensor(theirs), np.float32)
+            try:
+                value = reader.get_tensor(theirs)
+            except damage() as error:
+                raise unreadable(prefix, error) from error
+            tensors[ours] = as_float32(value, theirs, prefix)
         elif not _NO_WEIGHTS.fullmatch(ours):
             unused.append(theirs)
     if not tensors:
@@ -267,19 +274,25 @@ def _read_folder(name: str, folder: str) -> Source:
     for file, load in (("model.safetensors", _load_safetensors), ("tf_model.h5", _load_keras),
                        ("pytorch_model.bin", _load_torch)):
         path = os.path.join(folder, file)
-        if os.path.exists(path):
+        if os.path.lexists(path):
+            try:
+                files.open_regular(path, "rb").close()
+            except OSError as error:
+                raise UserError(f"{path} cannot be read ({error.strerror}): fix that or name another model.") from error
             found = dict(load(path))
             break
     else:
         raise UserError(f"{folder} contains none of {', '.join(hub.WEIGHT_FILES)} and no checkpoint: name a model "
                         "folder.")
-    num_layers = 1 + max((int(match[1]) for match in (re.search(r"encoder[./]layer[._/]+(\d+)[./]", theirs)
+    num_layers = 1 + max((int(match[1]) for match in (re.search(r"encoder[./]layer[._/]+(\d{1,9})[./]", theirs)
                                                       for theirs in found) if match), default=-1)
+    if num_layers > configuration.LARGEST["num_hidden_layers"]:
+        raise UserError(f"{path} has a layer {num_layers - 1}: name another model.")
     tensors, keras = {}, file.endswith(".h5")
     for row in table(num_layers):
         for theirs in row.keras if keras else row.torch:
             if theirs in found:
-                value = np.asarray(found.pop(theirs), np.float32)
+                value = as_float32(found.pop(theirs), theirs, path)
                 tensors[row.name] = value.T if row.transposed and not keras else value
     if num_layers == 0 or "electra/embeddings/word_embeddings" not in tensors:
         raise UserError(f"{path} does not contain an ELECTRA or BERT encoder: name another model.")
@@ -294,12 +307,16 @@ def _read_folder(name: str, folder: str) -> Source:
 
 
 def _beside(name: str, folder: str, tensors, unused) -> Source:
-    """Adds the configuration and vocabulary beside the weights."""
+    """Adds the configuration and vocabulary beside the weights. Raises: UserError: they do not belong together."""
+    for ours, value in tensors.items():
+        rank = 2 if ours.endswith(("kernel", "_embeddings")) else 1
+        if value.ndim != rank:
+            raise UserError(f"{name}: {ours} has {value.ndim} dimensions, not {rank}: name another model.")
     config_file = os.path.join(folder, "config.json")
     config = head = None
-    if os.path.exists(config_file):
-        config = read_config(config_file)
-        head = configuration.read_json_object(config_file).get("question_answering")
+    if os.path.lexists(config_file):
+        config, head = read_config(config_file), read_head(config_file)
+        check_sizes(config, tensors, config_file)
     has_vocabulary = os.path.exists(os.path.join(folder, "vocab.txt"))
     tokenizer = ElectraTokenizer.from_folder(folder) if has_vocabulary else None
     if tokenizer or config:
@@ -319,9 +336,57 @@ def read_config(path: str) -> ElectraConfig:
     """The encoder of a `config.json`, ELECTRA's or BERT's. Raises: UserError."""
     content = configuration.read_json_object(path)
     if content.get("model_type") == "bert":
-        kept = {field: content[field] for field in ElectraConfig.__dataclass_fields__ if field in content}
-        return ElectraConfig(**{**kept, "embedding_size": content["hidden_size"]})
+        if "hidden_size" not in content:
+            raise UserError(f"{path} has no hidden_size: put the config.json there that belongs to the weights.")
+        return ElectraConfig.from_content({**content, "embedding_size": content["hidden_size"]}, path)
     return ElectraConfig.from_json_file(path)
+
+
+def read_head(path: str) -> Optional[dict]:
+    """The settings of this project's question-answering head in a `config.json`, or None. Raises: UserError."""
+    head = configuration.read_json_object(path).get("question_answering")
+    kinds = {"joint_head": bool, "version_2": bool, "answerability_from_gold": bool, "beam_size": int}
+    if head is not None and not (isinstance(head, dict) and all(
+            type(head.get(key, kind())) is kind for key, kind in kinds.items()) and head.get("beam_size", 1) > 0):
+        raise UserError(f"{path}: question_answering is {configuration.in_brief(head)}, which are not the settings of "
+                        "a head: export the model again.")
+    return head
+
+
+def check_sizes(config: ElectraConfig, tensors: Dict[str, np.ndarray], config_file: str):
+    """Raises UserError where `config.json` has other sizes than the weights, before a model of these sizes is built."""
+    shapes = {ours: value.shape for ours, value in tensors.items()}
+    if not any(ours.startswith("electra/encoder/") for ours in shapes):  # a generator by itself
+        shapes = {as_encoder(ours): shape for ours, shape in shapes.items()}
+    layers = {match[0] for match in (re.match("electra/encoder/layer_[0-9]+/", ours) for ours in shapes) if match}
+    sizes = {"num_hidden_layers": len(layers)}
+    for field, ours, axis in (("embedding_size", "electra/embeddings/word_embeddings", 1),
+                              ("max_position_embeddings", "electra/embeddings/position_embeddings", 0),
+                              ("type_vocab_size", "electra/embeddings/token_type_embeddings", 0),
+                              ("hidden_size", "electra/encoder/layer_0/attention/self/query/kernel", 0),
+                              ("intermediate_size", "electra/encoder/layer_0/intermediate/dense/kernel", 1)):
+        if ours in shapes:
+            sizes[field] = shapes[ours][axis]
+    for field, size in sizes.items():
+        if getattr(config, field) != size:
+            raise UserError(f"{config_file}: {field} is {getattr(config, field)}, but the weights beside it have "
+                            f"{size}: put the config.json there that belongs to them.")
+
+
+def as_float32(value, name: str, path: str) -> np.ndarray:
+    """A tensor of a file in float32. Raises: UserError: it is not floating-point, or holds NaN or infinity."""
+    value = np.asarray(value)
+    try:
+        is_floating = tf.as_dtype(value.dtype).is_floating
+    except TypeError:  # no type of TensorFlow's
+        is_floating = False
+    if not is_floating:
+        raise UserError(f"{path}: {name} is of type {value.dtype}, not floating-point: convert it to float32.")
+    with np.errstate(over="ignore"):
+        value = value.astype(np.float32, copy=False)
+    if not np.isfinite(value).all():
+        raise UserError(f"{path}: {name} contains NaN or infinite values: name other weights.")
+    return value
 
 
 def _vocabulary_size(tensors: Dict[str, np.ndarray]) -> int:
@@ -339,8 +404,10 @@ def _load_safetensors(path: str) -> Iterator[Tuple[str, np.ndarray]]:
         with safetensors.safe_open(path, framework="np") as file:
             for name in file.keys():
                 yield _with_electra_prefix(name), file.get_tensor(name)
-    except (safetensors.SafetensorError, TypeError) as error:  # TypeError: a dtype that numpy does not have
-        raise UserError(f"{path} cannot be read ({error}): download it again, or convert it to float32.") from error
+    except (safetensors.SafetensorError, TypeError, AttributeError, OSError) as error:
+        # TypeError and AttributeError: a type that numpy does not have
+        raise UserError(f"{path} cannot be read ({in_short(error)[:200]}): download it again, or convert it to "
+                        "float32.") from error
 
 
 def _load_torch(path: str) -> Iterator[Tuple[str, np.ndarray]]:
@@ -353,8 +420,11 @@ def _load_torch(path: str) -> Iterator[Tuple[str, np.ndarray]]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # UnpicklingError, RuntimeError or EOFError, depending on the damage
         raise UserError(f"{path} cannot be read ({in_short(error)}): download it again.") from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise UserError(f"{path} does not hold tensors by name (a state_dict): name another model.")
     for name, value in content.items():
-        yield _with_electra_prefix(name), value.float().numpy()
+        if hasattr(value, "float") and hasattr(value, "numpy"):  # not a nested dict, a number, ...
+            yield _with_electra_prefix(name), value.float().numpy()
 
 
 def _with_electra_prefix(name: str) -> str:
@@ -368,13 +438,19 @@ def _load_keras(path: str) -> Iterator[Tuple[str, np.ndarray]]:
     Layers that use the embeddings list them once more; they must be the same.
     """
     import h5py
-    datasets = {}
+    datasets, largest = {}, 100 * os.path.getsize(path)  # far more than compression saves
+
+    def visit(name, item):
+        if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub":
+            if (item.size or 0) * item.dtype.itemsize > largest:
+                raise ValueError(f"{name} is larger than the file")
+            datasets[name] = item[()]
+
     try:
         with h5py.File(path, "r") as file:
-            file.visititems(lambda name, item: datasets.update({name: item[()]})
-                            if isinstance(item, h5py.Dataset) else None)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): download it again.") from error
+            file.visititems(visit)
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
+        raise UserError(f"{path} cannot be read ({in_short(error)[:200]}): download it again.") from error
     found: Dict[str, np.ndarray] = {}
     for name, value in datasets.items():
         short = re.sub(r"^(?:.*/)?tf_(?:electra|bert)[^/]*/", "", name).split(":")[0]
@@ -459,9 +535,9 @@ def load(source: Source, variables, tokenizer: ElectraTokenizer, way_out: str = 
         wanted[name].assign(value)
     unused = sorted([name for name in tensors if name not in wanted] + source.unused)
     lines.insert(0, f"{len(values)} tensors of {source.name} loaded.")
-    for what, names in (("are newly initialised", fresh), ("are not used", unused)):
+    for what, names in (("newly initialised", fresh), ("not used", unused)):
         if names:
-            lines.append(f"{len(names)} tensors {what}: {_short_list(names)}.")
+            lines.append(f"{what}: {_parts(names)}.")
     return lines
 
 
@@ -505,8 +581,26 @@ def _by(shape) -> str:
     return "x".join(map(str, shape)) or "a number"
 
 
-def _short_list(names: List[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+# What the variables of a part of the network are called in the log, by how their names begin.
+PARTS = (
+    ("generator/embeddings/", "the generator's embeddings"),
+    ("generator/", "the generator's encoder"),
+    ("generator_predictions", "the generator's prediction head"),
+    ("discriminator_predictions", "the discriminator's prediction head"),
+    ("electra/embeddings/", "the embeddings"),
+    ("electra/", "the encoder"),
+    (("start_logits", "end_logits", "answer_class", "qa_outputs"), "the question-answering head"),
+)
+
+
+def _parts(names: List[str]) -> str:
+    """The parts of the network that tensors belong to, with their numbers; those of another network by name."""
+    found: Dict[str, List[str]] = {}
+    for name in names:
+        found.setdefault(next((part for prefix, part in PARTS if name.startswith(prefix)), ""), []).append(name)
+    others = found.pop("", [])
+    parts = [f"{part} ({len(members)} tensor{'s' if len(members) > 1 else ''})" for part, members in found.items()]
+    return ", ".join([*parts, *others[:4], *([f"{len(others) - 4} more"] if len(others) > 4 else [])])
 
 
 def open_tokenizer(source: Source, vocab_file: Optional[str] = None, **casing) -> ElectraTokenizer:
@@ -576,7 +670,16 @@ def save_folder(network: tf.Module, kind: str, tokenizer: ElectraTokenizer, fold
     Args:
         network: a modeling.Network, or a modeling.QuestionAnswering.
         kind: `discriminator`, `generator` or `question_answering`.
+    Raises: OSError: a file cannot be written.
     """
+    import safetensors
+    try:
+        _write_folder(network, kind, tokenizer, folder, saved_model)
+    except (safetensors.SafetensorError, tf.errors.OpError) as error:
+        raise OSError(errno.EIO, in_short(error), folder) from error
+
+
+def _write_folder(network: tf.Module, kind: str, tokenizer: ElectraTokenizer, folder: str, saved_model: bool):
     import safetensors.numpy
     os.makedirs(folder, exist_ok=True)
     safetensors.numpy.save_file(huggingface_tensors(network), os.path.join(folder, "model.safetensors"),

@@ -45,6 +45,8 @@ pretrain() {  # pretrain PHASE LOG: runs `command`, after a crash `restart`
   if (( status == 2 )); then
     exit 2  # the program has said why
   elif (( status == 75 )); then
+    [[ -n $(list_checkpoints) ]] || die "phase $1 was interrupted before its first checkpoint$next: run the same command \
+again" 75
     die "phase $1 was interrupted$next: run the same command with $to_resume to resume" 75
   elif (( status != 0 )); then
     die "phase $1 ended with status $status$next$(output_in "$2")" "$status"
@@ -57,6 +59,7 @@ if can_check; then  # days of phase 1 must not end at a mistake in phase 2
   for phase in "${phases[@]}"; do
     compose
     run "$python" "${command[@]}" --check_only
+    [[ -z $stopped ]] || leave
     (( status == 0 )) || die "phase $phase would fail (its reason is above); nothing was trained" "$status"
   done
 fi

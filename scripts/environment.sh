@@ -31,14 +31,18 @@
 
 set -euo pipefail
 unset CDPATH
+# A closed stream would become the next file that is opened; for bash that was this script.
+if [[ /dev/fd/0 -ef $0 ]] || ! { true 9<&0; } 2>/dev/null; then exec </dev/null; fi
+if [[ /dev/fd/1 -ef $0 ]] || ! { true 9>&1; } 2>/dev/null; then exec >/dev/null; fi
+if [[ /dev/fd/2 -ef $0 ]] || ! { true 9>&2; }; then exec 2>/dev/null; fi
 
 wrapper=${0##*/}
-start_dir=$PWD
+start_dir=${PWD:-/}  # bash leaves it unset in a folder that was deleted
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 rank=0  # with --env=cluster every worker has its own wrapper, and that of rank 0 prints messages
 
-say() { (( rank )) || printf '%s: %s\n' "$wrapper" "$1"; }
+say() { (( rank )) || printf '%s: %s\n' "$wrapper" "$1" 2>/dev/null || true; }  # nobody may read it
 die() {
   local who=$wrapper
   if (( rank )); then
@@ -146,7 +150,7 @@ await_child() {
   child=''
 }
 
-running() { (( rank )) || { printf 'running:'; printf ' %q' "$@"; printf '\n'; }; }
+running() { (( rank )) || { printf 'running:'; printf ' %q' "$@"; printf '\n'; } 2>/dev/null || true; }
 
 run() {
   [[ -z $stopped ]] || leave
@@ -190,7 +194,8 @@ run_logged() {
   reason=$(mkdir -p "$(dirname "$log")" 2>&1) ||
     die "$(dirname "$log") could not be created (${reason##*: }): choose another folder for the results"
   if (( ${#launcher[@]} )); then workers=$(cd "$(dirname "$log")" && mktemp -d "$PWD/.workers.tmp-$host-$$-XXXXXX"); fi
-  { running "$@" >>"$log"; } 2>/dev/null || die "$log could not be written: choose another folder for the results"
+  { : >>"$log"; } 2>/dev/null || die "$log could not be written: choose another folder for the results"
+  running "$@" >>"$log"
   pipes=$(mktemp -d "${TMPDIR:-/tmp}/electra.tmp-$host-$$-XXXXXX" 2>/dev/null) ||
     die "no temporary folder could be created in ${TMPDIR:-/tmp}: set TMPDIR to a folder that can be written"
   copy_to_log "$pipes/out" "$log"

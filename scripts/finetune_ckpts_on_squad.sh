@@ -14,7 +14,14 @@ source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 recipe finetune_ckpts_on_squad "$@"
 planned_python
 running "$python" "${command[@]}"  # scripts/sweep_squad.py
-[[ -z $dry_run ]] || exit 0
+if [[ -n $dry_run ]]; then
+  if "$python" -c 'import importlib.util as i, sys; sys.exit(i.find_spec("tensorflow") is None)' 2>/dev/null; then
+    run "$python" "${command[@]:0:1}" --check_only "${command[@]:1}"
+  else
+    say "note: $python has no TensorFlow yet: the checkpoints, the questions and the disk space were not checked"
+  fi
+  exit "$status"
+fi
 use_python "$device"
 run "$python" "${command[@]}"
 exit "$status"

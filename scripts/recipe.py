@@ -20,7 +20,7 @@ import shlex
 import signal
 import sys
 import time
-from typing import Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple, Union
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, "scripts")]
@@ -39,7 +39,8 @@ DEVICES = DeviceOptions.__dataclass_fields__["device"].metadata["choices"]
 class SweepConfig:
     """One call of scripts/sweep_squad.py."""
 
-    checkpoints: Optional[str] = option(None, "folders of checkpoints, separated by commas")
+    checkpoints: Optional[str] = option(
+        None, "folders of checkpoints, runs or single checkpoints, separated by commas, or a glob")
     seeds: str = option("1", "seeds, separated by commas; of several, the table has median and spread")
     device: Optional[str] = option(None, "device (default: the one that the checkpoint was trained on)",
                                    choices=DEVICES)
@@ -47,6 +48,7 @@ class SweepConfig:
     keep_checkpoint_max: int = option(
         1, "newest fine-tuned checkpoints kept of each finished fine-tuning; 0: results and predictions alone",
         minimum=0, maximum=SquadConfig.keep_checkpoint_max)
+    check_only: bool = option(False, "only check the checkpoints, the options, the data and the disk space")
 
     def __post_init__(self):
         configuration.check_options(self)
@@ -116,8 +118,8 @@ if that exists, else the bundled sample data is used. Switches can be given with
                    "hub"),
     ], [
         own("corpus_dir", "", "in place of data_dir_p1 and data_dir_p2: folder of UTF-8 text, one sentence per line "
-            "and a blank line between documents; builds the records in data/<name of the run> once, with the vocabulary "
-            "of vocab_file or a new one", path="input"),
+            "and a blank line between documents; builds the records in data/<name of the run> once, with the "
+            "vocabulary of vocab_file or a new one", path="input"),
         own("phase", "both", "both, 1 or 2 (2 needs a finished phase 1 of the same run)", ("both", "1", "2")),
         of("model_name"),
         of("results_dir", path="output"),
@@ -220,13 +222,17 @@ def sweep_table() -> Table:
     def of(name, **more):
         return flag(SweepConfig, name, **more)
 
-    return Table("""\
+    return Table(f"""\
 usage: checkpoints=FOLDER[,FOLDER...] bash scripts/finetune_ckpts_on_squad.sh [--option=value ...]
 Exports and fine-tunes each checkpoint in its own folder under out_dir, in the order of training, and writes a table
-(sweep.txt, sweep.csv) and a plot (sweep.png). The options after dry_run are those of scripts/electra_squad.sh.\
+(sweep.txt, sweep.csv) and a plot (sweep.png). Everything is checked before the first fine-tuning.
+
+The options after dry_run are passed to scripts/electra_squad.sh. The sweep itself sets its other options:
+{", ".join(SET_BY_SWEEP[:-1])}.\
 """, [], [
         of("checkpoints", environment="checkpoints",
-           meaning="folders of checkpoints, separated by commas or spaces; also the environment variable of this name"),
+           meaning="folders of checkpoints, runs or single checkpoints, separated by commas or blanks, or a glob; also "
+                   "the environment variable of this name"),
         of("seeds"),
         of("device"),
         of("out_dir", path="output"),
@@ -352,6 +358,9 @@ def electra(call: Call) -> Plan:
             flags.setdefault("restore_checkpoint", "auto")
         commands[f"restart_p{phase}"] = call.flag_words(flags, configs[-1])
         commands[f"log_p{phase}"] = os.path.join(configs[-1].logs, f"{call['job_name']}_phase{phase}.log")
+    if phases == [2] and not exists(os.path.join(call.in_work_dir(configs[0].checkpoint_dir), "ckpt-*.index")):
+        raise UserError(f"--phase=2: {configs[0].checkpoint_dir} holds no checkpoint of phase 1: run phase 1 first, or "
+                        "name the run with --model_name.")
     if configs[0].device == "hpu" and call.given.get("xla", "auto") not in ("auto", "false"):
         notes.append(f"note: xla={call['xla']} is ignored on hpu, where the bridge compiles the graph")
     if call["resume_training"] == "true" and call["init_checkpoint"]:
@@ -513,10 +522,6 @@ def electra_squad(call: Call) -> Plan:
         del flags["xla"]
     with call.own_words():
         config = configuration.from_words(SquadConfig, flags)
-    batch = config.train_batch_size * config.gradient_accumulation_steps * max(1, config.num_workers)
-    if config.do_train and config.learning_rate == 4e-4 and batch < 128:
-        notes.append(f"note: learning_rate=4e-4 belongs to a global batch of 128, and this one is {batch}; 1e-4 is "
-                     "usual for 16, 2e-4 for 32")
     return Plan({**workers(call, config), "command": call.command("run_tf_squad.py", flags, config),
                  **building(MAKE_DEMO if sample else {}), "results": config.output_dir,
                  "log": os.path.join(config.output_dir, "console.log")}, notes, [config], config.output_dir,
@@ -526,11 +531,12 @@ def electra_squad(call: Call) -> Plan:
 def sweep(call: Call) -> Plan:
     """Fine-tunings of several checkpoints. What electra_squad.sh refuses is refused here, before the first export."""
     flags = call.flags(SweepConfig)
-    folders = [folder for folder in re.split(r"[,\s]+", call["checkpoints"]) if folder]
-    if not folders:
+    names = checkpoint_names(call["checkpoints"], lambda name: exists(call.input_path(name), ROOT) or os.path.exists(
+        os.path.join(ROOT, call.input_path(name) + ".index")))
+    if not names:
         raise UserError("--checkpoints is missing: name the folder, as in checkpoints=results/models/base/checkpoints "
                         f"bash scripts/{call.wrapper}.")
-    flags["checkpoints"] = ",".join(map(call.input_path, folders))
+    flags["checkpoints"] = ",".join(map(call.input_path, names))
     config = configuration.from_words(SweepConfig, flags)
     passed = [f"--{entry.name}={call.path(entry.name)}" for entry in call.table.options
               if entry.config_class is not SweepConfig and entry is not DRY_RUN
@@ -538,6 +544,13 @@ def sweep(call: Call) -> Plan:
     plan("electra_squad", [*passed, f"--{DRY_RUN.name}"], call.start_dir)
     command = [*call.command("scripts/sweep_squad.py", flags, config), "--", *passed]
     return Plan({"device": config.device or "cpu", "command": command}, [], [config], config.out_dir, "out_dir")
+
+
+def checkpoint_names(text: str, is_there: Callable[[str], bool]) -> List[str]:
+    """The names in --checkpoints: the whole text if that is there; else what commas separate, and blanks where the text
+    between two commas is not there."""
+    parts = [text] if text and is_there(text) else list(filter(None, map(str.strip, text.split(","))))
+    return [name for part in parts for name in ([part] if is_there(part) else part.split())]
 
 
 def fine_tuning(device: str, seed: int, weights: str, folder: str, arguments: List[str]) -> List[str]:
@@ -559,9 +572,9 @@ def plan(name: str, words: List[str], start_dir: str) -> Plan:
     return planner(Call(f"{name}.sh", table(), words, start_dir))
 
 
-def squad(words: List[str]) -> SquadConfig:
-    """The configuration of a call of electra_squad.sh in this folder. Raises: UserError: it is refused."""
-    return plan("electra_squad", [*words, f"--{DRY_RUN.name}"], os.getcwd()).configs[0]
+def squad(words: List[str], dry_run: bool) -> Plan:
+    """A call of electra_squad.sh in this folder. Raises: UserError: it is refused."""
+    return plan("electra_squad", [*words, f"--{DRY_RUN.name}={str(dry_run).lower()}"], os.getcwd())
 
 
 def bash(variables: Variables) -> str:
@@ -610,7 +623,7 @@ def main(argv: List[str]) -> int:
         if rank:  # what the wrappers of all workers find is reported by that of rank 0, whose end ends the others
             time.sleep(3)
             who += f" (worker {rank})"
-        print(f"{who}: {error}", file=sys.stderr)
+        print(f"{who}: {configuration.on_one_line(str(error))}", file=sys.stderr)
         return error.exit_status
     for note in made.notes if not rank else ():
         print(f"{who}: {note}")
@@ -627,4 +640,11 @@ if __name__ == "__main__":
         signal.signal(number, signal.SIG_DFL)
     sys.stdout.reconfigure(errors="surrogateescape")
     sys.stderr.reconfigure(errors="surrogateescape")
-    sys.exit(main(sys.argv))
+    try:
+        status = main(sys.argv)
+        sys.stdout.flush()
+    except OSError as error:  # standard output: a full disk, or closed
+        print(f"{sys.argv[1]}.sh: the output could not be written ({error.strerror}).", file=sys.stderr)
+        sys.stdout = open(os.devnull, "w")
+        status = 1
+    sys.exit(status)

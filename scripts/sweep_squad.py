@@ -16,6 +16,7 @@ printed says how much is needed.
 from __future__ import annotations
 
 import csv
+import functools
 import glob
 import io
 import json
@@ -41,10 +42,10 @@ if __name__ == "__main__":  # an invalid call is refused at once, not after the 
     command_line.refuse_early(SweepConfig, __doc__, resumable=True)
 
 import recipe  # noqa: E402
-import tensorflow as tf  # noqa: E402
 
 import configuration  # noqa: E402
 import files  # noqa: E402
+import report  # noqa: E402
 from checkpoints import (  # noqa: E402
     Checkpoint,
     Checkpoints,
@@ -54,7 +55,8 @@ from checkpoints import (  # noqa: E402
     remove_checkpoint,
     shapes,
 )
-from configuration import Interrupted, RunFailed, SquadConfig, UserError  # noqa: E402
+from configuration import Interrupted, RunFailed, SquadConfig, UserError, in_short  # noqa: E402
+from deferred import tensorflow as tf  # noqa: E402
 
 
 class Job(NamedTuple):
@@ -83,25 +85,44 @@ class Job(NamedTuple):
         return Checkpoints(os.path.join(self.folder, "checkpoints"))
 
 
-def named(name: str) -> List[Checkpoint]:
-    """All checkpoints of a folder or a run, or the one that `name` stands for (see `checkpoints.find_checkpoint`)."""
-    for folder in (name, os.path.join(name, "checkpoints")):
+def paths_of(name: str) -> List[str]:
+    """What a name or a glob in --checkpoints matches."""
+    return [*files.matching(name), *files.matching(f"{name}.index")]
+
+
+def at(path: str) -> List[Checkpoint]:
+    """All checkpoints of a folder or a run, or the one that a path names (see `checkpoints.find_checkpoint`)."""
+    for folder in (path, os.path.join(path, "checkpoints")):
         if Checkpoints(folder).list():
             return Checkpoints(folder).list()
-    prefix = find_checkpoint(name)
-    return [found for found in Checkpoints(os.path.dirname(prefix)).list() if found.prefix == prefix] if prefix else []
+    prefix = find_checkpoint(path)
+    there = Checkpoints(os.path.dirname(prefix) or ".").list() if prefix else []
+    return [found for found in there if found.name == os.path.basename(prefix)]
+
+
+def named(name: str) -> List[Checkpoint]:
+    """The checkpoints of a name in --checkpoints, folder by folder, phase 1 before phase 2, by step.
+
+    Raises: UserError: there are none.
+    """
+    found = {checkpoint.prefix: checkpoint for path in paths_of(name) or [name] for checkpoint in at(path)}
+    if not found:
+        what = "contains no checkpoints" if os.path.isdir(name) else (
+            "is not a checkpoint of this project" if paths_of(name) else "does not exist")
+        raise UserError(f"--checkpoints: {name} {what}: give folders such as results/models/base/checkpoints, or "
+                        "checkpoints such as results/models/base/checkpoints/ckpt-1000.")
+    return sorted(found.values(), key=lambda checkpoint: (os.path.dirname(checkpoint.prefix), checkpoint))
 
 
 def plan(config: SweepConfig) -> List[Job]:
-    """Every checkpoint, folder by folder, phase 1 before phase 2, by step. Raises: UserError: a folder without one."""
+    """The fine-tunings, in the order of --checkpoints. Raises: UserError: a name without a checkpoint."""
     seeds = config.seeds.split(",")
-    jobs = []
-    for name in filter(None, config.checkpoints.split(",")):
-        found = named(name)
-        if not found:
-            raise UserError(f"--checkpoints: {name} contains no checkpoints: give folders such as "
-                            "results/models/base/checkpoints.")
-        for checkpoint in found:
+    jobs, seen = [], set()
+    for name in recipe.checkpoint_names(config.checkpoints, lambda name: bool(paths_of(name))):
+        for checkpoint in named(name):
+            if os.path.realpath(checkpoint.prefix) in seen:
+                continue
+            seen.add(os.path.realpath(checkpoint.prefix))
             run = os.path.basename(os.path.dirname(os.path.dirname(os.path.abspath(checkpoint.prefix))))
             for seed in seeds:
                 target = os.path.join(config.out_dir, f"{run}-{os.path.basename(checkpoint.prefix)}", f"seed-{seed}")
@@ -125,12 +146,12 @@ class Content(NamedTuple):
 
 
 def look_at(jobs: List[Job]) -> Dict[str, Content]:
-    """The contents of the checkpoints by prefix, without those that cannot be read: fine_tune reports them."""
+    """The contents of the checkpoints by prefix, without those that cannot be read."""
     contents = {}
     for prefix in dict.fromkeys(job.checkpoint.prefix for job in jobs):
         try:
             state, tensors, digest = read_state(prefix), shapes(prefix), checkpoint_fingerprint(prefix)
-        except (UserError, OSError, tf.errors.OpError):  # a running pre-training may delete it meanwhile
+        except (UserError, OSError, tf.errors.OpError):  # reported by `check_checkpoints`
             continue
         sizes = {name: 4 * math.prod(shape) for name, shape in tensors.items() if name.startswith("model/")}  # float32
         has_discriminator = any(name.startswith("model/encoder/") for name in sizes)
@@ -145,7 +166,7 @@ def refuse_other_contents(jobs: List[Job], contents: Dict[str, Content]):
     for job in jobs:
         folder = os.path.dirname(job.folder)
         used = os.path.exists(job.exported) or glob.glob(os.path.join(glob.escape(folder), "seed-*"))
-        theirs = read_if_there(job.record)
+        theirs = read_origin(job.record)
         if used and job.checkpoint.prefix in contents and (
                 not theirs or theirs["fingerprint"] != contents[job.checkpoint.prefix].fingerprint):
             raise UserError(f"{folder} was made from another {job.name} than {job.checkpoint.prefix} now is: name "
@@ -163,14 +184,14 @@ def finished_rows(config: SweepConfig, jobs: List[Job], arguments: List[str]) ->
     rows = {}
     for file in sorted(glob.glob(os.path.join(glob.escape(config.out_dir), "*", "seed-*", "sweep.json"))):
         folder = os.path.dirname(file)
-        row = configuration.read_json_object(file)
+        row = read_row(file)
         if row["run"] not in place_of:
             continue
         if row["arguments"] != deciding(arguments):
             theirs = " ".join(row["arguments"]) or "none"
             raise UserError(f"{folder} was fine-tuned with other options ({theirs}): choose another --out_dir, or "
                             "delete it.")
-        record = read_if_there(os.path.join(os.path.dirname(folder), "checkpoint.json"))
+        record = read_origin(os.path.join(os.path.dirname(folder), "checkpoint.json"))
         if folder not in folders and record:
             theirs = os.path.dirname(record["checkpoint"])
             if os.path.isdir(theirs) and not os.path.samefile(theirs, place_of[row["run"]]):
@@ -187,8 +208,17 @@ def deciding(arguments: List[str]) -> List[str]:
     return [word for word in arguments if not word.startswith(("--max_restarts=", "--min_workers="))]
 
 
-def read_if_there(path: str) -> Optional[dict]:
-    return configuration.read_json_object(path) if os.path.exists(path) else None
+def read_row(path: str) -> dict:
+    """The row of a finished fine-tuning. Raises: UserError."""
+    number = (int, float)
+    return configuration.read_record(path, "delete it, and the sweep fine-tunes again", run=str, checkpoint=str,
+                                     arguments=list, phase=int, step=int, seed=int, EM=number, F1=number)
+
+
+def read_origin(path: str) -> Optional[dict]:
+    """What a fine-tuning was made from, if there is such a file. Raises: UserError."""
+    way_out = f"delete {os.path.dirname(path)}, and the sweep fine-tunes again"
+    return configuration.read_record(path, way_out, checkpoint=str, fingerprint=str) if os.path.exists(path) else None
 
 
 def check_disk(config: SweepConfig, squad: SquadConfig, left: List[Job], contents: Dict[str, Content]):
@@ -238,17 +268,22 @@ class Stop:
         if self.child is not None:
             self.child.terminate()
 
-    def run(self, command: List[str], environment: Optional[dict] = None) -> int:
+    def run(self, command: List[str], environment: Optional[dict] = None, said: Optional[List[str]] = None) -> int:
+        """Runs a command. Returns its status. Its standard error is added to `said`, if given, in lines."""
         if self.asked:
             return 75
         # The child ends when this process is killed, as it does with its wrapper.
         chain = os.environ.get("ELECTRA_WRAPPER", "")
         here = files.process_space() + ":"
         chain = f"{chain},{os.getpid()}" if chain.startswith(here) else f"{here}{os.getpid()}"
-        self.child = subprocess.Popen(command, env={**(environment or os.environ), "ELECTRA_WRAPPER": chain})
+        pipe = None if said is None else subprocess.PIPE
+        self.child = subprocess.Popen(command, env={**(environment or os.environ), "ELECTRA_WRAPPER": chain},
+                                      stderr=pipe, text=True, errors="replace")
         if self.asked:  # the signal came while the process started
             self.child.terminate()
-        status = self.child.wait()
+        errors, status = self.child.communicate()[1], self.child.wait()
+        if said is not None:
+            said.extend(errors.splitlines())
         self.child = None
         return status
 
@@ -258,23 +293,18 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, c
 
     Raises: UserError: the fine-tuning was rejected, for the reason that was printed.
     """
-    if content is None:
-        try:
-            read_state(job.checkpoint.prefix)
-        except UserError as error:
-            print(error, file=sys.stderr, flush=True)
-        return UserError.exit_status
-    if content.state.get("task") == "squad":
-        print(f"{job.checkpoint.prefix} is fine-tuned already: name folders of pre-training checkpoints.",
-              file=sys.stderr, flush=True)
+    if content is None or not os.path.exists(f"{job.checkpoint.prefix}.index") and not os.path.isdir(job.exported):
+        print(f"{job.checkpoint.prefix} is gone: pre-training has deleted it since.", file=sys.stderr, flush=True)
         return UserError.exit_status
     if not os.path.isdir(job.exported):
         files.remove_leftovers(job.exported)  # of an export that was stopped
         os.makedirs(os.path.dirname(job.folder), exist_ok=True)
         files.write_json(job.record, {"checkpoint": os.path.abspath(job.checkpoint.prefix),
                                               "fingerprint": content.fingerprint})
+        vocabulary = vocabulary_of(job.checkpoint.prefix, arguments)
         status = stop.run([sys.executable, os.path.join(ROOT, "postprocess_pretrained_ckpt.py"),
-                           f"--pretrained_checkpoint={job.checkpoint.prefix}", f"--output_dir={job.exported}"])
+                           f"--pretrained_checkpoint={job.checkpoint.prefix}", f"--output_dir={job.exported}",
+                           *([f"--vocab_file={vocabulary}"] if vocabulary else [])])
         if status:
             return status
     weights = next((os.path.join(job.exported, kind) for kind in ("discriminator", "generator")
@@ -287,8 +317,7 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, c
         raise UserError(f"the fine-tuning of {job.run} {job.name} was rejected (see above): fix the problem and start "
                         "the sweep again.")
     if status == 0:
-        with open(os.path.join(job.folder, "results.json"), encoding="utf-8") as file:
-            results = json.load(file)
+        results = configuration.read_json_object(os.path.join(job.folder, "results.json"))
         files.write_json(os.path.join(job.folder, "sweep.json"), {
             "arguments": deciding(arguments), "run": job.run, "checkpoint": job.name, "phase": job.checkpoint.phase,
             "step": job.checkpoint.step, "seed": job.seed, "seconds": round(time.monotonic() - started, 1),
@@ -344,26 +373,37 @@ def write_tables(rows: List[dict], out_dir: str):
     writer.writeheader()
     writer.writerows(rows)
     files.write_text(os.path.join(out_dir, "sweep.csv"), buffer.getvalue())
+    png = os.path.join(out_dir, "sweep.png")
+    try:
+        plot(rows, png)
+    except OSError as error:
+        warn_once(f"warning: {png} cannot be written ({in_short(error)}): the sweep continues.")
 
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    figure, axis = plt.subplots(figsize=(7, 4.5))
-    for run in dict.fromkeys(row["run"] for row in rows):
-        groups = [group for group in by_checkpoint(rows).values() if group[0]["run"] == run]
-        first_phase = max([group[0]["step"] for group in groups if group[0]["phase"] == 1], default=0)
-        steps = [group[0]["step"] + (first_phase if group[0]["phase"] == 2 else 0) for group in groups]
-        medians = [statistics.median(row["F1"] for row in group) for group in groups]
-        low = [median - min(row["F1"] for row in group) for median, group in zip(medians, groups)]
-        high = [max(row["F1"] for row in group) - median for median, group in zip(medians, groups)]
-        axis.errorbar(steps, medians, yerr=[low, high], marker="o", capsize=3, label=run)
-    axis.set(xlabel="pre-training updates (phase 2 after phase 1)", ylabel="F1", title="SQuAD by checkpoint")
-    axis.grid(alpha=0.3)
-    axis.legend()
-    figure.tight_layout()
-    with files.replacing(os.path.join(out_dir, "sweep.png")) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
-    plt.close(figure)
+
+def plot(rows: List[dict], png: str):
+    """Median F1 of each checkpoint by step, and its range over seeds. Raises: OSError: see `report.saved_figure`."""
+    with report.saved_figure(png, figsize=(7, 4.5)) as figure:
+        axis = figure.subplots()
+        at = set()
+        for run in dict.fromkeys(row["run"] for row in rows):
+            groups = [group for group in by_checkpoint(rows).values() if group[0]["run"] == run]
+            first_phase = max([group[0]["step"] for group in groups if group[0]["phase"] == 1], default=0)
+            steps = [group[0]["step"] + (first_phase if group[0]["phase"] == 2 else 0) for group in groups]
+            medians = [statistics.median(row["F1"] for row in group) for group in groups]
+            low = [median - min(row["F1"] for row in group) for median, group in zip(medians, groups)]
+            high = [max(row["F1"] for row in group) - median for median, group in zip(medians, groups)]
+            label = " " * run.startswith("_") + run  # matplotlib leaves one that begins with _ out of the legend
+            axis.errorbar(steps, medians, yerr=[low, high], marker="o", capsize=3, label=label)
+            at.update(steps)
+        axis.set(xlabel="pre-training updates (phase 2 after phase 1)", ylabel="F1", title="SQuAD by checkpoint",
+                 xlim=report.limits(min(at), max(at)))
+        report.tidy_axes(axis)
+        axis.legend()
+
+
+@functools.lru_cache(maxsize=None)
+def warn_once(text: str):
+    print(text, file=sys.stderr, flush=True)
 
 
 # --- The command ---
@@ -379,7 +419,11 @@ def sweep(config: SweepConfig, arguments: List[str]):
     rows = finished_rows(config, jobs, arguments)
     refuse_other_contents(jobs, contents)
     stop, failed = Stop(), []
-    prepare(config, [job for job in jobs if job.folder not in rows], contents, arguments)
+    left = [job for job in jobs if job.folder not in rows]
+    check_checkpoints(left, arguments)
+    prepare(config, left, contents, arguments, stop)
+    if config.check_only:
+        return
     for number, job in enumerate(jobs, 1):
         done_before = job.folder in rows
         word = ": already done" if done_before else ""
@@ -402,7 +446,7 @@ def sweep(config: SweepConfig, arguments: List[str]):
             failed.append(f"{job.run} {job.name} (seed {job.seed}, status {status})")
             print(f"failed: {failed[-1]}; the sweep continues.", file=sys.stderr, flush=True)
         elif not done_before:
-            rows[job.folder] = configuration.read_json_object(os.path.join(job.folder, "sweep.json"))
+            rows[job.folder] = read_row(os.path.join(job.folder, "sweep.json"))
         write_tables(in_order(rows, jobs), config.out_dir)
     if rows:
         print(table(in_order(rows, jobs)), end="")
@@ -411,16 +455,66 @@ def sweep(config: SweepConfig, arguments: List[str]):
         raise RunFailed(f"{len(failed)} of {len(jobs)} fine-tunings failed: {', '.join(failed)}.")
 
 
-def prepare(config: SweepConfig, left: List[Job], contents: Dict[str, Content], arguments: List[str]):
-    """Validates options and disk space before anything is done. Raises: UserError."""
-    first_of: Dict[str, Job] = {}  # a job for each device
+def prepare(config: SweepConfig, left: List[Job], contents: Dict[str, Content], arguments: List[str], stop: Stop):
+    """Validates options, data and disk space before anything is done.
+
+    Raises: UserError, with the options of electra_squad.sh. Interrupted: stopped on request.
+    """
+    kinds: Dict[tuple, Job] = {}  # a job of each device and encoder
     for job in left:
         if job.checkpoint.prefix in contents:
-            first_of.setdefault(config.device or contents[job.checkpoint.prefix].state["device"], job)
-    squads = [recipe.squad(recipe.fine_tuning(device, job.seed, job.exported, job.folder, arguments))
-              for device, job in first_of.items()]
-    if squads:
-        check_disk(config, squads[0], left, contents)
+            state = contents[job.checkpoint.prefix].state
+            kinds.setdefault((config.device or state["device"], json.dumps(state["encoder"])), job)
+    plans = []
+    for (device, _), job in kinds.items():
+        words = recipe.fine_tuning(device, job.seed, os.path.abspath(job.checkpoint.prefix),
+                                   os.path.join(config.out_dir, "check"), arguments)
+        plans.append(recipe.squad(words, dry_run=config.check_only))
+    if plans:
+        check_disk(config, plans[0].configs[0], left, contents)
+    for plan_of_kind in plans:
+        check_fine_tuning(plan_of_kind, stop)
+
+
+def check_fine_tuning(made: recipe.Plan, stop: Stop):
+    """Has run_tf_squad.py validate the data, the lengths and the weights of a fine-tuning. Raises: see `prepare`."""
+    if not all(os.path.isdir(os.path.join(ROOT, folder)) for folder in made.variables["built_folders"]):
+        return  # the sample questions are made by the first fine-tuning
+    said: List[str] = []
+    program, *flags = made.variables["command"]
+    status = stop.run([sys.executable, os.path.join(ROOT, program), *flags, "--check_only"], said=said)
+    if stop.asked or status == Interrupted.exit_status:
+        raise Interrupted("the sweep was stopped before the first fine-tuning: run the same command again.")
+    if status:
+        reason = next((line for line in reversed(said) if line.startswith(f"{program}: ")), "".join(said[-1:]))
+        error = UserError if status == UserError.exit_status else RunFailed
+        raise error(recipe.squad_table().translate(reason[len(program) + 2:] if error is UserError else
+                                                   f"{program} --check_only ended with status {status}: {reason}"))
+
+
+def vocabulary_of(prefix: str, arguments: List[str]) -> Optional[str]:
+    """The --vocab_file of electra_squad.sh for a checkpoint that has no vocabulary beside it."""
+    from weights import run_folder  # imports TensorFlow
+    given = [word.partition("=")[2] for word in arguments if word.startswith("--vocab_file=")]
+    return given[-1] if given and not os.path.exists(os.path.join(run_folder(prefix), "vocab.txt")) else None
+
+
+def check_checkpoints(left: List[Job], arguments: List[str]):
+    """Raises UserError naming a checkpoint that cannot be fine-tuned, unless pre-training has deleted it meanwhile."""
+    from weights import open_checkpoint
+    damaged = []
+    for prefix in dict.fromkeys(job.checkpoint.prefix for job in left):
+        try:
+            read_state(prefix)
+        except UserError:
+            if os.path.exists(f"{prefix}.index"):
+                damaged.append(prefix)
+            continue
+        open_checkpoint(prefix, vocabulary_of(prefix, arguments), pretraining=True)
+    if damaged:
+        more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
+        raise UserError(f"--checkpoints: {', '.join(damaged[:3])}{more} cannot be read: move the files of what is "
+                        "damaged to another folder, or name the others one by one, separated by commas.")
 
 
 def in_order(rows: Dict[str, dict], jobs: List[Job]) -> List[dict]:
@@ -434,6 +528,9 @@ def main(argv):
     arguments = argv[split + 1:]
     config = command_line.parse(SweepConfig, argv[:split], __doc__)
     configuration.require_options(config, "checkpoints")
+    if config.check_only:
+        sweep(config, arguments)
+        return
     with config.sole_user():
         sweep(config, arguments)
 

@@ -206,3 +206,19 @@ def squad_config(data, out, **changes):
                     length_buckets="24,32", train_batch_size=4, predict_batch_size=8, num_train_epochs=2.0,
                     learning_rate=1e-3, seed=5, log_freq=3)
     return SquadConfig(**{**settings, **changes})
+
+
+def save_checkpoints(folder, *places, model=None, **state):
+    """Checkpoints of pre-training at (phase, step): a state and, where given, a model. Writes their vocabulary too."""
+    import tensorflow as tf
+
+    from checkpoints import Checkpoints
+    from tokenization import ElectraTokenizer
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder.parent / "vocab.txt").write_text("\n".join(SQUAD_VOCABULARY))
+    fingerprint = ElectraTokenizer(str(folder.parent / "vocab.txt")).fingerprint
+    for phase, step in places:
+        Checkpoints(str(folder), keep=99).save(phase, step, model or tf.Module(), tf.Module(), {
+            "device": "cpu", "encoder": SQUAD_ENCODER.to_dict(), "tokenizer_fingerprint": fingerprint, **state})
+    return str(folder)

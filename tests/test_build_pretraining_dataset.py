@@ -4,6 +4,7 @@ processes, what it refuses, and how it ends when a worker dies or a signal arriv
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -299,8 +300,39 @@ def test_existing_folder_is_replaced_only_with_overwrite_and_only_a_dataset(conf
     (output / "manifest.json").write_text('{"format": "something else"}')
     assert "manifest.json, which is not part of a dataset" in refuses(builder.build, configure(overwrite=True))
     (tmp_path / "file").write_text("mine")
-    assert "not a folder" in refuses(builder.build, configure(output_dir=str(tmp_path / "file"), overwrite=True))
+    assert "not a directory" in refuses(builder.build, configure(output_dir=str(tmp_path / "file"), overwrite=True))
     assert sorted(os.listdir(tmp_path)) == ["corpus", "file", "out"]
+
+
+def test_a_refused_build_leaves_no_parent_folder(configure, tmp_path):
+    config = configure()
+    result = subprocess.run([*COMMAND, f"--corpus_dir={tmp_path / 'none'}", f"--vocab_file={config.vocab_file}",
+                             f"--output_dir={tmp_path / 'new' / 'a' / 'b'}"], text=True, capture_output=True)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == ["corpus"]
+
+
+@pytest.mark.parametrize("target", ["/", ".", "..", "file", "file/x", "x/" * 1000])
+def test_a_folder_that_cannot_be_replaced_is_refused(target, configure, tmp_path, monkeypatch, refuses):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "file").write_text("mine")
+    monkeypatch.chdir(tmp_path / "here")
+    for overwrite in (False, True):
+        assert "--output_dir" in refuses(builder.build, configure(output_dir=target, overwrite=overwrite))
+    assert os.listdir(tmp_path / "here") == ["file"]
+
+
+@pytest.mark.parametrize("place", ["tfrecord.write_index", "files.write_json",
+                                   "build_pretraining_dataset.write_shards"])
+def test_a_full_disk_ends_in_one_sentence_and_leaves_nothing(place, configure, in_process, tmp_path, monkeypatch,
+                                                             refuses):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(place, full)
+    text = refuses(builder.build, configure())
+    assert str(tmp_path / "out") in text and "No space left" in text
+    assert sorted(os.listdir(tmp_path)) == ["corpus"]
 
 
 def test_leftovers_of_killed_builds_are_cleaned_up(configure, in_process, tmp_path, refuses):
@@ -439,12 +471,13 @@ def test_bad_input_is_refused_in_one_sentence(corpus, configure, in_process, tmp
     def sentence(**options):
         return refuses(lambda: builder.build(configure(**options)))
 
-    assert "nowhere" in sentence(corpus_dir=str(tmp_path / "nowhere"))
+    assert "--corpus_dir=" in sentence(corpus_dir=str(tmp_path / "nowhere"))
+    assert "--corpus_dir=," in sentence(corpus_dir=",")
     assert "no_vocab.txt" in sentence(vocab_file=str(tmp_path / "no_vocab.txt"))
     assert "--max_seq_length=4" in sentence(max_seq_length=4)
     assert "--num_out_files=2" in sentence(num_out_files=2, num_processes=3)
     assert "inside --corpus_dir" in sentence(output_dir=str(corpus / "out"))
-    assert "could not be read or written (Not a directory)" in sentence(output_dir="/dev/null/out")
+    assert "/dev/null is not a directory" in sentence(output_dir="/dev/null/out")
     assert "--eval_fraction" in sentence(eval_fraction=float("nan"))
     for name, text, words in (("none", "", "contains no text"), ("blank", "\n \n\t\n\x01", "contains no documents")):
         (tmp_path / name).mkdir()

@@ -1,6 +1,7 @@
 """checkpoints: complete or absent, found by any of their names, refused where damaged or foreign."""
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import resource
@@ -167,6 +168,29 @@ def test_restore_from_another_projects_checkpoint_is_refused(tmp_path):
     prefix = tf.train.Checkpoint(model=Model(1)).write(str(tmp_path / "foreign"))
     with pytest.raises(UserError, match="not written by this project"):
         restore(prefix, Model(0))
+
+
+@pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
+def test_a_checkpoint_that_is_not_a_regular_file_is_refused_and_passed_over(checkpoints, suffix, refuses):
+    save(checkpoints, 1)
+    prefix = save(checkpoints, 2)
+    os.remove(f"{prefix}.{suffix}")
+    os.mkfifo(f"{prefix}.{suffix}")
+    assert "not a regular file" in refuses(restore, prefix, Model(0))
+    assert find_checkpoint(checkpoints.folder).endswith("ckpt-1")
+
+
+@pytest.mark.parametrize("state, part", [
+    ("[" * 200_000, "nested"), ("{", "not valid JSON"), ("[]", "not a JSON object"), (b"\xff\x00", "not valid JSON"),
+    (7, "not written by this project"), (["{}", "{}"], "not written by this project"),
+    ("{}", "not written by this project"), ('{"step": "7", "phase": 1}', "not written by this project"),
+    ('{"step": 7, "phase": 1, "encoder": []}', "not written by this project"),
+    ('{"step": 7, "phase": 1, "tokenizer_fingerprint": 5}', "not written by this project"),
+])
+def test_a_state_that_is_not_ours_is_refused(state, part, tmp_path, refuses):
+    prefix = tf.train.Checkpoint(state=tf.Variable(state)).write(str(tmp_path / "foreign"))
+    text = refuses(read_state, prefix)
+    assert prefix in text and part in text
 
 
 def disk_needed(checkpoints, **arguments):
@@ -436,8 +460,12 @@ def test_the_checkpoint_with_the_lowest_held_out_loss_is_kept_and_named(checkpoi
     checkpoints.evaluated(1, 6, 2.0)
     save(checkpoints, 7)
     assert steps(checkpoints) == [6, 7] and checkpoints.best()[1]["step"] == 6
-    (pathlib.Path(checkpoints.folder) / "best.json").write_text("damaged")
-    assert checkpoints.best() == {} and find_checkpoint(os.path.join(checkpoints.folder, "best")) is None
+    good = checkpoints.best()[1]
+    for content in ("damaged", "[" * 200_000, "[]", "", "\0", '{"": 1}', *(json.dumps({"phase 1": entry}) for entry in (
+            None, 7, [], {}, {**good, "step": "6"}, {**good, "loss": "2"}, {**good, "checkpoint": ["ckpt-6"]},
+            {**good, "checkpoint": "../checkpoints/ckpt-6"}, {**good, "step": 7}))):
+        (pathlib.Path(checkpoints.folder) / "best.json").write_text(content)
+        assert checkpoints.best() == {} and find_checkpoint(os.path.join(checkpoints.folder, "best")) is None
 
 
 def test_what_was_just_written_is_not_pruned_where_newer_ones_are_there(tmp_path):

@@ -1,5 +1,6 @@
 """command_line.py: parsing, help, errors and exit statuses, also of calls that are refused before TensorFlow loads."""
 import dataclasses
+import errno
 import os
 import subprocess
 import sys
@@ -65,6 +66,8 @@ def test_flag_sets_its_field_and_no_other(words, field, value):
     (["--phase2", "false", "stray"], "'stray'"),
     (["--skip_adaptive", "no"], "'no'"),
     (["--mask_prob=2"], "--mask_prob=2"),
+    (["--train_batch_size=99999999999999999999"], "--train_batch_size=9999"),
+    (["--learning_rate=1e400"], "--learning_rate=inf"),
 ])
 def test_wrong_command_line_is_refused_in_one_sentence(words, part, refuses):
     assert part in refuses(parse, *words)
@@ -91,7 +94,16 @@ def test_help_lists_every_flag_with_its_default_and_ends_well(word, capsys):
     (configuration.UserError("Mend it."), 2, "train.py: Mend it.\n"),
     (configuration.RunFailed("It broke."), 1, "train.py: It broke.\n"),
     (configuration.Interrupted("Resume it."), 75, "train.py: Resume it.\n"),
+    (configuration.UserError("--x=" + "a" * 9999 + " is bad."), 2,
+     "train.py: --x=" + "a" * 96 + "..." + "a" * 30 + " is bad.\n"),
+    (configuration.UserError("--device=a\n\tb is unknown."), 2, "train.py: --device=a\\n\\tb is unknown.\n"),
     (None, 0, ""),
+    (OSError(errno.ENOSPC, "No space left on device", "results.json"), 1,
+     "train.py: results.json could not be read or written (No space left on device): make room or fix that, and start "
+     "again.\n"),
+    (OSError(errno.EROFS, "Read-only file system"), 1,
+     "train.py: the output could not be read or written (Read-only file system): make room or fix that, and start "
+     "again.\n"),
 ])
 def test_command_ends_in_one_sentence_and_its_status(end, status, said, monkeypatch, capsys):
     def main(argv):
@@ -103,6 +115,19 @@ def test_command_ends_in_one_sentence_and_its_status(end, status, said, monkeypa
         command_line.run_command(main)
     assert caught.value.code == status
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(), type("ResourceExhaustedError", (Exception,), {})("OOM [64,512]\nmore")])
+def test_memory_that_ran_out_is_one_sentence(error, monkeypatch, capsys):
+    def main(argv):
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train.py"])
+    with pytest.raises(SystemExit) as caught:
+        command_line.run_command(main)
+    said = capsys.readouterr().err
+    assert caught.value.code == 1 and said.startswith("train.py: memory ran out") and said.count("\n") == 1
 
 
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch):

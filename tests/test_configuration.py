@@ -96,6 +96,11 @@ def test_config_json_may_hold_keys_that_are_not_the_encoders(tmp_path):
     ('{"layer_norm_eps": "1e-12"}', "layer_norm_eps='1e-12'"),
     ('{"hidden_act": "relu"}', "hidden_act='relu'"),
     ('{"hidden_size": 100}', "num_attention_heads=12 does not divide hidden_size=100"),
+    ('{"hidden_size": [64]}', "hidden_size=[64]"),
+    ('{"hidden_size": 1000000000000}', "hidden_size=1000000000000"),
+    ('{"hidden_dropout_prob": false}', "hidden_dropout_prob=False"),
+    ('{"hidden_act": "' + "x" * 10**6 + '"}', "hidden_act='xxx"),
+    ('{"model_type": ["electra"]}', "model_type is ['electra']"),
 ])
 def test_config_json_that_cannot_be_used_is_refused_with_its_path(content, part, tmp_path, refuses):
     path = tmp_path / "config.json"
@@ -115,6 +120,45 @@ def test_missing_config_json_is_refused_with_its_path(tmp_path, refuses):
 ])
 def test_encoder_value_out_of_bounds_is_refused_by_name(field, value, refuses):
     assert f"{field}={value!r}" in refuses(ElectraConfig, **{field: value})
+
+
+@pytest.mark.parametrize("content, part", [
+    ("[" * 200_000, "nested"),
+    ('{"a": ' * 200_000, "nested"),
+    ('{"a": ' + "7" * 5000 + "}", "5000 digits"),
+    ('{"a": NaN}', "NaN"),
+    ('{"a": -Infinity}', "Infinity"),
+    ('{"a": 1e400}', "1e400"),
+    ('{"hidden_size": 64, "hidden_size": 128}', "'hidden_size'"),
+    ('{"a": 1}\0', "not valid JSON"),
+    ('"text"', "not a JSON object"),
+    ("", "not valid JSON"),
+])
+def test_json_that_python_would_fail_at_or_misread_is_refused_with_its_path(content, part, tmp_path, refuses):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    text = refuses(configuration.read_json_object, str(path))
+    assert part in text and str(path) in text and len(text) < 400
+
+
+def test_deep_values_are_shown_briefly(refuses):
+    deep = []
+    for _ in range(10**5):
+        deep = [deep]
+    assert "hidden_size=[" in refuses(ElectraConfig, hidden_size=deep)
+
+
+def test_a_byte_order_mark_before_json_is_accepted(tmp_path):
+    (tmp_path / "config.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert configuration.read_json_object(str(tmp_path / "config.json")) == {"a": 1}
+
+
+def test_what_is_not_a_regular_file_is_refused_without_waiting_for_a_writer(tmp_path, refuses):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "broken").symlink_to(tmp_path / "none")
+    (tmp_path / "latin").write_bytes(b'{"a": "\xe9"}')
+    for path in (tmp_path / "fifo", "/dev/zero", tmp_path, tmp_path / "broken", tmp_path / "latin"):
+        assert str(path) in refuses(configuration.read_json_object, str(path))
 
 
 def test_number_of_heads_must_divide_the_width(refuses):
@@ -173,6 +217,10 @@ def test_slots_for_masked_positions(length, mask_prob, slots):
     (dict(learning_rate=float("inf")), "--learning_rate=inf"),
     (dict(seed=-1), "--seed=-1"),
     (dict(seed=2**31), "--seed=2147483648"),
+    (dict(train_batch_size=10**20 - 1), "--train_batch_size=99999999999999999999"),
+    (dict(num_train_steps=10**4000), "--num_train_steps=1000"),
+    (dict(keep_checkpoint_max=2**31), "--keep_checkpoint_max=2147483648"),
+    (dict(learning_rate=1e39), "--learning_rate=1e+39"),
     (dict(model_size="huge"), "--model_size=huge"),
     (dict(generator_hidden_size=1.5), "--generator_hidden_size=1.5"),
     (dict(device="tpu"), "--device=tpu"),
@@ -207,6 +255,16 @@ def test_model_config_replaces_fields_of_the_size_and_the_vocabulary_comes_last(
     assert config.encoder_config(99) == ElectraConfig.of_size("tiny", num_hidden_layers=3, vocab_size=99)
     path.write_text('{"num_layers": 3}')
     assert "'num_layers'" in refuses(config.encoder_config, 99)
+
+
+@pytest.mark.parametrize("value, part", [
+    ("{", "not valid JSON"), ('{"a": ' * 10**5, "nested"), ("~", "~ cannot be read"), ("/", "Is a directory"),
+    ('{"hidden_size": 65}', "hidden_size=65"), ('{"hidden": 64}', "'hidden'"), ('{"hidden_size": "64"}', "'64'"),
+    ('{"hidden_size": 1e9}', "1000000000.0"), ('{"hidden_size": 100000000}', "100000000"),
+])
+def test_a_model_config_that_cannot_be_used_is_refused_by_its_flag(value, part, refuses):
+    text = refuses(pretraining(model_size="tiny", model_config=value).encoder_config, 99)
+    assert text.startswith("--model_config") and part in text
 
 
 def test_sequences_longer_than_the_positions_are_refused(refuses):
@@ -247,6 +305,12 @@ def test_json_is_written_readable(tmp_path):
     files.write_json(str(path), {"name": "é", "list": [1]})
     assert path.read_text(encoding="utf-8").startswith('{\n  "name": "é"')
     assert configuration.read_json_object(str(path)) == {"name": "é", "list": [1]}
+
+
+def test_json_with_a_lone_surrogate_is_written_and_read_back(tmp_path):
+    path = tmp_path / "file.json"
+    files.write_json(str(path), {"id": "a\ud800", "path": os.fsdecode(b"\xff")})
+    assert configuration.read_json_object(str(path)) == {"id": "a\ud800", "path": "\udcff"}
 
 
 # --- The lock of a run's folder ---
@@ -293,11 +357,39 @@ def test_what_killed_runs_left_is_removed_by_whoever_holds_the_lock(tmp_path):
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"mine"}
 
 
+@pytest.mark.parametrize("batch, rate", [(1, 1e-4), (16, 1e-4), (24, 1.5e-4), (32, 2e-4), (64, 2.83e-4), (127, 3.98e-4),
+                                         (128, 4e-4), (4096, 4e-4)])
+def test_the_rate_of_a_fine_tuning_follows_the_global_batch(batch, rate):
+    assert configuration.fine_tuning_rate(batch) == rate
+    config = SquadConfig(do_train=True, data_dir="d", output_dir="o", train_batch_size=batch)
+    assert config.fitted(1).learning_rate == rate
+    assert dataclasses.replace(config, learning_rate=4e-4).fitted(1).learning_rate == 4e-4
+    help_text = SquadConfig.__dataclass_fields__["learning_rate"].metadata["meaning"]
+    for size, value in configuration.FINE_TUNING_RATES:
+        assert f"{value:.0e} ".replace("e-0", "e-") in help_text and f"{size}" in help_text
+
+
+def test_the_global_batch_counts_accumulation_and_workers():
+    config = SquadConfig(do_train=True, data_dir="d", output_dir="o", train_batch_size=4, gradient_accumulation_steps=2)
+    assert [config.global_batch(workers) for workers in (1, 4)] == [8, 32]
+    assert [config.fitted(workers).learning_rate for workers in (1, 4, 16)] == [1e-4, 2e-4, 4e-4]
+
+
+@pytest.mark.parametrize("given, expected", [
+    ((384,), (128, 64)), ((258,), (128, 64)), ((256,), (127, 64)), ((128,), (63, 32)), ((8,), (3, 2)),
+    ((128, 100), (100, 32)), ((128, None, 100), (32, 100)), ((128, None, 60), (63, 60)), ((128, None, 64), (61, 64)),
+    ((384, 200, 100), (200, 100))])
+def test_the_lengths_of_windows_fit_a_shorter_one(given, expected, refuses):
+    assert configuration.window_lengths(*given) == expected
+    said = refuses(configuration.window_lengths, given[0], given[0] - 2)
+    assert f"--doc_stride={given[0] - 2}" in said and f"--max_seq_length={given[0]}" in said and "omit" in said
+
+
 # --- Folders ---
 
 
 @pytest.mark.parametrize("path, reason", [
-    ("file", "it is a file"), ("file/below", "it is a file"), ("x" * 300, "more than 255 bytes"),
+    ("file", "not a directory"), ("file/below", "not a directory"), ("x" * 300, "more than 255 bytes"),
     ("new/" + "\u3042" * 100, "more than 255 bytes")])  # three bytes each
 def test_a_folder_that_cannot_be_created_is_refused_with_the_reason(path, reason, tmp_path, refuses):
     (tmp_path / "file").write_text("")

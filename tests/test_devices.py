@@ -458,7 +458,8 @@ def test_bf16_config_path_conflicts_with_the_environment(machine, tmp_path, monk
 
 @pytest.mark.parametrize("content, part", [
     (None, "cannot be read (No such file or directory)"), ("{", "is not valid JSON"),
-    (b"\xff", "is not valid JSON"), ("[]", "missing keys: allowlist, conditional_list"),
+    (b"\xff", "is not valid JSON"), ("[]", "is not a JSON object"), ("[" * 200_000, "nested too deeply"),
+    ("{}", "missing keys: allowlist, conditional_list"),
     (json.dumps({**LISTS, "allow": []}), "unknown keys: allow;"),
     (json.dumps({key: value for key, value in LISTS.items() if key != "convertible_exceptions"}),
      "missing keys: convertible_exceptions;"),

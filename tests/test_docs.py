@@ -176,6 +176,12 @@ def check_script(checkpoints: str, script: str, words, wrappers):
         for word in words:
             if word.startswith(("--squad_dir=", "--data_dir_p")):
                 (wrappers.folder / word.partition("=")[2]).mkdir(parents=True, exist_ok=True)
+            if word.startswith("--corpus_dir="):
+                (wrappers.folder / word.partition("=")[2]).mkdir(parents=True, exist_ok=True)
+                (wrappers.folder / word.partition("=")[2] / "a.txt").write_text("A sentence.\n")
+            if word == "--phase=2":  # phase 1 has been run
+                (wrappers.folder / "results/models/base/checkpoints").mkdir(parents=True, exist_ok=True)
+                (wrappers.folder / "results/models/base/checkpoints/ckpt-1.index").write_text("")
         result = wrappers.call(*words, *([] if "--help" in words else ["--dry_run=true"]), wrapper=name,
                                **({"checkpoints": checkpoints} if checkpoints else {}))
         printed = commands(result)

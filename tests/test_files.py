@@ -69,7 +69,48 @@ def test_paths_that_exist_are_not_read_as_globs(tmp_path, monkeypatch):
         assert not pattern or files.matching(f"{tmp_path}/{pattern}") == [f"{tmp_path}/{path}" for path in found]
 
 
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"),
+                                   OSError(errno.ENOSPC, "No space left on device", "its temporary name")])
+def test_a_file_that_cannot_be_written_is_named_by_its_error(error, tmp_path, monkeypatch):
+    path = str(tmp_path / "results.json")
+    monkeypatch.setattr(files, "temporary_name", lambda _: "its temporary name")
+
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr("builtins.open", full)
+    with pytest.raises(OSError) as caught:
+        files.write_json(path, {})
+    monkeypatch.undo()
+    assert caught.value.filename == path and caught.value.errno == errno.ENOSPC and not os.listdir(tmp_path)
+
+
 # --- Folders ---
+
+
+@pytest.mark.parametrize("folder, replaced, part", [
+    ("/", True, "mount point"), ("/", False, ""), (".", True, "current folder"), (".", False, ""),
+    ("..", True, "current folder"), ("new/a", True, ""), ("sub", True, ""), ("file", False, "not a directory"),
+    ("file/x/y", False, "not a directory"), ("loop", False, "not a directory"), ("broken", True, ""),
+    ("x/" * 1000, False, "too long"), ("\udcff", True, "UTF-8"), ("\udcff", False, "UTF-8"), ("\u3042", True, ""),
+])
+def test_obstacles_to_a_folder_are_named(folder, replaced, part, tmp_path, monkeypatch):
+    (tmp_path / "here" / "sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "file").write_text("")
+    os.symlink("loop", "loop")
+    os.symlink("none", "broken")
+    said = files.obstacle(folder, replaced)
+    assert part in said and bool(said) == bool(part)
+
+
+def test_a_current_folder_that_was_removed_is_named(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    os.rmdir(tmp_path / "gone")
+    assert "current folder was removed" in files.obstacle("x")
+    monkeypatch.chdir(tmp_path)
+
 
 def test_a_folder_appears_when_the_block_succeeds(tmp_path):
     path = tmp_path / "parent" / "out"
@@ -398,3 +439,21 @@ for _ in range(5):
 def test_only_the_standard_library_is_imported():
     code = "import sys, files; sys.exit(bool({'numpy', 'absl', 'configuration'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], cwd=os.path.dirname(files.__file__), check=True)
+
+
+def test_a_signal_while_the_lock_is_taken_leaves_none(tmp_path, monkeypatch):
+    def interrupt(self, file, created):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files._Lock, "_judge", interrupt)
+    with pytest.raises(KeyboardInterrupt), files.hold(str(tmp_path / ".lock")):
+        pass
+    assert not os.listdir(tmp_path)
+    (tmp_path / ".lock").write_text("another's")
+    with pytest.raises(KeyboardInterrupt), files.hold(str(tmp_path / ".lock")):
+        pass
+    assert os.listdir(tmp_path) == [".lock"]
+
+
+def test_a_pattern_longer_than_a_path_matches_nothing_at_once():
+    assert files.matching("[" * 1_000_000) == []  # took minutes

@@ -203,14 +203,36 @@ def test_a_corrupt_download_is_deleted_and_not_used(hub, tmp_path, refuses):
     assert read() == (43, 23)
 
 
+def test_a_missing_local_folder_is_not_looked_up(tmp_path, monkeypatch, refuses):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights.hub, "download", lambda name: pytest.fail(f"{name} was looked up"))
+    os.makedirs("exported/generator")
+    os.symlink("none", "link")
+    for name in ("exported/discriminator", "./model", "../model", str(tmp_path / "model"), "~/model", "results/a/b",
+                 "exported/generator/x", "link", ""):
+        assert f"{name} does not exist" in refuses(weights.read, name)
+    monkeypatch.setattr(weights.hub, "download", lambda name: pytest.fail("looked up"))
+    with pytest.raises(pytest.fail.Exception, match="looked up"):
+        weights.read("someone/model")
+
+
+def test_a_damaged_cache_is_refused_by_its_folder(hub, tmp_path, refuses):
+    assert read() == (43, 23)
+    next((tmp_path / "cache").rglob("refs/main")).write_bytes("main".encode("utf-16"))
+    text = refuses(weights.read, REPOSITORY)
+    assert REPOSITORY in text and str(tmp_path / "cache") in text
+
+
 def test_an_unavailable_model_is_refused_with_the_way_out(hub, monkeypatch, refuses):
     for name, endpoint in (("someone/other", hub.url), (REPOSITORY, "http://127.0.0.1:9")):
         use_endpoint(monkeypatch, endpoint)
         text = refuses(weights.read, name)
         assert name in text and endpoint in text and "config.json, vocab.txt and model.safetensors" in text
-    process = start(hub, HF_HUB_OFFLINE="1")
-    out, err = process.communicate(timeout=120)
-    assert (process.returncode, out) == (2, "") and len(err.splitlines()) == 1
+    for environment in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):  # without a line per retry
+        process = start(hub, **environment)
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, out) == (2, "") and len(err.splitlines()) == 1
+    assert "(Connection refused)" in err
     assert "config.json, vocab.txt and model.safetensors" in err
     use_endpoint(monkeypatch, hub.url)
     del hub.files["model.safetensors"]

@@ -1,6 +1,7 @@
 """Sample data: reproducible, valid SQuAD, unseen names in dev, a corpus that neither a bigram nor an oracle masters."""
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -374,6 +375,27 @@ def test_existing_folder_is_refused_and_overwritten_only_when_ours(tmp_path, ref
 def test_unwritable_place_is_refused(tmp_path, refuses):
     (tmp_path / "file").write_text("")
     assert f"--output_dir={tmp_path / 'file' / 'made'}" in refuses(generate, tmp_path / "file" / "made")
+
+
+@pytest.mark.parametrize("target", ["/", ".", "file", "file/x"])
+def test_a_folder_that_cannot_be_replaced_is_refused(target, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    result = subprocess.run([sys.executable, SCRIPT, f"--output_dir={target}", "--overwrite"], capture_output=True,
+                            text=True)
+    assert result.returncode == 2 and "--output_dir" in result.stderr and result.stderr.count("\n") == 1
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("place", ["files.write_text", "files.write_json", "make_sample_data.write_corpus"])
+def test_a_full_disk_ends_in_one_sentence_and_leaves_nothing(place, tmp_path, monkeypatch, refuses):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(place, full)
+    text = refuses(generate, tmp_path / "made", "0.2")
+    assert "--output_dir" in text and "No space left" in text
+    assert not os.listdir(tmp_path)
 
 
 def test_overwrite_replaces_an_earlier_run(other):

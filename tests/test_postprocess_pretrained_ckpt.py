@@ -1,6 +1,7 @@
 """postprocess_pretrained_ckpt: what is exported, and refusals."""
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import tensorflow as tf
 
 import modeling
@@ -115,6 +117,59 @@ def test_an_earlier_export_is_replaced_only_with_overwrite_and_other_folders_nev
     text = refuses(export, run, tmp_path / "out", overwrite=True)
     assert "--output_dir" in text and "--overwrite" not in text
     assert (tmp_path / "out" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("target, part", [
+    ("/", "mount point"), ("//", "mount point"), (".", "current folder"), ("..", "current folder"),
+    ("sub/..", "current folder"), ("file", "not a directory"), ("file/", "not a directory"),
+    ("fifo", "not a directory"),
+    ("file/x", "not a directory"), ("loop", "not a directory"), ("x/" * 1000, "too long"),
+    ("x" * 300, "more than 255 bytes"),
+    ("foreign", "exists already"), ("link", "exists already"),
+])
+def test_a_folder_that_cannot_be_replaced_is_refused_and_left_alone(target, part, overwrite, run, tmp_path, monkeypatch,
+                                                                    refuses):
+    """With --overwrite --output_dir=/ the export once replaced the current folder."""
+    here = tmp_path / "here"
+    (here / "sub").mkdir(parents=True)
+    (here / "foreign").mkdir()
+    (here / "foreign" / "thesis.txt").write_text("mine")
+    (here / "file").write_text("mine")
+    (here / "link").symlink_to("foreign")
+    (here / "loop").symlink_to("loop")
+    os.mkfifo(here / "fifo")
+    monkeypatch.chdir(here)
+    before = sorted(map(str, here.rglob("*")))
+    text = refuses(export, run, target, overwrite=overwrite)
+    assert "--output_dir" in text and part in text and target[:200] in text
+    assert sorted(map(str, here.rglob("*"))) == before
+
+
+def test_a_symbolic_link_is_followed(run, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    export(run, tmp_path / "link")
+    assert sorted(os.listdir(tmp_path / "elsewhere")) == ["discriminator", "generator"]
+    export(run, f"{tmp_path / 'link'}/", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("place, error", [
+    ("safetensors.numpy.save_file", safetensors.SafetensorError("I/O error: No space left on device (os error 28)")),
+    ("files.write_json", OSError(errno.ENOSPC, "No space left on device")),
+    ("files.write_text", OSError(errno.ENOSPC, "No space left on device")),
+    ("tensorflow.saved_model.save", tf.errors.ResourceExhaustedError(None, None, "x; No space left on device\nmore")),
+])
+def test_a_full_disk_ends_in_one_sentence_and_leaves_nothing(place, error, run, tmp_path, monkeypatch, refuses):
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr(place, full)
+    before = sorted(os.listdir(tmp_path))
+    text = refuses(export, run, tmp_path / "out", savedmodel=True)
+    assert f"--output_dir={tmp_path / 'out'}" in text and "No space left" in text
+    assert sorted(os.listdir(tmp_path)) == before
 
 
 def test_a_checkpoint_without_its_vocabulary_needs_vocab_file(run, tmp_path, vocab_file, refuses):

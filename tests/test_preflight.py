@@ -11,7 +11,7 @@ from support import pretraining_config as make_config
 import modeling
 import preflight
 from checkpoints import Checkpoints
-from configuration import ElectraConfig, ExportConfig, InferenceConfig, PretrainingConfig
+from configuration import ElectraConfig, ExportConfig, InferenceConfig, PretrainingConfig, SquadConfig
 from tokenization import ElectraTokenizer
 
 
@@ -119,6 +119,26 @@ def test_the_estimated_memory_is_near_the_measured_one(model_size, batch, length
     assert 0.75 * gigabytes < estimated < 1.3 * gigabytes
 
 
+@pytest.mark.parametrize("model_size, batch, training, gigabytes", [
+    # Peak resident memory with the joint head at length 384, vocabulary of 30,522, TensorFlow 2.15.1, 2026-11.
+    ("base", 16, False, 1.21), ("base", 64, False, 1.90), ("small", 128, False, 1.26), ("base", 8, True, 8.03)])
+def test_the_estimated_memory_of_squad_is_near_the_measured_one(model_size, batch, training, gigabytes):
+    config = SquadConfig(do_train=True, do_eval=True, data_dir="x", output_dir="x", max_seq_length=384,
+                         train_batch_size=batch, predict_batch_size=batch)
+    estimated = preflight.squad_bytes(config, ElectraConfig.of_size(model_size), training) / 1e9
+    assert 0.75 * gigabytes < estimated < 1.3 * gigabytes
+
+
+def test_a_batch_of_answers_beyond_the_free_memory_is_refused_by_its_own_flag(refuses, monkeypatch):
+    monkeypatch.setattr(preflight, "free_memory", lambda: 3e9)
+    encoder = ElectraConfig.of_size("base")
+    config = SquadConfig(do_eval=True, data_dir="x", output_dir="x", predict_batch_size=1000)
+    assert "--predict_batch_size=1000" in refuses(preflight.check_squad_memory, config, encoder)
+    preflight.check_squad_memory(dataclasses.replace(config, predict_batch_size=16), encoder)
+    training = dataclasses.replace(config, do_eval=False, do_train=True)
+    assert "--train_batch_size=16" in refuses(preflight.check_squad_memory, training, encoder)
+
+
 def test_an_update_beyond_the_free_memory_is_refused_unless_forced(data, tmp_path, refuses, monkeypatch):
     monkeypatch.setattr(preflight, "free_memory", lambda: 0.5e9)
     config = make_config(data, tmp_path)
@@ -133,7 +153,7 @@ def test_free_memory_is_that_of_this_machine():
 
 
 def test_checkpoints_that_are_there_leave_the_count_to_the_command(data, tmp_path, monkeypatch):
-    config = make_config(data, tmp_path)
+    config = make_config(data, tmp_path, restore_checkpoint="latest")
     os.makedirs(config.checkpoint_dir)
     open(os.path.join(config.checkpoint_dir, "ckpt-3.index"), "w").close()
     assert Checkpoints(config.checkpoint_dir).list()

@@ -438,6 +438,25 @@ def test_a_compressed_shard_that_its_manifest_lists_is_not_counted(write, tmp_pa
     assert [shard.records for shard in indexed(paths)[0]] == [99, 3]
 
 
+def test_damaged_results_are_made_again(write, tmp_path, indexed, caplog):
+    paths = [write("a.tfrecord", [b"x"] * 3), write("b.tfrecord.gz", [b"x"] * 4, "GZIP")]
+    shards, _ = indexed(paths)
+    results = tmp_path / "index" / "shards.json"
+    good = json.loads(results.read_text())
+    for content in ("", "[" * 200_000, "[]", "{", '{"a": NaN}', "\0"):
+        results.write_text(content)
+        assert indexed(paths) == (shards, paths)
+        assert str(results) in caplog.text and json.loads(results.read_text()) == good
+    for change in (None, 3, "x", {}, {"records": 5}, {"records": "3"}, {"records": 4}, {"records": -1}, {"index": 7},
+                   {"index": "no file 1 2"}, {"index": "a\0b 1 2"}):
+        key = next(key for key in good if "a.tfrecord" in key)
+        changed = {**good[key], **change} if isinstance(change, dict) and change else change
+        results.write_text(json.dumps({**good, key: changed}))
+        if change == {"records": 5}:
+            assert indexed(paths) == (shards, paths[:1])
+        assert indexed(paths)[0] == shards
+
+
 def test_a_folder_that_cannot_be_written_is_refused_only_where_an_index_is_missing(write, tmp_path, refuses):
     path, folder = write("a.tfrecord", [b"x"] * 3), str(tmp_path / "a.tfrecord" / "index")
     assert folder in refuses(pretrain_utils.index_shards, [path], folder)
@@ -615,6 +634,22 @@ def test_decoded_records_are_what_was_written(write):
     (b"\xff\xff no protobuf", "not tf.train.Example"),
     (None, "ends after 0 records"),
     (example([2, 10, 11, 3], masked_lm_positions=[1]), "masked_lm_positions but not all of"),
+    (example([2, 10, 2**32 + 5, 3]), "token id 4294967301"),  # 5, in 32 bits
+    (example([2, 10, -1, 3]), "token id -1"),
+    (example([2, 10, 11, 3], mask=[1, 1, 1, -1]), "input_mask other than 0 and 1"),
+    (example([2, 10, 11, 3], mask=[1, 1, 1, 2**32]), "input_mask above 1"),
+    (example([2, 10, 11, 3], masked_lm_positions=[4], masked_lm_ids=[10], masked_lm_weights=[1.0]),
+     "masked_lm_positions beyond the 4 tokens"),
+    (example([2, 10, 11, 3], masked_lm_positions=[-1], masked_lm_ids=[10], masked_lm_weights=[1.0]),
+     "masked_lm_positions beyond the 4 tokens"),
+    (example([2, 10, 11, 3], masked_lm_positions=[1], masked_lm_ids=[-10], masked_lm_weights=[1.0]), "token id -10"),
+    (tf.train.Example().SerializeToString(), "'input_ids'"),
+    (tf.train.Example(features=tf.train.Features(feature={
+        name: tf.train.Feature(float_list=tf.train.FloatList(value=[1, 1, 1, 1]))
+        for name in pretrain_utils.FEATURES})).SerializeToString(), "int64_list"),
+    (tf.train.Example(features=tf.train.Features(feature={
+        name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"1"] * 4))
+        for name in pretrain_utils.FEATURES})).SerializeToString(), "int64_list"),
 ])
 def test_records_of_another_kind_are_refused_by_their_file(record, part, write, refuses):
     path = write("x.tfrecord", [] if record is None else [record])
@@ -844,3 +879,16 @@ def test_manifest_is_json_of_this_project_or_refused(tmp_path, write, refuses):
     shard = write("set/x.tfrecord", [b"1"])
     (tmp_path / "set" / "manifest.json").write_text(json.dumps([1]))
     assert "manifest.json" in refuses(pretrain_utils.read_manifests, [shard])
+
+
+@pytest.mark.parametrize("key, value", [
+    ("max_seq_length", "8"), ("max_seq_length", True), ("max_seq_length", [8]), ("tokenizer_fingerprint", 12),
+    ("tokenizer_fingerprint", None), ("do_lower_case", "yes"), ("strip_accents", 1), ("train", {}), ("train", ["x"]),
+    ("eval", [{"file": "x", "bytes": 1}]), ("eval", [{"file": 1, "bytes": 1, "records": 1}]),
+    ("train", [{"file": "x", "bytes": 1, "records": "1"}]),
+])
+def test_manifest_with_a_wrong_type_is_refused_by_file_and_key(key, value, tmp_path, write, refuses):
+    shard = write("set/x.tfrecord", [b"1"])
+    (tmp_path / "set" / "manifest.json").write_text(json.dumps({"format": tfrecord.DATASET_FORMAT, key: value}))
+    text = refuses(pretrain_utils.read_manifests, [shard])
+    assert str(tmp_path / "set" / "manifest.json") in text and key in text

@@ -1,22 +1,30 @@
-"""report: logs that continue after a resume, metrics as text, curves, speed."""
+"""report: logs that continue after a resume, metrics as text, the console, curves, speed."""
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
+import pathlib
+import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 from support import ROOT
 
 import report
+import run_pretraining
+import run_tf_squad
 from configuration import UserError
 
-TABLE = (report.Metric("generator_loss", "generator {:.4f}", "generator loss"),
+FULL = "/dev/full"
+
+TABLE = (report.Metric("generator_loss", "generator {:.4f}", "gen {generator_loss:.2f}", panel="generator loss"),
          report.Metric("generator_accuracy", "accuracy {:.1%}"),
-         report.Metric("learning_rate", "rate {:.2e}", "learning rate"))
+         report.Metric("learning_rate", "rate {:.2e}", panel="learning rate", is_mean=False))
 
 # --- Logs ---
 
@@ -207,6 +215,14 @@ def test_a_closed_pipe_ends_the_console_output_only(tmp_path, both):
     assert len((tmp_path / "run.log").read_text().splitlines()) == 3000
 
 
+def test_a_console_on_a_full_disk_does_not_change_the_exit_status(tmp_path):
+    with open(FULL, "w") as console:
+        ran = subprocess.run([sys.executable, "-c", CONSOLE, str(tmp_path)], cwd=ROOT, stdout=console, text=True,
+                             stderr=subprocess.PIPE, env={**os.environ, "ELECTRA_PROGRESS": "0"}, timeout=120)
+    assert ran.returncode == 75 and ran.stderr.count("cannot be written") == 1 and "rror:" not in ran.stderr
+    assert len((tmp_path / "run.log").read_text().splitlines()) == 3000
+
+
 def test_a_log_file_on_a_full_disk_is_warned_about_once(tmp_path, capsys):
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full")
@@ -248,13 +264,138 @@ def test_a_series_is_thinned_to_a_bounded_number_of_points_and_keeps_spikes(coun
     values[spike], values[dip] = 50.0, -50.0
     series = report.Series()
     for step, value in enumerate(values):
-        series.add(step, float(value))
-    series.add(count, math.nan)
-    points = series.points()
+        series.add(report.Point(step, float(value)))
+    series.add(report.Point(count, math.nan))
+    points = [(point.step, point.value) for point in series.points()]
     assert len(points) == count if count < report.Series.LIMIT else len(points) <= report.Series.LIMIT + 1
     assert points == sorted(points) and all(values[step] == value for step, value in points)
     assert (dip, -50.0) in points and ((spike, 50.0) in points or spike == dip)
     assert points[0][0] <= count / 500 and points[-1][0] >= count - 1 - count / 500  # evenly, to both ends
+
+
+def entries(means, log_every=10, first=1):
+    """Training entries of values by update, of which the first is none, as `training.run_updates` logs them."""
+    done, last = first - 1, len(means) - 1
+    for step in range(first, last + 1):
+        if step <= first + 1 or step % log_every == 0 or step == last:
+            yield {"step": step, "kind": "train", "generator_loss": sum(means[done + 1:step + 1]) / (step - done),
+                   "learning_rate": means[step]}
+            done = step
+
+
+def curves_of(*runs):
+    curves = report.Curves(TABLE)
+    for run in runs:
+        for entry in run:
+            curves.add(entry)
+    return curves
+
+
+def drawn_points(curves, name="generator_loss"):
+    return [[(point.middle, point.value) for point in points]
+            for points in report.split_intervals(curves.series["train", name].points())]
+
+
+@pytest.mark.parametrize("count, line, short", [(1, [1], []), (2, [1, 2], []), (11, [6.5], [1, 2, 11]),
+                                                (25, [6.5, 15.5, 23], [1, 2])])
+def test_means_over_few_updates_are_not_part_of_the_line(count, line, short):
+    """Of a loss that falls evenly the line falls evenly: each mean is drawn at the middle of its interval."""
+    drawn = drawn_points(curves_of(entries([100.0 - step for step in range(count + 1)])))
+    assert [[middle for middle, _ in points] for points in drawn] == [line, short]
+    assert all(value == pytest.approx(100 - middle) for points in drawn for middle, value in points)
+
+
+def test_noise_of_one_batch_makes_no_cliff_at_the_start_the_end_or_a_resume():
+    rng = np.random.default_rng(3)
+    values = (5 + rng.normal(size=432)).tolist()
+    resumed = curves_of(entries(values[:251], 50), entries(values, 50, first=251))
+    line, short = drawn_points(resumed)
+    assert [middle for middle, _ in short] == [1, 2, 251, 252] and len(line) == 9
+    steps = np.diff([value for _, value in line])
+    assert np.abs(steps).max() < 1 < np.abs(np.diff(values)).max()
+    rates, none = drawn_points(resumed, "learning_rate")  # not means: all of them, where they were
+    assert not none and rates[:3] == [(step, values[step]) for step in (1, 2, 50)] and len(rates) == 13
+
+
+@pytest.mark.parametrize("low, high, least, expected", [
+    (20, 20, 0.0, (0, 40)), (-3, -3, 0.05, (-6, 0)), (0, 0, 0.05, (0, 1)), (0, 100, 0.05, (-5, 105)),
+    (99.9, 100, 0.1, (94.95, 104.95))])
+def test_axes_around_one_value_start_at_zero_and_around_close_ones_are_wide(low, high, least, expected):
+    assert report.limits(low, high, least) == pytest.approx(expected)
+
+
+def test_lone_points_are_marked_and_their_axes_start_at_zero(tmp_path, monkeypatch):
+    import matplotlib.figure
+    figures = []
+
+    def savefig(self, path, **_):
+        pathlib.Path(path).touch()
+        figures.append(self)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", savefig)
+    report.plot_curves(curves_of([{"step": 20, "kind": kind, "generator_loss": 8.3} for kind in ("train", "eval")]),
+                       str(tmp_path / "one.png"), "a run")
+    axis = figures[0].axes[0]
+    assert axis.get_xlim() == (0, 21) and axis.get_ylim() == pytest.approx((0, 16.6))
+    assert [line.get_marker() for line in axis.lines] == ["o", "o"]
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["training", "held out"]
+
+
+TITLES = ["ELECTRA cost$_{1$, phase 1", "ELECTRA $x$ \\$", "ELECTRA 日本語", "ELECTRA caf\udce9", "_", "x" * 300]
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_titles_are_drawn_as_they_are_without_a_word(tmp_path, monkeypatch, caplog, capfd, title):
+    import matplotlib.mathtext
+    monkeypatch.setattr(matplotlib.mathtext.MathTextParser, "parse", lambda *_, **__: pytest.fail("a formula"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report.plot_curves(curves_of(entries([1.0] * 12)), str(tmp_path / "c.png"), title)
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG") and not caplog.text
+    assert capfd.readouterr() == ("", "")
+
+
+class Missing:
+    """As an import hook: no such module. As a path entry it would come too late for what is loaded."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("matplotlib"):
+            raise RuntimeError("cannot find a folder for its cache")
+
+
+@pytest.mark.parametrize("broken", ["import", "draw", "disk"])
+def test_a_plot_that_fails_is_one_warning_and_the_run_continues(tmp_path, monkeypatch, caplog, broken):
+    import matplotlib.figure
+    if broken == "import":
+        for name in [name for name in sys.modules if name.startswith("matplotlib")]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
+    elif broken == "draw":
+        monkeypatch.setattr(matplotlib.figure.Figure, "subplots", lambda *_, **__: 1 / 0)
+    else:
+        def full(self, path, **_):
+            with open(FULL, "wb", buffering=0) as file:
+                file.write(b"x")
+        monkeypatch.setattr(matplotlib.figure.Figure, "savefig", full)
+    with a_report(tmp_path) as log:
+        log.evaluation(1, {"generator_loss": 1.0})
+        log.evaluation(2, {"generator_loss": 1.0})
+        log.training(3, {"loss": 1.0, "micro_batches": 1, "gradient_norm": 1.0, "updates": 1, "tokens": 1})
+        log.summary()
+    assert caplog.text.count("warning: ") == 1 and str(tmp_path / "curves.png") in caplog.text
+    assert {"import": "its cache", "draw": "division", "disk": "No space left"}[broken] in caplog.text
+    assert sorted(os.listdir(tmp_path)) == ["metrics.jsonl", "tb"]
+
+
+def test_a_computer_without_a_home_draws_without_a_word(tmp_path):
+    """matplotlib keeps its cache in the home folder."""
+    program = "import report, sys; report.plot_curves(report.Curves(()), 'x', 't')\n" \
+              "with report.saved_figure(sys.argv[1], figsize=(1, 1)) as figure: figure.subplots()"
+    environment = {name: value for name, value in os.environ.items()
+                   if name not in ("MPLCONFIGDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
+    ran = subprocess.run([sys.executable, "-c", program, str(tmp_path / "c.png")], cwd=ROOT, text=True,
+                         capture_output=True, env={**environment, "HOME": "/dev/null"}, timeout=120)
+    assert ran.returncode == 0 and "atplotlib" not in ran.stderr and (tmp_path / "c.png").exists()
 
 
 # --- Speed ---
@@ -302,7 +443,8 @@ def test_an_interval_without_an_applied_update_has_no_line(tmp_path):
     assert entries[0]["gradient_norm"] == 2.0 and entries[0]["loss"] == 2.0 and entries[1]["skipped_updates"] == 2
 
 
-@pytest.mark.parametrize("seconds, text", [(0, "0:00:00"), (59.6, "0:01:00"), (3661, "1:01:01"), (360000, "100:00:00")])
+@pytest.mark.parametrize("seconds, text", [(0, "0:00:00"), (59.6, "0:01:00"), (3661, "1:01:01"), (359999, "99:59:59"),
+                                           (360000, "4d 4h")])
 def test_hours(seconds, text):
     assert report.hours(seconds) == text
 
@@ -310,3 +452,127 @@ def test_hours(seconds, text):
 def test_metrics_are_printed_in_the_tables_order_and_others_left_out():
     text = report.format_metrics({"learning_rate": 1e-3, "other": 1.0, "generator_loss": 2.5}, TABLE)
     assert text == "generator 2.5000  rate 1.00e-03"
+
+
+# --- Console lines and the progress bar ---
+
+
+@pytest.fixture
+def start_logging(tmp_path):
+    """Starts logging to the console and a file. Returns: a function that reads the file."""
+    def start():
+        report.start_logging(str(tmp_path), "run")
+        return lambda: (tmp_path / "run.log").read_text(encoding="utf-8")
+
+    yield start
+    logger = report.logging.get_absl_logger()
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+
+
+PRETRAINING = dict(generator_loss=123.4567, generator_accuracy=1.0, discriminator_loss=0.0512345,
+                   discriminator_accuracy=1.0, discriminator_precision=1.0, discriminator_recall=1.0)
+SQUAD = dict(start_accuracy=1.0, end_accuracy=1.0, answerability_accuracy=1.0)
+
+
+@pytest.mark.parametrize("table, loss, means, held_out", [
+    (run_pretraining.METRICS, 12345.678, PRETRAINING,
+     {**PRETRAINING, "generator_perplexity": 123456.789, "discriminator_auc": 0.98765}),
+    (run_tf_squad.METRICS, 987.6543, SQUAD, dict(exact_match=100.0, f1=100.0)),
+    (run_tf_squad.METRICS, 987.6543, SQUAD, dict(exact=100.0, f1=100.0, null_score_diff_threshold=-12.3456,
+                                                 best_exact=100.0, best_f1=100.0, best_f1_thresh=-12.3456))])
+def test_console_lines_stay_under_120_columns_and_the_log_has_every_figure(tmp_path, capsys, monkeypatch, start_logging,
+                                                                           table, loss, means, held_out):
+    paces = iter([{"first_update_seconds": 12345.6}, {"updates_per_second": 0.3, "sequences_per_second": 123456.7},
+                  {"updates_per_second": 3.0, "sequences_per_second": 99.9}])
+    monkeypatch.setattr(report.Speed, "after", lambda *_: next(paces))
+    log = start_logging()
+    sums = {"loss": loss, "micro_batches": 1, "gradient_norm": 98765.432, "updates": 1, "tokens": 1}
+    with report.Report("title", "a run", table, lambda sums: means, lambda step: 1.23456e-05, 0, 1_000_000, 8,
+                       str(tmp_path / "m.jsonl"), str(tmp_path / "c.png"), str(tmp_path / "tb")) as drawn:
+        monkeypatch.setattr(drawn, "plot", lambda: None)
+        for step in (123_455, 123_456, 123_457):
+            drawn.training(step, sums)
+        drawn.evaluation(1_000_000, held_out)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and max(map(len, lines)) < 120, max(lines, key=len)
+    assert "step 123456/1000000  loss " in lines[1] and "123457 seq/s  33d 19h left" in lines[1]
+    assert lines[3].startswith("held out at step 1000000: ")
+    full = log().splitlines()
+    for line, metrics in zip(full[1:], (*2 * [{"loss": loss, **means, "gradient_norm": 98765.432}], held_out)):
+        assert all(metric.text.format(metrics[metric.name]) in line for metric in table if metric.name in metrics)
+
+
+class Terminal(io.StringIO):
+    """Stands in for standard error on a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("columns", [20, 21, 30, 40, 60, 80, 132, 300])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_bar_fits_the_terminal_and_shows_the_share_done(monkeypatch, columns, wrapped):
+    stream = io.StringIO() if wrapped else Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    if wrapped:  # a pipe, whose terminal the wrapper describes
+        monkeypatch.setenv("ELECTRA_PROGRESS", "1")
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setenv("LINES", "1")
+    else:
+        monkeypatch.setattr(stream, "fileno", lambda: 2, raising=False)
+        monkeypatch.setattr(report.os, "get_terminal_size", lambda _: os.terminal_size((columns, 24)))
+    bar = report.progress_bar(1_000_000, 0, "fine-tuning")
+    bar.start_t -= 3 * 86_400  # 21 days left
+    bar.set_postfix(loss="12345.678", refresh=False)
+    bar.n = 123_456
+    bar.refresh()
+    drawn = [text.rstrip() for text in stream.getvalue().split("\r")]
+    bar.close()
+    assert max(map(len, drawn)) < columns and "12%" in drawn[-1] and "hidden" not in drawn[-1]
+    assert ("511:" in drawn[-1]) == (columns > 20)  # hours left
+    assert ("loss=" in drawn[-1]) == (columns >= 60) and ("123456/1000000" in drawn[-1]) == (columns >= 80)
+
+
+@pytest.mark.parametrize("size", ["0", "", "x"])
+def test_a_terminal_without_a_size_has_80_columns(monkeypatch, size):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setenv("COLUMNS", size)
+    assert report.terminal_width() == 80
+
+
+def test_a_console_without_the_letters_shows_them_escaped(monkeypatch, start_logging):
+    """LANG=C, and names whose bytes are no UTF-8."""
+    console = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", console)
+    log = start_logging()
+    report.logging.info("model %s in %s", "日本", "caf\udce9")
+    assert console.buffer.getvalue() == b"model \\u65e5\\u672c in caf\\udce9\n"
+    assert log().endswith("model 日本 in caf\\udce9\n")
+
+
+def test_a_full_console_is_warned_about_once_and_the_log_has_all_lines(monkeypatch, capsys, start_logging):
+    log = start_logging()
+    with open(FULL, "w") as console:
+        monkeypatch.setattr(sys, "stdout", console)
+        for number in range(3):
+            report.logging.info("line %d", number)
+    assert re.fullmatch("warning: standard output .*No space left.*\n", capsys.readouterr().err)
+    assert len(log().splitlines()) == 3
+
+
+@pytest.mark.parametrize("streams", [("stdout",), ("stdout", "stderr")])
+def test_closed_and_full_streams_end_nothing(monkeypatch, start_logging, streams):
+    monkeypatch.setenv("ELECTRA_PROGRESS", "1")
+    log = start_logging()
+    for broken in (None, open(FULL, "w")):
+        for stream in streams:
+            monkeypatch.setattr(sys, stream, broken)
+        report.logging.info("a line")
+        with report.progress_bar(2, 0, "updates") as bar:
+            bar.update()
+            report.logging.info("a line")
+    assert len(log().splitlines()) == 4

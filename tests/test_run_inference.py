@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -400,6 +401,9 @@ def test_invalid_options_are_refused(folder, independent, tmp_path, refuses):
         assert "--context and --context_file" in refusal(model, *arguments)
     assert "gone.txt cannot be read (No such file" in refusal(model, f"--context_file={tmp_path / 'gone.txt'}")
     assert "cannot be read (Is a directory)" in refusal(model, f"--context_file={tmp_path}")
+    os.mkfifo(tmp_path / "fifo")
+    for endless in (tmp_path / "fifo", "/dev/zero"):
+        assert f"{endless} cannot be read (not a regular file)" in refusal(model, f"--context_file={endless}")
     assert "latin.txt is not UTF-8 (byte 3)" in refusal(model, f"--context_file={tmp_path / 'latin.txt'}")
     assert "the context is empty" in refusal(model, f"--context_file={tmp_path / 'empty.txt'}")
     assert "the context is empty" in refusal(model, "--context= ")

@@ -25,6 +25,7 @@ import command_line
 import devices
 import files
 import postprocess_pretrained_ckpt
+import preflight
 import report
 import run_pretraining
 import training
@@ -578,7 +579,7 @@ def test_auto_prefers_the_checkpoint_to_the_given_weights_and_refuses_damaged_on
     assert "at step 2." in console(config) and console(config).count("tensors of") == 1
     for index in pathlib.Path(config.checkpoint_dir).glob("*.index"):
         index.write_bytes(b"damaged")
-    with pytest.raises(UserError, match="--restore_checkpoint=auto: none of the checkpoints .* can be read"):
+    with pytest.raises(UserError, match="ckpt-3 is damaged, .* phase 1 can be read: .*without --restore_checkpoint"):
         train(config)
     empty = make_config(data, tmp_path, eval_only=True, eval_tfrecords=data["held_out"], restore_checkpoint="auto",
                         model_name="other")
@@ -618,6 +619,100 @@ def test_a_changed_batch_size_continues_at_the_same_record(data, tmp_path):
     assert record == 4 * 12 + 2 * 6
 
 
+def damage(config, pattern="*"):
+    for index in pathlib.Path(config.checkpoint_dir).glob(f"{pattern}.index"):
+        index.write_bytes(b"damaged")
+
+
+@pytest.mark.parametrize("restore", [None, "latest", "auto"])
+def test_the_ways_out_of_a_damaged_only_checkpoint_work(data, tmp_path, refuses, restore):
+    """Before, a new start said `resume it`, and resuming said `omit the option for a new run`."""
+    config = make_config(data, tmp_path, num_train_steps=2, num_warmup_steps=1)
+    with pytest.raises(Interrupted):
+        train(config, StopAfter(1))
+    damage(config)
+    said = refuses(train, dataclasses.replace(config, restore_checkpoint=restore))
+    assert "ckpt-1 is damaged" in said and "--model_name" in said and "--overwrite" in said and "resume it" not in said
+    assert ("without --restore_checkpoint" in said) == bool(restore)
+    train(dataclasses.replace(config, model_name="another"))
+    train(dataclasses.replace(config, overwrite=True))
+    assert [found.name for found in Checkpoints(config.checkpoint_dir).list()] == ["ckpt-2"]
+    # An earlier run that can be read is resumed, and --overwrite replaces it.
+    said = refuses(train, config)
+    assert "resume it with --restore_checkpoint=latest" in said and "--overwrite" in said
+    train(dataclasses.replace(config, restore_checkpoint="latest"))
+    train(dataclasses.replace(config, overwrite=True))
+
+
+def test_the_ways_out_of_a_damaged_phase_work(data, tmp_path, finished, refuses):
+    shutil.copytree(finished[0].model_dir, tmp_path / "results" / "models" / "tiny")
+    config = make_config(data, tmp_path)
+    second = phase_2(config, data)
+    damage(config, "ckpt-p2-*")
+    for restore in (None, "latest", "auto"):  # before, `latest` started phase 2 again beside the damaged checkpoint
+        said = refuses(train, dataclasses.replace(second, restore_checkpoint=restore))
+        assert "ckpt-p2-6 is damaged" in said and "move ckpt-p2-* out" in said
+    for file in pathlib.Path(config.checkpoint_dir).glob("ckpt-p2-*"):
+        file.unlink()
+    train(second)
+    assert_same_bits(tensors(finished[1], "ckpt-p2-6"), tensors(second, "ckpt-p2-6"))
+    said = refuses(train, dataclasses.replace(second, restore_checkpoint=None))
+    assert "resume it with --restore_checkpoint=latest" in said and "phase 2 again with --overwrite" in said
+    train(dataclasses.replace(second, restore_checkpoint=None, overwrite=True))
+    damage(config)
+    for file in pathlib.Path(config.checkpoint_dir).glob("ckpt-p2-*"):
+        file.unlink()
+    said = refuses(train, second)
+    assert "no checkpoint of phase 1" in said and "can be read" in said and "--overwrite" in said
+    held_out = dataclasses.replace(config, eval_only=True, eval_tfrecords=data["held_out"], restore_checkpoint="latest")
+    said = refuses(run_pretraining.evaluate_only, held_out, devices.open_device("cpu", "fp32"))
+    assert "is damaged" in said and "another checkpoint" in said and "--overwrite" not in said
+
+
+def test_phase_2_alone_in_the_folder_is_not_resumed_by_phase_1(data, tmp_path, finished, refuses):
+    shutil.copytree(finished[0].model_dir, tmp_path / "results" / "models" / "tiny")
+    config = make_config(data, tmp_path, num_train_steps=2, num_warmup_steps=1)
+    for file in pathlib.Path(config.checkpoint_dir).glob("ckpt-[0-9]*"):
+        file.unlink()
+    said = refuses(train, config)
+    assert "already holds ckpt-p2-6" in said and "resume" not in said
+    train(dataclasses.replace(config, overwrite=True))
+
+
+@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.parametrize("more", [{}, dict(restore_checkpoint="auto")], ids=["new", "auto"])
+def test_the_advice_after_a_loss_that_is_not_finite_works(data, tmp_path, monkeypatch, saved, more):
+    model, bad = run_pretraining.modeling.PretrainingModel, True
+    loss_of = model.loss
+    first = tf.Variable(3 if saved else 0)  # micro-batches
+
+    def loss(self, features, seeds):  # not finite at the second update, or at the first
+        value, sums = loss_of(self, features, seeds)
+        return tf.where(first.assign_sub(1) < 0 if bad else False, np.nan, value), sums
+
+    monkeypatch.setattr(model, "loss", loss)
+    config = make_config(data, tmp_path, num_train_steps=4, num_warmup_steps=1, **more)
+    with pytest.raises(RunFailed, match=f"not finite at update {2 if saved else 1} ") as failed:
+        train(config)
+    said = str(failed.value)
+    assert ("no checkpoint is saved yet: run the same command" in said) == (not saved)
+    bad = False
+    if saved:
+        assert ("resume with the same command" if more else "resume with --restore_checkpoint=latest") in said
+        config = dataclasses.replace(config, restore_checkpoint=config.restore_checkpoint or "latest")
+    train(dataclasses.replace(config, learning_rate=1e-4))
+    assert Checkpoints(config.checkpoint_dir).newest(1).step == 4
+
+
+def test_resuming_names_the_options_to_leave_out(data, tmp_path, refuses):
+    config = make_config(data, tmp_path, overwrite=True)
+    assert "latest in place of --overwrite" in preflight.to_resume(config)
+    refuses(dataclasses.replace, config, restore_checkpoint="latest")
+    config = make_config(data, tmp_path, load_weights=True, weights_dir="w")
+    assert "latest in place of --load_weights and --weights_dir" in preflight.to_resume(config)
+    refuses(dataclasses.replace, config, restore_checkpoint="latest")
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(data, tmp_path):
     config = make_config(data, tmp_path, optimizer="adamw", learning_rate=1e30, save_checkpoints_steps=1)
     with pytest.raises(RunFailed, match=r"not finite at update \d+ .*seed.*not applied; the last checkpoint is "):
@@ -649,7 +744,7 @@ def test_load_weights_takes_model_folders(data, tmp_path, finished, kinds):
         same = np.array_equal(before[name][:size], after[name][:size])
         assert same != ("generator" in name and len(kinds) == 1), name
     assert f"tensors of {config.weights_dir.replace(' ', '')} loaded." in console(config)
-    assert ("newly initialised: generator/" in console(config)) == (len(kinds) == 1)
+    assert ("newly initialised: the generator's" in console(config)) == (len(kinds) == 1)
 
 
 def test_load_weights_refuses_what_does_not_fit(data, tmp_path, finished):

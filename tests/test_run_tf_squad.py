@@ -22,7 +22,7 @@ import report
 import run_tf_squad
 import training
 import weights
-from checkpoints import Checkpoints
+from checkpoints import Checkpoints, read_state
 from configuration import Interrupted, RunFailed, SquadConfig, UserError
 from tokenization import ElectraTokenizer
 
@@ -139,9 +139,28 @@ def test_version_2_has_null_odds_and_both_thresholds(data, tmp_path, joint_head)
         assert all(0 <= entry["answerability_accuracy"] <= 1 for entry in train_entries)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
-    with pytest.raises(RunFailed, match="not finite at update"):
-        run(make_config(data, tmp_path / "out", learning_rate=1e30, warmup_proportion=0.0))
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_loss_that_is_not_finite_stops_the_run_and_its_advice_works(data, tmp_path, monkeypatch, saved):
+    config = make_config(data, tmp_path / "out", do_predict=False, do_eval=False, max_steps=4, learning_rate=None)
+    model, loss_of, bad = run_tf_squad.modeling.QuestionAnswering, run_tf_squad.modeling.QuestionAnswering.loss, True
+    first = tf.Variable(1 if saved else 0)
+
+    def loss(self, features, seeds):  # not finite at the second update, or at the first
+        value, sums = loss_of(self, features, seeds)
+        return tf.where(first.assign_sub(1) < 0 if bad else False, np.nan, value), sums
+
+    monkeypatch.setattr(model, "loss", loss)
+    with pytest.raises(RunFailed, match=rf"not finite at update {2 if saved else 1} ") as failed:
+        run(config)
+    said = str(failed.value)
+    assert ("ckpt-1" in said and "--overwrite" in said) == saved != ("no checkpoint is saved yet" in said)
+    assert "lower --learning_rate than 0.0001" in said and "--skip_bad_updates=1" in said
+    bad = False
+    skipping = dataclasses.replace(config, skip_bad_updates=1, output_dir=str(tmp_path / "skipping"))
+    if saved:
+        shutil.copytree(config.output_dir, skipping.output_dir)
+    assert run(skipping)["train_steps"] == 4
+    assert run(dataclasses.replace(config, learning_rate=1e-5, overwrite=saved))["train_steps"] == 4
 
 
 def test_a_stop_within_an_update_and_saving_by_the_clock_change_no_bit(data, tmp_path):
@@ -259,12 +278,16 @@ def test_bad_input_is_refused_before_training(data, tmp_path, finished, refuses)
     config = make_config(data, tmp_path / "out")
     replace = dataclasses.replace
     assert "does not exist" in refuses(run, replace(config, data_dir=str(tmp_path)))
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path, tmp_path / "fifo", "/dev/zero"):
+        text = refuses(run, replace(config, train_file=str(path)))
+        assert str(path) in text and "--train_file" in text and "cannot be read" in text
     (tmp_path / "train-v1.1.json").write_text("{")
     assert "train-v1.1.json" in refuses(run, replace(config, train_file=str(tmp_path / "train-v1.1.json")))
     assert "2.0" in refuses(run, replace(config, version_2_with_negative=True,
                                          train_file=str(data / "train-v1.1.json")))
     assert "version_2_with_negative" in refuses(run, replace(config, train_file=str(data / "train-v2.0.json")))
-    assert "doc_stride" in refuses(run, replace(config, doc_stride=47))
+    assert "doc_stride" in refuses(run, replace(config, doc_stride=45))  # skips tokens where a question has any
     assert "positions" in refuses(run, replace(config, max_seq_length=65))
     assert "does not exist" in refuses(run, replace(config, eval_script="nowhere.py"))
     assert "does not exist" in refuses(run, replace(config, init_checkpoint="nowhere/at/all"))
@@ -288,9 +311,97 @@ def test_the_checkpoints_of_another_fine_tuning_are_refused_or_deleted(data, tmp
     run(config)
     changed = dataclasses.replace(config, learning_rate=5e-4)
     said = refuses(run, changed)
-    assert "--learning_rate=0.001" in said and "--overwrite" in said
+    assert "resume it with --learning_rate=0.001," in said and "--overwrite" in said
     assert "--seed=5" in refuses(run, dataclasses.replace(config, seed=6))
     assert run(dataclasses.replace(changed, overwrite=True))["train_steps"] == 8
+
+
+def log(config):
+    return pathlib.Path(config.output_dir, "logfile.txt").read_text()
+
+
+def test_the_learning_rate_follows_the_global_batch_and_resuming_keeps_it(data, tmp_path, refuses, monkeypatch):
+    common = dict(do_predict=False, do_eval=False, learning_rate=None, max_steps=3, gradient_accumulation_steps=8)
+    config = make_config(data, tmp_path / "out", **common)
+    with pytest.raises(Interrupted):
+        run(config, StopAfter(1))
+    assert "learning rate 0.0002, for a global batch of 32 examples; --learning_rate is not given." in log(config)
+    # More workers have another rate by the table: a run that is resumed keeps its own.
+    with monkeypatch.context() as patch:
+        patch.setattr(SquadConfig, "global_batch", lambda self, world_size: 128)
+        run(config)
+    assert "learning rate 0.0002, as in the checkpoint." in log(config)
+    assert results(config)["learning_rate"] == 2e-4
+    assert run(dataclasses.replace(config, learning_rate=2e-4))["train_steps"] == 3  # the same, now given
+    said = refuses(run, dataclasses.replace(config, learning_rate=4e-4))
+    assert "resume it with --learning_rate=0.0002, " in said
+    given = make_config(data, tmp_path / "given", **{**common, "learning_rate": 4e-4})
+    run(given)
+    assert "learning rate 0.0004, as given." in log(given) and "warning" not in log(given)
+    assert "--learning_rate=0.0004" in refuses(run, dataclasses.replace(given, learning_rate=None))
+
+
+def test_the_lengths_fit_a_shorter_window_and_older_checkpoints_resume(data, tmp_path, refuses):
+    """Before, the defaults were recorded as numbers, whatever the window was."""
+    config = make_config(data, tmp_path / "out", do_predict=False, do_eval=False, doc_stride=None,
+                         max_query_length=None, max_steps=2)
+    run(config)
+    assert "windows of 48 tokens, one every 23 (doc_stride); questions of up to 12." in log(config)
+    assert run(dataclasses.replace(config, doc_stride=23, max_query_length=12))["train_steps"] == 2
+    assert "resume it with --doc_stride=23" in refuses(run, dataclasses.replace(config, doc_stride=22))
+    old = make_config(data, tmp_path / "old", do_predict=False, do_eval=False, doc_stride=20, max_steps=2)
+    run(old)
+    checkpoints = Checkpoints(old.checkpoint_dir)
+    prefix = checkpoints.newest(1).prefix
+    state = {key: value for key, value in read_state(prefix).items() if key not in ("not_given", "phase", "step")}
+    model = weights.open_checkpoint(prefix).model()
+    for file in os.listdir(old.checkpoint_dir):
+        os.remove(os.path.join(old.checkpoint_dir, file))
+    checkpoints.save(1, 2, model, tf.Module(), state)
+    found = run_tf_squad.find_own_run(dataclasses.replace(old, learning_rate=None, doc_stride=None), checkpoints,
+                                      state["identity"])
+    assert found["step"] == 2
+    refuses(run_tf_squad.find_own_run, dataclasses.replace(old, learning_rate=5e-4), checkpoints, state["identity"])
+
+
+def test_several_evaluations_trace_each_length_once(data, tmp_path, monkeypatch):
+    """Before, TensorFlow warned of retracing at the fifth evaluation."""
+    lines = []
+    monkeypatch.setattr(tf.get_logger(), "handle", lambda record: lines.append(record.getMessage()))
+    traced = []
+    answers = run_tf_squad.modeling.QuestionAnswering.answers
+    monkeypatch.setattr(run_tf_squad.modeling.QuestionAnswering, "answers",
+                        lambda self, features: traced.append(features["input_ids"].shape) or answers(self, features))
+    config = make_config(data, tmp_path / "out", evaluate_during_training=True, num_train_epochs=6.0, log_freq=100,
+                         predict_batch_size=2, length_buckets="24,32,40")
+    run(config)
+    assert len(report.read_metrics_log(os.path.join(config.output_dir, "logs", "squad.jsonl"))) > 5
+    assert not [line for line in lines if "retracing" in line]
+    assert len(traced) == len(set(map(str, traced))) > 2
+
+
+def test_check_only_finds_what_a_run_would_and_writes_nothing(data, tmp_path, finished, refuses):
+    check, config = run_tf_squad.check_only, make_config(data, tmp_path / "out", check_only=True)
+    replace = dataclasses.replace
+    check(config)
+    check(replace(config, do_train=False, init_checkpoint=finished[0].checkpoint_dir))
+    check(replace(finished[0], check_only=True))
+    assert not os.path.exists(config.output_dir)
+    (tmp_path / "broken.json").write_text("{")
+    for changes, words in (
+            (dict(predict_file=str(tmp_path / "broken.json")), ["broken.json"]),
+            (dict(train_file=str(tmp_path / "gone.json")), ["gone.json", "--data_dir"]),
+            (dict(doc_stride=45), ["--doc_stride=45"]),
+            (dict(max_seq_length=65), ["--max_seq_length=65", "64"]),
+            (dict(init_checkpoint=str(tmp_path / "nowhere")), ["nowhere"]),
+            (dict(do_train=False), ["question-answering head"]),
+            (dict(vocab_file=str(tmp_path / "none.txt")), ["none.txt"]),
+            (dict(output_dir=finished[0].output_dir, learning_rate=7e-4), ["resume it with --learning_rate=0.001"])):
+        said = refuses(check, replace(config, **changes))
+        assert all(word in said for word in words), said
+    assert not os.path.exists(config.output_dir)
+    run_tf_squad.main(command(config)[1:])
+    assert not os.path.exists(config.output_dir)
 
 
 @pytest.mark.parametrize("changes, problem", [
@@ -299,6 +410,7 @@ def test_the_checkpoints_of_another_fine_tuning_are_refused_or_deleted(data, tmp
     (dict(output_dir=None), "--output_dir is missing"),
     (dict(length_buckets="128,x"), "--length_buckets=128,x"),
     (dict(train_batch_size=0), "--train_batch_size=0 is too small"),
+    (dict(doc_stride=46), "--doc_stride=46 skips tokens: .* --max_seq_length=48 .* 45 "),
 ])
 def test_settings_that_make_no_sense_are_refused(data, tmp_path, changes, problem):
     with pytest.raises(UserError, match=problem):

@@ -266,6 +266,9 @@ def test_phase_2_is_not_started_after_a_phase_1_that_ends_badly(training, status
     assert result.returncode == status
     assert training.phases() == [1]
     assert ("phase 2 was not started" in result.stderr) == (status != 2)  # the program has said why, and that is all
+    assert "--resume_training=true" not in result.stderr  # nothing was saved
+    saved = "mkdir -p results/models/base/checkpoints; touch results/models/base/checkpoints/ckpt-1.index"
+    result = training.call(FAKE_PHASE1=f"{saved}; exit {status}")
     assert ("--resume_training=true" in result.stderr) == (status == 75)
 
 
@@ -496,3 +499,61 @@ def test_data_of_two_vocabularies_and_empty_parts_are_refused(training):
         (training.folder / name / "vocab.txt").write_text(name)
     assert_refused(training.call("--data_dir_p1=one", "--data_dir_p2=two"), "--data_dir_p1", "--data_dir_p2")
     assert_refused(training.call("--data_dir_p1=one", "--data_dir_p2=one,"), "--data_dir_p2=one,")
+
+
+@pytest.mark.parametrize("streams, status", [("2>&-", 2), (">&-", 2), ("<&-", 2), ("<&- >&- 2>&-", 2)])
+def test_closed_streams_change_nothing(clone, streams, status):
+    done = subprocess.run(["bash", "-c", f"bash scripts/electra.sh --typo {streams}"], cwd=clone.folder, text=True,
+                          capture_output=True, env=clone.environment)
+    assert done.returncode == status and done.stdout == ""
+    assert "--typo" in done.stderr if "2>" not in streams else done.stderr == ""
+
+
+def test_a_full_disk_behind_the_output_is_said_in_one_sentence(clone):
+    for words in ("--help", "--dry_run"):
+        done = subprocess.run(["bash", "-c", f"bash scripts/electra.sh {words} >/dev/full"], cwd=clone.folder,
+                              text=True, capture_output=True, env=clone.environment)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_link_to_a_wrapper_works_from_elsewhere(clone, tmp_path):
+    os.symlink(clone.folder / "scripts" / "electra.sh", tmp_path / "pretrain")
+    done = subprocess.run(["bash", str(tmp_path / "pretrain"), "--train_step_p1=3"], cwd=tmp_path, text=True,
+                          capture_output=True, env=clone.environment)
+    assert done.returncode == 2 and "--train_steps_p1" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words, environment, named", [
+    (["--model_name=../x"], {}, "--model_name"), (["--model_name=."], {}, "--model_name"),
+    (["--results_dir=scripts/test.sh"], {}, "--results_dir"), (["--results_dir=" + "x" * 300], {}, "--results_dir"),
+    (["--job_name=" + "x" * 300], {}, "--job_name"), ([], {"TMPDIR": "/nowhere"}, "TMPDIR"),
+    ([], {"PYTHON": "/bin/true"}, "PYTHON=/bin/true")])
+def test_a_place_that_cannot_be_used_is_refused_and_nothing_is_written(clone, words, environment, named):
+    before = sorted(clone.folder.rglob("*"))
+    assert_refused(clone.call(*words, "--data_dir_p1=/", "--data_dir_p2=/", **environment), named)
+    assert [path for path in sorted(clone.folder.rglob("*")) if "__pycache__" not in str(path)] == [
+        path for path in before if "__pycache__" not in str(path)]
+
+
+def test_an_empty_value_keeps_the_default(clone):
+    words = ["--results_dir=", "--model_name=", "--out_dir="]
+    assert clone.call("--dry_run", *words[:2]).stdout == clone.call("--dry_run").stdout
+    squad = [clone.call("--dry_run", *more, wrapper="electra_squad.sh").stdout for more in ([], words[2:])]
+    assert squad[0] == squad[1]
+
+
+def test_a_signal_before_anything_has_begun_ends_with_75(training, tmp_path):
+    python = write_executable(tmp_path / "python", STAND_IN.replace("[[", """[[ $1 != */scripts/recipe.py ]] ||
+kill -TERM "$(cut -d' ' -f5 /proc/$$/stat)"  # the leader of the process group: the wrapper
+[[""", 1))
+    process = training.start("--phase=1", "--data_dir_p1=/", PYTHON=python)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 75 and "same command" in errors
+    assert training.phases() == [] and not (training.folder / "results").exists()
+
+
+def test_help_of_the_scripts_without_options_builds_nothing(clone):
+    for script in ("test.sh", "make_venv.sh"):
+        done = clone.call("--help", wrapper=script)
+        assert done.returncode == 0 and f"bash scripts/{script}" in done.stdout
+    assert not (clone.folder / ".venv").exists()

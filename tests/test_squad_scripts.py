@@ -28,6 +28,7 @@ from support import (
     assert_refused,
     commands,
     make_folder,
+    save_checkpoints,
     squad_file,
     wait_for,
     write_executable,
@@ -39,14 +40,14 @@ import modeling
 import run_tf_squad
 from checkpoints import Checkpoints
 from configuration import PretrainingConfig, SquadConfig
-from scripts import sweep_squad
+from scripts import recipe, sweep_squad
 from tokenization import ElectraTokenizer
 
 SQUAD, SWEEP = "electra_squad.sh", "finetune_ckpts_on_squad.sh"
 
 # The order and defaults of Habana's electra_squad.sh, which people have in their fingers.
 POSITIONS = """device=cpu precision=fp32 electra_model=google/electra-base-discriminator epochs=2 batch_size=16
-infer_batch_size=128 learning_rate=4e-4 num_workers=0 seed=RANDOM squad_version=1.1 squad_dir=squad_dir out_dir=results/
+infer_batch_size=128 learning_rate= num_workers=0 seed=RANDOM squad_version=1.1 squad_dir=squad_dir out_dir=results/
 init_checkpoint=None mode=train_eval env=interactive cache_dir=squad_dir max_steps=-1 train_iter_per_epoch=-1""".split()
 
 # Stands in for the interpreter: checks and locks (-c) succeed, sample data and exports are made as empty folders, and a
@@ -128,8 +129,11 @@ def test_help_lists_the_positions_with_their_order_and_defaults(clone):
     assert printed == [(str(number), option) for number, option in enumerate(POSITIONS, 1)]
     sweep = clone.call("--help", wrapper=SWEEP).stdout
     assert max(map(len, (result.stdout + sweep).splitlines())) <= 120
-    assert re.findall(r"^ +--(\w+)=", sweep, flags=re.MULTILINE)[:6] == ["checkpoints", "seeds", "device", "out_dir",
-                                                                         "keep_checkpoint_max", "dry_run"]
+    listed = re.findall(r"^ +--(\w+)=", sweep, flags=re.MULTILINE)
+    assert listed[:6] == ["checkpoints", "seeds", "device", "out_dir", "keep_checkpoint_max", "dry_run"]
+    for entry in recipe.squad_table().options:  # of electra_squad.sh: passed on, or set by the sweep and named so
+        assert (entry.name in listed[6:]) != (entry.name in recipe.SET_BY_SWEEP)
+    assert " ".join(", ".join(recipe.SET_BY_SWEEP[:-1]).split()) in " ".join(sweep.split())
     assert not re.search(r"^ +\d+  --", sweep, flags=re.MULTILINE)
 
 
@@ -168,8 +172,8 @@ def test_defaults_are_those_of_the_recipe(clone, squad_dir):
     assert command_line.parse(SquadConfig, command[1:], "") == SquadConfig(
         device="cpu", precision="fp32", electra_model="google/electra-base-discriminator", data_dir=str(squad_dir),
         output_dir="results/", num_train_epochs=2.0, train_batch_size=16, predict_batch_size=128, max_steps=-1,
-        learning_rate=4e-4, train_iter_per_epoch=-1, gradient_accumulation_steps=1, warmup_proportion=0.05,
-        weight_decay_rate=0.01, layerwise_lr_decay=0.8, max_seq_length=384, doc_stride=128,
+        learning_rate=None, train_iter_per_epoch=-1, gradient_accumulation_steps=1, warmup_proportion=0.05,
+        weight_decay_rate=0.01, layerwise_lr_decay=0.8, max_seq_length=384, doc_stride=None,
         length_buckets="128,192,256,384", beam_size=None, joint_head=True, null_score_diff_threshold=0.0, log_freq=10,
         xla="auto", cache_dir=str(squad_dir), do_train=True, do_predict=True, do_eval=True)
 
@@ -188,7 +192,8 @@ def test_options_that_change_only_what_was_asked(clone):
     assert changes("--seed=5") == ([], ["--seed=5"])
     assert changes("--squad_version=2.0") == ([], ["--version_2_with_negative"])
     assert changes("--joint_head=false") == ([], ["--joint_head=false"])
-    assert changes("--learning_rate=4e-4", "--joint_head") == ([], [])  # what the program has by itself is left out
+    assert changes("--epochs=2", "--joint_head") == ([], [])  # what the program has by itself is left out
+    assert changes("--learning_rate=4e-4") == ([], ["--learning_rate=4e-4"])  # by default it follows the global batch
     assert changes("--answerability_from_gold", "--evaluate_during_training", "--skip_checkpoint", "--overwrite") == (
         [], ["--answerability_from_gold", "--evaluate_during_training", "--overwrite", "--skip_checkpoint"])
     assert changes("--null_score_diff_threshold", "-3.5") == ([], ["--null_score_diff_threshold=-3.5"])
@@ -224,21 +229,20 @@ def test_a_missing_device_is_refused_with_the_way_out(fake):
             assert_refused(fake.call(device), name, "bash scripts/electra_squad.sh cpu")
 
 
-@pytest.mark.parametrize("arguments, noted", [
-    ([], True),
-    (["--gradient_accumulation_steps=7"], True),
-    (["--gradient_accumulation_steps=8"], False),
-    (["--batch_size=128"], False),
-    (["--learning_rate=1e-4"], False),
-    (["--mode=train"], True),
-    (["--mode=eval"], False),
-    (["--mode=prediction"], False),
+@pytest.mark.parametrize("arguments, given, used", [
+    ([], None, 1e-4),
+    (["--gradient_accumulation_steps=8"], None, 4e-4),
+    (["--num_workers=2"], None, 2e-4),
+    (["--learning_rate=4e-4"], 4e-4, 4e-4),
+    ("cpu fp32 google/electra-base-discriminator 2 16 128 4e-4".split(), 4e-4, 4e-4),
 ])
-def test_the_learning_rate_is_noted_for_a_smaller_global_batch_alone(clone, squad_dir, arguments, noted):
+def test_a_learning_rate_that_is_given_is_passed_and_else_follows_the_global_batch(clone, squad_dir, arguments, given,
+                                                                                   used):
     result = clone.call(f"--squad_dir={squad_dir}", "--dry_run", *arguments)
-    assert result.returncode == 0
-    assert ("learning_rate=4e-4 belongs to a global batch of 128" in result.stdout) == noted
-    assert len(result.stdout.splitlines()) == 1 + noted
+    command = fine_tuning(result)
+    config = command_line.parse(SquadConfig, command[command.index("run_tf_squad.py"):], "")
+    assert config.learning_rate == given and config.fitted(max(1, config.num_workers)).learning_rate == used
+    assert len(result.stdout.splitlines()) == 1  # nothing but the command
 
 
 # --- electra_squad.sh: data and paths ---
@@ -440,15 +444,8 @@ def test_mistakes_are_met_before_the_sweep_begins(fake, arguments, words):
     assert fake.recorded() == []
 
 
-def empty_checkpoints(folder, steps, device="cpu"):
-    """Checkpoints that hold a state and nothing else."""
-    for phase, step in steps:
-        Checkpoints(str(folder), keep=99).save(phase, step, tf.Module(), tf.Module(), {"device": device})
-    return folder
-
-
 def test_a_signal_stops_the_sweep_and_the_same_call_finishes_the_table(fake, squad_dir, tmp_path):
-    checkpoints = empty_checkpoints(tmp_path / "run" / "checkpoints", [(1, 2), (1, 10), (2, 1)])
+    checkpoints = save_checkpoints(tmp_path / "run" / "checkpoints", (1, 2), (1, 10), (2, 1))
     names = ["ckpt-2", "ckpt-10", "ckpt-p2-1"]
     arguments = [f"--checkpoints={checkpoints}", f"--squad_dir={squad_dir}", "--out_dir=out"]
     table = fake.folder / "out" / "sweep.txt"
@@ -522,17 +519,21 @@ def test_a_fine_tuning_writes_its_log_predictions_and_results(clone, tiny):
 
 
 def test_a_sweep_fine_tunes_every_checkpoint_in_its_order(clone, tiny, tmp_path, capfd, monkeypatch):
-    damaged = empty_checkpoints(tmp_path / "broken" / "checkpoints", [(1, 5)])
-    (damaged / "ckpt-5.index").write_bytes(b"no checkpoint")
     out = tmp_path / "sweep"
-    result = clone.call("--squad_dir=squad", f"--out_dir={out}", *SHORT, wrapper=SWEEP, cwd=tiny,
-                        PYTHON=sys.executable, checkpoints=f"{damaged} tiny/checkpoints")
-    assert result.returncode == 1, result.stderr  # for the damaged one; the others were done
-    assert re.findall(r"^\[\d/3\] .*", result.stdout, flags=re.MULTILINE) == [
-        "[1/3] broken ckpt-5, seed 1", "[2/3] tiny ckpt-9, seed 1", "[3/3] tiny ckpt-p2-3, seed 1"]
-    assert "ckpt-5 cannot be read" in result.stderr
-    assert "failed: broken ckpt-5 (seed 1, status 2); the sweep continues." in result.stderr
-    assert result.stderr.splitlines()[-1].startswith("sweep_squad.py: 1 of 3 fine-tunings failed")
+    call = ["--squad_dir=squad", f"--out_dir={out}", *SHORT]
+
+    def sweep(*more):
+        return clone.call(*call, *more, wrapper=SWEEP, cwd=tiny, PYTHON=sys.executable, checkpoints="tiny/checkpoints")
+
+    for more in (["--doc_stride=45"], ["--doc_stride=45", "--dry_run"]):  # too long where there is a question
+        result = sweep(*more)
+        assert result.returncode == 2
+        assert re.fullmatch("sweep_squad.py: --doc_stride=45 skips tokens.*\n", result.stderr)
+    assert not out.exists()
+    result = sweep()
+    assert result.returncode == 0, result.stderr
+    assert re.findall(r"^\[\d/2\] .*", result.stdout, flags=re.MULTILINE) == [
+        "[1/2] tiny ckpt-9, seed 1", "[2/2] tiny ckpt-p2-3, seed 1"]
     with open(out / "sweep.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["run"], row["checkpoint"], row["phase"], row["step"]) for row in rows] == [
@@ -548,9 +549,9 @@ def test_a_sweep_fine_tunes_every_checkpoint_in_its_order(clone, tiny, tmp_path,
     assert table in result.stdout
     assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
-    # Started again, here without the damaged one and with an interpreter that would fail.
+    # Started again, here with an interpreter that would fail.
     command = next(shlex.split(line)[2:] for line in result.stdout.splitlines() if line.startswith("running: "))
-    again = [word.replace(f"{damaged},", "") for word in command[1:]]
+    again = command[1:]
     monkeypatch.setattr(sys, "executable", "/bin/false")
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

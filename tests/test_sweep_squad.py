@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import json
 import os
 import pathlib
 import re
@@ -17,11 +18,11 @@ import sys
 
 import pytest
 import tensorflow as tf
-from support import GAUDI_FILES, STAND_IN, write_executable
+from support import GAUDI_FILES, STAND_IN, save_checkpoints, write_executable
 
 import command_line
 import files
-from checkpoints import Checkpoints, remove_checkpoint
+from checkpoints import remove_checkpoint
 from configuration import Interrupted, RunFailed, SquadConfig, UserError
 from scripts import sweep_squad
 from scripts.sweep_squad import SweepConfig
@@ -49,18 +50,9 @@ esac
 """
 
 
-def save_checkpoints(folder, *places, model=None, **state):
-    """Checkpoints at (phase, step) that hold a state and, where given, a model."""
-    for phase, step in places:
-        Checkpoints(str(folder), keep=99).save(phase, step, model or tf.Module(), tf.Module(),
-                                                        {"device": "cpu", **state})
-    return str(folder)
-
-
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
     """Runs a sweep of three checkpoints of `run`, or of those named. Plots are empty files, which saves time."""
-    monkeypatch.setattr("matplotlib.figure.Figure.tight_layout", lambda self: None)
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, path, **_: pathlib.Path(path).touch())
     calls = tmp_path / "calls.txt"
     monkeypatch.setattr(sys, "executable", write_executable(tmp_path / "python", FAKE_PYTHON))
@@ -144,10 +136,33 @@ def test_folders_and_seeds_that_make_no_plan_are_refused(tmp_path, refuses):
     names = [[job.name for job in sweep_squad.plan(SweepConfig(str(tmp_path / name)))] for name in (
         "three", "three/checkpoints", "three/checkpoints/ckpt-2", "three/checkpoints/ckpt-1.index")]
     assert names == [["ckpt-1", "ckpt-2"], ["ckpt-1", "ckpt-2"], ["ckpt-2"], ["ckpt-1"]]
-    assert str(tmp_path) in refuses(sweep_squad.plan, SweepConfig(str(tmp_path)))
-    assert "nowhere" in refuses(sweep_squad.plan, SweepConfig("nowhere"))
+    assert f"{tmp_path} contains no checkpoints" in refuses(sweep_squad.plan, SweepConfig(str(tmp_path)))
+    for name, words in (("nowhere", "does not exist"), ("no*where", "does not exist"), ("a/run", "vocab.txt is not"),
+                        ("three/checkpoints/ckpt-9", "ckpt-9 does not exist")):
+        name = str(tmp_path / name) + ("/vocab.txt" if name == "a/run" else "")
+        assert words in refuses(sweep_squad.plan, SweepConfig(name))
     for seeds in ("1,x", "", "1,,2", "-1", "1.5"):
         assert f"--seeds={seeds} " in refuses(SweepConfig, one, seeds)
+
+
+def test_names_with_blanks_commas_and_globs_are_found(tmp_path, monkeypatch):
+    for number, folder in enumerate(("a b", "c,d", "e")):
+        save_checkpoints(tmp_path / "my runs" / folder / "checkpoints", (1, 10 + number), (1, 2), (2, 3))
+
+    def found(text):
+        return [f"{job.run}/{job.name}" for job in sweep_squad.plan(SweepConfig(text))]
+
+    monkeypatch.chdir(tmp_path / "my runs")
+    assert found("a b") == ["a b/ckpt-2", "a b/ckpt-10", "a b/ckpt-p2-3"]
+    assert found(f"{tmp_path}/my runs/a b/checkpoints , e") == [*found("a b"), *found("e")]
+    assert found("c,d") == ["c,d/ckpt-2", "c,d/ckpt-11", "c,d/ckpt-p2-3"]
+    assert found("e/checkpoints/ckpt-2 e/checkpoints/ckpt-12.index") == ["e/ckpt-2", "e/ckpt-12"]
+    assert found("*/checkpoints") == found("*") == [*found("a b"), *found("c,d"), *found("e")]
+    assert found("a b/checkpoints/ckpt-*") == found("a b")
+    assert found("e/checkpoints/ckpt-p2-*") == ["e/ckpt-p2-3"]
+    assert found("e,e/checkpoints/ckpt-2,e/checkpoints") == found("e")  # each once
+    monkeypatch.chdir("e/checkpoints")
+    assert found("ckpt-2") == ["e/ckpt-2"]
 
 
 # --- The sweep ---
@@ -218,6 +233,16 @@ def test_an_export_of_another_content_is_refused_although_nothing_is_finished(sw
     assert "run-ckpt-p2-1 was made from another" in refuses(sweep)
     (sweep.out / "run-ckpt-2" / "checkpoint.json").unlink()
     assert "run-ckpt-2 was made from another" in refuses(sweep)  # nobody knows of which
+
+
+@pytest.mark.parametrize("name", ["run-ckpt-2/checkpoint.json", "run-ckpt-2/seed-1/sweep.json"])
+def test_a_damaged_record_is_refused_by_its_name_with_a_way_out(name, sweep, refuses):
+    sweep()
+    good = json.loads((sweep.out / name).read_text())
+    for content in ("", "[" * 100_000, "[]", "{}", *(json.dumps({**good, key: value}) for key, value in (
+            ("checkpoint", 7), ("fingerprint" if "checkpoint.json" in name else "F1", None)))):
+        (sweep.out / name).write_text(content)
+        assert str(sweep.out / name) in refuses(sweep)
 
 
 def test_a_result_stays_where_pre_training_has_deleted_the_checkpoint(sweep, capfd):
@@ -348,12 +373,11 @@ def test_other_options_on_a_finished_sweep_are_refused(sweep, refuses):
     assert len(sweep.fine_tunings()) == 3
 
 
-def test_the_device_is_that_of_the_checkpoint_unless_named(sweep, tmp_path, capfd):
+def test_the_device_is_that_of_the_checkpoint_unless_named(sweep, tmp_path, refuses):
     checkpoints = save_checkpoints(tmp_path / "card" / "checkpoints", (1, 7), device="hpu")
     if not any(map(glob.glob, GAUDI_FILES)):
-        with pytest.raises(UserError, match="of card ckpt-7 was rejected"):
-            sweep(checkpoints=checkpoints)
-        assert "no Gaudi card is visible" in capfd.readouterr().err
+        assert "no Gaudi card is visible" in refuses(sweep, checkpoints=checkpoints)
+        assert sweep.exports() == []
     sweep("--device=cpu", checkpoints=checkpoints)
     assert squad_config(sweep.fine_tunings()[-1]).device == "cpu"
 
@@ -412,27 +436,62 @@ def test_a_refused_fine_tuning_ends_the_sweep_unless_one_has_come_to_its_end(swe
 
 def test_a_folder_that_cannot_be_made_is_refused(sweep, tmp_path, refuses):
     (tmp_path / "file").write_text("")
-    assert "file/out cannot be written (Not a directory)" in refuses(sweep, f"--out_dir={tmp_path / 'file' / 'out'}")
+    assert "file/out cannot be written, because" in refuses(sweep, f"--out_dir={tmp_path / 'file' / 'out'}")
 
 
-@pytest.mark.parametrize("exported_before", [False, True])
-def test_a_damaged_checkpoint_does_not_end_the_sweep(sweep, capfd, exported_before):
+@pytest.mark.parametrize("way_out", ["move", "name the others"])
+def test_a_damaged_checkpoint_is_named_before_the_first_fine_tuning_and_can_be_left_out(sweep, refuses, way_out):
     save_checkpoints(sweep.checkpoints, (1, 2), (1, 10), (2, 1))
     (sweep.checkpoints / "ckpt-10.index").write_bytes(b"no checkpoint")
-    if exported_before:
-        (sweep.out / "run-ckpt-10" / "exported" / "discriminator").mkdir(parents=True)
-    with pytest.raises(RunFailed, match=r"1 of 3 .* run ckpt-10 \(seed 1, status 2\)"):
+    said = refuses(sweep)
+    assert f"{sweep.checkpoints}/ckpt-10 cannot be read" in said and way_out in said
+    assert sweep.exports() == sweep.fine_tunings() == []
+    if way_out == "move":
+        (sweep.checkpoints / "damaged").mkdir()
+        for file in sweep.checkpoints.glob("ckpt-10.*"):
+            file.rename(sweep.checkpoints / "damaged" / file.name)
         sweep()
-    assert "ckpt-10 cannot be read" in capfd.readouterr().err
+    else:
+        sweep(checkpoints=f"{sweep.checkpoints}/ckpt-2,{sweep.checkpoints}/ckpt-p2-1")
     assert [row["checkpoint"] for row in rows(sweep)] == ["ckpt-2", "ckpt-p2-1"]
 
 
-def test_checkpoints_of_a_fine_tuning_are_not_swept(sweep, tmp_path, capfd):
-    checkpoints = save_checkpoints(tmp_path / "tuned" / "checkpoints", (1, 7), task="squad")
-    with pytest.raises(RunFailed):
-        sweep(checkpoints=checkpoints, KINDS="question_answering")
-    assert "is fine-tuned already" in capfd.readouterr().err
+def test_what_cannot_be_fine_tuned_is_refused_before_anything_is_run(sweep, tmp_path, refuses):
+    tuned = save_checkpoints(tmp_path / "tuned" / "checkpoints", (1, 7), task="squad")
+    assert "is a SQuAD fine-tuning" in refuses(sweep, checkpoints=tuned)
+    lost = save_checkpoints(tmp_path / "lost" / "checkpoints", (1, 7))
+    vocabulary = (tmp_path / "lost" / "vocab.txt").rename(tmp_path / "vocab.txt")
+    said = refuses(sweep, checkpoints=lost)
+    assert "vocab.txt" in said and "--vocab_file" in said
+    other = save_checkpoints(tmp_path / "other" / "checkpoints", (1, 7), tokenizer_fingerprint="x")
+    assert "another vocabulary" in refuses(sweep, checkpoints=other)
     assert sweep.exports() == sweep.fine_tunings() == []
+    sweep(checkpoints=lost, arguments=[f"--vocab_file={vocabulary}"])  # the way out
+    assert value(sweep.exports()[0], "vocab_file") == str(vocabulary)
+
+
+def test_data_and_lengths_are_checked_once_for_all_checkpoints(sweep, tmp_path, refuses, monkeypatch):
+    """run_tf_squad.py --check_only does it; its sentence is passed on in the names of electra_squad.sh."""
+    log = tmp_path / "checks.txt"
+    said = refuses(sweep, FAKE_CHECK=f'echo "$*" >>{log}; echo "run_tf_squad.py: --num_train_epochs=2 and '
+                   '--data_dir=d: no." >&2; exit 2')
+    assert said == "--epochs=2 and --squad_dir=d: no."
+    assert sweep.exports() == sweep.fine_tunings() == [] and not sweep.out.exists()
+    checks = log.read_text().splitlines()
+    assert len(checks) == 1 and f"--init_checkpoint={sweep.checkpoints}/ckpt-2" in checks[0]
+    with pytest.raises(RunFailed, match="status 1: no memory"):
+        sweep(FAKE_CHECK="echo no memory >&2; exit 1")
+    with pytest.raises(Interrupted, match="before the first fine-tuning"):
+        sweep(FAKE_CHECK="kill -TERM $sweep; exec sleep 30")
+    sweep("--check_only")
+    assert sweep.exports() == sweep.fine_tunings() == [] and not sweep.out.exists()
+
+
+def test_a_checkpoint_that_pre_training_deletes_meanwhile_does_not_end_the_sweep(sweep, capfd):
+    with pytest.raises(RunFailed, match=r"1 of 3 .* run ckpt-10 \(seed 1, status 2\)"):
+        sweep(FAKE_RUN="rm -f $out/../../../run/checkpoints/ckpt-10.*")
+    assert "ckpt-10 is gone" in capfd.readouterr().err
+    assert [row["checkpoint"] for row in rows(sweep)] == ["ckpt-2", "ckpt-p2-1"]
 
 
 @pytest.mark.parametrize("number", ["TERM", "INT"])
@@ -509,17 +568,48 @@ def test_median_and_spread_are_of_each_checkpoint_of_each_run():
         "small ckpt-5: F1 median 30.00, 30.00 to 30.00 (1 seeds)"]
 
 
-def test_the_plot_puts_phase_2_behind_phase_1(tmp_path, monkeypatch):
-    import matplotlib.axes
-    drawn = {}
-    monkeypatch.setattr(matplotlib.axes.Axes, "legend", lambda self: None)
-    monkeypatch.setattr(matplotlib.axes.Axes, "errorbar", lambda self, x, y, yerr, label, **_: drawn.update(
-        {label: (x, y, yerr)}))
+@pytest.fixture
+def axes(monkeypatch):
+    """The axes of the figures that are saved, which are empty files."""
+    figures = []
+
+    def savefig(self, path, **_):
+        pathlib.Path(path).touch()
+        figures.extend(self.axes)
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
+    return figures
+
+
+def test_the_plot_puts_phase_2_behind_phase_1(tmp_path, axes):
     sweep_squad.write_tables([row(step=5, f1=40.0), row(step=5, seed=2, f1=50.0), row(step=9, f1=60.0),
                               row(phase=2, step=3, f1=70.0), row(run="other", phase=2, step=3, f1=20.0)], str(tmp_path))
-    assert drawn == {"base": ([5, 9, 12], [45.0, 60.0, 70.0], [[5.0, 0.0, 0.0], [5.0, 0.0, 0.0]]),
-                     "other": ([3], [20.0], [[0.0], [0.0]])}
+    base, other = axes[0].containers
+    assert base[0].get_xydata().tolist() == [[5, 45], [9, 60], [12, 70]]
+    assert other[0].get_xydata().tolist() == [[3, 20]]
+    ranges = [segment[:, 1].tolist() for segment in base[2][0].get_segments()]
+    assert ranges == [[40, 50], [60, 60], [70, 70]]
     assert sorted(os.listdir(tmp_path)) == ["sweep.csv", "sweep.png", "sweep.txt"]
+
+
+def test_around_a_lone_checkpoint_the_axes_start_at_zero(tmp_path, axes):
+    sweep_squad.write_tables([row(run="_cost$_{1$", step=20)], str(tmp_path))
+    assert axes[0].get_xlim() == (0, 40) and axes[0].get_ylim() == (0, 100)
+    legend = axes[0].get_legend().get_texts()
+    assert [(text.get_text().strip(), text.get_parse_math()) for text in legend] == [("_cost$_{1$", False)]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("a broken font")])
+def test_a_plot_that_fails_is_one_warning_and_the_tables_are_written(tmp_path, monkeypatch, capsys, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    for _ in range(2):
+        sweep_squad.write_tables([row()], str(tmp_path))
+    said = capsys.readouterr().err
+    assert said.count("warning: ") == 1 and str(tmp_path / "sweep.png") in said and str(error.args[-1]) in said
+    assert sorted(os.listdir(tmp_path)) == ["sweep.csv", "sweep.txt"]
 
 
 # --- The command ---
@@ -538,7 +628,8 @@ def test_help_lists_the_options(capsys):
         sweep_squad.main(["sweep_squad.py", "--help"])
     assert not ended.value.code
     assert re.findall(r"^  --(\w+)=", capsys.readouterr().out, flags=re.MULTILINE) == ["checkpoints", "seeds", "device",
-                                                                                       "out_dir", "keep_checkpoint_max"]
+                                                                                       "out_dir", "keep_checkpoint_max",
+                                                                                       "check_only"]
 
 
 def test_unknown_options_are_refused(refuses):

@@ -190,6 +190,25 @@ def test_the_index_of_a_shard_with_a_damaged_record_is_accepted(write):
     assert tfrecord.check_index(path, path + ".idx") == 9
 
 
+@pytest.mark.parametrize("length", [2**63, 2**64 - 1, 2**40, (64 << 20) + 1])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_huge_declared_length_is_refused_before_memory_is_taken(length, compressed, tmp_path, refuses):
+    path = tmp_path / "x.tfrecord"
+    content = tfrecord.record_header(1) + b"x" + tfrecord.masked_crc(b"x") + tfrecord.record_header(length) + b"abc"
+    path.write_bytes(gzip.compress(content) if compressed else content)
+    text = refuses(open_shard, str(path))
+    assert str(path) in text and str(length) in text
+
+
+@pytest.mark.parametrize("offsets", [[0, 2**63, 40], [0, 30, 20, 40], [0, 0, 40], [0, 2**64 - 1, 40], [0, 20, 41]])
+def test_an_index_with_impossible_offsets_is_not_accepted(offsets, write):
+    path = write("x.tfrecord", [b"abcd"] * 2, "")
+    content = np.array(offsets, "<u8").tobytes()
+    header = tfrecord.INDEX_HEADER.pack(tfrecord.INDEX_MAGIC, 40, len(offsets) - 1, google_crc32c.value(content))
+    pathlib.Path(path + ".idx").write_bytes(header + content)
+    assert tfrecord.check_index(path, path + ".idx") is None
+
+
 def test_memory_stays_flat_while_an_index_is_written_and_checked(tmp_path):
     """1.5 million records of 16 bytes, whose index has 12 MB: in a process of its own, to see its peak."""
     code = """if True:

@@ -6,6 +6,8 @@ import unicodedata
 
 import pytest
 
+import configuration
+import tokenization
 from tokenization import SPECIAL_TOKENS, ElectraTokenizer, read_vocabulary
 
 
@@ -264,6 +266,8 @@ def test_fingerprints_are_equal_if_and_only_if_the_ids_are(make, vocab_file):
     (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\nx\n", "[MASK]"),
     (b"the\ncat\n", "[PAD]"),
     (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ncaf\xe9\n", "not UTF-8 (byte 34)"),
+    (b"".join(b"x%d\n" % number for number in range(9999)) + b"\xe9", "not UTF-8 (byte 58884)"),
+    (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\0b\n", "NUL character in line 6"),
 ])
 def test_bad_vocabulary_is_refused_by_its_path(content, part, tmp_path, refuses):
     path = tmp_path / "vocab.txt"
@@ -276,6 +280,34 @@ def test_missing_vocabulary_is_refused_by_its_path(tmp_path, refuses):
     assert str(tmp_path / "none.txt") in refuses(ElectraTokenizer, str(tmp_path / "none.txt"))
     assert str(tmp_path) in refuses(ElectraTokenizer, str(tmp_path))  # a folder
     assert "vocab.txt" in refuses(ElectraTokenizer.from_folder, str(tmp_path))
+    os.mkfifo(tmp_path / "fifo")
+    assert str(tmp_path / "fifo") in refuses(ElectraTokenizer, str(tmp_path / "fifo"))
+
+
+def test_a_vocabulary_beyond_what_records_can_hold_is_refused(tmp_path, monkeypatch, refuses):
+    path = tmp_path / "vocab.txt"
+    path.write_text("".join(f"{number}\n" for number in range(9)))
+    monkeypatch.setattr(configuration, "LARGEST_VOCABULARY", 8)
+    assert "9 lines" in refuses(read_vocabulary, str(path))
+    monkeypatch.setattr(tokenization, "LARGEST_FILE", 17)
+    assert str(path) in refuses(read_vocabulary, str(path))
+
+
+def test_a_byte_order_mark_windows_line_ends_and_blanks_are_accepted(vocab_file, tmp_path):
+    lines = open(vocab_file, encoding="utf-8").read().split("\n")[:-1]
+    text = "\r\n".join(["\ufeff" + lines[0], *lines[1:], "two words", "\ta ", ""])
+    (tmp_path / "vocab.txt").write_bytes(text.encode())
+    tokenizer = ElectraTokenizer(str(tmp_path / "vocab.txt"))
+    assert tokenizer.tokens == [*lines, "two words", "\ta "]
+    assert tokenizer.encode("the cat two words").ids == [*ElectraTokenizer(vocab_file).encode("the cat").ids, 1, 1]
+
+
+@pytest.mark.parametrize("key, value", [("do_lower_case", "yes"), ("do_lower_case", None), ("do_lower_case", 1),
+                                        ("strip_accents", "no"), ("strip_accents", [])])
+def test_a_casing_that_is_not_true_or_false_is_refused_by_file_and_key(key, value, vocab_file, tmp_path, refuses):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({key: value}))
+    text = refuses(ElectraTokenizer.from_folder, str(tmp_path), vocab_file)
+    assert str(tmp_path / "tokenizer_config.json") in text and f"{key} is {value!r}" in text
 
 
 def test_lines_of_a_vocabulary_end_only_at_newlines(tmp_path):

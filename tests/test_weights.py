@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -62,6 +63,17 @@ def some_vocabulary(tmp_path, size) -> ElectraTokenizer:
     return ElectraTokenizer(str(path))
 
 
+def test_the_log_names_parts_of_the_network_and_other_tensors_by_name():
+    head = ["start_logits/start_logit_pooler_dense/kernel", "end_logits/end_logit_pooler_dense_0/bias",
+            "answer_class/pooler_answer_class_dense_0/kernel"]
+    said = weights._parts([*head, "generator_predictions/output_bias", "generator/encoder/layer_0/output/dense/bias",
+                           "generator/embeddings/LayerNorm/beta", *"abcdef"])
+    assert said == ("the question-answering head (3 tensors), the generator's prediction head (1 tensor), the "
+                    "generator's encoder (1 tensor), the generator's embeddings (1 tensor), a, b, c, d, 2 more")
+    rows = {row.name: weights._parts([row.name]) for row in weights.table(2)}
+    assert not [name for name, part in rows.items() if not part.startswith("the ")]
+
+
 # --- Golden ---
 
 
@@ -99,9 +111,8 @@ def test_a_released_tf1_checkpoint_gives_its_sequence_outputs(name, tmp_path):
     module = tf.Module()
     module.networks = networks
     loaded = weights.load(source, module.trainable_variables, some_vocabulary(tmp_path, 120))
-    assert loaded[1].startswith("9 tensors") and "5 more" in loaded[1]
-    assert all(f"discriminator_predictions/{name}" in loaded[1]
-               for name in ("dense/bias", "dense/kernel", "dense_1/bias", "dense_1/kernel"))
+    assert loaded[1:] == ["not used: the discriminator's prediction head (4 tensors), the generator's prediction head "
+                          "(5 tensors)."]
     golden = np.load(DATA / "google_tf1" / "outputs.npz")
     # The discriminator's large random weights magnify float32 rounding: the golden values are themselves up to 6e-5
     # away from a float64 evaluation of the same formulas (ours up to 5e-5), at few positions.
@@ -234,8 +245,8 @@ def test_bert_is_an_encoder(tokenizer, tmp_path):
         assert source.config == config and source.unused == ["pooler.dense.bias"]
         fresh = network(config, "discriminator", seed=5)
         lines = weights.load(source, fresh.trainable_variables, tokenizer)
-        assert lines[1].startswith("4 tensors") and "discriminator_predictions/dense/" in lines[1]
-        assert lines[2].startswith("1 tensor") and "pooler.dense.bias" in lines[2]
+        assert lines[1] == "newly initialised: the discriminator's prediction head (4 tensors)."
+        assert lines[2] == "not used: pooler.dense.bias."
         np.testing.assert_array_equal(fresh.encoder.layers[1].output.kernel, ours.encoder.layers[1].output.kernel)
 
 
@@ -280,6 +291,9 @@ def test_a_pytorch_file_requires_torch_and_is_read_with_weights_only(tmp_path, r
         options.update(settings)
         return {name: Value(value) for name, value in tensors.items()}
 
+    for content in ([1, 2], Value(0), {1: Value(0)}, {"x": 1, "model": {"x": Value(0)}}):
+        monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=lambda *_, content=content, **__: content))
+        assert "pytorch_model.bin" in refuses(weights.read, str(tmp_path / "model"))
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
     source = weights.read(str(tmp_path / "model"))
     assert options["weights_only"] is True
@@ -312,7 +326,7 @@ def test_a_discriminator_alone_leaves_the_generator_fresh_and_a_generator_alone_
     folder = export(model, tokenizer, tmp_path)
     before = values(fresh)
     lines = weights.load(weights.read(folder + "/discriminator"), fresh.trainable_variables, tokenizer)
-    assert len(lines) == 2 and "generator/" in lines[1]
+    assert len(lines) == 2 and "newly initialised: the generator's encoder" in lines[1]
     for name, value in values(fresh).items():
         expected = before if name.startswith("generator") else values(model)
         np.testing.assert_array_equal(value[:41], expected[name][:41], err_msg=name)
@@ -363,6 +377,88 @@ def test_rows_of_another_vocabulary_are_matched_by_token(tokenizer, tmp_path, re
 def test_a_folder_without_usable_weights_is_refused(make, problem, tmp_path, refuses):
     make(tmp_path / "model")
     assert problem in refuses(weights.read, str(tmp_path / "model"))
+
+
+WORDS, QUERY = "electra.embeddings.word_embeddings.weight", "electra.encoder.layer.1.attention.self.query.weight"
+
+
+@pytest.mark.parametrize("name, change, part", [
+    (WORDS, lambda value: value.astype(np.int32), "int32"),
+    (QUERY, lambda value: value > 0, "bool"),
+    (WORDS, lambda value: value[:, 0], "word_embeddings has 1 dimensions"),
+    (WORDS, lambda value: value[:0], "0 vocabulary rows"),
+    (QUERY, lambda value: value[None], "query/kernel has 3 dimensions"),
+    (QUERY, lambda value: value * np.nan, "NaN"),
+    (QUERY, lambda value: value.astype(np.float64) + 1e300, "infinite"),
+    ("electra.encoder.layer.99999999.output.dense.bias", lambda _: np.zeros(4, np.float32), "layer 99999999"),
+], ids=["int32", "bool", "rank 1", "no rows", "rank 3", "NaN", "beyond float32", "layer"])
+def test_a_tensor_that_cannot_be_a_weight_is_refused_by_name(name, change, part, tmp_path, refuses):
+    shutil.copytree(TINY / "discriminator", tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    tensors[name] = np.ascontiguousarray(change(tensors.get(name)))
+    safetensors.numpy.save_file(tensors, path)
+    text = refuses(weights.read, str(tmp_path / "model"))
+    assert part in text and str(tmp_path / "model") in text
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, tf.bfloat16.as_numpy_dtype])
+def test_other_floating_point_weights_are_converted(dtype, tmp_path):
+    shutil.copytree(TINY / "discriminator", tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    tensors = {name: value.astype(dtype) for name, value in safetensors.numpy.load_file(path).items()}
+    safetensors.numpy.save_file(tensors, path)
+    source = weights.read(str(tmp_path / "model"))
+    assert all(value.dtype == np.float32 for value in source.tensors.values())
+    np.testing.assert_array_equal(source.tensors["electra/embeddings/word_embeddings"],
+                                  tensors[WORDS].astype(np.float32))
+
+
+@pytest.mark.parametrize("change, part", [
+    ({"hidden_size": "16"}, "hidden_size='16'"),
+    ({"hidden_size": 65536, "num_attention_heads": 64}, "hidden_size is 65536"),
+    ({"num_hidden_layers": 1000}, "num_hidden_layers is 1000"),
+    ({"model_type": "bert", "hidden_size": None}, "hidden_size=None"),
+    ({"model_type": "bert", "hidden_size": [16]}, "hidden_size=[16]"),
+    ({"model_type": "bert", "hidden_size": ...}, "no hidden_size"),  # left out
+    ({"question_answering": [1]}, "question_answering"),
+    ({"question_answering": {"beam_size": "5"}}, "question_answering"),
+    ({"question_answering": {"beam_size": 0}}, "question_answering"),
+])
+def test_a_configuration_that_cannot_be_that_of_the_weights_is_refused(change, part, tmp_path, refuses):
+    """Before a model is built: 1,000 layers take minutes, and a width of 65536 more memory than there is."""
+    shutil.copytree(TINY / "discriminator", tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    content = {**json.loads(path.read_text()), **change}
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+    text = refuses(weights.read, str(tmp_path / "model"))
+    assert str(path) in text and part in text
+
+
+def test_weights_that_are_not_a_regular_file_are_refused(tmp_path, refuses):
+    for number, make in enumerate((os.mkfifo, os.mkdir, lambda path: os.symlink("none", path))):
+        folder = tmp_path / str(number)
+        shutil.copytree(TINY / "discriminator", folder)
+        (folder / "model.safetensors").unlink()
+        make(folder / "model.safetensors")
+        assert str(folder / "model.safetensors") in refuses(weights.read, str(folder))
+
+
+def test_declared_sizes_beyond_the_file_are_refused_before_memory_is_taken(tmp_path, refuses):
+    shutil.copytree(DATA / "nvidia_generator", tmp_path / "h5")
+    with h5py.File(tmp_path / "h5" / "tf_model.h5", "a") as file:  # 4 TB, of which no byte is there
+        file.create_dataset("huge/x", shape=(10**6, 10**6), dtype="f4", chunks=(1000, 1000))
+    assert "huge/x" in refuses(weights.read, str(tmp_path / "h5"))
+    (tmp_path / "safetensors").mkdir()
+    for content in ((2**63).to_bytes(8, "little") + b"{}", (10**8).to_bytes(8, "little") + b"{}"):
+        (tmp_path / "safetensors" / "model.safetensors").write_bytes(content)
+        assert "model.safetensors" in refuses(weights.read, str(tmp_path / "safetensors"))
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 50, b"x" * 5000, bytes(10_000)])
+def test_an_index_of_another_program_is_refused(content, tmp_path, refuses):
+    (tmp_path / "model.index").write_bytes(content)
+    assert str(tmp_path / "model") in refuses(weights.read, str(tmp_path / "model"))
 
 
 def test_a_keras_file_with_two_different_copies_of_a_tensor_is_refused(tmp_path, refuses):
