@@ -75,6 +75,7 @@ from bad_inputs import (  # noqa: E402  (found through the line above)
 )
 
 SECONDS = 120  # after which a command counts as hung
+STARTING = 0.3  # seconds until a Python command can handle a signal
 QUICK = 1.0  # seconds of CPU time for help and for a typo: TensorFlow alone takes 2 and more
 MEMORY = 12 << 30  # address space of a command: more than any valid one takes
 
@@ -621,10 +622,13 @@ def judge_end(run: Run) -> List[str]:
         allowed = {2}
     if case.kind == "help":
         allowed = {0}
+    if case.kind == "signal" and not case.program.endswith(".sh") and float(case.machine["delay"]) < STARTING \
+            and run.status not in (0, 2, 75):
+        return []  # Python itself was starting
     if case.kind == "signal":
         allowed = {0, 75} | ({130, 143} if case.program == "build_pretraining_dataset.py" else set())
-        if not case.program.endswith(".sh") and (float(case.machine["delay"]) < 0.5 or not CALLS[case.call].trains):
-            allowed |= {-signal.SIGTERM, -signal.SIGINT}  # Python itself was starting, or has nothing to save
+        if not case.program.endswith(".sh") and not CALLS[case.call].trains:
+            allowed |= {-signal.SIGTERM, -signal.SIGINT}  # it has nothing to save
     if run.status not in allowed:
         found.append(f"status {run.status}")
     text = run.output()
