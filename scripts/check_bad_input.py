@@ -626,9 +626,9 @@ def judge_end(run: Run) -> List[str]:
             and run.status not in (0, 2, 75):
         return []  # Python itself was starting
     if case.kind == "signal":
-        allowed = {0, 75} | ({130, 143} if case.program == "build_pretraining_dataset.py" else set())
-        if not case.program.endswith(".sh") and not CALLS[case.call].trains:
-            allowed |= {-signal.SIGTERM, -signal.SIGINT}  # it has nothing to save
+        allowed = {0, 75}
+        if not case.program.endswith(".sh") and not CALLS[case.call].trains:  # it has nothing to save
+            allowed |= {130, 143, -signal.SIGTERM, -signal.SIGINT}
     if run.status not in allowed:
         found.append(f"status {run.status}")
     text = run.output()
