@@ -592,7 +592,7 @@ def judge(run: Run) -> List[str]:
     if not ("cwd" in case.machine and case.machine["cwd"] == "/"):
         found += [f"ran a command that was smuggled in: {path} was created" for path in
                   [*run.folder.rglob(MARKER), *run.world.code.rglob(MARKER), *run.world.inputs.rglob(MARKER)]
-                  if path.is_file()]  # a folder: part of an odd path
+                  if path.is_file() and not any("touch " in part for part in path.parts)]  # else named by an odd path
     found += judge_files(run)
     found += [f"left a running process: {name}" for name in left_running(run.pid)]
     found += run.world.changes()
