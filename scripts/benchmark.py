@@ -373,7 +373,9 @@ def measure(config: BenchmarkConfig, device: devices.Device, folder: str) -> dic
     turns: Dict[str, List[Turn]] = {}
     shapes, ceiling = product_shapes(config), {}
     # On a fixed length every batch costs the same, so that fewer of them tell the rate.
-    peer_updates = config.updates if config.task == "pretraining" else max(1, config.updates // 4)
+    peer_updates, peer_batches = [max(1, config.updates // 4)] * 2
+    if config.task == "pretraining":
+        peer_updates, peer_batches = config.updates, config.updates * config.gradient_accumulation_steps
 
     def take(name: str, act: Callable[[], Turn]):
         turns.setdefault(name, []).append(act())
@@ -392,7 +394,7 @@ def measure(config: BenchmarkConfig, device: devices.Device, folder: str) -> dic
                 take("training_hf", lambda: peer.turn("train", peer_updates))
             take("inference", work.infer)
             if peer:
-                take("inference_hf", lambda: peer.turn("infer", peer_updates))
+                take("inference_hf", lambda: peer.turn("infer", peer_batches))
     return {"task": config.task, "config": dataclasses.asdict(config),
             "device": str(device), "environment": training.environment(),
             **({"peer": {"versions": peer.versions, "peak_memory_bytes": peer.memory}} if peer else {}),

@@ -2,8 +2,8 @@
 
     python scripts/recipe.py WRAPPER START_DIR [ARGUMENT ...]
 
-The wrappers (electra.sh, electra_squad.sh, finetune_ckpts_on_squad.sh, install_horovod.sh) call this before they do
-anything else. It prints --help, or refuses a call in one sentence with status 2, or checks the call as a whole, both
+The wrappers (electra.sh, electra_squad.sh, finetune_ckpts_on_squad.sh, install_horovod.sh, benchmark_*.sh) call this
+before they do anything else. It prints --help, or refuses a call in one sentence with status 2, or checks the call as a whole, both
 phases of pre-training included, and writes what to run to file descriptor 3: bash assignments, every value quoted.
 
 An option that sets a field of the program's configuration takes meaning, type, choices and bounds from that field, and
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import re
 import shlex
@@ -327,8 +328,9 @@ Builds and installs Horovod into the Python that the wrappers use ($PYTHON, else
     ])
 
 
-def benchmark_table(task: str, **defaults: str) -> Table:
-    """`defaults` are those that suit the task; options of the other task are left out."""
+def benchmark_table(task: str) -> Table:
+    """The options that the task has; where it states a default, that one in place of the program's."""
+    defaults = {"squad": {"gradient_accumulation_steps": "1", "max_seq_length": "384", "updates": "16"}}.get(task, {})
     others = {"pretraining": ("joint_head", "length_buckets", "predict_batch_size"),
               "squad": ("objective", "generator", "generator_hidden_size", "optimizer")}[task]
     names = [name for name in BenchmarkConfig.__dataclass_fields__ if name not in ("task", *others)]
@@ -343,14 +345,6 @@ usage: bash scripts/benchmark_{task}.sh [value ...] [--option=value ...]
 Measures the speed of {what} and inference on this machine, on generated data with the
 lengths of real data, beside the fastest matrix products that TensorFlow reaches here. Prints a table and writes JSON to
 out_dir. It uses one device; the training logs have the speed of several workers (docs/performance.md).""", entries[:4], [*entries[4:], DRY_RUN])
-
-
-def benchmark_pretraining_table() -> Table:
-    return benchmark_table("pretraining")
-
-
-def benchmark_squad_table() -> Table:
-    return benchmark_table("squad", gradient_accumulation_steps="1", max_seq_length="384", updates="16")
 
 
 # --- The plans ---
@@ -669,6 +663,7 @@ def install_horovod(call: Call) -> Plan:
 
 
 def benchmark(task: str, call: Call) -> Plan:
+    """A measurement of speed, which does nothing else."""
     flags = {"task": task, **call.flags(BenchmarkConfig)}
     if flags["device"] == "hpu":
         flags.pop("xla", None)
@@ -679,18 +674,10 @@ def benchmark(task: str, call: Call) -> Plan:
                 config.out_dir, "out_dir")
 
 
-def benchmark_pretraining(call: Call) -> Plan:
-    return benchmark("pretraining", call)
-
-
-def benchmark_squad(call: Call) -> Plan:
-    return benchmark("squad", call)
-
-
 WRAPPERS = {"electra": (electra_table, electra), "electra_squad": (squad_table, electra_squad),
             "finetune_ckpts_on_squad": (sweep_table, sweep), "install_horovod": (horovod_table, install_horovod),
-            "benchmark_pretraining": (benchmark_pretraining_table, benchmark_pretraining),
-            "benchmark_squad": (benchmark_squad_table, benchmark_squad)}
+            **{f"benchmark_{task}": (functools.partial(benchmark_table, task), functools.partial(benchmark, task))
+               for task in ("pretraining", "squad")}}
 
 
 def plan(name: str, words: List[str], start_dir: str) -> Plan:
