@@ -21,7 +21,6 @@ import dataclasses
 import json
 import os
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -34,15 +33,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(HERE), HERE]
 
-import command_line  # noqa: E402  (found through the line above, like the rest)
+from recipe import BenchmarkConfig  # noqa: E402  (found through the line above, like the rest)
+
+import command_line  # noqa: E402
 import preflight  # noqa: E402
-from configuration import ElectraConfig, PretrainingConfig, RunFailed, SquadConfig  # noqa: E402
-from recipe import BenchmarkConfig  # noqa: E402
+from configuration import ElectraConfig, RunFailed, SquadConfig  # noqa: E402
 
 
 def check(config: BenchmarkConfig):
     """Refuses a benchmark that needs more memory than is free. Raises: UserError."""
-    program, encoder = config.program("", ""), config.encoder()
+    program, encoder = config.program(), config.encoder()
     if isinstance(program, SquadConfig):
         preflight.check_squad_memory(program, encoder)
     else:
@@ -177,7 +177,7 @@ class Pretraining(Work):
     """Updates of run_pretraining.py, and its held-out evaluation as inference."""
 
     def __init__(self, config: BenchmarkConfig, device: devices.Device, folder: str):
-        tokenizer, self.program = write_vocabulary(folder), config.program(folder, folder)
+        tokenizer, self.program = write_vocabulary(folder), config.program(folder)
         micro_batches = config.updates * config.gradient_accumulation_steps
         write_records(folder, config.max_seq_length, config.train_batch_size * max(8, micro_batches), tokenizer)
         self.written = time.monotonic()
@@ -208,7 +208,7 @@ class Squad(Work):
     """Updates of run_tf_squad.py over one epoch in each turn, and its predictions for the same windows."""
 
     def __init__(self, config: BenchmarkConfig, device: devices.Device, folder: str):
-        tokenizer, self.program = write_vocabulary(folder), config.program(folder, folder).fitted(1)
+        tokenizer, self.program = write_vocabulary(folder), config.program(folder).fitted(1)
         batch_size = config.train_batch_size * config.gradient_accumulation_steps
         write_questions(self.program.data_file("train"), config.updates * batch_size, config.max_seq_length)
         self.written = time.monotonic()
@@ -428,8 +428,8 @@ def table(found: dict) -> str:
                      f"{flops.in_words(result['model_flops_per_second']):>16} {result['share_of_ceiling']:15.0%}")
     products = ", ".join(f"{name.replace('_', ' ')} {flops.in_words(rate)}"
                          for name, rate in found["products_flops_per_second"].items())
-    lines += ["", f"ceiling: {flops.in_words(found['ceiling_flops_per_second'])}, the fastest of these matrix products:",
-              f"  {products}"]
+    best = flops.in_words(found["ceiling_flops_per_second"])
+    lines += ["", f"ceiling: {best}, the fastest of these matrix products:", f"  {products}"]
     if found["peak_flops_per_second"]:
         lines.append(f"peak by the data sheet: {flops.in_words(found['peak_flops_per_second'])}")
     memory = found["peak_memory_bytes"]
@@ -444,11 +444,8 @@ def main(argv):
     device = devices.open_device(config.device, config.precision, config.xla, config.bf16_config_path)
     os.makedirs(config.out_dir, exist_ok=True)
     with config.sole_user():
-        folder = tempfile.mkdtemp(prefix="benchmark.tmp-", dir=config.out_dir)
-        try:
+        with tempfile.TemporaryDirectory(prefix=f"electra.tmp-{files.HOST}-{os.getpid()}-") as folder:
             found = measure(config, device, folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
         files.write_json(config.json_file, found)
     print(f"\n{table(found)}\nwritten: {config.json_file}")
 

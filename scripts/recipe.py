@@ -3,8 +3,9 @@
     python scripts/recipe.py WRAPPER START_DIR [ARGUMENT ...]
 
 The wrappers (electra.sh, electra_squad.sh, finetune_ckpts_on_squad.sh, install_horovod.sh, benchmark_*.sh) call this
-before they do anything else. It prints --help, or refuses a call in one sentence with status 2, or checks the call as a whole, both
-phases of pre-training included, and writes what to run to file descriptor 3: bash assignments, every value quoted.
+before they do anything else. It prints --help, or refuses a call in one sentence with status 2, or checks the call as a
+whole, both phases of pre-training included, and writes what to run to file descriptor 3: bash assignments, every value
+quoted.
 
 An option that sets a field of the program's configuration takes meaning, type, choices and bounds from that field, and
 the default too where the table states none. On the command line of the program stands what the table states, and what
@@ -100,7 +101,7 @@ class BenchmarkConfig:
 
     def __post_init__(self):
         configuration.check_options(self)
-        self.program("x", "x")
+        self.program()
         self.encoder()
         if self.against == "hf" and self.device == "hpu":
             raise UserError("--against=hf is supported on cpu and gpu: omit it for --device=hpu.")
@@ -108,17 +109,17 @@ class BenchmarkConfig:
             raise UserError("--against=hf measures ELECTRA with a separate generator: omit --objective and "
                             "--generator.")
 
-    def program(self, data: str, results: str) -> Union[PretrainingConfig, SquadConfig]:
-        """The configuration of the program that is measured, with its data and results in these folders."""
+    def program(self, folder: str = "x") -> Union[PretrainingConfig, SquadConfig]:
+        """The configuration of the program that is measured, with its data and results in one folder."""
         own = {field.name for field in dataclasses.fields(self)}
         of_task = SquadConfig if self.task == "squad" else PretrainingConfig
         common = {field.name: getattr(self, field.name) for field in dataclasses.fields(of_task) if field.name in own}
         if self.task == "squad":
-            return SquadConfig(**common, do_train=True, do_predict=True, data_dir=data or "x", output_dir=results or "x",
-                               seed=1, skip_cache=True, skip_checkpoint=True, disable_progress_bar=True)
+            return SquadConfig(**common, do_train=True, do_predict=True, data_dir=folder, output_dir=folder, seed=1,
+                               skip_cache=True, skip_checkpoint=True, disable_progress_bar=True)
         return PretrainingConfig(
-            **common, pretrain_tfrecords=data or "x", eval_tfrecords=data or "x", results_dir=results or "x",
-            num_eval_steps=self.updates * self.gradient_accumulation_steps, num_train_steps=1_000_000, seed=1,
+            **common, pretrain_tfrecords=folder, eval_tfrecords=folder, results_dir=folder, seed=1,
+            num_eval_steps=self.updates * self.gradient_accumulation_steps, num_train_steps=1_000_000,
             skip_checkpoint=True)
 
     def encoder(self) -> ElectraConfig:
@@ -344,7 +345,8 @@ def benchmark_table(task: str) -> Table:
 usage: bash scripts/benchmark_{task}.sh [value ...] [--option=value ...]
 Measures the speed of {what} and inference on this machine, on generated data with the
 lengths of real data, beside the fastest matrix products that TensorFlow reaches here. Prints a table and writes JSON to
-out_dir. It uses one device; the training logs have the speed of several workers (docs/performance.md).""", entries[:4], [*entries[4:], DRY_RUN])
+out_dir. It uses one device; training logs have the speed of several workers (docs/performance.md).\
+""", entries[:4], [*entries[4:], DRY_RUN])
 
 
 # --- The plans ---

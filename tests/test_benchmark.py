@@ -68,7 +68,7 @@ def check_results(found, printed, sequence_flops):
 
 def test_pretraining_is_measured_beside_the_peer(run):
     config, found, printed = run(gradient_accumulation_steps=3, against="hf")
-    program, encoder = config.program("", ""), config.encoder()
+    program, encoder = config.program(), config.encoder()
     assert list(found["results"]) == ["training", "training_hf", "inference", "inference_hf"]
     sizes = {name: flops.of_pretraining(program, encoder, training=name.startswith("training"))
              for name in found["results"]}
@@ -82,7 +82,7 @@ def test_pretraining_is_measured_beside_the_peer(run):
 
 def test_squad_is_measured_over_the_same_windows_in_each_turn(run):
     config, found, printed = run(task="squad", length_buckets="32", train_batch_size=4, predict_batch_size=8)
-    program, encoder = config.program("", ""), config.encoder()
+    program, encoder = config.program(), config.encoder()
     check_results(found, printed, {name: flops.of_squad(program, encoder, 32, training=name == "training")
                                    for name in ("training", "inference")})
     assert list(found["results"]) == ["training", "inference"] and "peer" not in found
@@ -119,7 +119,7 @@ def test_windows_have_the_lengths_of_squad(tmp_path):
 def test_records_are_full_but_for_one_in_twenty(tmp_path):
     tokenizer = benchmark.write_vocabulary(str(tmp_path))
     benchmark.write_records(str(tmp_path), 64, 500, tokenizer)
-    config = benchmark.BenchmarkConfig(max_seq_length=64).program(str(tmp_path), str(tmp_path / "results"))
+    config = benchmark.BenchmarkConfig(max_seq_length=64).program(str(tmp_path))
     data = pretrain_utils.open_data([str(tmp_path / "train.tfrecord")], config, tokenizer)
     stream = pretrain_utils.micro_batches(data.order, data.record_format, 500)
     features = next(stream)
