@@ -125,10 +125,12 @@ class Turn(NamedTuple):
     sequences: float
     tokens: float  # without padding
     flops: float
+    cpu_seconds: float  # of all threads, for machines that do other work too
 
     def rates(self) -> Dict[str, float]:
         found = report.rates((0.0,) * 5, (self.seconds, 1.0, self.sequences, self.tokens, self.flops))
-        return {name: value for name, value in found.items() if name != "updates_per_second"}
+        del found["updates_per_second"]
+        return {**found, "cpu_seconds_per_sequence": self.cpu_seconds / self.sequences}
 
 
 class Work:
@@ -162,7 +164,7 @@ class Work:
 
     def train(self, updates: int) -> Turn:
         self.turn_begins()
-        started = time.monotonic()
+        started, cpu = time.monotonic(), time.process_time()
         done = sum(self.update() for _ in range(updates))
         sums = self.train_step.read_metrics()  # waits for the device
         seconds = time.monotonic() - started
@@ -170,7 +172,7 @@ class Work:
             raise RunFailed(f"the loss is not finite at update {sums['bad_step']} of the benchmark.")
         sequences = sums.get("examples", updates * self.config.train_batch_size
                              * self.config.gradient_accumulation_steps)
-        return Turn(seconds, sequences, sums["tokens"], done)
+        return Turn(seconds, sequences, sums["tokens"], done, time.process_time() - cpu)
 
 
 class Pretraining(Work):
@@ -198,10 +200,11 @@ class Pretraining(Work):
         return self._sequence[True] * features["input_ids"].shape[0]
 
     def infer(self) -> Turn:
-        started = time.monotonic()
+        started, cpu = time.monotonic(), time.process_time()
         self._evaluate()
         sequences, tokens = self._held_out
-        return Turn(time.monotonic() - started, sequences, tokens, sequences * self._sequence[False])
+        return Turn(time.monotonic() - started, sequences, tokens, sequences * self._sequence[False],
+                    time.process_time() - cpu)
 
 
 class Squad(Work):
@@ -249,12 +252,14 @@ class Squad(Work):
                                         np.argsort(self.features.lengths, kind="stable"))
 
     def infer(self) -> Turn:
+        cpu = time.process_time()
         _, interval = run_tf_squad.run_model(self.program, self._answers, self.features, ALONE, None)
+        cpu = time.process_time() - cpu
         batches = self._batches(self.program.predict_batch_size)
         done = sum(flops.of_squad(self.program, self.model.config, batch.length, training=False) for batch in batches)
         count = len(self.features.lengths)
         return Turn(count / interval.sequences_per_second, count, float(self.features.lengths.sum()),
-                    done * self.program.predict_batch_size)
+                    done * self.program.predict_batch_size, cpu)
 
 
 # --- The ceiling ---
@@ -330,7 +335,7 @@ class Peer:
         sequences = answer["sequences"]
         self.memory, self.versions = answer["memory"], answer["versions"]
         return Turn(answer["seconds"], sequences, sequences * self._mean_tokens,
-                    sequences * self._sequence[way == "train"])
+                    sequences * self._sequence[way == "train"], answer["cpu_seconds"])
 
     def close(self):
         with contextlib.suppress(OSError):

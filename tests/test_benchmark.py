@@ -24,7 +24,8 @@ settings = json.load(open(sys.argv[3] + "/settings.json"))
 for line in sys.stdin:
     way, count = line.split()
     size = settings["train_batch_size"] * settings["accumulation"] if way == "train" else settings["predict_batch_size"]
-    print(json.dumps({"seconds": 2.0, "sequences": int(count) * size, "memory": 1e9, "versions": {"torch": "x"}}),
+    print(json.dumps({"seconds": 2.0, "cpu_seconds": 3.0, "sequences": int(count) * size, "memory": 1e9,
+                      "versions": {"torch": "x"}}),
           flush=True)
 """
 
@@ -56,6 +57,7 @@ def check_results(found, printed, sequence_flops):
     assert found["first_update_seconds"] > 0 and found["peak_memory_bytes"] > 1e8
     for name, result in found["results"].items():
         assert len(result["turns"]) == 3
+        assert result["cpu_seconds_per_sequence"] > 0
         rates = [turn["sequences"] / turn["seconds"] for turn in result["turns"]]
         assert result["sequences_per_second"] == pytest.approx(sorted(rates)[1])
         for turn in result["turns"]:

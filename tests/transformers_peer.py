@@ -213,11 +213,12 @@ def benchmark(folder):
 
     for line in sys.stdin:
         way, count = line.split()
-        started = time.monotonic()
+        started, cpu = time.monotonic(), time.process_time()
         sequences = {"train": train, "infer": infer}[way](int(count))
         if device == "cuda":
             torch.cuda.synchronize()
-        print(json.dumps({"seconds": time.monotonic() - started, "sequences": sequences, "memory": memory(device),
+        print(json.dumps({"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu,
+                          "sequences": sequences, "memory": memory(device),
                           "versions": {"torch": torch.__version__, "transformers": transformers.__version__}}),
               flush=True)
 
