@@ -64,7 +64,7 @@ def check_results(found, printed, sequence_flops):
             assert turn["flops"] == pytest.approx(turn["sequences"] * sequence_flops[name])
         assert result["share_of_ceiling"] == pytest.approx(
             result["model_flops_per_second"] / found["ceiling_flops_per_second"])
-        assert f"{benchmark.LABELS[name]} " in printed
+        assert result["share_of_ceiling_by_cpu_time"] > 0 and f"{benchmark.LABELS[name]} " in printed
     assert "ceiling: " in printed and "first update" in printed
 
 
@@ -100,6 +100,15 @@ def test_a_peer_that_ends_is_said(run, tmp_path, monkeypatch):
     with pytest.raises(RunFailed, match="--against=hf"):
         run(task="squad", against="hf")
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(out_dir=__file__), ["--out_dir", __file__]),
+    (dict(model_size="large", train_batch_size=100_000), ["--train_batch_size=100000", "--force"]),
+    (dict(task="squad", model_size="large", predict_batch_size=100_000), ["--predict_batch_size=100000", "--force"])])
+def test_what_cannot_be_measured_is_refused_before_tensorflow_is_imported(refuses, changes, words):
+    said = refuses(benchmark.check, benchmark.BenchmarkConfig(**changes))
+    assert all(word in said for word in words)
 
 
 # --- Data ---
