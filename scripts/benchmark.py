@@ -6,7 +6,7 @@
     python scripts/benchmark.py --task=squad --model_size=small --out_dir=results/benchmark
 
 In one run, in turns: the rate of the largest matrix products that the library reaches in this precision (the ceiling),
-updates of training, and inference. Input is read and masked as in a real run, from made-up data with the lengths of
+updates of training, and inference. Input is read and masked as in a real run, from generated data with the lengths of
 real data. A rate is all sequences over all seconds of a turn, waiting for input included; the result is the median of
 the turns. Tracing and compiling come before the first turn and count only for the time to the first update.
 --against=hf does the same work with Hugging Face transformers on PyTorch (tests/transformers_peer.py), in a process and
