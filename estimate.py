@@ -13,7 +13,7 @@ The model of the time on W workers, which share the micro-batches of an update:
 
 - exchange, once per update, after its last micro-batch: a ring all-reduce sends and receives 2 (W - 1) / W times the
   bytes of the gradients, 4 per parameter (2 with --gradient_compression), in 2 (W - 1) messages of LATENCY seconds.
-- evaluations: a forward pass takes a third of a training step.
+- evaluations: a forward pass takes a third of a training step; drawing the curves takes CURVES_SECONDS.
 - checkpoints: a copy in memory, and the last one until it is on disk.
 - start: to the end of the first update, if timed.
 """
@@ -53,7 +53,8 @@ WORKERS = (1, 8, 64)
 LATENCY = 30e-6  # seconds of a message between two workers
 FORWARD = 1 / 3  # of the time of a training step: the backward pass takes twice as long as the forward pass
 COPY_BYTES, WRITE_BYTES = 1e9, 2e8  # per second: a checkpoint to host memory; to disk, read back
-LEAST_SECONDS = 5  # of timed updates: with a small model three of them are over too soon
+CURVES_SECONDS = 1.0  # after each evaluation, and at the end
+LEAST_SECONDS = 10  # of timed updates: with a small model three of them are over too soon
 MOST_MICRO_BATCHES = 8  # of a timed update: longer ones are extrapolated
 
 # --- The work of a phase ---
@@ -236,6 +237,7 @@ def running(command: List[str], output: str) -> Iterator[subprocess.Popen]:
     if space != files.process_space():
         wrappers = ""
     environment = {name: value for name, value in os.environ.items() if name != "ELECTRA_STATUS_FILE"}
+    environment["TMPDIR"] = os.path.dirname(output)
     environment["ELECTRA_WRAPPER"] = f"{files.process_space()}:{wrappers}{',' if wrappers else ''}{os.getpid()}"
     with open(output, "wb") as file:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment,
@@ -330,7 +332,7 @@ class Times(NamedTuple):
     accumulation: int
     training: float
     exchange: float  # included in `training`
-    evaluation: float
+    evaluation: float  # with the curves
     saving: float
     start: float
 
@@ -360,7 +362,8 @@ def times_on(phase: Phase, pace: Pace, workers: int, gbits: float) -> Optional[T
     size = preflight.checkpoint_bytes(phase.parameters)
     saving = phase.saves * size / COPY_BYTES + size / WRITE_BYTES if phase.disk else 0.0
     return Times(batch_size, accumulation, phase.sequences * unequal / workers / rate + exchange, exchange,
-                 phase.evaluations * phase.evaluated * FORWARD / rate / workers, saving, pace.start_seconds)
+                 phase.evaluations * (phase.evaluated * FORWARD / rate / workers + CURVES_SECONDS) + CURVES_SECONDS,
+                 saving, pace.start_seconds)
 
 
 def paces(config: EstimateConfig, phases: Sequence[Phase], programs: Sequence[str]) -> List[Pace]:
@@ -463,7 +466,8 @@ def text_of(config: EstimateConfig, phases: Sequence[Phase], speeds: Sequence[Pa
     """The two tables, and how to read them."""
     seconds = exchange_seconds(phases[0].parameters, 8, config.network_gbits, phases[0].compressed)
     notes = [
-        "Nothing was trained. In brackets: batch size and gradient accumulation of each worker, for the same updates.",
+        "Nothing was trained. In brackets: batch size x gradient accumulation of each worker, for the same updates; "
+        "-: an update has fewer sequences than there are workers.",
         f"Each worker is one device as fast as the one above. 8 workers exchange gradients in {seconds:.3f} s per "
         f"update (--network_gbits={config.network_gbits:g}).",
         "Memory, evaluations (a third of the time of training) and checkpoints are estimated"
