@@ -19,6 +19,7 @@ The model of the time on W workers, which share the micro-batches of an update:
 """
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -29,18 +30,21 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import command_line
 import configuration
 import files
+import flops
 import preflight
 import pretrain_utils
 import squad_utils
 from checkpoints import Checkpoints
 from configuration import (
     OLD_NAMES,
+    ElectraConfig,
     EstimateConfig,
     Interrupted,
     PretrainingConfig,
@@ -64,7 +68,7 @@ class Work(NamedTuple):
     """One update of one worker."""
 
     sequences: int
-    tokens: int  # with padding
+    flops: int
     compiles: bool  # batches of this length are traced here
 
 
@@ -81,6 +85,7 @@ class Phase(NamedTuple):
     micro_batches: int  # of an update
     sequences: int
     tokens: int  # with padding
+    flops: float  # of a sequence, on average
     records: int
     evaluations: int
     evaluated: int  # sequences, each time
@@ -129,13 +134,15 @@ def pretraining(config: PretrainingConfig, folder: str, resumes: bool) -> Phase:
     saves = times(done, config.num_train_steps, config.save_checkpoints_steps)
     kept = checkpoints.most_kept(done, config.num_train_steps, keep_best=batches > 0)
     timed_sequences = timed.train_batch_size * timed.gradient_accumulation_steps
+    sequence = flops.of_pretraining(config, inputs.encoder)
     return Phase(
         f"phase {config.phase}", config.max_seq_length, done, updates, config.num_warmup_steps,
         workers, config.train_batch_size, micro_batches, sequences, sequences * config.max_seq_length,
-        inputs.data.order.records, times(done, config.num_train_steps, config.updates_per_eval) if batches else 0,
+        sequence, inputs.data.order.records,
+        times(done, config.num_train_steps, config.updates_per_eval) if batches else 0,
         batches * batch_size, saves, parameters, preflight.pretraining_bytes(config, inputs.encoder),
         disk_bytes(config, kept, saves, parameters), config.checkpoint_dir, config.gradient_compression != "none",
-        timed, [Work(timed_sequences, timed_sequences * config.max_seq_length, False)] * config.num_train_steps)
+        timed, [Work(timed_sequences, timed_sequences * sequence, False)] * config.num_train_steps)
 
 
 def disk_bytes(config, kept: int, saves: int, parameters: int) -> int:
@@ -167,7 +174,7 @@ def fine_tuning(config: SquadConfig, folder: str) -> Phase:
     if updates <= 0:
         updates = math.ceil(windows.batches_until(config.num_train_epochs) / accumulation)
     epoch = [next(windows) for _ in range(windows.batches_per_epoch)]
-    epochs = updates * accumulation / len(epoch)
+    epochs, examples = updates * accumulation / len(epoch), sum(len(batch.rows) for batch in epoch)
     saves = max(1, math.ceil(epochs))  # after each epoch
     parameters = preflight.squad_parameters(source.config)
     checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max)
@@ -175,24 +182,31 @@ def fine_tuning(config: SquadConfig, folder: str) -> Phase:
     return Phase(
         "fine-tuning", config.max_seq_length, 0, updates, int(config.warmup_proportion * updates),
         workers, config.train_batch_size, accumulation * workers,
-        round(epochs * sum(len(batch.rows) for batch in epoch)),
-        round(epochs * sum(batch.length for batch in epoch) * windows.batch_size), len(train.lengths),
+        round(epochs * examples),
+        round(epochs * sum(batch.length for batch in epoch) * windows.batch_size),
+        flops_of(epoch, config, source.config) * workers / examples, len(train.lengths),
         (config.do_predict or config.do_eval) + (math.ceil(epochs) - 1 if config.evaluate_during_training else 0),
         len(dev.lengths) if dev else 0, 0 if config.skip_checkpoint else saves, parameters,
         preflight.squad_bytes(config, source.config, training=True),
         disk_bytes(config, checkpoints.most_kept(), saves, parameters), config.checkpoint_dir,
         config.gradient_compression != "none", timed,
-        list(itertools.islice(window_updates(alone, timed), min(updates, 1000))))
+        list(itertools.islice(window_updates(alone, timed, source.config), min(updates, 1000))))
 
 
-def window_updates(windows: squad_utils.WindowOrder, config: SquadConfig) -> Iterator[Work]:
+def flops_of(batches: Sequence[squad_utils.Batch], config: SquadConfig, encoder: ElectraConfig) -> int:
+    """FLOPs of one worker's batches, which are padded to the full batch size."""
+    counts = collections.Counter(batch.length for batch in batches)
+    return config.train_batch_size * sum(number * flops.of_squad(config, encoder, length)
+                                         for length, number in counts.items())
+
+
+def window_updates(windows: squad_utils.WindowOrder, config: SquadConfig, encoder: ElectraConfig) -> Iterator[Work]:
     """The updates of a fine-tuning by one worker."""
     seen = set()
     while True:
         batches = [next(windows) for _ in range(config.gradient_accumulation_steps)]
         lengths = {batch.length for batch in batches}
-        yield Work(sum(len(batch.rows) for batch in batches),
-                   sum(batch.length for batch in batches) * config.train_batch_size, not lengths <= seen)
+        yield Work(sum(len(batch.rows) for batch in batches), flops_of(batches, config, encoder), not lengths <= seen)
         seen |= lengths
 
 
@@ -297,16 +311,15 @@ def pace_of(phase: Phase, entries: List[dict], first: float, memory: Optional[in
     steady = [entry for entry in updates if not entry[1].compiles] or updates
     if not steady:
         raise RunFailed(f"{phase.name} has too few updates to time its speed: give it with --sequences_per_second.")
-    seconds, tokens = (sum(values) for values in zip(*((seconds, work.tokens) for seconds, work in steady)))
-    per_token = seconds / tokens
-    compiling = sum(taken for taken, work in updates if work.compiles)
-    rate = phase.sequences / phase.tokens / per_token
-    return Pace(rate, max(0.0, first - phase.timed[0].tokens * per_token) + compiling, len(steady), memory)
+    per_flop = sum(seconds for seconds, _ in steady) / sum(work.flops for _, work in steady)
+    compiling = sum(seconds for seconds, work in updates if work.compiles)
+    start = max(0.0, first - phase.timed[0].flops * per_flop) + compiling
+    return Pace(1 / (phase.flops * per_flop), start, len(steady), memory)
 
 
 def peak_memory(pid: int) -> Optional[int]:
     """Bytes that a process has used at most so far; None where that is not known."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
+    with contextlib.suppress(OSError, ValueError, StopIteration):  # no /proc, or it has ended
         with open(f"/proc/{pid}/status", encoding="utf-8") as file:
             return 1024 * int(next(line for line in file if line.startswith("VmHWM:")).split()[1])
     return None
@@ -367,14 +380,14 @@ def times_on(phase: Phase, pace: Pace, workers: int, gbits: float) -> Optional[T
 
 
 def paces(config: EstimateConfig, phases: Sequence[Phase], programs: Sequence[str]) -> List[Pace]:
-    """The speed in each phase, given or timed. One that is given for the first of two phases is that of as many tokens
-    per second in the second one, whose sequences are longer."""
+    """The speed in each phase, given or timed. One value is that of the first phase; in the second one, with longer
+    sequences, the FLOPs per second are the same."""
     rates = config.rates
     if not rates:
         return [time_updates(phase, program, config.timed_updates) if phase.updates else Pace(0.0)
                 for phase, program in zip(phases, programs)]
     if len(rates) == 1:
-        rates = [rates[0] * phases[0].length / phase.length for phase in phases]
+        rates = [rates[0] * phases[0].flops / phase.flops for phase in phases]
     return [Pace(rate) for rate in rates]
 
 
@@ -443,6 +456,8 @@ def rows(phases: Sequence[Phase], speeds: Sequence[Pace]) -> Iterator[List[str]]
     yield ["speed of one worker, sequences/s", *(
         f"{speed(pace.sequences_per_second)} ({f'{pace.updates} updates timed' if pace.updates else 'given'})"
         for pace in speeds)]
+    yield ["model FLOPs per second", *(flops.in_words(pace.sequences_per_second * phase.flops)
+                                       for phase, pace in zip(phases, speeds))]
 
 
 def time_rows(config: EstimateConfig, phases: Sequence[Phase], speeds: Sequence[Pace]) -> Iterator[List[str]]:
@@ -464,22 +479,22 @@ def aligned(table: Sequence[List[str]]) -> List[str]:
 
 def text_of(config: EstimateConfig, phases: Sequence[Phase], speeds: Sequence[Pace], device: str) -> str:
     """The two tables, and how to read them."""
-    seconds = exchange_seconds(phases[0].parameters, 8, config.network_gbits, phases[0].compressed)
+    exchange = exchange_seconds(phases[0].parameters, 8, config.network_gbits, phases[0].compressed)
+    start_up = "the start-up was timed" if any(pace.updates for pace in speeds) else "the start-up is not included"
     notes = [
-        "Nothing was trained. In brackets: batch size x gradient accumulation of each worker, for the same updates; "
-        "-: an update has fewer sequences than there are workers.",
-        f"Each worker is one device as fast as the one above. 8 workers exchange gradients in {seconds:.3f} s per "
-        f"update (--network_gbits={config.network_gbits:g}).",
-        "Memory, evaluations (a third of the time of training) and checkpoints are estimated"
-        f"{', the start-up is timed' if speeds[0].updates else '; the start-up is not included'}."]
+        "In brackets: batch size x gradient accumulation of each worker, for the same updates; - where an update has "
+        "fewer sequences than there are workers. Each worker is one device with the speed above. 8 workers exchange "
+        f"their gradients in {exchange:.3f} s per update (--network_gbits={config.network_gbits:g}).",
+        f"Memory, checkpoints and evaluations are estimated; {start_up}. Nothing was trained."]
     free, disk = Checkpoints(phases[0].folder).free_bytes(), sum(phase.disk for phase in phases)
-    notes.append(f"{'NOT ENOUGH DISK: ' if free < disk else ''}{gigabytes(free)} are free for the checkpoints in "
+    notes.append(f"{'NOT ENOUGH DISK SPACE: ' if free < disk else ''}{gigabytes(free)} are free for the checkpoints in "
                  f"{phases[0].folder}.")
     memory = preflight.free_memory()
     if device == "cpu" and memory is not None:
-        needed = max(phase.memory for phase in phases)
-        notes.append(f"{'NOT ENOUGH MEMORY: ' if memory < needed else ''}{gigabytes(memory)} of memory are free on "
-                     "this machine.")
+        refusal = "NOT ENOUGH MEMORY: " if memory < max(phase.memory for phase in phases) else ""
+        notes.append(f"{refusal}{gigabytes(memory)} of memory are free on this machine.")
+    notes = [line for note in notes
+             for line in textwrap.wrap(note, 110, break_long_words=False, break_on_hyphens=False)]
     return "\n".join([*aligned(list(rows(phases, speeds))), "", *aligned(list(time_rows(config, phases, speeds))), "",
                       *notes])
 
@@ -560,11 +575,14 @@ def main(argv):
     config, commands = parse(argv)
     if config.estimate_file:
         configuration.check_folder(os.path.dirname(os.path.abspath(config.estimate_file)), "estimate_file")
+        if os.path.isdir(config.estimate_file):
+            raise UserError(f"--estimate_file={config.estimate_file} is a folder: give a file name in it.")
     with temporary_folder() as folder:
         phases = open_phases(config, commands, folder)
         speeds = paces(config, phases, [program for program, _ in commands])
     print(text_of(config, phases, speeds, commands[0][1].device), flush=True)
     if config.estimate_file:
+        os.makedirs(os.path.dirname(os.path.abspath(config.estimate_file)), exist_ok=True)
         files.write_json(config.estimate_file, as_json(config, phases, speeds))
 
 
