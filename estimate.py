@@ -15,7 +15,7 @@ The model of the time on W workers, which share the micro-batches of an update:
   bytes of the gradients, 4 per parameter (2 with --gradient_compression), in 2 (W - 1) messages of LATENCY seconds.
 - evaluations: a forward pass takes a third of a training step; drawing the curves takes CURVES_SECONDS.
 - checkpoints: a copy in memory, and the last one until it is on disk.
-- start: to the end of the first update, if timed.
+- start: to the end of the first update, and the end of the process, if timed.
 """
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ class Pace(NamedTuple):
     """The speed of one worker."""
 
     sequences_per_second: float
-    start_seconds: float = 0.0  # of the run, in addition to its updates: imports, data, tracing, compiling
+    start_seconds: float = 0.0  # in addition to updates: imports, data, tracing, compiling, the end of the process
     updates: int = 0  # that were timed; 0: the speed was given
     memory: Optional[int] = None  # peak, in bytes
 
@@ -238,10 +238,12 @@ def time_updates(phase: Phase, program: str, updates: int) -> Pace:
             memory = peak_memory(process.pid) or memory
             if first is None and read_entries(metrics):
                 first = time.monotonic() - started
-        status = process.poll()
+        status, ended = process.poll(), time.monotonic()
+        end(process)
+        first_and_end = (first or 0.0) + time.monotonic() - ended
     if status:
         raise failure(program, output, status)
-    return pace_of(phase, read_entries(metrics), first or 0.0, memory)
+    return pace_of(phase, read_entries(metrics), first_and_end, memory)
 
 
 @contextlib.contextmanager
@@ -259,12 +261,16 @@ def running(command: List[str], output: str) -> Iterator[subprocess.Popen]:
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)
+
+
+def end(process: subprocess.Popen):
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def words_of(config) -> List[str]:
@@ -304,7 +310,7 @@ def pace_of(phase: Phase, entries: List[dict], first: float, memory: Optional[in
     """The speed in the timed updates, those left out that compile.
 
     Args:
-        first: seconds from the start of the command to the end of its first update.
+        first: seconds from the start of the command to the end of its first update, and those of its own end.
     Raises: RunFailed: there is no such update.
     """
     updates = measured(entries, phase.timed)
