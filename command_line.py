@@ -142,15 +142,17 @@ def refuse_early(config_class, doc: str, old_names: typing.Optional[dict] = None
 
     Args:
         config_class, doc, old_names: see `parse`.
-        check: called with the configuration on rank 0 (or without a launcher); raises UserError. Where it returns True,
-            the command ends: there is nothing else to do.
+        check: called with the configuration, and raises UserError. Where it returns True, the command ends: there is
+            nothing else to do. Of several workers none calls it, because the others would wait for the one that ends:
+            they refuse together, later.
         resumable: a signal that comes while TensorFlow is imported ends the command with the status of an interruption.
     """
     def main(argv):
         own = argv[:argv.index("--")] if "--" in argv else argv  # the rest are another command's
         config = parse(config_class, own, doc, old_names, quiet=True)
-        done = check and not launched_rank() and check(config)
-        return None if done else GO_ON
+        alone = configuration.launched("RANK") is None or getattr(config, "check_only", False)
+        done = check and alone and check(config)
+        return 0 if done else GO_ON
 
     prepare_streams()
     _early.update(resumable=resumable)
@@ -163,10 +165,8 @@ def refuse_early(config_class, doc: str, old_names: typing.Optional[dict] = None
         _exit(status)
 
 
-GO_ON = -1
-
-
-_early = {"resumable": False}  # what the last call of `refuse_early` said
+GO_ON = -1  # no exit status: the command continues
+_early = {"resumable": False}  # what `refuse_early` was told, for the handler of signals
 
 
 def _stop_at_once(number, frame):
