@@ -96,7 +96,7 @@ class Phase(NamedTuple):
     folder: str  # of the checkpoints
     compressed: bool  # gradients, to 16 bits
     config: Union[PretrainingConfig, SquadConfig]  # of the timed run
-    timed: Sequence  # of `Work`, the updates of the timed run
+    timed: Sequence[Work]  # the updates of the timed run
 
 
 def times(done: int, last: int, every: int) -> int:
@@ -118,7 +118,7 @@ def pretraining(config: PretrainingConfig, folder: str, resumes: bool) -> Phase:
     timed = dataclasses.replace(
         config, results_dir=folder, log_dir=None, json_summary=os.path.join(folder, f"phase{config.phase}.jsonl"),
         model_name=config.run_name, phase2=False, restore_checkpoint=None, overwrite=False, load_weights=False,
-        weights_dir=None, eval_tfrecords=None, skip_checkpoint=True, log_freq=1, num_workers=0,
+        weights_dir=None, eval_tfrecords=None, skip_checkpoint=True, log_freq=1, profile_steps=None, num_workers=0,
         gradient_accumulation_steps=min(config.gradient_accumulation_steps, MOST_MICRO_BATCHES))
     index = os.path.join(timed.model_dir, "record_index")
     os.makedirs(index, exist_ok=True)
@@ -133,16 +133,18 @@ def pretraining(config: PretrainingConfig, folder: str, resumes: bool) -> Phase:
     parameters = preflight.pretraining_parameters(config, inputs.encoder)
     saves = times(done, config.num_train_steps, config.save_checkpoints_steps)
     kept = checkpoints.most_kept(done, config.num_train_steps, keep_best=batches > 0)
-    timed_sequences = timed.train_batch_size * timed.gradient_accumulation_steps
     sequence = flops.of_pretraining(config, inputs.encoder)
+    update = timed.train_batch_size * timed.gradient_accumulation_steps
     return Phase(
-        f"phase {config.phase}", config.max_seq_length, done, updates, config.num_warmup_steps,
-        workers, config.train_batch_size, micro_batches, sequences, sequences * config.max_seq_length,
-        sequence, inputs.data.order.records,
-        times(done, config.num_train_steps, config.updates_per_eval) if batches else 0,
-        batches * batch_size, saves, parameters, preflight.pretraining_bytes(config, inputs.encoder),
-        disk_bytes(config, kept, saves, parameters), config.checkpoint_dir, config.gradient_compression != "none",
-        timed, [Work(timed_sequences, timed_sequences * sequence, False)] * config.num_train_steps)
+        name=f"phase {config.phase}", length=config.max_seq_length, done=done, updates=updates,
+        warmup=config.num_warmup_steps, workers=workers, batch_size=config.train_batch_size,
+        micro_batches=micro_batches, sequences=sequences, tokens=sequences * config.max_seq_length, flops=sequence,
+        records=inputs.data.order.records, evaluated=batches * batch_size,
+        evaluations=times(done, config.num_train_steps, config.updates_per_eval) if batches else 0, saves=saves,
+        parameters=parameters, memory=preflight.pretraining_bytes(config, inputs.encoder),
+        disk=disk_bytes(config, kept, saves, parameters), folder=config.checkpoint_dir,
+        compressed=config.gradient_compression != "none", config=timed,
+        timed=[Work(update, update * sequence, False)] * config.num_train_steps)
 
 
 def disk_bytes(config, kept: int, saves: int, parameters: int) -> int:
@@ -162,7 +164,8 @@ def fine_tuning(config: SquadConfig, folder: str) -> Phase:
     timed = dataclasses.replace(
         config, output_dir=folder, cache_dir=os.path.join(folder, "cache"), skip_cache=False, overwrite=False,
         json_summary=os.path.join(folder, "squad.jsonl"), do_predict=False, do_eval=False, eval_script=None,
-        evaluate_during_training=False, skip_checkpoint=True, log_freq=1, num_workers=0, seed=config.seed or 0,
+        evaluate_during_training=False, skip_checkpoint=True, log_freq=1, profile_steps=None, num_workers=0,
+        seed=config.seed or 0,
         gradient_accumulation_steps=min(config.gradient_accumulation_steps, MOST_MICRO_BATCHES))
     train = run_tf_squad.read_split(timed, "train", tokenizer).features
     dev = run_tf_squad.read_split(timed, "dev", tokenizer).features if config.predicts else None
@@ -180,17 +183,17 @@ def fine_tuning(config: SquadConfig, folder: str) -> Phase:
     checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max)
     alone = squad_utils.WindowOrder(train.lengths, config.buckets, config.train_batch_size, timed.seed, limit)
     return Phase(
-        "fine-tuning", config.max_seq_length, 0, updates, int(config.warmup_proportion * updates),
-        workers, config.train_batch_size, accumulation * workers,
-        round(epochs * examples),
-        round(epochs * sum(batch.length for batch in epoch) * windows.batch_size),
-        flops_of(epoch, config, source.config) * workers / examples, len(train.lengths),
-        (config.do_predict or config.do_eval) + (math.ceil(epochs) - 1 if config.evaluate_during_training else 0),
-        len(dev.lengths) if dev else 0, 0 if config.skip_checkpoint else saves, parameters,
-        preflight.squad_bytes(config, source.config, training=True),
-        disk_bytes(config, checkpoints.most_kept(), saves, parameters), config.checkpoint_dir,
-        config.gradient_compression != "none", timed,
-        list(itertools.islice(window_updates(alone, timed, source.config), min(updates, 1000))))
+        name="fine-tuning", length=config.max_seq_length, done=0, updates=updates,
+        warmup=int(config.warmup_proportion * updates), workers=workers, batch_size=config.train_batch_size,
+        micro_batches=accumulation * workers, sequences=round(epochs * examples),
+        tokens=round(epochs * sum(batch.length for batch in epoch) * windows.batch_size),
+        flops=flops_of(epoch, config, source.config) * workers / examples, records=len(train.lengths),
+        evaluated=len(dev.lengths) if dev else 0,
+        evaluations=(config.do_predict or config.do_eval) + config.evaluate_during_training * (math.ceil(epochs) - 1),
+        saves=saves, parameters=parameters, memory=preflight.squad_bytes(config, source.config, training=True),
+        disk=disk_bytes(config, checkpoints.most_kept(), saves, parameters), folder=config.checkpoint_dir,
+        compressed=config.gradient_compression != "none", config=timed,
+        timed=list(itertools.islice(window_updates(alone, timed, source.config), min(updates, 1000))))
 
 
 def flops_of(batches: Sequence[squad_utils.Batch], config: SquadConfig, encoder: ElectraConfig) -> int:
