@@ -71,8 +71,8 @@ def of_squad(config: SquadConfig, encoder: ElectraConfig, length: int, training:
 
 
 # --- Peak rates ---
-# TFLOP/s of dense matrix products as NVIDIA's data sheets state them; where a sheet states the rate "with sparsity", half
-# of it. By the name that the driver reports. A card in a form that is not here is left out: its rate is another.
+# TFLOP/s of dense matrix products as NVIDIA's data sheets state them; where a sheet states the rate "with sparsity",
+# half of it. By the name that the driver reports. Other forms of these cards have other rates and are left out.
 
 PEAKS = {
     "V100-SXM2": dict(fp32=15.7),

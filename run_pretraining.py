@@ -335,7 +335,8 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
         return metrics
 
     job = training.Job(
-        start.step, config.num_train_steps, input_of(config, setup, workers), config.updates_per_log, config.save_checkpoints_minutes,
+        start.step, config.num_train_steps, input_of(config, setup, workers), config.updates_per_log,
+        config.save_checkpoints_minutes,
         saves_after=lambda step: step % config.save_checkpoints_steps == 0,
         evaluates_after=lambda step: setup.evaluate and (step == config.num_train_steps
                                                          or step % config.updates_per_eval == 0),

@@ -64,7 +64,7 @@ header_as_help() {  # for scripts without a table of options: with --help prints
 recipe() {
   local plan failed=0
   recipe_call=("$@")
-  [[ $1 == install_horovod ]] || resumable=yes
+  [[ $1 == @(install_horovod|benchmark_*) ]] || resumable=yes
   find_any_python
   { plan=$("$any_python" "$root/scripts/recipe.py" "$1" "$start_dir" "${@:2}" 3>&1 >&4) || failed=$?; } 4>&1
   [[ -z $stopped ]] || leave

@@ -1,8 +1,6 @@
 """flops: against a count of the products that a network makes, and against sums by hand."""
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -28,16 +26,12 @@ def squad(**changes) -> SquadConfig:
 
 def products(function, *arguments) -> int:
     """FLOPs of the matrix products in the graph of a function, from their shapes. Broadcasts and sums do not count."""
-    graph = tf.function(function, autograph=False).get_concrete_function(*arguments).graph
-    graphs, total = [graph], 0
-    while graphs:
-        graph = graphs.pop()
-        graphs += [inner.graph for inner in getattr(graph, "_functions", {}).values() if hasattr(inner, "graph")]
-        for op in graph.get_operations():
-            if op.type in ("MatMul", "BatchMatMulV2"):
-                shape = op.inputs[0].shape.as_list()
-                transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
-                total += 2 * math.prod(op.outputs[0].shape.as_list()) * shape[-2 if transposed else -1]
+    total = 0
+    for op in tf.function(function, autograph=False).get_concrete_function(*arguments).graph.get_operations():
+        if op.type in ("MatMul", "BatchMatMulV2"):
+            transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
+            summed = op.inputs[0].shape[-2 if transposed else -1]
+            total += 2 * op.outputs[0].shape.num_elements() * summed
     return total
 
 

@@ -113,6 +113,16 @@ def test_defaults_are_shown_as_one_would_type_them(value, text):
     ("electra", ["--network_gbits=10"], ["--network_gbits", "--estimate"]),
     ("electra_squad", ["--estimate", "--mode=eval"], ["--estimate", "--mode=eval"]),
     ("finetune_ckpts_on_squad", ["--checkpoints=x", "--estimate"], ["unknown option --estimate"]),
+    ("benchmark_pretraining", ["cpu", "fp32", "huge"], ["--electra_model=huge", "tiny, small, base, large"]),
+    ("benchmark_pretraining", ["--batchsize=8"], ["unknown option --batchsize: did you mean --batch_size?"]),
+    ("benchmark_pretraining", ["--batch_size=0"], ["--batch_size=0 is too small"]),
+    ("benchmark_pretraining", ["--max_seq_length=600"], ["--max_seq_length=600", "512"]),
+    ("benchmark_pretraining", ["--against=hf", "--objective=mlm"], ["--against=hf", "--objective"]),
+    ("benchmark_squad", ["hpu", "--against=hf", "--dry_run"], ["--against=hf", "hpu"]),
+    ("benchmark_squad", ["--objective=mlm"], ["unknown option --objective"]),
+    ("benchmark_squad", ["--length_buckets=a"], ["--length_buckets=a"]),
+    ("electra", ["--profile_steps=5"], ["--profile_steps=5", "10:15"]),
+    ("electra_squad", ["--squad_dir=/", "--profile_steps=5:4"], ["--profile_steps=5:4"]),
     ("install_horovod", ["--device=tpu"], ["--device=tpu", "cpu, gpu, hpu"]),
 ])
 def test_a_call_is_refused_in_the_names_of_its_options(plan, refuses, wrapper, words, said):
