@@ -638,6 +638,8 @@ def judge_end(run: Run) -> List[str]:
     raw = SHELL.search(text)
     if raw:
         found.append(f"raw message: {shorten(raw[0].strip(), 120)}")
+    if case.program == "test.sh" and case.kind != "help":  # its arguments are pytest's, which answers them
+        return found
     if run.status in (1, 2) and not traced and "2" not in case.machine.get("close", case.machine.get("full", "")):
         found += judge_refusal(run)
     if case.kind in ("help", "typo") and run.cpu_seconds > QUICK:
