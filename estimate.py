@@ -104,11 +104,12 @@ def times(done: int, last: int, every: int) -> int:
     return 0 if last <= done else last // every - done // every + (last % every > 0)
 
 
-def pretraining(config: PretrainingConfig, folder: str, resumes: bool) -> Phase:
+def pretraining(config: PretrainingConfig, folder: str, timed_updates: int, resumes: bool) -> Phase:
     """A phase of pre-training.
 
     Args:
         folder: temporary.
+        timed_updates: the log gets a line after the first update, and one after so many more.
         resumes: whether checkpoints of this phase are resumed from.
     Raises: UserError.
     """
@@ -118,7 +119,8 @@ def pretraining(config: PretrainingConfig, folder: str, resumes: bool) -> Phase:
     timed = dataclasses.replace(
         config, results_dir=folder, log_dir=None, json_summary=os.path.join(folder, f"phase{config.phase}.jsonl"),
         model_name=config.run_name, phase2=False, restore_checkpoint=None, overwrite=False, load_weights=False,
-        weights_dir=None, eval_tfrecords=None, skip_checkpoint=True, log_freq=1, profile_steps=None, num_workers=0,
+        weights_dir=None, eval_tfrecords=None, skip_checkpoint=True, profile_steps=None, num_workers=0,
+        log_freq=min(config.updates_per_log, 1 + timed_updates),
         gradient_accumulation_steps=min(config.gradient_accumulation_steps, MOST_MICRO_BATCHES))
     index = os.path.join(timed.model_dir, "record_index")
     os.makedirs(index, exist_ok=True)
@@ -154,8 +156,8 @@ def disk_bytes(config, kept: int, saves: int, parameters: int) -> int:
     return preflight.checkpoint_bytes(parameters) * (kept if config.save_checkpoints_minutes else min(kept, saves))
 
 
-def fine_tuning(config: SquadConfig, folder: str) -> Phase:
-    """A fine-tuning from its beginning. Raises: UserError."""
+def fine_tuning(config: SquadConfig, folder: str, timed_updates: int) -> Phase:
+    """A fine-tuning from its beginning; see `pretraining`. Raises: UserError."""
     import run_tf_squad  # TensorFlow, to read weights
     workers = max(1, config.num_workers)
     preflight.check_squad(config)
@@ -164,8 +166,8 @@ def fine_tuning(config: SquadConfig, folder: str) -> Phase:
     timed = dataclasses.replace(
         config, output_dir=folder, cache_dir=os.path.join(folder, "cache"), skip_cache=False, overwrite=False,
         json_summary=os.path.join(folder, "squad.jsonl"), do_predict=False, do_eval=False, eval_script=None,
-        evaluate_during_training=False, skip_checkpoint=True, log_freq=1, profile_steps=None, num_workers=0,
-        seed=config.seed or 0,
+        evaluate_during_training=False, skip_checkpoint=True, log_freq=min(config.log_freq, 1 + timed_updates),
+        profile_steps=None, num_workers=0, seed=config.seed or 0,
         gradient_accumulation_steps=min(config.gradient_accumulation_steps, MOST_MICRO_BATCHES))
     train = run_tf_squad.read_split(timed, "train", tokenizer).features
     dev = run_tf_squad.read_split(timed, "dev", tokenizer).features if config.predicts else None
@@ -237,7 +239,7 @@ def time_updates(phase: Phase, program: str, updates: int) -> Pace:
     started = time.monotonic()
     with running([sys.executable, program, *words_of(timed)], output) as process:
         while process.poll() is None and not enough(read_entries(metrics), phase.timed, updates):
-            time.sleep(0.05)
+            time.sleep(0.1)
             memory = peak_memory(process.pid) or memory
             if first is None and read_entries(metrics):
                 first = time.monotonic() - started
@@ -293,20 +295,32 @@ def read_entries(path: str) -> List[dict]:
             if entry["kind"] == "train"]
 
 
-def measured(entries: List[dict], works: Sequence[Work]) -> List[Tuple[float, Work]]:
-    """The updates after the first one, with their seconds: the log has the average speed since the first update."""
-    ends, sequences, found = [0.0], 0, []
-    for entry, work in zip(entries[1:], works[1:]):
-        sequences += work.sequences
-        ends.append(sequences / entry["average_sequences_per_second"])
-        found.append((ends[-1] - ends[-2], work))
+class Interval(NamedTuple):
+    """The updates between two lines of the log."""
+
+    seconds: float
+    updates: int
+    flops: int
+    compiles: bool
+
+
+def measured(entries: List[dict], works: Sequence[Work]) -> List[Interval]:
+    """The updates after the first one: the log has the average speed since then."""
+    end, sequences, found = 0.0, 0, []
+    for before, entry in zip(entries, entries[1:]):
+        done = works[before["step"]:entry["step"]]
+        sequences += sum(work.sequences for work in done)
+        begun, end = end, sequences / entry["average_sequences_per_second"]
+        found.append(Interval(end - begun, len(done), sum(work.flops for work in done),
+                              any(work.compiles for work in done)))
     return found
 
 
 def enough(entries: List[dict], works: Sequence[Work], updates: int) -> bool:
     """Whether so many updates, and LEAST_SECONDS, have been timed."""
-    steady = [seconds for seconds, work in measured(entries, works) if not work.compiles]
-    return len(steady) >= updates and sum(steady) >= LEAST_SECONDS
+    steady = [found for found in measured(entries, works) if not found.compiles]
+    return sum(found.updates for found in steady) >= updates and sum(
+        found.seconds for found in steady) >= LEAST_SECONDS
 
 
 def pace_of(phase: Phase, entries: List[dict], first: float, memory: Optional[int] = None) -> Pace:
@@ -316,14 +330,14 @@ def pace_of(phase: Phase, entries: List[dict], first: float, memory: Optional[in
         first: seconds from the start of the command to the end of its first update, and those of its own end.
     Raises: RunFailed: there is no such update.
     """
-    updates = measured(entries, phase.timed)
-    steady = [entry for entry in updates if not entry[1].compiles] or updates
+    found = measured(entries, phase.timed)
+    steady = [interval for interval in found if not interval.compiles] or found
     if not steady:
         raise RunFailed(f"{phase.name} has too few updates to time its speed: give it with --sequences_per_second.")
-    per_flop = sum(seconds for seconds, _ in steady) / sum(work.flops for _, work in steady)
-    compiling = sum(seconds for seconds, work in updates if work.compiles)
-    start = max(0.0, first - phase.timed[0].flops * per_flop) + compiling
-    return Pace(1 / (phase.flops * per_flop), start, len(steady), memory)
+    per_flop = sum(interval.seconds for interval in steady) / sum(interval.flops for interval in steady)
+    compiling = sum(interval.seconds - interval.flops * per_flop for interval in found if interval.compiles)
+    start = max(0.0, first - phase.timed[0].flops * per_flop + compiling)
+    return Pace(1 / (phase.flops * per_flop), start, sum(interval.updates for interval in steady), memory)
 
 
 def peak_memory(pid: int) -> Optional[int]:
@@ -570,11 +584,11 @@ def open_phases(config: EstimateConfig, commands: Sequence[tuple], folder: str) 
         if isinstance(of_phase, SquadConfig):
             # A card that this machine does not have has memory of its own.
             phases.append(fine_tuning(dataclasses.replace(of_phase, force=of_phase.force or bool(config.rates)),
-                                      folder))
+                                      folder, config.timed_updates))
             continue
         # Phase 2 after a phase 1 that starts from scratch does so too.
         resumes = not phases or bool(commands[0][1].restore_checkpoint)
-        phases.append(pretraining(of_phase, folder, resumes))
+        phases.append(pretraining(of_phase, folder, config.timed_updates, resumes))
         if not config.rates:
             preflight.check_memory(of_phase, phases[-1].memory, "train_batch_size")
     return phases

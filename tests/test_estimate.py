@@ -164,15 +164,17 @@ def test_the_speed_is_that_of_the_updates_that_do_not_compile():
     # After the first update: 4, 1 and 2 s for 8 sequences each; the first of these has a new length, the last is twice
     # as long.
     ends = (4, 5, 7)
-    entries = [{}, *({"average_sequences_per_second": 8 * n / end} for n, end in enumerate(ends, 1))]
+    entries = [{"step": 1}, *({"step": 1 + n, "average_sequences_per_second": 8 * n / end}
+                              for n, end in enumerate(ends, 1))]
     phase = make_phase(flops=50.0, timed=[Work(8, 800, True), Work(8, 800, True), Work(8, 800, False),
                                           Work(8, 1600, False)])
     pace = estimate.pace_of(phase, entries, first=20.0)
     assert pace.updates == 2
     assert pace.sequences_per_second == pytest.approx(800 / 50)  # 2400 FLOPs in 3 s
-    assert pace.start_seconds == pytest.approx(20 - 1 + 4)
+    assert pace.start_seconds == pytest.approx(20 - 1 + 4 - 1)
+    assert estimate.pace_of(phase, [*entries[:2], entries[3]], first=20.0) == pace  # two updates in one line
     assert not estimate.enough(entries, phase.timed, 2)  # 3 s are too few
-    slow = [entries[0], *({"average_sequences_per_second": entry["average_sequences_per_second"] / 10}
+    slow = [entries[0], *({**entry, "average_sequences_per_second": entry["average_sequences_per_second"] / 10}
                           for entry in entries[1:])]
     assert estimate.enough(slow, phase.timed, 2) and not estimate.enough(slow, phase.timed, 3)
 
