@@ -76,6 +76,7 @@ from bad_inputs import (  # noqa: E402  (found through the line above)
 
 SECONDS = 120  # after which a command counts as hung
 STARTING = 0.3  # seconds until a Python command can handle a signal
+SHELL_STARTING = 0.03  # the same for bash
 QUICK = 1.0  # seconds of CPU time for help and for a typo: TensorFlow alone takes 2 and more
 MEMORY = 12 << 30  # address space of a command: more than any valid one takes
 
@@ -622,9 +623,9 @@ def judge_end(run: Run) -> List[str]:
         allowed = {2}
     if case.kind == "help":
         allowed = {0}
-    if case.kind == "signal" and not case.program.endswith(".sh") and float(case.machine["delay"]) < STARTING \
-            and run.status not in (0, 2, 75):
-        return []  # Python itself was starting
+    if case.kind == "signal" and run.status not in (0, 2, 75) and float(case.machine["delay"]) < (
+            SHELL_STARTING if case.program.endswith(".sh") else STARTING):
+        return []  # Python itself was starting, or bash
     if case.kind == "signal":
         allowed = {0, 75}
         if not case.program.endswith(".sh") and not CALLS[case.call].trains:  # it has nothing to save

@@ -164,6 +164,7 @@ run() {
   (trap '' INT HUP USR1; exec "$@") &
   target=$! child=$!
   await_child
+  if [[ -n $stopped && -n $resumable ]] && (( status > 128 )); then status=75; fi  # it had not yet begun to wait for TERM
 }
 
 run_group() {
