@@ -838,6 +838,38 @@ class ExportConfig:
         require_options(self, "pretrained_checkpoint", "output_dir")
 
 
+@dataclasses.dataclass(frozen=True)
+class EstimateConfig:
+    """An estimate of how long a run takes and what it needs."""
+
+    sequences_per_second: typing.Optional[str] = option(
+        None, "for --estimate: training speed of one worker, in place of timing it on this machine: one value (of the "
+        "first phase), or one of each phase separated by a comma")
+    timed_updates: int = option(
+        3, "for --estimate: number of updates that are timed, after the first one, which compiles", minimum=1)
+    network_gbits: float = option(
+        100.0, "for --estimate: bandwidth of the network of each worker, in Gb/s", minimum=0.001)
+    estimate_file: typing.Optional[str] = option(
+        None, "for --estimate: JSON file to write the estimate to, in addition to the table")
+
+    def __post_init__(self):
+        check_options(self)
+        self.rates  # noqa: B018  (validates it)
+
+    @property
+    def rates(self) -> typing.List[float]:
+        """The values of --sequences_per_second. Raises: UserError: one is not a positive number."""
+        words = self.sequences_per_second.split(",") if self.sequences_per_second else []
+        try:
+            rates = [float(word) for word in words]
+        except ValueError:
+            rates = [0.0]
+        if not all(0 < rate < LARGEST_OPTION[float] for rate in rates):
+            raise UserError(f"--sequences_per_second={self.sequences_per_second} must be a number above 0, or two "
+                            "separated by a comma, such as 340,80.")
+        return rates
+
+
 # --- Folders and workers of a command ---
 
 

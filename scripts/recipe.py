@@ -32,7 +32,15 @@ from options import Call, Table, exists, flag, help_text, own  # noqa: E402
 
 import configuration  # noqa: E402
 import files  # noqa: E402
-from configuration import DeviceOptions, ElectraConfig, PretrainingConfig, SquadConfig, UserError, option  # noqa: E402
+from configuration import (  # noqa: E402
+    DeviceOptions,
+    ElectraConfig,
+    EstimateConfig,
+    PretrainingConfig,
+    SquadConfig,
+    UserError,
+    option,
+)
 
 DEVICES = DeviceOptions.__dataclass_fields__["device"].metadata["choices"]
 
@@ -147,6 +155,11 @@ MAX_RESTARTS = own("max_restarts", "0", "maximum number of automatic restarts af
 MIN_WORKERS = own("min_workers", "", "with max_restarts and hostfile: leave out hosts that no longer answer, as long "
                   "as this many workers remain (default: all hosts are needed)")
 DRY_RUN = own("dry_run", "false", "print the commands and run nothing")
+ESTIMATE = [
+    own("estimate", "false", "train nothing; print how long this call would take on 1, 8 and 64 workers, its memory, "
+        "disk, tokens and epochs"),
+    *(flag(EstimateConfig, name) for name in ("sequences_per_second", "timed_updates", "network_gbits")),
+    flag(EstimateConfig, "estimate_file", path="output")]
 
 
 def electra_table() -> Table:
@@ -225,6 +238,7 @@ if that exists, else the bundled sample data is used. Switches can be given with
         ENV,
         MAX_RESTARTS,
         MIN_WORKERS,
+        *ESTIMATE,
         DRY_RUN,
     ])
 
@@ -288,6 +302,7 @@ value.\
         of("overwrite"),
         MAX_RESTARTS,
         MIN_WORKERS,
+        *ESTIMATE,
         DRY_RUN,
     ])
 
@@ -315,7 +330,7 @@ The options after dry_run are passed to scripts/electra_squad.sh. The sweep itse
         of("out_dir", path="output"),
         of("keep_checkpoint_max"),
         DRY_RUN,
-        *(entry for entry in squad_table().options if entry.name not in SET_BY_SWEEP),
+        *(entry for entry in squad_table().options if entry.name not in SET_BY_SWEEP and entry not in ESTIMATE),
     ])
 
 
@@ -375,10 +390,32 @@ def workers(call: Call, config: DeviceOptions) -> Variables:
     """The variables about device and workers. Raises: UserError: they contradict each other, or are not there."""
     hostfile = os.path.join(call.start_dir, os.path.expanduser(call["hostfile"])) if call["hostfile"] else ""
     launcher.check(config.num_workers, hostfile, call.cluster, call.dry_run, call.wrapper)
-    check_device(call, config.device)
-    return {"device": config.device, "num_workers": str(config.num_workers), "hostfile": hostfile,
+    made = estimate(call)
+    needs_device = not (made and call["sequences_per_second"])
+    if needs_device:
+        check_device(call, config.device)
+    if made:  # one process
+        return {"device": config.device if needs_device else "cpu", "num_workers": "1", "hostfile": "", "cluster": "",
+                "estimate": made, "checkpoints": config.checkpoint_dir}
+    return {"device": config.device, "num_workers": str(config.num_workers), "hostfile": hostfile, "estimate": [],
             "cluster": "yes" if call.cluster else "", "max_restarts": str(max_restarts(call)),
             "min_workers": min_workers(call, config.num_workers, hostfile), "checkpoints": config.checkpoint_dir}
+
+
+def estimate(call: Call) -> List[str]:
+    """The command of --estimate, without those that it is about; empty without the option.
+
+    Raises: UserError: an option of an estimate without --estimate, or several processes.
+    """
+    given = [entry.name for entry in ESTIMATE[1:] if entry.name in call.given]
+    if call["estimate"] == "false":
+        if given:
+            raise UserError(f"--{given[0]} is for an estimate: add --estimate, or omit it.")
+        return []
+    if call.cluster:
+        raise UserError("--estimate is for one process: omit --env=cluster, and do not use srun or mpirun.")
+    flags = call.flags(EstimateConfig)
+    return call.command("estimate.py", flags, configuration.from_words(EstimateConfig, flags))
 
 
 def check_device(call: Call, device: str):
@@ -460,7 +497,8 @@ def electra(call: Call) -> Plan:
             flags.setdefault("restore_checkpoint", "auto")
         commands[f"restart_p{phase}"] = call.flag_words(flags, configs[-1])
         commands[f"log_p{phase}"] = os.path.join(configs[-1].logs, f"{call['job_name']}_phase{phase}.log")
-    if phases == [2] and not exists(os.path.join(call.in_work_dir(configs[0].checkpoint_dir), "ckpt-*.index")):
+    phase_1 = os.path.join(call.in_work_dir(configs[0].checkpoint_dir), "ckpt-*.index")
+    if phases == [2] and call["estimate"] == "false" and not exists(phase_1):
         raise UserError(f"--phase=2: {configs[0].checkpoint_dir} holds no checkpoint of phase 1: run phase 1 first, or "
                         "name the run with --model_name.")
     if configs[0].device == "hpu" and call.given.get("xla", "auto") not in ("auto", "false"):
@@ -470,7 +508,7 @@ def electra(call: Call) -> Plan:
     return Plan({**workers(call, configs[0]), **commands, **building(steps),
                  "phases": [str(phase) for phase in phases], "optimizer": configs[0].optimizer,
                  "logs": configs[0].logs, "to_resume": "--resume_training=true", "to_continue": "--phase=2"},
-                notes, configs, configs[0].model_dir, "results_dir")
+                notes, configs, "" if call["estimate"] == "true" else configs[0].model_dir, "results_dir")
 
 
 def check_encoder(call: Call, config: PretrainingConfig):
@@ -542,6 +580,11 @@ def corpus_data(call: Call, lengths: Dict[int, str]) -> Tuple[Dict[int, str], Di
     for phase, length in lengths.items():
         refuse_other_corpus(call, data[phase], sizes)
         steps[data[phase]] = records_step(corpus, vocab_file, data[phase], length, 16, held_out)
+    missing = [folder for folder in steps if not os.path.isdir(call.in_work_dir(folder))]
+    if missing and call["estimate"] == "true":
+        raise UserError(f"--estimate needs the records of --corpus_dir, and {missing[0]} is not built yet: build it "
+                        "with the commands that --dry_run prints, or give other records with --data_dir_p1 and "
+                        "--data_dir_p2.")
     return data, steps
 
 
@@ -612,6 +655,8 @@ def electra_squad(call: Call) -> Plan:
         raise UserError(f"--squad_dir={flags['data_dir']} is not a directory: give the one that holds the SQuAD files.")
     if "cache_dir" not in flags and os.access(call.in_work_dir(flags["data_dir"]), os.W_OK):
         flags["cache_dir"] = flags["data_dir"]
+    if call["estimate"] == "true" and not call["mode"].startswith("train"):
+        raise UserError(f"--estimate is for training, not for --mode={call['mode']}: omit one of them.")
     if flags["seed"] == "RANDOM":
         del flags["seed"]
     if call["squad_version"] == "2.0":
@@ -626,8 +671,8 @@ def electra_squad(call: Call) -> Plan:
         config = configuration.from_words(SquadConfig, flags)
     return Plan({**workers(call, config), "command": call.command("run_tf_squad.py", flags, config),
                  **building(MAKE_DEMO if sample else {}), "results": config.output_dir,
-                 "log": os.path.join(config.output_dir, "console.log")}, notes, [config], config.output_dir,
-                "output_dir")
+                 "log": os.path.join(config.output_dir, "console.log")}, notes, [config],
+                "" if call["estimate"] == "true" else config.output_dir, "output_dir")
 
 
 def sweep(call: Call) -> Plan:
