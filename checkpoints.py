@@ -333,7 +333,7 @@ class Checkpoints:
             if name.startswith(".writing-ckpt-"):
                 shutil.rmtree(path)
             match = re.fullmatch(r"(ckpt-(?:p2-)?\d+)\.data-\d+-of-\d+", name)
-            if match and not os.path.exists(os.path.join(self.folder, match[1] + ".index")):
+            if match and not os.path.lexists(os.path.join(self.folder, match[1] + ".index")):
                 indices = glob.glob(os.path.join(glob.escape(self.folder), "*", match[1] + ".index"))
                 moved = [index for index in indices if not os.path.exists(os.path.join(os.path.dirname(index), name))]
                 if moved:

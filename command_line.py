@@ -25,7 +25,7 @@ REPORT_SECONDS = 15  # delay before a rank other than 0 reports its error
 # The machine's own faults: a disk that is full, broken, read-only or gone, and limits. Also a closed standard output.
 FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EROFS, errno.EACCES, errno.EPERM,
           errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENAMETOOLONG,
-          errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)  # the last four: something in the way
+          errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP)  # these: something in the way
 
 # --- Parsing ---
 
@@ -142,15 +142,17 @@ def refuse_early(config_class, doc: str, old_names: typing.Optional[dict] = None
 
     Args:
         config_class, doc, old_names: see `parse`.
-        check: called with the configuration on rank 0 (or without a launcher); raises UserError. Where it returns True,
-            the command ends: there is nothing else to do.
+        check: called with the configuration, and raises UserError. Where it returns True, the command ends: there is
+            nothing else to do. Of several workers none calls it, because the others would wait for the one that ends:
+            they refuse together, later.
         resumable: a signal that comes while TensorFlow is imported ends the command with the status of an interruption.
     """
     def main(argv):
         own = argv[:argv.index("--")] if "--" in argv else argv  # the rest are another command's
         config = parse(config_class, own, doc, old_names, quiet=True)
-        done = check and not launched_rank() and check(config)
-        return None if done else GO_ON
+        alone = configuration.launched("RANK") is None or getattr(config, "check_only", False)
+        done = check and alone and check(config)
+        return 0 if done else GO_ON
 
     prepare_streams()
     _early.update(resumable=resumable)
@@ -163,10 +165,8 @@ def refuse_early(config_class, doc: str, old_names: typing.Optional[dict] = None
         _exit(status)
 
 
-GO_ON = -1
-
-
-_early = {"resumable": False}  # what the last call of `refuse_early` said
+GO_ON = -1  # no exit status: the command continues
+_early = {"resumable": False}  # what `refuse_early` was told, for the handler of signals
 
 
 def _stop_at_once(number, frame):
@@ -180,6 +180,11 @@ def _stop_at_once(number, frame):
     os._exit(status)
 
 
+def _interrupt(number, frame):
+    """After the imports, until the command handles signals itself: what it holds by then is released."""
+    raise Interrupted(f"stopped by {signal.Signals(number).name} before the first update: run the same command again.")
+
+
 def run_command(main):
     """Runs `main(argv)` as a command: an error of the user's ends in one sentence and status 2, an interruption in 75.
 
@@ -188,9 +193,10 @@ def run_command(main):
     """
     prepare_streams()
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    if signal.getsignal(signal.SIGINT) == _stop_at_once and not _early["resumable"]:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) == _stop_at_once:
+        resumable = _early["resumable"]
+        signal.signal(signal.SIGINT, _interrupt if resumable else signal.default_int_handler)
+        signal.signal(signal.SIGTERM, _interrupt if resumable else signal.SIG_DFL)
     end_with_wrapper()
     status = _status_of(main)
     write_status(launched_rank(), status)
@@ -208,7 +214,8 @@ def _status_of(main) -> int:
         if rank and not isinstance(stop, Interrupted):  # rank 0 reports what all ranks found, and its exit ends them
             time.sleep(REPORT_SECONDS)
         if not (rank and isinstance(stop, Interrupted)):
-            say_on_stderr(os.path.basename(sys.argv[0]) + (f" (worker {rank})" if rank else "") + f": {stop}")
+            who = os.path.basename(sys.argv[0]) + (f" (worker {rank})" if rank else "")
+            say_on_stderr(f"{who}: {configuration.on_one_line(str(stop))}")
         return stop.exit_status
     except KeyboardInterrupt:
         say_on_stderr(f"{os.path.basename(sys.argv[0])}: stopped by SIGINT.")

@@ -57,6 +57,12 @@ _brief.maxlevel, _brief.maxstring = 2, 60
 in_brief = _brief.repr  # of a value from a file, for a message: however long or deep it is
 
 
+def on_one_line(text: str) -> str:
+    """A message with values of users: escapes in place of line breaks and control characters, long words shortened."""
+    escaped = re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], text)
+    return re.sub(r"\S{400,}", lambda found: f"{found[0][:100]}...{found[0][-30:]}", escaped)
+
+
 # --- The encoder ---
 
 SIZES = {

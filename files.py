@@ -26,6 +26,7 @@ import threading
 import time
 from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
+PATH_BYTES = 4096  # the longest path on Linux
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # --- Temporary names ---
@@ -144,6 +145,8 @@ def matching(pattern: str) -> List[str]:
 
     Existing folders at its beginning are taken literally: `a[1]/*.txt` finds the files in a folder `a[1]`.
     """
+    if len(os.fsencode(pattern)) > PATH_BYTES:  # looking for patterns in it takes time that grows with its square
+        return []
     existing = pattern
     while existing and not os.path.exists(existing):
         existing = os.path.dirname(existing)
@@ -373,10 +376,10 @@ def hold(path: str, log: Callable[[str], None] = print) -> Iterator[None]:
     Raises: Held. OSError: the file cannot be written.
     """
     lock = _Lock(path, log)
-    lock.take()
     try:
+        lock.take()
         yield
-    finally:
+    finally:  # also after a signal in `take`
         lock.release()
 
 
@@ -415,6 +418,8 @@ class _Lock:
             try:
                 file, created = os.open(self.path, os.O_RDWR), False
             except FileNotFoundError:  # released meanwhile
+                if os.path.islink(self.path):
+                    raise
                 return self._try()
         try:
             with contextlib.suppress(FileNotFoundError):
@@ -423,6 +428,11 @@ class _Lock:
                     self._file, file = file, -1
                 return found
             return UNKNOWN, None  # released meanwhile
+        except BaseException:
+            if created:
+                with contextlib.suppress(OSError):
+                    os.remove(self.path)
+            raise
         finally:
             if file >= 0:
                 os.close(file)
@@ -487,4 +497,5 @@ class _Lock:
         with contextlib.suppress(OSError):  # the folder may be gone, or its disk
             if Holder.read(self.path) == self.holder:
                 os.remove(self.path)
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)

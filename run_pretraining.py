@@ -446,6 +446,9 @@ def resume_hint(config: PretrainingConfig, signal_name: str, step: int, anything
 
 def main(argv):
     config = command_line.parse(PretrainingConfig, argv, __doc__, OLD_NAMES)
+    if config.check_only:
+        preflight.check_pretraining(config)
+        return
     device = devices.open_for(config)
     with catch_lost_workers():
         if config.eval_only:

@@ -49,7 +49,7 @@ import report
 import squad_utils
 import training
 import weights
-from checkpoints import Checkpoints, read_state
+from checkpoints import Checkpoints, find_checkpoint, read_state
 from report import Metric
 from tokenization import ElectraTokenizer
 from workers import ALONE, Workers, catch_lost_workers, checksum
@@ -559,6 +559,12 @@ def check_only(config: SquadConfig):
     devices.open_device("cpu", "fp32", "false")
     world_size = max(1, config.num_workers)
     preflight.check_squad(config)
+    name = config.init_checkpoint or (config.electra_model if config.do_train else config.checkpoint_dir)
+    if not os.path.exists(name) and find_checkpoint(name) is None and name != config.checkpoint_dir:
+        print(f"note: {name} is downloaded at the start, and was not checked.")
+        for split in config.splits:
+            read_examples(config, split)
+        return
     source, tokenizer = read_weights(config, ALONE)
     if config.do_train:
         fingerprints = identity(config, source, tokenizer)

@@ -18,7 +18,10 @@ choose_launcher
 build_data
 
 running "${runner[@]}" "${command[@]}"  # run_tf_squad.py
-[[ -z $dry_run ]] || exit 0
+if [[ -n $dry_run ]]; then
+  ! can_check || run "$python" "${command[@]}" --check_only
+  exit "$status"
+fi
 run_restarting "$log" "command[@]" "command[@]"
 if (( status == 2 )); then
   exit 2  # the program has said why

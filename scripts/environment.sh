@@ -37,7 +37,7 @@ if [[ /dev/fd/1 -ef $0 ]] || ! { true 9>&1; } 2>/dev/null; then exec >/dev/null;
 if [[ /dev/fd/2 -ef $0 ]] || ! { true 9>&2; }; then exec 2>/dev/null; fi
 
 wrapper=${0##*/}
-start_dir=$PWD
+start_dir=${PWD:-/}  # bash leaves it unset in a folder that was deleted
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 rank=0  # with --env=cluster every worker has its own wrapper, and that of rank 0 prints messages
@@ -157,6 +157,7 @@ run() {
   (trap '' INT HUP USR1; exec "$@") &
   target=$! child=$!
   await_child
+  if [[ -n $stopped && -n $resumable ]] && (( status > 128 )); then status=75; fi  # it had not yet begun to wait for TERM
 }
 
 run_group() {

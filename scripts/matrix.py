@@ -50,6 +50,8 @@ import files  # noqa: E402
 # the op graph, weights in and out, a tiny pre-training and fine-tuning with their files, stopping and resuming.
 FAST = """
 tests/test_tokenization.py
+tests/test_command_line.py
+tests/test_preflight.py
 tests/test_modeling.py
 tests/test_optimization.py
 tests/test_pretrain_utils.py

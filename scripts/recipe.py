@@ -623,7 +623,7 @@ def main(argv: List[str]) -> int:
         if rank:  # what the wrappers of all workers find is reported by that of rank 0, whose end ends the others
             time.sleep(3)
             who += f" (worker {rank})"
-        print(f"{who}: {error}", file=sys.stderr)
+        print(f"{who}: {configuration.on_one_line(str(error))}", file=sys.stderr)
         return error.exit_status
     for note in made.notes if not rank else ():
         print(f"{who}: {note}")

@@ -15,5 +15,8 @@ cd "$root"
 use_python cpu tools
 linted=0
 "$python" -m ruff check . || linted=$?
-"$python" -m pytest -q -rfEs "$@"
+tested=0
+"$python" -m pytest -q -rfEs "$@" || tested=$?
+(( tested != 4 )) || exit 2  # pytest has said which argument it does not know
+(( tested == 0 )) || exit "$tested"
 (( linted == 0 )) || die "the tests pass, but ruff found problems, see above" "$linted"

@@ -90,6 +90,13 @@ def test_an_interrupted_save_leaves_nothing_that_looks_whole(checkpoints, monkey
     assert names(checkpoints) == ["ckpt-1.data-00000-of-00001", "ckpt-1.index"]
 
 
+def test_data_whose_index_is_a_broken_link_is_not_removed(tmp_path):
+    (tmp_path / "ckpt-2.data-00000-of-00001").write_text("weights")
+    os.symlink("elsewhere", tmp_path / "ckpt-2.index")
+    Checkpoints(str(tmp_path)).clean()
+    assert len(os.listdir(tmp_path)) == 2
+
+
 def damage(prefix, how):
     data = pathlib.Path(prefix + ".data-00000-of-00001")
     content = bytearray(data.read_bytes())

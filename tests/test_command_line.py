@@ -2,6 +2,7 @@
 import dataclasses
 import errno
 import os
+import signal
 import subprocess
 import sys
 
@@ -94,6 +95,9 @@ def test_help_lists_every_flag_with_its_default_and_ends_well(word, capsys):
     (configuration.UserError("Mend it."), 2, "train.py: Mend it.\n"),
     (configuration.RunFailed("It broke."), 1, "train.py: It broke.\n"),
     (configuration.Interrupted("Resume it."), 75, "train.py: Resume it.\n"),
+    (configuration.UserError("--x=" + "a" * 9999 + " is bad."), 2,
+     "train.py: --x=" + "a" * 96 + "..." + "a" * 30 + " is bad.\n"),
+    (configuration.UserError("--device=a\n\tb is unknown."), 2, "train.py: --device=a\\n\\tb is unknown.\n"),
     (None, 0, ""),
     (OSError(errno.ENOSPC, "No space left on device", "results.json"), 1,
      "train.py: results.json could not be read or written (No space left on device): make room or fix that, and start "
@@ -143,3 +147,41 @@ def test_the_status_of_a_command_does_not_depend_on_a_reader_of_its_output(tmp_p
     process.stdout.close()
     process.stdin.close()
     assert process.wait(60) == 75
+
+
+EARLY = """import contextlib, dataclasses, os, signal, sys, time
+import command_line
+from configuration import option
+@dataclasses.dataclass(frozen=True)
+class Config:
+    x: int = option(1, "a number")
+when, resumable, number = sys.argv.pop(), sys.argv.pop() == "True", int(sys.argv.pop())
+def stop():
+    os.kill(os.getpid(), number)
+    time.sleep(30)
+@contextlib.contextmanager
+def held():
+    try:
+        yield
+    finally:
+        print("released", flush=True)
+def main(argv):
+    with held():
+        stop()
+command_line.refuse_early(Config, "doc", resumable=resumable)
+if when == "importing":
+    stop()
+command_line.run_command(main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("resumable", [True, False])
+@pytest.mark.parametrize("when", ["importing", "running"])
+def test_a_signal_before_the_command_handles_them_ends_it_in_one_sentence(when, resumable, number):
+    done = subprocess.run([sys.executable, "-c", EARLY, str(int(number)), str(resumable), when], cwd=ROOT, text=True,
+                          capture_output=True)
+    kill = when == "running" and not resumable and number == signal.SIGTERM  # as any program
+    assert done.returncode == (75 if resumable else -number if kill else 128 + number)
+    assert len(done.stderr.splitlines()) == (0 if kill else 1) and (kill or number.name in done.stderr)
+    assert done.stdout == ("released\n" if when == "running" and not kill else "")

@@ -210,6 +210,10 @@ def check_python(script: str, words):
     elif script == "scripts/check_crashes.py":
         assert all(re.fullmatch("--(rounds|seed)=[0-9]+", word) for word in words), words
         assert (ROOT / script).is_file()
+    elif script == "scripts/check_bad_input.py":
+        known = "--(seed|inputs|jobs)=[0-9]+|--quick|--only=[a-z_.,0-9]+"
+        assert all(re.fullmatch(known, word) for word in words), words
+        assert (ROOT / script).is_file()
     else:
         pytest.fail(f"no check is known for {script}")
 

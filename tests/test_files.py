@@ -439,3 +439,27 @@ for _ in range(5):
 def test_only_the_standard_library_is_imported():
     code = "import sys, files; sys.exit(bool({'numpy', 'absl', 'configuration'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], cwd=os.path.dirname(files.__file__), check=True)
+
+
+def test_a_signal_while_the_lock_is_taken_leaves_none(tmp_path, monkeypatch):
+    def interrupt(self, file, created):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files._Lock, "_judge", interrupt)
+    with pytest.raises(KeyboardInterrupt), files.hold(str(tmp_path / ".lock")):
+        pass
+    assert not os.listdir(tmp_path)
+    (tmp_path / ".lock").write_text("another's")
+    with pytest.raises(KeyboardInterrupt), files.hold(str(tmp_path / ".lock")):
+        pass
+    assert os.listdir(tmp_path) == [".lock"]
+
+
+def test_a_pattern_longer_than_a_path_matches_nothing_at_once():
+    assert files.matching("[" * 1_000_000) == []  # took minutes
+
+
+def test_a_lock_that_is_a_broken_link_is_an_error(tmp_path):
+    os.symlink("nowhere", tmp_path / ".lock")
+    with pytest.raises(FileNotFoundError), files.hold(str(tmp_path / ".lock")):
+        pass

@@ -104,7 +104,7 @@ def test_a_mistake_is_one_sentence_and_status_2(installing, arguments, environme
 def test_missing_tools_are_named(installing, tmp_path):
     """PATH has what the script itself uses, and of the tools only make."""
     path = make_folder(tmp_path / "few")
-    for name in ("bash", "dirname", "cat", "env"):
+    for name in ("bash", "dirname", "cat", "env", "readlink"):
         os.symlink(subprocess.check_output(["which", name], text=True).strip(), path / name)
     write_executable(path / "make", "#!/bin/sh\n")
     write_executable(path / "python3", f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
@@ -144,7 +144,7 @@ def test_habana_horovod_is_judged_without_loading_it(installing, tmp_path):
     (package / "metadata.json").write_text(json.dumps({"tensorflow": "2.15.0"}))
     python = write_executable(tmp_path / "only_site" / "python", f"""#!/bin/sh
         # Without the packages installed here.
-        case "$1" in */recipe.py | */horovod_state.py) exec {sys.executable} -S "$@" ;; esac
+        case "$1" in -c | */recipe.py | */horovod_state.py) exec {sys.executable} -S "$@" ;; esac
     """)
     result = installing.call("hpu", wrapper=SCRIPT, PYTHON=python, PYTHONPATH=str(site))
     assert result.returncode == 0, result.stderr

@@ -481,7 +481,7 @@ def test_overwrite_deletes_only_another_fine_tuning_and_only_when_the_new_one_ca
     shutil.copytree(data / "model", other)
     content = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**content, "intermediate_size": 65}))
-    assert "its config.json describes another model" in refuses(run, dataclasses.replace(
+    assert "intermediate_size is 65" in refuses(run, dataclasses.replace(
         config, overwrite=True, init_checkpoint=str(other)))
     assert "json_summary" in refuses(run, dataclasses.replace(
         config, overwrite=True, learning_rate=2e-3, json_summary="/proc/no/such.jsonl"))

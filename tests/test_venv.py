@@ -168,7 +168,8 @@ def test_an_interpreter_named_by_PYTHON_is_checked_and_nothing_is_installed(sett
     elsewhere = setting_up.call("cpu", PYTHON="./bare", cwd=tmp_path)
     assert_refused(elsewhere, f"./bare -m pip install -r {setting_up.folder}/requirements-cpu.txt")
     assert_refused(setting_up.call("cpu", PYTHON=str(tmp_path / "none")), f"PYTHON={tmp_path}/none", "3.8")
-    assert setting_up.call("cpu", PYTHON=write_executable(tmp_path / "good", "#!/bin/sh\n")).returncode == 0
+    good = write_executable(tmp_path / "good", f'#!/bin/sh\n[ "$1" != -c ] || exec {sys.executable} "$@"\n')
+    assert setting_up.call("cpu", PYTHON=good).returncode == 0
     assert setting_up.recorded() == [] and not setting_up.venv.exists()
 
 

@@ -135,7 +135,7 @@ def test_the_launchers_core_binding_is_kept(monkeypatch):
 def test_every_worker_writes_its_exit_status(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ELECTRA_STATUS_FILE", str(tmp_path / "status"))
     monkeypatch.setenv("HOROVOD_RANK", "1")
-    monkeypatch.setattr(configuration, "REPORT_SECONDS", 0)
+    monkeypatch.setattr(command_line, "REPORT_SECONDS", 0)
 
     def main(argv):
         raise UserError("no.")
