@@ -209,6 +209,28 @@ def test_variables_follow_the_papers_in_float64(kind, b1, b2):
     np.testing.assert_allclose(optimizer.second_moments[0].numpy(), state[0][2], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [LAMB, AdamW])
+def test_vectors_that_are_updated_together_get_what_each_would_get_alone(kind):
+    names = ["dense/kernel", "dense/bias", "dense_1/bias", "LayerNorm/gamma", "LayerNorm/beta"]
+    rng = np.random.default_rng(3)
+    values, gradients = ([rng.normal(size=[3, 4] if name.endswith("kernel") else [size])
+                          for size, name in enumerate(names, 2)] for _ in range(2))
+    results = []
+    for together in (True, False):
+        variables = variables_of(values, names)
+        optimizer = kind(variables, constant_rate(0.1), multipliers=[1.0, 0.5, 0.25, 0.5, 1.0])
+        if not together:
+            optimizer.is_elementwise = lambda variable: False
+        graph = tf.function(functools.partial(update, optimizer, [tf.constant(g, tf.float32) for g in gradients]),
+                            autograph=False)
+        operations = graph.get_concrete_function().graph.get_operations()
+        assert len([op for op in operations if op.type == "MulNoNan"]) == (2 if together else len(names))
+        graph()
+        results.append(values_of([*variables, *optimizer.first_moments, *optimizer.second_moments]))
+    for one, other in zip(*results):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_update_0_of_a_warm_up_changes_the_moments_only():
     variables = variables_of([[1.0, 2.0]], ["a/kernel"])
     optimizer = LAMB(variables, Schedule(1.0, 10, 5))

@@ -236,7 +236,7 @@ KEPT_FLOAT32 = {
     "TensorFlow's GELU and its gradient, which habana-tensorflow replaces": "Erf Neg",
     "the question-answering head, small": "Tanh TanhGrad",
     "masking and sampling": "StatelessRandomUniform Maximum Minimum Round Select SelectV2 OneHot",
-    "the optimizer": "L2Loss Sqrt MulNoNan RealDiv Pow IsFinite LogicalOr",
+    "the optimizer": "L2Loss SplitV Sqrt MulNoNan RealDiv Pow IsFinite LogicalOr",
     "embedding tables, which would be cast at every step": "GatherV2 UnsortedSegmentSum TensorScatterUpdate",
     "variables, and ops that move values without computing":
         "AssignAddVariableOp AssignSubVariableOp AssignVariableOp ReadVariableOp Cast Const ConcatOffset ConcatV2 "
