@@ -23,6 +23,7 @@ from typing import Dict, Iterator, NamedTuple, Optional, Sequence
 
 import tensorflow as tf
 
+import fused
 import gaudi
 import pretrain_utils
 from configuration import ElectraConfig, PretrainingConfig
@@ -62,6 +63,8 @@ def layer_norm(x, gamma, beta, epsilon: float):
     """
     if "layer_norm" in gaudi.FUSED:
         return gaudi.FUSED["layer_norm"](x, gamma, beta, epsilon)
+    if fused.ENABLED:
+        return fused.layer_norm(x, gamma, beta, epsilon)
 
     @tf.custom_gradient
     def normalise(x, gamma, beta):
@@ -90,8 +93,15 @@ def dropout(x, rate: float, seed):
     """
     if seed is None or rate == 0:
         return x
+    if fused.ENABLED:
+        return fused.dropout(x, rate, seed)
     keep = tf.cast(pretrain_utils.uniform(x.shape, seed) >= rate, tf.float32)
     return x * (keep * (1 / (1 - rate)))
+
+
+def gelu(x):
+    """Exact GELU (Hendrycks & Gimpel 2016). habana-tensorflow replaces tf.nn.gelu: look it up at each call."""
+    return fused.gelu(x) if fused.ENABLED else tf.nn.gelu(x)
 
 
 @tf.custom_gradient
@@ -154,6 +164,8 @@ class Dense(tf.Module):
         self.bias = make.constant(f"{scope}/bias", [outputs], 0.0)
 
     def __call__(self, x):
+        if fused.ENABLED:
+            return fused.dense(tf.cast(x, self.compute_dtype), self.kernel, self.bias)
         return matmul(x, self.kernel, self.compute_dtype) + self.bias
 
 
@@ -209,6 +221,8 @@ class EncoderLayer(tf.Module):
 
     def __call__(self, x_TD, mask_bias, batch, seeds: Iterator):
         heads, rate = self.config.num_attention_heads, self.config.hidden_dropout_prob
+        if fused.ENABLED:
+            return self._fused(tf.cast(x_TD, self.compute_dtype), mask_bias, seeds)
 
         def split_heads(y_TD):
             return tf.transpose(tf.reshape(y_TD, [batch, -1, heads, y_TD.shape[-1] // heads]), [0, 2, 1, 3])
@@ -218,8 +232,22 @@ class EncoderLayer(tf.Module):
                                  self.config.attention_probs_dropout_prob, next(seeds), self.compute_dtype)
         context_TD = tf.reshape(tf.transpose(context_BHLK, [0, 2, 1, 3]), [-1, x_TD.shape[-1]])
         x_TD = self.attention_norm(dropout(self.attention_output(context_TD), rate, next(seeds)) + x_TD)
-        inner_TF = tf.nn.gelu(self.intermediate(x_TD))  # resolved at call time: habana-tensorflow replaces it
+        inner_TF = gelu(self.intermediate(x_TD))
         return self.output_norm(dropout(self.output(inner_TF), rate, next(seeds)) + x_TD)
+
+    def _fused(self, x_TD, mask_bias, seeds: Iterator):
+        """The same with the functions of fused.py; activations are of the dtype of the products."""
+        config = self.config
+        context_TD = fused.attention(self.query(x_TD), self.key(x_TD), self.value(x_TD), mask_bias,
+                                     config.num_attention_heads, config.attention_probs_dropout_prob, next(seeds))
+        x_TD = self._add_norm(self.attention_output(context_TD), x_TD, next(seeds), self.attention_norm)
+        inner_TF = self.intermediate(x_TD)
+        outer_TD = fused.gelu_dense(inner_TF, tf.convert_to_tensor(self.output.kernel), self.output.bias)
+        return self._add_norm(outer_TD, x_TD, next(seeds), self.output_norm)
+
+    def _add_norm(self, x_TD, residual_TD, seed, norm: LayerNorm):
+        return fused.dropout_add_norm(x_TD, residual_TD, self.config.hidden_dropout_prob, seed,
+                                      tf.convert_to_tensor(norm.gamma), tf.convert_to_tensor(norm.beta), norm.epsilon)
 
 
 class Encoder(tf.Module):
@@ -253,7 +281,7 @@ class Encoder(tf.Module):
             x = self.embeddings_project(x)
         for layer in self.layers:
             x = layer(x, mask_bias, batch, seeds)
-        return x
+        return tf.cast(x, tf.float32)
 
 
 # --- Generator and discriminator ---
@@ -273,7 +301,7 @@ class GeneratorHead(tf.Module):
 
     def __call__(self, hidden, word_embeddings):
         """hidden float32 [T, D], word_embeddings float32 [V, E] -> float32 [T, V]; padding entries are about -1e9."""
-        x = self.layer_norm(tf.nn.gelu(self.dense(hidden)))
+        x = self.layer_norm(gelu(self.dense(hidden)))
         logits = matmul(x, word_embeddings, self.compute_dtype, transpose_b=True)
         with in_float32():
             return logits + (self.output_bias + vocabulary_padding(self.config))
@@ -295,7 +323,7 @@ class DiscriminatorHead(tf.Module):
 
     def __call__(self, hidden):
         """float32 [T, D] -> float32 [T]."""
-        inner = tf.nn.gelu(self.dense(hidden))
+        inner = gelu(self.dense(hidden))
         with in_float32():
             return tf.reshape(self.dense_prediction(inner), [-1])
 
