@@ -335,6 +335,8 @@ class DeviceOptions:
                       "ignored on hpu", choices=("auto", "true", "false"))
     bf16_config_path: typing.Optional[str] = option(
         None, "hpu with bf16: JSON file that lists the operations to convert (default: data/bf16_electra.json)")
+    recompute: bool = option(False, "run the forward pass of each layer again in the backward pass: less memory, more "
+                             "time, the same results up to rounding")
     num_workers: int = option(
         0, "number of workers the launcher must have started, one device each (0: any number)", minimum=0)
     gradient_compression: str = option(

@@ -21,6 +21,7 @@ import contextlib
 import itertools
 from typing import Dict, Iterator, NamedTuple, Optional, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 import fused
@@ -118,6 +119,31 @@ def rows_at(table, ids):
     return tf.gather(table, ids), gradient
 
 
+def recomputed(function, x):
+    """function(x), float tensors; its gradient runs `function` again instead of keeping what that computes.
+
+    The result is the same up to rounding: TensorFlow sorts the summands of a gradient by the names of their operations.
+    """
+
+    @tf.custom_gradient
+    def run(x):
+        def gradient(upstream, variables=()):
+            # Two dependencies keep the second run after the forward pass: XLA ignores the control dependency, and a
+            # number that is always 0 is none for the operations that draw the dropout masks.
+            first = tf.reshape(upstream, [-1])[0]
+            zero = tf.cast(tf.where(tf.equal(first, first), 0.0, np.nan), x.dtype)
+            with tf.control_dependencies([upstream]), tf.GradientTape(watch_accessed_variables=False) as tape:
+                again = x + zero
+                tape.watch([again, *variables])
+                y = function(again)
+            d_x, *d_variables = tape.gradient(y, [again, *variables], upstream)
+            return (d_x, d_variables) if variables else d_x
+
+        return function(x), gradient
+
+    return run(x)
+
+
 def attention(query, key, value, mask_bias, dropout_rate, dropout_seed, compute_dtype):
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1).
 
@@ -203,7 +229,12 @@ class Embeddings(tf.Module):
 
 
 class EncoderLayer(tf.Module):
-    """Self-attention and feed-forward blocks, each followed by dropout, residual connection and layer norm."""
+    """Self-attention and feed-forward blocks, each followed by dropout, residual connection and layer norm.
+
+    `recompute`: the gradient keeps the layer's input only, and runs the layer again. Takes a quarter more time.
+    """
+
+    recompute = False  # see `recompute_layers`
 
     def __init__(self, config: ElectraConfig, scope: str, make: VariableMaker, compute_dtype):
         super().__init__()
@@ -220,9 +251,16 @@ class EncoderLayer(tf.Module):
         self.output_norm = LayerNorm(hidden, epsilon, f"{scope}/output", make)
 
     def __call__(self, x_TD, mask_bias, batch, seeds: Iterator):
-        heads, rate = self.config.num_attention_heads, self.config.hidden_dropout_prob
+        rows = [next(seeds) for _ in range(3)]
+        forward = self._plain
         if fused.ENABLED:
-            return self._fused(tf.cast(x_TD, self.compute_dtype), mask_bias, seeds)
+            forward, x_TD = self._fused, tf.cast(x_TD, self.compute_dtype)
+        if self.recompute:
+            return recomputed(lambda x: forward(x, mask_bias, batch, iter(rows)), x_TD)
+        return forward(x_TD, mask_bias, batch, iter(rows))
+
+    def _plain(self, x_TD, mask_bias, batch, seeds: Iterator):
+        heads, rate = self.config.num_attention_heads, self.config.hidden_dropout_prob
 
         def split_heads(y_TD):
             return tf.transpose(tf.reshape(y_TD, [batch, -1, heads, y_TD.shape[-1] // heads]), [0, 2, 1, 3])
@@ -235,7 +273,7 @@ class EncoderLayer(tf.Module):
         inner_TF = gelu(self.intermediate(x_TD))
         return self.output_norm(dropout(self.output(inner_TF), rate, next(seeds)) + x_TD)
 
-    def _fused(self, x_TD, mask_bias, seeds: Iterator):
+    def _fused(self, x_TD, mask_bias, batch, seeds: Iterator):
         """The same with the functions of fused.py; activations are of the dtype of the products."""
         config = self.config
         context_TD = fused.attention(self.query(x_TD), self.key(x_TD), self.value(x_TD), mask_bias,
@@ -248,6 +286,13 @@ class EncoderLayer(tf.Module):
     def _add_norm(self, x_TD, residual_TD, seed, norm: LayerNorm):
         return fused.dropout_add_norm(x_TD, residual_TD, self.config.hidden_dropout_prob, seed,
                                       tf.convert_to_tensor(norm.gamma), tf.convert_to_tensor(norm.beta), norm.epsilon)
+
+
+def recompute_layers(model: tf.Module):
+    """Sets `recompute` for all layers of a model, which is for training only."""
+    for module in model.submodules:
+        if isinstance(module, EncoderLayer):
+            module.recompute = True
 
 
 class Encoder(tf.Module):
