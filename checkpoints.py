@@ -140,19 +140,27 @@ class Checkpoints:
     def check_room(self, size: int, phase: int = 1, step: int = 0, num_train_steps: int = 0, replace: bool = False,
                    keep_best: bool = False):
         """`check_disk` for checkpoints of `size` bytes each. The folder need not exist yet."""
-        more = int(keep_best)
-        if self.keep_every:
-            more += max(0, num_train_steps // self.keep_every - step // self.keep_every)
         there = [found for found in self.list(phase) if replace or found.step <= step and not self._is_milestone(found)]
-        needed = size * max(1, self.keep + 1 + more - len(there))
-        present = os.path.abspath(self.folder)
-        while not os.path.exists(present):
-            present = os.path.dirname(present)
-        free = shutil.disk_usage(present).free
+        needed = size * max(1, self.most_kept(step, num_train_steps, keep_best) - len(there))
+        free = self.free_bytes()
         if free < needed:
             every = ", raise --keep_every_steps" if self.keep_every else ""
             raise UserError(f"{self.folder} has {free / 1e9:.1f} GB free, the checkpoints need {needed / 1e9:.1f} GB: "
                             f"free some space, lower --keep_checkpoint_max{every}, or choose another --{self.flag}.")
+
+    def most_kept(self, step: int = 0, num_train_steps: int = 0, keep_best: bool = False) -> int:
+        """How many checkpoints of a phase are there at once, at most, with the one being written; see `check_disk`."""
+        more = int(keep_best)
+        if self.keep_every:
+            more += max(0, num_train_steps // self.keep_every - step // self.keep_every)
+        return self.keep + 1 + more
+
+    def free_bytes(self) -> int:
+        """Free disk space in the folder, which need not exist yet."""
+        present = os.path.abspath(self.folder)
+        while not os.path.exists(present):
+            present = os.path.dirname(present)
+        return shutil.disk_usage(present).free
 
     def save(self, phase: int, step: int, model: tf.Module, optimizer: tf.Module, state: dict) -> str:
         """Writes one checkpoint, waits for it, and returns its prefix. See `start` and `complete`."""

@@ -294,6 +294,17 @@ def check_options(config):
             raise UserError(f"--{field.name}={value} is too large: it must be at most {rule['maximum']}.")
 
 
+def profiled(config) -> typing.Optional[typing.Tuple[int, int]]:
+    """The first and last update of --profile_steps. Raises: UserError."""
+    if config.profile_steps is None:
+        return None
+    found = re.fullmatch("([0-9]{1,9}):([0-9]{1,9})", config.profile_steps)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise UserError(f"--profile_steps={config.profile_steps} must be the first and the last update of the profile, "
+                        "such as 10:15.")
+    return int(found[1]), int(found[2])
+
+
 def require_options(config, *names: str):
     """Raises UserError naming the first of `names` that was not given."""
     for name in names:
@@ -437,6 +448,8 @@ class PretrainingConfig(DeviceOptions):
         minimum=1)
     keep_every_steps: int = option(
         0, "checkpoints at multiples of this number of updates are never deleted (0: none)", minimum=0)
+    profile_steps: typing.Optional[str] = option(
+        None, "first and last update to profile, such as 10:15; the profile is written to the TensorBoard logs")
     skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
     restore_checkpoint: typing.Optional[str] = option(
         None, "resume from 'latest', or from a checkpoint such as results/models/base/checkpoints/ckpt-1000; newer "
@@ -458,6 +471,7 @@ class PretrainingConfig(DeviceOptions):
         if self.generator != "separate" and not self.share_embeddings:
             raise UserError(f"--noshare_embeddings needs a generator with its own embeddings, not "
                             f"--generator={self.generator}: give --generator=separate, or omit --noshare_embeddings.")
+        profiled(self)
         if self.load_weights != bool(self.weights_dir):
             missing = "--weights_dir" if self.load_weights else "--load_weights"
             raise UserError(f"--load_weights and --weights_dir go together: {missing} is missing.")
@@ -672,6 +686,8 @@ class SquadConfig(DeviceOptions):
     save_checkpoints_minutes: float = option(
         0.0, "minutes between two checkpoints, in addition to the one of every epoch (0: off)", minimum=0.0)
     evaluate_during_training: bool = option(False, "evaluate on the development set after every epoch")
+    profile_steps: typing.Optional[str] = option(
+        None, "first and last update to profile, such as 10:15; the profile is written to the TensorBoard logs")
     skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
     keep_checkpoint_max: int = option(2, "number of newest checkpoints kept", minimum=1)
     disable_progress_bar: bool = option(False, "hide the progress bar")
@@ -690,6 +706,7 @@ class SquadConfig(DeviceOptions):
             raise UserError(f"--beam_size={self.beam_size} exceeds the shortest batch length, {self.buckets[0]}: "
                             "choose a smaller beam or longer --length_buckets.")
         window_lengths(self.max_seq_length, self.doc_stride, self.max_query_length)
+        profiled(self)
 
     # Options whose default depends on other options or on the number of workers.
     FITTED = ("learning_rate", "doc_stride", "max_query_length")
@@ -821,6 +838,38 @@ class ExportConfig:
 
     def __post_init__(self):
         require_options(self, "pretrained_checkpoint", "output_dir")
+
+
+@dataclasses.dataclass(frozen=True)
+class EstimateConfig:
+    """An estimate of how long a run takes and what it needs."""
+
+    sequences_per_second: typing.Optional[str] = option(
+        None, "for --estimate: training speed of one worker, in place of timing it on this machine: one value (of the "
+        "first phase), or one of each phase separated by a comma")
+    timed_updates: int = option(
+        3, "for --estimate: number of updates that are timed, after the first one, which compiles", minimum=1)
+    network_gbits: float = option(
+        100.0, "for --estimate: bandwidth of the network of each worker, in Gb/s", minimum=0.001)
+    estimate_file: typing.Optional[str] = option(
+        None, "for --estimate: JSON file to write the estimate to, in addition to the table")
+
+    def __post_init__(self):
+        check_options(self)
+        self.rates  # noqa: B018  (validates it)
+
+    @property
+    def rates(self) -> typing.List[float]:
+        """The values of --sequences_per_second. Raises: UserError: one is not a positive number."""
+        words = self.sequences_per_second.split(",") if self.sequences_per_second else []
+        try:
+            rates = [float(word) for word in words]
+        except ValueError:
+            rates = [0.0]
+        if not all(0 < rate < LARGEST_OPTION[float] for rate in rates):
+            raise UserError(f"--sequences_per_second={self.sequences_per_second} must be a number above 0, or two "
+                            "separated by a comma, such as 340,80.")
+        return rates
 
 
 # --- Folders and workers of a command ---

@@ -7,6 +7,9 @@ For the modules that `preflight` needs. Those that define subclasses of TensorFl
 from __future__ import annotations
 
 import importlib
+import sys
+
+import files
 
 
 class _Deferred:
@@ -14,7 +17,10 @@ class _Deferred:
         self._name = name
 
     def __getattr__(self, attribute: str):
-        return getattr(importlib.import_module(self._name), attribute)
+        if self._name not in sys.modules:
+            with files.blocked_signals():  # half an import cannot be repeated
+                importlib.import_module(self._name)
+        return getattr(sys.modules[self._name], attribute)
 
 
 tensorflow = _Deferred("tensorflow")

@@ -13,6 +13,7 @@ from typing import Optional, Tuple
 
 import tensorflow as tf
 
+import flops
 import fused
 import gaudi
 from configuration import DeviceOptions, UserError
@@ -43,6 +44,12 @@ class Device:
     @property
     def world_size(self) -> int:
         return self.workers.size
+
+    @property
+    def peak_flops(self) -> Optional[float]:
+        """FLOP/s of the devices of all workers by their data sheets, where known."""
+        peak = flops.peak(self.description, self.precision)
+        return peak and peak * self.world_size
 
     @property
     def is_chief(self) -> bool:

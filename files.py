@@ -418,6 +418,8 @@ class _Lock:
             try:
                 file, created = os.open(self.path, os.O_RDWR), False
             except FileNotFoundError:  # released meanwhile
+                if os.path.islink(self.path):
+                    raise
                 return self._try()
         try:
             with contextlib.suppress(FileNotFoundError):

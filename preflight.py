@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import errno
 import os
-from typing import Dict, Optional
+from typing import Dict, NamedTuple, Optional
 
 import files
 import hub
@@ -45,23 +45,37 @@ def check_pretraining(config: PretrainingConfig) -> bool:
     refuse_missing_checkpoint(config, checkpoints)
     for name in (config.weights_dir or "").split(","):
         check_weights(name.strip())
-    shards = pretrain_utils.find_shards(config.pretrain_tfrecords, "pretrain_tfrecords") if not config.eval_only else []
-    held_out = config.eval_tfrecords and pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
-    tokenizer = pretrain_utils.open_tokenizer(config, shards or held_out)
     if config.eval_only:  # the checkpoint says what model it is
+        pretrain_utils.open_tokenizer(config, pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords"))
         return config.check_only
+    inputs = open_inputs(config)
+    check_memory(config, pretraining_bytes(config, inputs.encoder), "train_batch_size")
+    if not config.skip_checkpoint and not checkpoints.list(config.phase):  # else how many are to come is known later
+        checkpoints.check_room(checkpoint_bytes(pretraining_parameters(config, inputs.encoder)), config.phase,
+                               num_train_steps=config.num_train_steps, keep_best=inputs.held_out is not None)
+    return config.check_only
+
+
+class Inputs(NamedTuple):
+    """What a phase reads, validated."""
+
+    encoder: ElectraConfig
+    data: pretrain_utils.Data
+    held_out: Optional[pretrain_utils.Data]
+
+
+def open_inputs(config: PretrainingConfig) -> Inputs:
+    """Opens the records of a phase. Raises: UserError: they cannot be used."""
+    shards = pretrain_utils.find_shards(config.pretrain_tfrecords, "pretrain_tfrecords")
+    held_out = config.eval_tfrecords and pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
+    tokenizer = pretrain_utils.open_tokenizer(config, shards)
     encoder = config.encoder_config(tokenizer.vocab_size)
     data = pretrain_utils.open_data(shards, config, tokenizer, remember=False)
     if data.order.records < config.train_batch_size:
         raise UserError(f"--pretrain_tfrecords hold {data.order.records} records, fewer than one micro-batch of "
                         f"--train_batch_size={config.train_batch_size}: lower it, or build a larger dataset.")
-    if held_out:
-        pretrain_utils.open_data(held_out, config, tokenizer, remember=False)
-    check_memory(config, pretraining_bytes(config, encoder), "train_batch_size")
-    if not config.skip_checkpoint and not checkpoints.list(config.phase):  # else how many are to come is known later
-        checkpoints.check_room(12 * pretraining_parameters(config, encoder), config.phase,
-                               num_train_steps=config.num_train_steps, keep_best=bool(held_out))
-    return config.check_only
+    return Inputs(encoder, data, pretrain_utils.open_data(held_out, config, tokenizer, remember=False)
+                  if held_out else None)
 
 
 # --- Where a run starts ---
@@ -235,6 +249,16 @@ def pretraining_parameters(config: PretrainingConfig, encoder: ElectraConfig) ->
     return total
 
 
+def squad_parameters(encoder: ElectraConfig) -> int:
+    """The number of parameters of a fine-tuned model, without its small head."""
+    return embedding_parameters(encoder) + encoder_parameters(encoder, encoder.embedding_size)
+
+
+def checkpoint_bytes(parameters: int) -> int:
+    """The size of a checkpoint: the weights and two moments."""
+    return 12 * parameters
+
+
 def generator_encoder(config: PretrainingConfig, encoder: ElectraConfig):
     """The masked language model: the generator's encoder, the only one of objective `mlm`, or None."""
     if config.objective == "mlm" or config.generator == "tied":
@@ -263,7 +287,7 @@ def pretraining_bytes(config: PretrainingConfig, encoder: ElectraConfig) -> floa
 
 def squad_bytes(config: SquadConfig, encoder: ElectraConfig, training: bool) -> float:
     """The memory of a worker in an update of a fine-tuning, or for a batch of answers."""
-    parameters = embedding_parameters(encoder) + encoder_parameters(encoder, encoder.embedding_size)
+    parameters = squad_parameters(encoder)
     if training:
         activations = activation_bytes(encoder, config.train_batch_size, config.max_seq_length, config.recompute)
         return PROCESS_BYTES + BYTES_PER_PARAMETER * parameters + activations

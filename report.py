@@ -23,6 +23,7 @@ from absl import logging
 from tqdm import tqdm
 
 import files
+import flops
 from configuration import UserError, in_short
 from deferred import tensorflow as tf
 
@@ -288,14 +289,17 @@ class Speed:
     def __init__(self):
         self._excluded, self._started = 0.0, time.monotonic()
         self.first_update_seconds: Optional[float] = None
-        # (seconds, updates, sequences, tokens) since the first update, at each log of the window.
-        self._marks = collections.deque([(0.0, 0.0, 0.0, 0.0)], self.WINDOW + 1)
+        # (seconds, updates, sequences, tokens, FLOPs) since the first update, at each log of the window.
+        self._marks = collections.deque([(0.0, 0.0, 0.0, 0.0, 0.0)], self.WINDOW + 1)
 
     def _seconds(self) -> float:
         return time.monotonic() - self._excluded - self._started
 
-    def after(self, updates: int, sequences: float, tokens: float) -> Dict[str, float]:
+    def after(self, updates: int, sequences: float, tokens: float, flops: float = 0.0) -> Dict[str, float]:
         """Counts the work since the last call; the first call must come after the first update.
+
+        Args:
+            flops: see flops.py; 0: not known.
 
         Returns: `first_update_seconds` on the first call; on later ones the rates of the window, and the average
             sequences per second.
@@ -305,14 +309,14 @@ class Speed:
             self._started += self.first_update_seconds
             return {"first_update_seconds": self.first_update_seconds}
         _, *done = self._marks[-1]
-        self._marks.append((self._seconds(), *(a + b for a, b in zip(done, (updates, sequences, tokens)))))
-        return {**_rates(self._marks[0], self._marks[-1]),
+        self._marks.append((self._seconds(), *(a + b for a, b in zip(done, (updates, sequences, tokens, flops)))))
+        return {**rates(self._marks[0], self._marks[-1]),
                 "average_sequences_per_second": self.average()["sequences_per_second"]}
 
     def average(self) -> Dict[str, float]:
         """The rates of the run; empty before the second update."""
         _, *done = self._marks[-1]
-        return _rates((0.0, 0.0, 0.0, 0.0), (self._seconds(), *done)) if done[0] else {}
+        return rates((0.0, 0.0, 0.0, 0.0, 0.0), (self._seconds(), *done)) if done[0] else {}
 
     @contextlib.contextmanager
     def excluded(self):
@@ -321,20 +325,27 @@ class Speed:
         yield
         self._excluded += time.monotonic() - entered
 
-    def summary(self) -> str:
+    def summary(self, peak_flops: Optional[float] = None) -> str:
         first = f"the first update took {self.first_update_seconds:.1f} s"
-        rates = self.average()
-        if not rates:
+        average = self.average()
+        if not average:
             return f"{first[0].upper()}{first[1:]}."
-        return (f"{rates['sequences_per_second']:.1f} sequences/s, {rates['tokens_per_second']:.0f} tokens/s on "
-                f"average; {first} and is not counted.")
+        used = ""
+        if "model_flops_per_second" in average:
+            used = f", {flops.in_words(average['model_flops_per_second'])} of the model"
+            if peak_flops:
+                used += f" ({average['model_flops_per_second'] / peak_flops:.0%} of the peak)"
+        return (f"{average['sequences_per_second']:.1f} sequences/s, {average['tokens_per_second']:.0f} tokens/s{used} "
+                f"on average; {first} and is not counted.")
 
 
-def _rates(start: Sequence[float], end: Sequence[float]) -> Dict[str, float]:
-    seconds, updates, sequences, tokens = (b - a for a, b in zip(start, end))
+def rates(start: Sequence[float], end: Sequence[float]) -> Dict[str, float]:
+    """Rates between two moments: (seconds, updates, sequences, tokens, FLOPs) that were done at each of them."""
+    seconds, updates, sequences, tokens, model_flops = (b - a for a, b in zip(start, end))
     seconds = max(seconds, 1e-9)
-    return {"updates_per_second": updates / seconds, "sequences_per_second": sequences / seconds,
-            "tokens_per_second": tokens / seconds}
+    found = {"updates_per_second": updates / seconds, "sequences_per_second": sequences / seconds,
+             "tokens_per_second": tokens / seconds}
+    return {**found, "model_flops_per_second": model_flops / seconds} if model_flops else found
 
 
 def hours(seconds: float) -> str:
@@ -404,6 +415,54 @@ def progress_bar(total: int, initial: int, description: str, hidden: bool = Fals
                 disable=hidden or not drawn)
 
 
+# --- Profiles ---
+
+
+class Profile:
+    """Writes a profile of the updates `first` to `last` for TensorBoard (its plug-in: tensorboard-plugin-profile).
+
+    A resumed run that is beyond `first` begins with its first update. A profile that cannot be written is warned about
+    and does not end the run.
+
+    Args:
+        steps: (first, last); None: no profile.
+    """
+
+    def __init__(self, steps: Optional[Tuple[int, int]], folder: str):
+        self.steps, self.folder, self._running = steps, folder, False
+
+    @contextlib.contextmanager
+    def of(self, step: int, wait: Callable):
+        """The block is update `step`. `wait` returns when the device has done it."""
+        if self.steps is None or not self.steps[0] <= step <= self.steps[1]:
+            yield
+            return
+        if not self._running:
+            wait()  # what is still to be done of earlier updates
+            self._running = self._surviving(tf.profiler.experimental.start, self.folder)
+        with tf.profiler.experimental.Trace("update", step_num=step, _r=1):
+            yield
+        if step == self.steps[1]:
+            wait()
+            self.stop()
+
+    def stop(self):
+        if self._running:
+            self._running = False
+            if self._surviving(tf.profiler.experimental.stop):
+                logging.info("the profile is in %s.", os.path.join(self.folder, "plugins", "profile"))
+
+    @staticmethod
+    def _surviving(action, *arguments) -> bool:
+        try:
+            action(*arguments)
+        except (OSError, tf.errors.OpError) as error:
+            logging.warning("warning: --profile_steps: the profile could not be written (%s): training continues.",
+                            in_short(error))
+            return False
+        return True
+
+
 # --- The report ---
 
 
@@ -423,15 +482,25 @@ class Report:
         json_file, plot_file, tensorboard_dir: where the numbers and curves go.
         writes: whether this process is rank 0.
         hide_bar: draw no progress bar.
+        flops: the model's FLOPs (see flops.py) of the updates from a first to a last step, of all workers.
+        peak_flops: FLOP/s of all devices by their data sheets, where known.
+        profile: first and last update of a TensorBoard profile.
+    Raises: UserError: the profile would begin after the last update, or a file cannot be written.
     """
 
     def __init__(self, title: str, name: str, table: Sequence[Metric], means: Callable, schedule: Callable, step: int,
                  num_train_steps: int, global_batch: int, json_file: str, plot_file: str, tensorboard_dir: str,
-                 writes: bool = True, hide_bar: bool = False):
+                 writes: bool = True, hide_bar: bool = False, flops: Optional[Callable[[int, int], float]] = None,
+                 peak_flops: Optional[float] = None, profile: Optional[Tuple[int, int]] = None):
         self.title, self.name, self.table, self.means, self.schedule = title, name, table, means, schedule
         self.num_train_steps, self.global_batch, self.plot_file, self.writes = (num_train_steps, global_batch,
                                                                                 plot_file, writes)
         self.step, self._logged, self._hide_bar = step, step, hide_bar or not writes
+        self._flops, self.peak_flops = flops or (lambda first, last: 0.0), peak_flops
+        if profile and profile[0] > num_train_steps:
+            raise UserError(f"--profile_steps={profile[0]}:{profile[1]} begins after the last update, "
+                            f"{num_train_steps}: give earlier ones.")
+        self.profile = Profile(profile if writes else None, tensorboard_dir)
         if writes:
             self.log = MetricsLog(json_file, tensorboard_dir, step, table)
 
@@ -441,6 +510,7 @@ class Report:
         return self
 
     def __exit__(self, *_):
+        self.profile.stop()
         self._bar.close()
 
     def advance(self):
@@ -451,13 +521,17 @@ class Report:
         """Logs the updates since the last call."""
         if not self.writes:
             return
-        updates, self._logged = step - self._logged, step
+        updates, model_flops = step - self._logged, self._flops(self._logged + 1, step)
+        self._logged = step
         if not sums["updates"]:  # all were skipped
             return
         metrics = {"loss": sums["loss"] / sums["micro_batches"], **self.means(sums),
                    "learning_rate": float(self.schedule(tf.constant(step - 1))),
                    "gradient_norm": sums["gradient_norm"] / sums["updates"]}
-        timing = self.speed.after(updates, sums.get("examples", updates * self.global_batch), sums["tokens"])
+        timing = self.speed.after(updates, sums.get("examples", updates * self.global_batch), sums["tokens"],
+                                  model_flops)
+        if self.peak_flops and "model_flops_per_second" in timing:
+            timing["model_flops_utilization"] = timing["model_flops_per_second"] / self.peak_flops
         self.log.write(step, "train", {**metrics, **timing})
         self._bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
         if "updates_per_second" in timing:
@@ -501,7 +575,8 @@ class Report:
         with self.speed.excluded():
             self.plot()
         curves = f" Curves: {self.plot_file}" if os.path.exists(self.plot_file) else ""
-        logging.info("%s is finished: %d updates. %s%s", self.name, self.num_train_steps, self.speed.summary(), curves)
+        logging.info("%s is finished: %d updates. %s%s", self.name, self.num_train_steps,
+                     self.speed.summary(self.peak_flops), curves)
 
 
 # --- Curves ---

@@ -15,7 +15,7 @@ import json
 import math
 import os
 import sys
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import command_line
 import preflight
@@ -31,8 +31,10 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
+import configuration
 import devices
 import files
+import flops
 import modeling
 import optimization
 import pretrain_utils
@@ -102,7 +104,7 @@ def restore_or_initialise(config, model, optimizer, data: pretrain_utils.Data, t
                              * workers.size, "record")
     for option, value in dataclasses.asdict(config).items():
         before = state["config"].get(option, value)
-        if option not in ("restore_checkpoint", "overwrite", "num_workers") and before != value:
+        if option not in ("restore_checkpoint", "overwrite", "num_workers", "profile_steps") and before != value:
             logging.info("note: --%s was %s when the checkpoint was written and is %s now.", option, before, value)
     if state["data"] != data.fingerprint:
         logging.info("note: the training data differs from the checkpoint's: its first epoch starts at the first "
@@ -287,6 +289,19 @@ def compare_inputs(config: PretrainingConfig, data: pretrain_utils.Data, tokeniz
     workers.compare(facts)
 
 
+def input_of(config: PretrainingConfig, setup: Setup, workers: Workers) -> Callable[[int], Iterator[Tuple]]:
+    """What `training.Job` calls for this worker's micro-batches of each update, in order: step -> (features, seeds)."""
+    batches = pretrain_utils.micro_batches(setup.data.order, setup.data.record_format, config.train_batch_size,
+                                           setup.start.record, workers.rank, workers.size)
+
+    def micro_batches(step: int):
+        for micro_batch in range(config.gradient_accumulation_steps):
+            key = [config.seed, pretrain_utils.TRAINING, config.phase, step, micro_batch, workers.rank]
+            yield as_tensors(next(batches), pretrain_utils.fold_seeds(key, setup.model.num_seeds))
+
+    return micro_batches
+
+
 def train(config: PretrainingConfig, device: devices.Device, stop: training.StopRequest):
     """Runs one phase to its end, or until a stop is requested.
 
@@ -295,19 +310,12 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
     workers = device.workers
     setup = prepare(config, device)
     model, data, start, checkpoints = setup.model, setup.data, setup.start, setup.checkpoints
-    run_report = make_report(config, setup, workers)
+    run_report = make_report(config, setup, device)
     if workers.is_chief:  # nothing can be refused any more
         describe_run(config, device, setup)
         make_way(config, checkpoints, start)
         setup.tokenizer.save(config.model_dir)
-    batches = pretrain_utils.micro_batches(data.order, data.record_format, config.train_batch_size, start.record,
-                                           workers.rank, workers.size)
     common = training.run_state(dataclasses.asdict(config), model, setup.tokenizer.fingerprint, device.kind, workers)
-
-    def micro_batches(step: int):
-        for micro_batch in range(config.gradient_accumulation_steps):
-            key = [config.seed, pretrain_utils.TRAINING, config.phase, step, micro_batch, workers.rank]
-            yield as_tensors(next(batches), pretrain_utils.fold_seeds(key, model.num_seeds))
 
     def save(step: int, last: bool):
         if workers.is_chief:
@@ -327,7 +335,8 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
         return metrics
 
     job = training.Job(
-        start.step, config.num_train_steps, micro_batches, config.updates_per_log, config.save_checkpoints_minutes,
+        start.step, config.num_train_steps, input_of(config, setup, workers), config.updates_per_log,
+        config.save_checkpoints_minutes,
         saves_after=lambda step: step % config.save_checkpoints_steps == 0,
         evaluates_after=lambda step: setup.evaluate and (step == config.num_train_steps
                                                          or step % config.updates_per_eval == 0),
@@ -414,14 +423,17 @@ METRICS = (
     Metric("gradient_norm", "gradient norm {:.2f}", panel="gradient norm"))
 
 
-def make_report(config: PretrainingConfig, setup: Setup, workers: Workers) -> report.Report:
+def make_report(config: PretrainingConfig, setup: Setup, device: devices.Device) -> report.Report:
+    sequence_flops = flops.of_pretraining(config, setup.model.config)
     name = f"pretraining_phase{config.phase}"
     return report.Report(
         f"ELECTRA {config.run_name}, phase {config.phase}", f"phase {config.phase}", METRICS, modeling.ratios,
         setup.optimizer.schedule, setup.start.step, config.num_train_steps, setup.global_batch,
         json_file=config.json_summary or os.path.join(config.logs, f"{name}.jsonl"),
         plot_file=os.path.join(config.logs, f"{name}.png"),
-        tensorboard_dir=os.path.join(config.logs, "tensorboard", f"phase{config.phase}"), writes=workers.is_chief)
+        tensorboard_dir=os.path.join(config.logs, "tensorboard", f"phase{config.phase}"), writes=device.is_chief,
+        flops=lambda first, last: (last - first + 1) * setup.global_batch * sequence_flops,
+        peak_flops=device.peak_flops, profile=configuration.profiled(config))
 
 
 def bad_update(step: int, config: PretrainingConfig) -> str:

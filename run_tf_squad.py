@@ -22,7 +22,7 @@ import random
 import subprocess
 import sys
 import time
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import command_line
 import preflight
@@ -41,6 +41,7 @@ from tqdm import tqdm
 import configuration
 import devices
 import files
+import flops
 import hub
 import modeling
 import optimization
@@ -308,6 +309,24 @@ def take_output_dir(config: SquadConfig, device: devices.Device, setup: Setup, i
     inputs.tokenizer.save(config.output_dir)
 
 
+def input_of(config: SquadConfig, setup: Setup, features: squad_utils.Features, workers: Workers, step: int
+             ) -> Iterator[Tuple]:
+    """This worker's micro-batches of an update: its rows of each batch, and seeds."""
+    for micro_batch in range(config.gradient_accumulation_steps):
+        batch = next(setup.windows)
+        own = batch._replace(rows=np.array_split(batch.rows, workers.size)[workers.rank])
+        key = [setup.seed, pretrain_utils.FINE_TUNING, step, micro_batch, workers.rank]
+        # Averaged over the workers, gradients are those of the whole batch, also where they have unequal parts.
+        yield (squad_utils.feed(features, own, config.train_batch_size, True, len(batch.rows) / workers.size),
+               tf.constant(pretrain_utils.fold_seeds(key, setup.model.num_seeds)))
+
+
+def flops_of(config: SquadConfig, model: modeling.QuestionAnswering, features: Dict[str, tf.Tensor]) -> float:
+    """The model's FLOPs in training on a micro-batch."""
+    batch, length = features["input_ids"].shape
+    return batch * flops.of_squad(config, model.config, length)
+
+
 def train(config: SquadConfig, device: devices.Device, stop: training.StopRequest, inputs: Inputs
           ) -> Tuple[Answers, dict]:
     """Fine-tunes, or resumes. Returns: the model, to answer with, and the part of results.json about training.
@@ -317,23 +336,19 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
     workers, accumulation = device.workers, config.gradient_accumulation_steps
     setup = prepare(config, device, inputs)
     model, windows, checkpoints, answers = setup.model, setup.windows, setup.checkpoints, Answers(setup.model)
-    run_report = make_report(config, setup, workers)
+    work: Dict[int, float] = {}  # FLOPs of each update since the last log
+    run_report = make_report(config, setup, device, work)
     if workers.is_chief:
         take_output_dir(config, device, setup, inputs)
     positions = {}  # by step: a checkpoint may be of an earlier update than the last one that has begun
 
     def micro_batches(step: int):
-        """Of one update: this worker's rows of each batch, and seeds."""
         positions[step - 1] = windows.position
         positions.pop(step - 2 - config.log_freq, None)  # a bad update has been noticed by then
-        for micro_batch in range(accumulation):
-            batch = next(windows)
-            own = batch._replace(rows=np.array_split(batch.rows, workers.size)[workers.rank])
-            key = [setup.seed, pretrain_utils.FINE_TUNING, step, micro_batch, workers.rank]
-            # Averaged over the workers, gradients are those of the whole batch, also where they have unequal parts.
-            yield (squad_utils.feed(inputs.train.features, own, config.train_batch_size, True,
-                                    len(batch.rows) / workers.size),
-                   tf.constant(pretrain_utils.fold_seeds(key, model.num_seeds)))
+        for features, seeds in input_of(config, setup, inputs.train.features, workers, step):
+            if workers.is_chief:  # which logs
+                work[step] = work.get(step, 0.0) + workers.size * flops_of(config, model, features)
+            yield features, seeds
 
     common = {"task": "squad", "head": model.settings, "identity": inputs.identity, "updates": setup.num_train_steps,
               "not_given": list(inputs.not_given),
@@ -397,7 +412,8 @@ def accuracies(sums: Dict[str, float], answerability: bool) -> Dict[str, float]:
     return {f"{name}_accuracy": sums[f"{name}_correct"] / sums["examples"] for name in names}
 
 
-def make_report(config: SquadConfig, setup: Setup, workers: Workers) -> report.Report:
+def make_report(config: SquadConfig, setup: Setup, device: devices.Device, work: Dict[int, float]) -> report.Report:
+    """`work`: the FLOPs of each update, which the report takes out."""
     logs = os.path.join(config.output_dir, "logs")
     answerability = config.joint_head and config.version_2_with_negative
     return report.Report(
@@ -405,8 +421,10 @@ def make_report(config: SquadConfig, setup: Setup, workers: Workers) -> report.R
         setup.optimizer.schedule, setup.step, setup.num_train_steps,
         setup.windows.batch_size * config.gradient_accumulation_steps,
         json_file=config.json_summary or os.path.join(logs, "squad.jsonl"), plot_file=os.path.join(logs, "squad.png"),
-        tensorboard_dir=os.path.join(logs, "tensorboard"), writes=workers.is_chief,
-        hide_bar=config.disable_progress_bar)
+        tensorboard_dir=os.path.join(logs, "tensorboard"), writes=device.is_chief,
+        hide_bar=config.disable_progress_bar,
+        flops=lambda first, last: sum(work.pop(step, 0.0) for step in range(first, last + 1)),
+        peak_flops=device.peak_flops, profile=configuration.profiled(config))
 
 
 def not_finite(step: int, setup: Setup, config: SquadConfig) -> str:

@@ -240,7 +240,8 @@ def run_updates(job: Job, train_step: TrainStep, report: Report, stop: StopReque
         try:
             for step in range(job.step + 1, job.num_train_steps + 1):
                 stop.begin()
-                train_step(agreement.during(job.micro_batches(step), train_step.accumulation_steps))
+                with report.profile.of(step, wait=train_step.step_done):
+                    train_step(agreement.during(job.micro_batches(step), train_step.accumulation_steps))
                 save_due = step == job.num_train_steps or agreement.save_requested() or job.saves_after(step)
                 evaluation_due = job.evaluates_after(step)
                 if step <= job.step + 2 or step % job.log_every == 0 or save_due or evaluation_due:

@@ -76,6 +76,7 @@ from bad_inputs import (  # noqa: E402  (found through the line above)
 
 SECONDS = 120  # after which a command counts as hung
 STARTING = 0.3  # seconds until a Python command can handle a signal
+SHELL_STARTING = 0.03  # the same for bash
 QUICK = 1.0  # seconds of CPU time for help and for a typo: TensorFlow alone takes 2 and more
 MEMORY = 12 << 30  # address space of a command: more than any valid one takes
 
@@ -591,7 +592,7 @@ def judge(run: Run) -> List[str]:
     if not ("cwd" in case.machine and case.machine["cwd"] == "/"):
         found += [f"ran a command that was smuggled in: {path} was created" for path in
                   [*run.folder.rglob(MARKER), *run.world.code.rglob(MARKER), *run.world.inputs.rglob(MARKER)]
-                  if path.is_file()]  # a folder: part of an odd path
+                  if path.is_file() and not any("touch " in part for part in path.parts)]  # else named by an odd path
     found += judge_files(run)
     found += [f"left a running process: {name}" for name in left_running(run.pid)]
     found += run.world.changes()
@@ -622,9 +623,9 @@ def judge_end(run: Run) -> List[str]:
         allowed = {2}
     if case.kind == "help":
         allowed = {0}
-    if case.kind == "signal" and not case.program.endswith(".sh") and float(case.machine["delay"]) < STARTING \
-            and run.status not in (0, 2, 75):
-        return []  # Python itself was starting
+    if case.kind == "signal" and run.status not in (0, 2, 75) and float(case.machine["delay"]) < (
+            SHELL_STARTING if case.program.endswith(".sh") else STARTING):
+        return []  # Python itself was starting, or bash
     if case.kind == "signal":
         allowed = {0, 75}
         if not case.program.endswith(".sh") and not CALLS[case.call].trains:  # it has nothing to save
@@ -638,6 +639,8 @@ def judge_end(run: Run) -> List[str]:
     raw = SHELL.search(text)
     if raw:
         found.append(f"raw message: {shorten(raw[0].strip(), 120)}")
+    if case.program == "test.sh" and case.kind != "help":  # its arguments are pytest's, which answers them
+        return found
     if run.status in (1, 2) and not traced and "2" not in case.machine.get("close", case.machine.get("full", "")):
         found += judge_refusal(run)
     if case.kind in ("help", "typo") and run.cpu_seconds > QUICK:

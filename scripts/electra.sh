@@ -55,6 +55,13 @@ again" 75
   fi
 }
 
+if (( ${#estimate[@]} )); then
+  for phase in "${phases[@]}"; do
+    compose
+    estimate+=(-- "${command[@]}")
+  done
+  run_estimate "${estimate[@]}"
+fi
 if can_check; then  # days of phase 1 must not end at a mistake in phase 2
   for phase in "${phases[@]}"; do
     compose

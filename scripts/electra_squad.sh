@@ -17,6 +17,7 @@ if [[ -n $dry_run ]]; then planned_python; else use_python "$device"; fi
 choose_launcher
 build_data
 
+(( ${#estimate[@]} == 0 )) || run_estimate "${estimate[@]}" -- "${command[@]}"
 running "${runner[@]}" "${command[@]}"  # run_tf_squad.py
 if [[ -n $dry_run ]]; then
   ! can_check || run "$python" "${command[@]}" --check_only

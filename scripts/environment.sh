@@ -10,6 +10,7 @@
 #                              starts them, and `launcher`, that alone
 #   build_data                 builds the data of the plan where it is missing (sample data, or that of a corpus)
 #   can_check                  whether a program can check its input; says why not where that is so in a dry run
+#   run_estimate COMMAND...    runs an estimate, and exits
 #   running COMMAND...         prints it, ready to be copied into a shell
 #   run COMMAND...             runs it and leaves its exit status in `status`
 #   run_group COMMAND...       the same, for a command whose own children must end with it
@@ -63,7 +64,7 @@ header_as_help() {  # for scripts without a table of options: with --help prints
 recipe() {
   local plan failed=0
   recipe_call=("$@")
-  [[ $1 == install_horovod ]] || resumable=yes
+  [[ $1 == @(install_horovod|benchmark_*) ]] || resumable=yes
   find_any_python
   { plan=$("$any_python" "$root/scripts/recipe.py" "$1" "$start_dir" "${@:2}" 3>&1 >&4) || failed=$?; } 4>&1
   [[ -z $stopped ]] || leave
@@ -107,6 +108,12 @@ can_check() {  # every start can that is not a dry run; of several workers that 
   done
   "$any_python" "$root/scripts/interpreters.py" packages "$python" "$python" cpu "$start_dir" >/dev/null ||
     { say "note: $python does not have the packages yet, so data and weights were not checked"; return 1; }
+}
+
+run_estimate() {  # of --estimate; a dry run prints it
+  if [[ -n $dry_run ]]; then running "$python" "$@"; exit 0; fi
+  run "$python" "$@"
+  exit "$status"
 }
 
 # --- Signals and running ---
@@ -157,6 +164,7 @@ run() {
   (trap '' INT HUP USR1; exec "$@") &
   target=$! child=$!
   await_child
+  if [[ -n $stopped && -n $resumable ]] && (( status > 128 )); then status=75; fi  # it had not yet begun to wait for TERM
 }
 
 run_group() {

@@ -54,6 +54,7 @@ tests/test_command_line.py
 tests/test_preflight.py
 tests/test_modeling.py
 tests/test_optimization.py
+tests/test_flops.py
 tests/test_pretrain_utils.py
 tests/test_squad_utils.py
 tests/test_training_graph.py

@@ -2,9 +2,10 @@
 
     python scripts/recipe.py WRAPPER START_DIR [ARGUMENT ...]
 
-The wrappers (electra.sh, electra_squad.sh, finetune_ckpts_on_squad.sh, install_horovod.sh) call this before they do
-anything else. It prints --help, or refuses a call in one sentence with status 2, or checks the call as a whole, both
-phases of pre-training included, and writes what to run to file descriptor 3: bash assignments, every value quoted.
+The wrappers (electra.sh, electra_squad.sh, finetune_ckpts_on_squad.sh, install_horovod.sh, benchmark_*.sh) call this
+before they do anything else. It prints --help, or refuses a call in one sentence with status 2, or checks the call as a
+whole, both phases of pre-training included, and writes what to run to file descriptor 3: bash assignments, every value
+quoted.
 
 An option that sets a field of the program's configuration takes meaning, type, choices and bounds from that field, and
 the default too where the table states none. On the command line of the program stands what the table states, and what
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import re
 import shlex
@@ -30,7 +32,15 @@ from options import Call, Table, exists, flag, help_text, own  # noqa: E402
 
 import configuration  # noqa: E402
 import files  # noqa: E402
-from configuration import DeviceOptions, ElectraConfig, PretrainingConfig, SquadConfig, UserError, option  # noqa: E402
+from configuration import (  # noqa: E402
+    DeviceOptions,
+    ElectraConfig,
+    EstimateConfig,
+    PretrainingConfig,
+    SquadConfig,
+    UserError,
+    option,
+)
 
 DEVICES = DeviceOptions.__dataclass_fields__["device"].metadata["choices"]
 
@@ -60,6 +70,79 @@ class SweepConfig:
         return configuration.sole_user(self.out_dir, "choose another --out_dir")
 
 
+def like(config_class, name: str, default=dataclasses.MISSING):
+    """An option that another configuration has too, with its meaning, choices and bounds."""
+    known = config_class.__dataclass_fields__[name]
+    return dataclasses.field(default=known.default if default is dataclasses.MISSING else default,
+                             metadata=known.metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig:
+    """One call of scripts/benchmark.py."""
+
+    task: str = option("pretraining", "what is measured", choices=("pretraining", "squad"))
+    device: str = like(DeviceOptions, "device")
+    precision: str = like(DeviceOptions, "precision")
+    model_size: str = like(PretrainingConfig, "model_size")
+    train_batch_size: int = option(8, "sequences per micro-batch", minimum=1)
+    gradient_accumulation_steps: int = like(PretrainingConfig, "gradient_accumulation_steps", 4)
+    max_seq_length: int = option(128, "sequence length, in tokens", minimum=16)
+    predict_batch_size: int = option(16, "squad: examples per batch of inference", minimum=1)
+    updates: int = option(8, "updates of training in each turn", minimum=1)
+    warmup_updates: int = option(2, "updates before the first turn", minimum=1)
+    repeats: int = option(3, "turns; the result is their median", minimum=1)
+    ceiling_seconds: float = option(1.0, "time spent on each matrix product of the ceiling, in seconds", minimum=0.001)
+    against: str = option("none", "none, or hf: Hugging Face transformers on PyTorch does the same work in turns; its "
+                          "environment is created in <out_dir>/transformers4 (about 1 GB)", choices=("none", "hf"))
+    model_config: Optional[str] = like(PretrainingConfig, "model_config")
+    objective: str = like(PretrainingConfig, "objective")
+    generator: str = like(PretrainingConfig, "generator")
+    generator_hidden_size: Optional[float] = like(PretrainingConfig, "generator_hidden_size")
+    optimizer: str = like(PretrainingConfig, "optimizer")
+    joint_head: bool = like(SquadConfig, "joint_head")
+    length_buckets: str = like(SquadConfig, "length_buckets")
+    xla: str = like(DeviceOptions, "xla")
+    bf16_config_path: Optional[str] = like(DeviceOptions, "bf16_config_path")
+    force: bool = like(DeviceOptions, "force")
+    out_dir: str = option("results/benchmark", "folder for the results")
+
+    def __post_init__(self):
+        configuration.check_options(self)
+        self.program()
+        self.encoder()
+        if self.against == "hf" and self.device == "hpu":
+            raise UserError("--against=hf is supported on cpu and gpu: omit it for --device=hpu.")
+        if self.against == "hf" and (self.objective, self.generator) != ("electra", "separate"):
+            raise UserError("--against=hf measures ELECTRA with a separate generator: omit --objective and "
+                            "--generator.")
+
+    def program(self, folder: str = "x") -> Union[PretrainingConfig, SquadConfig]:
+        """The configuration of the program that is measured, with its data and results in one folder."""
+        own = {field.name for field in dataclasses.fields(self)}
+        of_task = SquadConfig if self.task == "squad" else PretrainingConfig
+        common = {field.name: getattr(self, field.name) for field in dataclasses.fields(of_task) if field.name in own}
+        if self.task == "squad":
+            return SquadConfig(**common, do_train=True, do_predict=True, data_dir=folder, output_dir=folder, seed=1,
+                               skip_cache=True, skip_checkpoint=True, disable_progress_bar=True)
+        return PretrainingConfig(
+            **common, pretrain_tfrecords=folder, eval_tfrecords=folder, results_dir=folder, seed=1,
+            num_eval_steps=self.updates * self.gradient_accumulation_steps, num_train_steps=1_000_000,
+            skip_checkpoint=True)
+
+    def encoder(self) -> ElectraConfig:
+        return PretrainingConfig(model_size=self.model_size, model_config=self.model_config, pretrain_tfrecords="x",
+                                 max_seq_length=self.max_seq_length).encoder_config(ElectraConfig.vocab_size)
+
+    @property
+    def json_file(self) -> str:
+        name = "_".join((self.task, self.model_size, self.device, self.precision))
+        return os.path.join(self.out_dir, f"{name}.json")
+
+    def sole_user(self):
+        return configuration.sole_user(self.out_dir, "choose another --out_dir")
+
+
 # --- The tables ---
 
 WORKERS = dict(meaning="number of workers, one device each; 0 and 1 both mean one (alias: --num_hpu)", alias="num_hpu")
@@ -72,6 +155,11 @@ MAX_RESTARTS = own("max_restarts", "0", "maximum number of automatic restarts af
 MIN_WORKERS = own("min_workers", "", "with max_restarts and hostfile: leave out hosts that no longer answer, as long "
                   "as this many workers remain (default: all hosts are needed)")
 DRY_RUN = own("dry_run", "false", "print the commands and run nothing")
+ESTIMATE = [
+    own("estimate", "false", "train nothing; print how long this call would take on 1, 8 and 64 workers, its memory, "
+        "disk, tokens and epochs"),
+    *(flag(EstimateConfig, name) for name in ("sequences_per_second", "timed_updates", "network_gbits")),
+    flag(EstimateConfig, "estimate_file", path="output")]
 
 
 def electra_table() -> Table:
@@ -142,6 +230,7 @@ if that exists, else the bundled sample data is used. Switches can be given with
         of("keep_every_steps"),
         of("save_checkpoints_minutes"),
         of("skip_bad_updates"),
+        of("profile_steps"),
         of("force"),
         HOSTFILE,
         of("bf16_config_path", path="input"),
@@ -150,6 +239,7 @@ if that exists, else the bundled sample data is used. Switches can be given with
         ENV,
         MAX_RESTARTS,
         MIN_WORKERS,
+        *ESTIMATE,
         DRY_RUN,
     ])
 
@@ -201,6 +291,7 @@ value.\
         of("evaluate_during_training"),
         of("save_checkpoints_minutes"),
         of("skip_bad_updates"),
+        of("profile_steps"),
         of("force"),
         of("eval_script", path="input"),
         of("log_freq"),
@@ -213,6 +304,7 @@ value.\
         of("overwrite"),
         MAX_RESTARTS,
         MIN_WORKERS,
+        *ESTIMATE,
         DRY_RUN,
     ])
 
@@ -240,7 +332,7 @@ The options after dry_run are passed to scripts/electra_squad.sh. The sweep itse
         of("out_dir", path="output"),
         of("keep_checkpoint_max"),
         DRY_RUN,
-        *(entry for entry in squad_table().options if entry.name not in SET_BY_SWEEP),
+        *(entry for entry in squad_table().options if entry.name not in SET_BY_SWEEP and entry not in ESTIMATE),
     ])
 
 
@@ -252,6 +344,26 @@ Builds and installs Horovod into the Python that the wrappers use ($PYTHON, else
     ], [
         own("rebuild", "false", "rebuild even if a working Horovod is installed"),
     ])
+
+
+def benchmark_table(task: str) -> Table:
+    """The options that the task has; where it states a default, that one in place of the program's."""
+    defaults = {"squad": {"gradient_accumulation_steps": "1", "max_seq_length": "384", "updates": "16"}}.get(task, {})
+    others = {"pretraining": ("joint_head", "length_buckets", "predict_batch_size"),
+              "squad": ("objective", "generator", "generator_hidden_size", "optimizer")}[task]
+    names = [name for name in BenchmarkConfig.__dataclass_fields__ if name not in ("task", *others)]
+    renamed = {"model_size": "electra_model", "train_batch_size": "batch_size", "predict_batch_size":
+               "infer_batch_size"}
+    paths = {"model_config": "input", "bf16_config_path": "input", "out_dir": "output"}
+    entries = [flag(BenchmarkConfig, renamed.get(name, name), defaults.get(name), name, path=paths.get(name))
+               for name in names]
+    what = {"pretraining": "pre-training", "squad": "fine-tuning on SQuAD"}[task]
+    return Table(f"""\
+usage: bash scripts/benchmark_{task}.sh [value ...] [--option=value ...]
+Measures the speed of {what} and inference on this machine, on generated data with the
+lengths of real data, beside the fastest matrix products that TensorFlow reaches here. Prints a table and writes JSON to
+out_dir. It uses one device; training logs have the speed of several workers (docs/performance.md).\
+""", entries[:4], [*entries[4:], DRY_RUN])
 
 
 # --- The plans ---
@@ -280,13 +392,40 @@ def workers(call: Call, config: DeviceOptions) -> Variables:
     """The variables about device and workers. Raises: UserError: they contradict each other, or are not there."""
     hostfile = os.path.join(call.start_dir, os.path.expanduser(call["hostfile"])) if call["hostfile"] else ""
     launcher.check(config.num_workers, hostfile, call.cluster, call.dry_run, call.wrapper)
-    kind, places = DEVICE_FILES.get(config.device, ("", ["/"]))
+    made = estimate(call)
+    needs_device = not (made and call["sequences_per_second"])
+    if needs_device:
+        check_device(call, config.device)
+    if made:  # one process
+        return {"device": config.device if needs_device else "cpu", "num_workers": "1", "hostfile": "", "cluster": "",
+                "estimate": made, "checkpoints": config.checkpoint_dir}
+    return {"device": config.device, "num_workers": str(config.num_workers), "hostfile": hostfile, "estimate": [],
+            "cluster": "yes" if call.cluster else "", "max_restarts": str(max_restarts(call)),
+            "min_workers": min_workers(call, config.num_workers, hostfile), "checkpoints": config.checkpoint_dir}
+
+
+def estimate(call: Call) -> List[str]:
+    """The command of --estimate, without those that it is about; empty without the option.
+
+    Raises: UserError: an option of an estimate without --estimate, or several processes.
+    """
+    given = [entry.name for entry in ESTIMATE[1:] if entry.name in call.given]
+    if call["estimate"] == "false":
+        if given:
+            raise UserError(f"--{given[0]} is for an estimate: add --estimate, or omit it.")
+        return []
+    if call.cluster:
+        raise UserError("--estimate is for one process: omit --env=cluster, and do not use srun or mpirun.")
+    flags = call.flags(EstimateConfig)
+    return call.command("estimate.py", flags, configuration.from_words(EstimateConfig, flags))
+
+
+def check_device(call: Call, device: str):
+    """Raises UserError: there is no such device on this machine."""
+    kind, places = DEVICE_FILES.get(device, ("", ["/"]))
     if not call.dry_run and not any(map(exists, places)):
         raise UserError(f"no {kind} is visible on this machine (or in this container): use the CPU with "
                         f"'bash scripts/{call.wrapper} cpu'.")
-    return {"device": config.device, "num_workers": str(config.num_workers), "hostfile": hostfile,
-            "cluster": "yes" if call.cluster else "", "max_restarts": str(max_restarts(call)),
-            "min_workers": min_workers(call, config.num_workers, hostfile), "checkpoints": config.checkpoint_dir}
 
 
 def max_restarts(call: Call) -> int:
@@ -360,7 +499,8 @@ def electra(call: Call) -> Plan:
             flags.setdefault("restore_checkpoint", "auto")
         commands[f"restart_p{phase}"] = call.flag_words(flags, configs[-1])
         commands[f"log_p{phase}"] = os.path.join(configs[-1].logs, f"{call['job_name']}_phase{phase}.log")
-    if phases == [2] and not exists(os.path.join(call.in_work_dir(configs[0].checkpoint_dir), "ckpt-*.index")):
+    phase_1 = os.path.join(call.in_work_dir(configs[0].checkpoint_dir), "ckpt-*.index")
+    if phases == [2] and call["estimate"] == "false" and not exists(phase_1):
         raise UserError(f"--phase=2: {configs[0].checkpoint_dir} holds no checkpoint of phase 1: run phase 1 first, or "
                         "name the run with --model_name.")
     if configs[0].device == "hpu" and call.given.get("xla", "auto") not in ("auto", "false"):
@@ -370,7 +510,7 @@ def electra(call: Call) -> Plan:
     return Plan({**workers(call, configs[0]), **commands, **building(steps),
                  "phases": [str(phase) for phase in phases], "optimizer": configs[0].optimizer,
                  "logs": configs[0].logs, "to_resume": "--resume_training=true", "to_continue": "--phase=2"},
-                notes, configs, configs[0].model_dir, "results_dir")
+                notes, configs, "" if call["estimate"] == "true" else configs[0].model_dir, "results_dir")
 
 
 def check_encoder(call: Call, config: PretrainingConfig):
@@ -442,6 +582,11 @@ def corpus_data(call: Call, lengths: Dict[int, str]) -> Tuple[Dict[int, str], Di
     for phase, length in lengths.items():
         refuse_other_corpus(call, data[phase], sizes)
         steps[data[phase]] = records_step(corpus, vocab_file, data[phase], length, 16, held_out)
+    missing = [folder for folder in steps if not os.path.isdir(call.in_work_dir(folder))]
+    if missing and call["estimate"] == "true":
+        raise UserError(f"--estimate needs the records of --corpus_dir, and {missing[0]} is not built yet: build it "
+                        "with the commands that --dry_run prints, or give other records with --data_dir_p1 and "
+                        "--data_dir_p2.")
     return data, steps
 
 
@@ -512,6 +657,8 @@ def electra_squad(call: Call) -> Plan:
         raise UserError(f"--squad_dir={flags['data_dir']} is not a directory: give the one that holds the SQuAD files.")
     if "cache_dir" not in flags and os.access(call.in_work_dir(flags["data_dir"]), os.W_OK):
         flags["cache_dir"] = flags["data_dir"]
+    if call["estimate"] == "true" and not call["mode"].startswith("train"):
+        raise UserError(f"--estimate is for training, not for --mode={call['mode']}: omit one of them.")
     if flags["seed"] == "RANDOM":
         del flags["seed"]
     if call["squad_version"] == "2.0":
@@ -526,8 +673,8 @@ def electra_squad(call: Call) -> Plan:
         config = configuration.from_words(SquadConfig, flags)
     return Plan({**workers(call, config), "command": call.command("run_tf_squad.py", flags, config),
                  **building(MAKE_DEMO if sample else {}), "results": config.output_dir,
-                 "log": os.path.join(config.output_dir, "console.log")}, notes, [config], config.output_dir,
-                "output_dir")
+                 "log": os.path.join(config.output_dir, "console.log")}, notes, [config],
+                "" if call["estimate"] == "true" else config.output_dir, "output_dir")
 
 
 def sweep(call: Call) -> Plan:
@@ -564,8 +711,22 @@ def install_horovod(call: Call) -> Plan:
     return Plan({"device": call["device"], "rebuild": "yes" if call["rebuild"] == "true" else ""}, [], [])
 
 
+def benchmark(task: str, call: Call) -> Plan:
+    """A measurement of speed, which does nothing else."""
+    flags = {"task": task, **call.flags(BenchmarkConfig)}
+    if flags["device"] == "hpu":
+        flags.pop("xla", None)
+    with call.own_words():
+        config = configuration.from_words(BenchmarkConfig, flags)
+    check_device(call, config.device)
+    return Plan({"device": config.device, "command": call.command("scripts/benchmark.py", flags, config)}, [], [config],
+                config.out_dir, "out_dir")
+
+
 WRAPPERS = {"electra": (electra_table, electra), "electra_squad": (squad_table, electra_squad),
-            "finetune_ckpts_on_squad": (sweep_table, sweep), "install_horovod": (horovod_table, install_horovod)}
+            "finetune_ckpts_on_squad": (sweep_table, sweep), "install_horovod": (horovod_table, install_horovod),
+            **{f"benchmark_{task}": (functools.partial(benchmark_table, task), functools.partial(benchmark, task))
+               for task in ("pretraining", "squad")}}
 
 
 def plan(name: str, words: List[str], start_dir: str) -> Plan:

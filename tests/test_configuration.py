@@ -231,6 +231,7 @@ def test_slots_for_masked_positions(length, mask_prob, slots):
     (dict(overwrite=True, restore_checkpoint="latest"), "--overwrite"),
     (dict(eval_only=True, eval_tfrecords="x"), "--restore_checkpoint is missing"),
     (dict(eval_only=True, restore_checkpoint="x"), "--eval_tfrecords is missing"),
+    *((dict(profile_steps=text), f"--profile_steps={text}") for text in ("10", "0:3", "5:4", "1-3", "a:b", "1:2:3")),
 ])
 def test_setting_that_cannot_be_is_refused_by_its_flag(fields, part, refuses):
     assert part in refuses(pretraining, **fields)

@@ -26,7 +26,8 @@ import configuration
 from configuration import GENERATOR_FRACTIONS, SIZES
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-WRAPPERS = ("electra.sh", "electra_squad.sh", "finetune_ckpts_on_squad.sh")
+WRAPPERS = ("electra.sh", "electra_squad.sh", "finetune_ckpts_on_squad.sh", "benchmark_pretraining.sh",
+            "benchmark_squad.sh")
 
 # --- What the pages hold ---
 
@@ -104,7 +105,8 @@ CONFIGURATIONS = {
     "run_pretraining.py": "PretrainingConfig", "run_tf_squad.py": "SquadConfig", "run_inference.py": "InferenceConfig",
     "postprocess_pretrained_ckpt.py": "ExportConfig", "build_pretraining_dataset.py": "BuildConfig",
     "data/build_vocab.py": "VocabConfig", "data/make_sample_data.py": "SampleDataConfig",
-    "scripts/sweep_squad.py": "SweepConfig",
+    "scripts/sweep_squad.py": "SweepConfig", "scripts/benchmark.py": "BenchmarkConfig",
+    "estimate.py": "EstimateConfig",
     "scripts/check_weights.py": "CheckConfig", "scripts/check_squad.py": "CheckConfig"}
 
 

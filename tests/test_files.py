@@ -457,3 +457,9 @@ def test_a_signal_while_the_lock_is_taken_leaves_none(tmp_path, monkeypatch):
 
 def test_a_pattern_longer_than_a_path_matches_nothing_at_once():
     assert files.matching("[" * 1_000_000) == []  # took minutes
+
+
+def test_a_lock_that_is_a_broken_link_is_an_error(tmp_path):
+    os.symlink("nowhere", tmp_path / ".lock")
+    with pytest.raises(FileNotFoundError), files.hold(str(tmp_path / ".lock")):
+        pass

@@ -108,6 +108,21 @@ def test_defaults_are_shown_as_one_would_type_them(value, text):
     ("finetune_ckpts_on_squad", ["--checkpoints=x", "--infer_batch_size=0"], ["--infer_batch_size=0 is too small"]),
     ("finetune_ckpts_on_squad", ["--checkpoints=x", "--keep_checkpoint_max=3"], ["--keep_checkpoint_max=3", "2"]),
     ("finetune_ckpts_on_squad", ["--checkpoints=x", "--mode=eval"], ["unknown option --mode"]),
+    ("electra", ["--estimate", "--sequences_per_second=x"], ["--sequences_per_second=x"]),
+    ("electra", ["--estimate", "--env=cluster"], ["--estimate", "--env=cluster"]),
+    ("electra", ["--network_gbits=10"], ["--network_gbits", "--estimate"]),
+    ("electra_squad", ["--estimate", "--mode=eval"], ["--estimate", "--mode=eval"]),
+    ("finetune_ckpts_on_squad", ["--checkpoints=x", "--estimate"], ["unknown option --estimate"]),
+    ("benchmark_pretraining", ["cpu", "fp32", "huge"], ["--electra_model=huge", "tiny, small, base, large"]),
+    ("benchmark_pretraining", ["--batchsize=8"], ["unknown option --batchsize: did you mean --batch_size?"]),
+    ("benchmark_pretraining", ["--batch_size=0"], ["--batch_size=0 is too small"]),
+    ("benchmark_pretraining", ["--max_seq_length=600"], ["--max_seq_length=600", "512"]),
+    ("benchmark_pretraining", ["--against=hf", "--objective=mlm"], ["--against=hf", "--objective"]),
+    ("benchmark_squad", ["hpu", "--against=hf", "--dry_run"], ["--against=hf", "hpu"]),
+    ("benchmark_squad", ["--objective=mlm"], ["unknown option --objective"]),
+    ("benchmark_squad", ["--length_buckets=a"], ["--length_buckets=a"]),
+    ("electra", ["--profile_steps=5"], ["--profile_steps=5", "10:15"]),
+    ("electra_squad", ["--squad_dir=/", "--profile_steps=5:4"], ["--profile_steps=5:4"]),
     ("install_horovod", ["--device=tpu"], ["--device=tpu", "cpu, gpu, hpu"]),
 ])
 def test_a_call_is_refused_in_the_names_of_its_options(plan, refuses, wrapper, words, said):
@@ -117,6 +132,31 @@ def test_a_call_is_refused_in_the_names_of_its_options(plan, refuses, wrapper, w
 
 def test_the_phase_that_is_not_run_is_not_checked(plan):
     assert len(plan("electra", "--phase=1", "--train_steps_p2=4").configs) == 1
+
+
+# --- Estimates ---
+
+
+@pytest.mark.parametrize("wrapper", ["electra", "electra_squad"])
+def test_an_estimate_is_one_process_and_needs_no_device_whose_speed_is_given(plan, wrapper):
+    words = ["--squad_dir=/"] if wrapper == "electra_squad" else []
+    made = plan(wrapper, *words, "hpu", "--num_workers=8", "--estimate", "--sequences_per_second=340",
+                "--estimate_file=a.json")
+    estimate = made.variables["estimate"]
+    assert estimate[:2] == ["estimate.py", "--sequences_per_second=340"]
+    assert estimate[2].startswith("--estimate_file=/") and estimate[2].endswith("/a.json")
+    assert (made.variables["device"], made.variables["num_workers"], made.folder) == ("cpu", "1", "")
+    command = made.variables["options_p1" if wrapper == "electra" else "command"]
+    assert {"--device=hpu", "--num_workers=8"} < set(command)
+    assert plan(wrapper, *words).variables["estimate"] == []
+
+
+def test_an_estimate_asks_for_records_but_not_for_an_earlier_phase(plan, refuses, tmp_path):
+    assert plan("electra", "--phase=2", "--estimate").variables["phases"] == ["2"]
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("A sentence.\n")
+    text = refuses(recipe.plan, "electra", ["--corpus_dir=text", "--estimate"], str(tmp_path))
+    assert "--corpus_dir" in text and "data/base/vocab" in text and "--dry_run" in text
 
 
 # --- What is passed ---

@@ -418,6 +418,48 @@ def test_speed_leaves_out_the_first_update_and_excluded_time(monkeypatch):
     assert "8.0 sequences/s" in speed.summary() and "30.0 s" in speed.summary()
 
 
+def test_the_models_flops_and_their_share_of_the_peak_are_logged_and_summed_up(tmp_path, monkeypatch, caplog):
+    now = [0.0]
+    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    drawn = report.Report("title", "a run", TABLE, lambda sums: {}, lambda step: 0.1, 4, 10, 8,
+                          str(tmp_path / "m.jsonl"), str(tmp_path / "c.png"), str(tmp_path / "tb"),
+                          flops=lambda first, last: 3e9 * len(range(first, last + 1)), peak_flops=10e9)
+    sums = {"loss": 1.0, "micro_batches": 1, "gradient_norm": 1.0, "updates": 1, "tokens": 1}
+    with drawn, caplog.at_level("INFO"):
+        for step, seconds in ((5, 30), (6, 1), (10, 4)):
+            now[0] += seconds
+            drawn.training(step, sums)
+        drawn.summary()
+    entries = report.read_metrics_log(str(tmp_path / "m.jsonl"))
+    assert "model_flops_per_second" not in entries[0]
+    assert [entry["model_flops_per_second"] for entry in entries[1:]] == pytest.approx([3e9, 3e9])
+    assert entries[2]["model_flops_utilization"] == pytest.approx(0.3)
+    assert "3 GFLOP/s of the model (30% of the peak)" in caplog.text.splitlines()[-1]
+
+
+def test_a_profile_that_cannot_be_written_is_warned_about_and_an_interrupted_one_is_written(monkeypatch, caplog):
+    calls = []
+    profiler = report.tf.profiler.experimental
+    monkeypatch.setattr(profiler, "start", lambda folder: calls.append("start"))
+    monkeypatch.setattr(profiler, "stop", lambda: calls.append("stop"))
+    for last in (4, 9):  # beyond the last update
+        profile = report.Profile((2, last), "folder")
+        for step in (3, 4, 5):  # resumed at 2
+            with profile.of(step, lambda: calls.append("wait")):
+                calls.append(step)
+        profile.stop()
+    assert calls == ["wait", "start", 3, 4, "wait", "stop", 5, "wait", "start", 3, 4, 5, "stop"]
+
+    def full(folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(profiler, "start", full)
+    profile = report.Profile((1, 1), "folder")
+    with profile.of(1, lambda: None):
+        pass
+    assert caplog.text.count("--profile_steps") == 1 and "No space left" in caplog.text
+
+
 def test_a_slowdown_shows_in_the_rates_and_the_average_is_that_of_the_run(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(report.time, "monotonic", lambda: now[0])

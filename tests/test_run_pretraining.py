@@ -24,6 +24,7 @@ from support import pretraining_config as make_config
 import command_line
 import devices
 import files
+import flops
 import postprocess_pretrained_ckpt
 import preflight
 import report
@@ -95,15 +96,18 @@ def test_a_run_leaves_checkpoints_logs_configuration_vocabulary_and_curves(finis
     config, second = finished
     checkpoints = Checkpoints(config.checkpoint_dir).list()
     assert [os.path.basename(found.prefix) for found in checkpoints] == ["ckpt-12", "ckpt-p2-6"]
-    for name, phase, steps in (("pretraining_phase1", 1, 12), ("pretraining_phase2", 2, 6)):
+    for name, phase, steps, one in (("pretraining_phase1", 1, 12, config), ("pretraining_phase2", 2, 6, second)):
         entries = metrics(config, phase)
         assert [entry["step"] for entry in entries] == list(range(1, steps + 1))
         assert all(np.isfinite(entry["loss"]) for entry in entries)
+        sequence = flops.of_pretraining(one, one.encoder_config(61))
+        assert all(entry["model_flops_per_second"] == pytest.approx(entry["sequences_per_second"] * sequence)
+                   for entry in entries[1:])
         assert os.path.exists(os.path.join(config.logs, f"{name}.png"))
         saved = json.loads((pathlib.Path(config.logs) / f"configuration_phase{phase}.json").read_text())
         assert saved["config"]["num_train_steps"] == steps and saved["discriminator"]["vocab_size"] == 61
     assert (pathlib.Path(config.model_dir) / "vocab.txt").read_text().split() == PRETRAINING_VOCABULARY
-    assert "parameters: 0.10 M" in console(config)
+    assert "parameters: 0.10 M" in console(config) and "FLOP/s of the model" in console(config).splitlines()[-1]
 
 
 def test_one_step_is_one_update_and_the_schedule_starts_at_zero(finished):
@@ -162,6 +166,16 @@ def test_saving_by_the_clock_changes_no_bit(data, tmp_path, finished):
     train(config)
     assert [found.step for found in Checkpoints(config.checkpoint_dir).list()] == list(range(1, 13))
     assert_same_bits(tensors(finished[0], "ckpt-12"), tensors(config, "ckpt-12"))
+
+
+def test_a_profile_is_written_for_tensorboard_and_changes_no_bit(data, tmp_path, finished, refuses):
+    config = make_config(data, tmp_path, profile_steps="3:4", log_freq=5)
+    train(config)
+    written, = pathlib.Path(config.logs, "tensorboard").glob("**/plugins/profile/*/*.xplane.pb")
+    assert b"update" in written.read_bytes() and str(written.parent.parent) in console(config)
+    assert_same_bits(tensors(finished[0], "ckpt-12"), tensors(config, "ckpt-12"))
+    late = dataclasses.replace(config, overwrite=True, profile_steps="13:14")
+    assert "--profile_steps=13:14" in refuses(train, late)
 
 
 def test_data_that_cannot_be_read_loses_no_update(data, tmp_path, finished, monkeypatch):

@@ -14,10 +14,11 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from support import StopAfter, squad_file
+from support import SQUAD_ENCODER, StopAfter, squad_file
 from support import squad_config as make_config
 
 import files
+import flops
 import report
 import run_tf_squad
 import training
@@ -79,6 +80,10 @@ def test_the_files_of_the_design_are_written(finished, data):
     log = [json.loads(line) for line in pathlib.Path(config.output_dir, "logs", "squad.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == [1, 2, 3, 6, 8, 9, 12, 15, 16]
     assert all(entry["gradient_norm"] > 0 and 0 <= entry["start_accuracy"] <= 1 for entry in log)
+    shortest, longest = (flops.of_squad(config, SQUAD_ENCODER, length) for length in (24, 48))
+    for entry in log[1:]:  # a batch at the end of an epoch may have rows of padding too
+        per_sequence = entry["model_flops_per_second"] / entry["sequences_per_second"]
+        assert shortest <= per_sequence < 2 * longest
     assert "answerability_accuracy" not in log[0]
     said = pathlib.Path(config.output_dir, "logfile.txt").read_text()
     assert "step 16/16  loss " in said and "gradient norm " in said

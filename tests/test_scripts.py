@@ -180,6 +180,35 @@ def test_a_missing_device_is_refused_with_the_way_out(training):
         assert trainings(training.call(device, "--dry_run"))
 
 
+# --- Estimates ---
+
+
+@pytest.mark.parametrize("status", [0, 2, 75])
+def test_an_estimate_is_of_both_phases_and_trains_nothing(training, tmp_path, status):
+    data = make_folder(tmp_path / "data")
+    words = [f"--data_dir_p1={data}", f"--data_dir_p2={data}", "--estimate", "--timed_updates=5"]
+    result = training.call(*words, FAKE_PHASE2=f"exit {status}")
+    call, = training.recorded()
+    own, first, second = call.split(" -- ")
+    assert own == "estimate.py --timed_updates=5"
+    assert first.startswith("run_pretraining.py --disc_weight") and "--phase2" not in first
+    assert second.startswith("run_pretraining.py --phase2 --restore_checkpoint=latest")
+    assert result.returncode == status
+    assert commands(training.call(*words, "--dry_run"))[0][1:] == call.split()
+    assert not (training.folder / "results").exists()
+
+
+def test_a_signal_reaches_the_estimate(training, tmp_path):
+    data = make_folder(tmp_path / "data")
+    process = training.start(f"--data_dir_p1={data}", f"--data_dir_p2={data}", "--estimate",
+                             FAKE_PHASE2=UNTIL_TERM)
+    wait_for(training.recorded)
+    wait_for(lambda: "ready" in process.stdout.readline())
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 75
+
+
 # --- Data and paths ---
 
 @needs_no_corpus

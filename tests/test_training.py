@@ -80,6 +80,7 @@ class Figures:
 
     def __init__(self, events, evaluated):
         self.events, self.evaluated, self.speed = events, evaluated, report.Speed()
+        self.profile = report.Profile(None, "")
 
     def __enter__(self):
         return self

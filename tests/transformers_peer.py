@@ -3,13 +3,16 @@
     python tests/transformers_peer.py make FOLDER      random models and their outputs, as transformers saves them
     python tests/transformers_peer.py check FOLDER     loads what this project exported there and writes its outputs
     python tests/transformers_peer.py squad FOLDER     trains on FOLDER/batches.npz, for scripts/check_squad.py
+    python tests/transformers_peer.py benchmark FOLDER trains and answers in turns, for scripts/benchmark.py
 
 FOLDER/<size>/<discriminator|generator>/ holds one model each; FOLDER/inputs.npz the inputs of all. Run by
 scripts/check_weights.py, which also regenerates tests/data/transformers_tiny with it; never by the tests.
 """
 import json
 import os
+import resource
 import sys
+import time
 
 import numpy as np
 import torch
@@ -117,5 +120,108 @@ def squad(folder):
              end_logits=np.concatenate([pair[1] for pair in found]))
 
 
+class Pretraining(torch.nn.Module):
+    """ELECTRA of transformers' own modules: generator and discriminator with the same embeddings, and their losses.
+
+    The generator's head gets the masked positions alone, as in this project; ElectraForMaskedLM would compute the
+    vocabulary's logits at all positions.
+    """
+
+    def __init__(self, settings):
+        super().__init__()
+        self.masked = settings["masked"]
+        self.generator = transformers.ElectraForMaskedLM(transformers.ElectraConfig(**settings["generator"]))
+        self.discriminator = transformers.ElectraForPreTraining(transformers.ElectraConfig(**settings["encoder"]))
+        self.discriminator.electra.embeddings = self.generator.electra.embeddings
+        self.generator.tie_weights()
+
+    def forward(self, input_ids):
+        batch, length = input_ids.shape
+        mask = torch.ones_like(input_ids)
+        positions = torch.rand(batch, length, device=input_ids.device).topk(self.masked).indices
+        original = input_ids.gather(1, positions)
+        hidden = self.generator.electra(input_ids.scatter(1, positions, 4), attention_mask=mask).last_hidden_state
+        at_masked = hidden.gather(1, positions[:, :, None].expand(-1, -1, hidden.shape[-1]))
+        logits = self.generator.generator_lm_head(self.generator.generator_predictions(at_masked)).float()
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), original.flatten())
+        noise = -torch.log(-torch.log(torch.rand_like(logits).clamp_(1e-9, 1 - 1e-7)))  # Gumbel
+        corrupted = input_ids.scatter(1, positions, (logits.detach() + noise).argmax(-1))
+        labels = (corrupted != input_ids).float()
+        found = self.discriminator(corrupted, attention_mask=mask).logits.float()
+        return loss + 50 * torch.nn.functional.binary_cross_entropy_with_logits(found, labels)
+
+
+def make_work(settings):
+    """The model, and a function that makes the arguments of a batch. All sequences are full: padding costs the same."""
+    torch.manual_seed(1)
+    device, length = settings["device"], settings["length"]
+
+    def ids(batch):
+        return torch.randint(5, settings["encoder"]["vocab_size"], (batch, length), device=device)
+
+    if settings["task"] == "pretraining":
+        return Pretraining(settings).to(device), lambda batch: {"input_ids": ids(batch)}
+    model = transformers.ElectraForQuestionAnswering(transformers.ElectraConfig(**settings["encoder"])).to(device)
+
+    def arguments(batch):
+        positions = torch.randint(0, length, (batch,), device=device)
+        mask = torch.ones(batch, length, dtype=torch.long, device=device)
+        return {"input_ids": ids(batch), "attention_mask": mask, "token_type_ids": torch.zeros_like(mask),
+                "start_positions": positions, "end_positions": positions}
+
+    return model, arguments
+
+
+def memory(device) -> float:
+    """Peak memory in bytes."""
+    if device == "cuda":
+        return float(torch.cuda.max_memory_allocated())
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def benchmark(folder):
+    """Does what each line of standard input says, `train UPDATES` or `infer BATCHES`, and writes a line of JSON."""
+    with open(os.path.join(folder, "settings.json"), encoding="utf-8") as file:
+        settings = json.load(file)
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    torch.backends.cuda.matmul.allow_tf32 = settings["tf32"]
+    device, accumulation = settings["device"], settings["accumulation"]
+    model, arguments = make_work(settings)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    def loss_of(batch):
+        with torch.autocast(device, torch.bfloat16, enabled=settings["bf16"]):
+            output = model(**arguments(batch))
+        return getattr(output, "loss", output)
+
+    def train(updates):
+        model.train()
+        for _ in range(updates):
+            for _ in range(accumulation):
+                (loss_of(settings["train_batch_size"]) / accumulation).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        return updates * accumulation * settings["train_batch_size"]
+
+    def infer(batches):
+        model.eval()
+        with torch.inference_mode():
+            for _ in range(batches):
+                loss_of(settings["predict_batch_size"])
+        return batches * settings["predict_batch_size"]
+
+    for line in sys.stdin:
+        way, count = line.split()
+        started, cpu = time.monotonic(), time.process_time()
+        sequences = {"train": train, "infer": infer}[way](int(count))
+        if device == "cuda":
+            torch.cuda.synchronize()
+        print(json.dumps({"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu,
+                          "sequences": sequences, "memory": memory(device),
+                          "versions": {"torch": torch.__version__, "transformers": transformers.__version__}}),
+              flush=True)
+
+
 if __name__ == "__main__":
-    {"make": make, "check": check, "encode": encode, "squad": squad}[sys.argv[1]](sys.argv[2])
+    {"make": make, "check": check, "encode": encode, "squad": squad, "benchmark": benchmark}[sys.argv[1]](sys.argv[2])
