@@ -342,10 +342,12 @@ class DeviceOptions:
     device: str = option("cpu", "device to run on", choices=("cpu", "gpu", "hpu"))
     precision: str = option("fp32", "precision: fp32, bf16 (hmp is an alias), or tf32 on gpu",
                             choices=("fp32", "bf16", "hmp", "tf32"))
-    xla: str = option("auto", "compile with XLA: auto means on gpu only; ignored on hpu",
-                      choices=("auto", "true", "false"))
+    xla: str = option("auto", "compile with XLA: all on gpu, elementwise operations on cpu (auto: with bf16 only); "
+                      "ignored on hpu", choices=("auto", "true", "false"))
     bf16_config_path: typing.Optional[str] = option(
         None, "hpu with bf16: JSON file that lists the operations to convert (default: data/bf16_electra.json)")
+    recompute: bool = option(False, "run the forward pass of each layer again in the backward pass: less memory, more "
+                             "time, the same results up to rounding")
     num_workers: int = option(
         0, "number of workers the launcher must have started, one device each (0: any number)", minimum=0)
     gradient_compression: str = option(

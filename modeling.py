@@ -21,8 +21,10 @@ import contextlib
 import itertools
 from typing import Dict, Iterator, NamedTuple, Optional, Sequence
 
+import numpy as np
 import tensorflow as tf
 
+import fused
 import gaudi
 import pretrain_utils
 from configuration import ElectraConfig, PretrainingConfig
@@ -62,6 +64,8 @@ def layer_norm(x, gamma, beta, epsilon: float):
     """
     if "layer_norm" in gaudi.FUSED:
         return gaudi.FUSED["layer_norm"](x, gamma, beta, epsilon)
+    if fused.ENABLED:
+        return fused.layer_norm(x, gamma, beta, epsilon)
 
     @tf.custom_gradient
     def normalise(x, gamma, beta):
@@ -90,8 +94,15 @@ def dropout(x, rate: float, seed):
     """
     if seed is None or rate == 0:
         return x
+    if fused.ENABLED:
+        return fused.dropout(x, rate, seed)
     keep = tf.cast(pretrain_utils.uniform(x.shape, seed) >= rate, tf.float32)
     return x * (keep * (1 / (1 - rate)))
+
+
+def gelu(x):
+    """Exact GELU (Hendrycks & Gimpel 2016). habana-tensorflow replaces tf.nn.gelu: look it up at each call."""
+    return fused.gelu(x) if fused.ENABLED else tf.nn.gelu(x)
 
 
 @tf.custom_gradient
@@ -106,6 +117,31 @@ def rows_at(table, ids):
         return tf.math.unsorted_segment_sum(upstream, ids, table.shape[0]), None
 
     return tf.gather(table, ids), gradient
+
+
+def recomputed(function, x):
+    """function(x), float tensors; its gradient runs `function` again instead of keeping what that computes.
+
+    The result is the same up to rounding: TensorFlow sorts the summands of a gradient by the names of their operations.
+    """
+
+    @tf.custom_gradient
+    def run(x):
+        def gradient(upstream, variables=()):
+            # Two dependencies keep the second run after the forward pass: XLA ignores the control dependency, and a
+            # number that is always 0 is none for the operations that draw the dropout masks.
+            first = tf.reshape(upstream, [-1])[0]
+            zero = tf.cast(tf.where(tf.equal(first, first), 0.0, np.nan), x.dtype)
+            with tf.control_dependencies([upstream]), tf.GradientTape(watch_accessed_variables=False) as tape:
+                again = x + zero
+                tape.watch([again, *variables])
+                y = function(again)
+            d_x, *d_variables = tape.gradient(y, [again, *variables], upstream)
+            return (d_x, d_variables) if variables else d_x
+
+        return function(x), gradient
+
+    return run(x)
 
 
 def attention(query, key, value, mask_bias, dropout_rate, dropout_seed, compute_dtype):
@@ -154,6 +190,8 @@ class Dense(tf.Module):
         self.bias = make.constant(f"{scope}/bias", [outputs], 0.0)
 
     def __call__(self, x):
+        if fused.ENABLED:
+            return fused.dense(tf.cast(x, self.compute_dtype), self.kernel, self.bias)
         return matmul(x, self.kernel, self.compute_dtype) + self.bias
 
 
@@ -191,7 +229,12 @@ class Embeddings(tf.Module):
 
 
 class EncoderLayer(tf.Module):
-    """Self-attention and feed-forward blocks, each followed by dropout, residual connection and layer norm."""
+    """Self-attention and feed-forward blocks, each followed by dropout, residual connection and layer norm.
+
+    `recompute`: the gradient keeps the layer's input only, and runs the layer again. Takes a quarter more time.
+    """
+
+    recompute = False  # see `recompute_layers`
 
     def __init__(self, config: ElectraConfig, scope: str, make: VariableMaker, compute_dtype):
         super().__init__()
@@ -208,6 +251,15 @@ class EncoderLayer(tf.Module):
         self.output_norm = LayerNorm(hidden, epsilon, f"{scope}/output", make)
 
     def __call__(self, x_TD, mask_bias, batch, seeds: Iterator):
+        rows = [next(seeds) for _ in range(3)]
+        forward = self._plain
+        if fused.ENABLED:
+            forward, x_TD = self._fused, tf.cast(x_TD, self.compute_dtype)
+        if self.recompute:
+            return recomputed(lambda x: forward(x, mask_bias, batch, iter(rows)), x_TD)
+        return forward(x_TD, mask_bias, batch, iter(rows))
+
+    def _plain(self, x_TD, mask_bias, batch, seeds: Iterator):
         heads, rate = self.config.num_attention_heads, self.config.hidden_dropout_prob
 
         def split_heads(y_TD):
@@ -218,8 +270,29 @@ class EncoderLayer(tf.Module):
                                  self.config.attention_probs_dropout_prob, next(seeds), self.compute_dtype)
         context_TD = tf.reshape(tf.transpose(context_BHLK, [0, 2, 1, 3]), [-1, x_TD.shape[-1]])
         x_TD = self.attention_norm(dropout(self.attention_output(context_TD), rate, next(seeds)) + x_TD)
-        inner_TF = tf.nn.gelu(self.intermediate(x_TD))  # resolved at call time: habana-tensorflow replaces it
+        inner_TF = gelu(self.intermediate(x_TD))
         return self.output_norm(dropout(self.output(inner_TF), rate, next(seeds)) + x_TD)
+
+    def _fused(self, x_TD, mask_bias, batch, seeds: Iterator):
+        """The same with the functions of fused.py; activations are of the dtype of the products."""
+        config = self.config
+        context_TD = fused.attention(self.query(x_TD), self.key(x_TD), self.value(x_TD), mask_bias,
+                                     config.num_attention_heads, config.attention_probs_dropout_prob, next(seeds))
+        x_TD = self._add_norm(self.attention_output(context_TD), x_TD, next(seeds), self.attention_norm)
+        inner_TF = self.intermediate(x_TD)
+        outer_TD = fused.gelu_dense(inner_TF, tf.convert_to_tensor(self.output.kernel), self.output.bias)
+        return self._add_norm(outer_TD, x_TD, next(seeds), self.output_norm)
+
+    def _add_norm(self, x_TD, residual_TD, seed, norm: LayerNorm):
+        return fused.dropout_add_norm(x_TD, residual_TD, self.config.hidden_dropout_prob, seed,
+                                      tf.convert_to_tensor(norm.gamma), tf.convert_to_tensor(norm.beta), norm.epsilon)
+
+
+def recompute_layers(model: tf.Module):
+    """Sets `recompute` for all layers of a model, which is for training only."""
+    for module in model.submodules:
+        if isinstance(module, EncoderLayer):
+            module.recompute = True
 
 
 class Encoder(tf.Module):
@@ -253,7 +326,7 @@ class Encoder(tf.Module):
             x = self.embeddings_project(x)
         for layer in self.layers:
             x = layer(x, mask_bias, batch, seeds)
-        return x
+        return tf.cast(x, tf.float32)
 
 
 # --- Generator and discriminator ---
@@ -273,7 +346,7 @@ class GeneratorHead(tf.Module):
 
     def __call__(self, hidden, word_embeddings):
         """hidden float32 [T, D], word_embeddings float32 [V, E] -> float32 [T, V]; padding entries are about -1e9."""
-        x = self.layer_norm(tf.nn.gelu(self.dense(hidden)))
+        x = self.layer_norm(gelu(self.dense(hidden)))
         logits = matmul(x, word_embeddings, self.compute_dtype, transpose_b=True)
         with in_float32():
             return logits + (self.output_bias + vocabulary_padding(self.config))
@@ -295,7 +368,7 @@ class DiscriminatorHead(tf.Module):
 
     def __call__(self, hidden):
         """float32 [T, D] -> float32 [T]."""
-        inner = tf.nn.gelu(self.dense(hidden))
+        inner = gelu(self.dense(hidden))
         with in_float32():
             return tf.reshape(self.dense_prediction(inner), [-1])
 

@@ -266,20 +266,22 @@ def generator_encoder(config: PretrainingConfig, encoder: ElectraConfig):
     return encoder.generator(config.generator_fraction) if config.generator == "separate" else None
 
 
-def activation_bytes(encoder: ElectraConfig, batch_size: int, length: int) -> int:
-    """What the backward pass of an encoder keeps of a micro-batch."""
+def activation_bytes(encoder: ElectraConfig, batch_size: int, length: int, recompute: bool = False) -> int:
+    """What an encoder keeps of a micro-batch for the gradient: with `recompute`, one layer and the inputs of all."""
     per_token = ACTIVATION_BYTES * encoder.hidden_size + ATTENTION_BYTES * encoder.num_attention_heads * length
-    return batch_size * length * encoder.num_hidden_layers * per_token
+    kept = per_token + 4 * encoder.hidden_size * encoder.num_hidden_layers
+    return batch_size * length * (kept if recompute else encoder.num_hidden_layers * per_token)
 
 
 def pretraining_bytes(config: PretrainingConfig, encoder: ElectraConfig) -> float:
     """The memory of a worker in an update."""
     generator = generator_encoder(config, encoder)
     networks = ([encoder] if config.objective == "electra" else []) + ([generator] if generator else [])
-    total = sum(activation_bytes(network, config.train_batch_size, config.max_seq_length) for network in networks)
+    total = sum(activation_bytes(network, config.train_batch_size, config.max_seq_length, config.recompute)
+                for network in networks)
     if generator:  # logits over the vocabulary at the masked positions, and their gradients
         total += 8 * config.train_batch_size * config.max_predictions_per_seq * encoder.padded_vocab_size
-    total *= 0.85 if config.precision in ("bf16", "hmp") else 1
+    total *= 0.5 if config.precision in ("bf16", "hmp") else 1
     return PROCESS_BYTES + BYTES_PER_PARAMETER * pretraining_parameters(config, encoder) + total
 
 
@@ -287,7 +289,7 @@ def squad_bytes(config: SquadConfig, encoder: ElectraConfig, training: bool) -> 
     """The memory of a worker in an update of a fine-tuning, or for a batch of answers."""
     parameters = squad_parameters(encoder)
     if training:
-        activations = activation_bytes(encoder, config.train_batch_size, config.max_seq_length)
+        activations = activation_bytes(encoder, config.train_batch_size, config.max_seq_length, config.recompute)
         return PROCESS_BYTES + BYTES_PER_PARAMETER * parameters + activations
     one_layer = dataclasses.replace(encoder, num_hidden_layers=1)  # nothing is kept for a backward pass
     return PROCESS_BYTES + 4 * parameters + 0.4 * activation_bytes(one_layer, config.predict_batch_size,

@@ -345,6 +345,8 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
         bad_update=lambda step: bad_update(step, config),
         not_finite=lambda step: not_finite(step, config, checkpoints),
         interrupted=lambda *stopped: resume_hint(config, *stopped))
+    if config.recompute:
+        modeling.recompute_layers(model)
     train_step = optimization.TrainStep(model.loss, model.metric_names, setup.optimizer,
                                         config.gradient_accumulation_steps, jit_compile=device.jit_compile,
                                         workers=workers, skip_budget=config.skip_bad_updates, skipped=start.skipped)

@@ -376,6 +376,8 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
         bad_update=lambda step: f"update {step} (seed {setup.seed})",
         not_finite=lambda step: not_finite(step, setup, config),
         interrupted=lambda *stopped: resume_hint(config, setup.num_train_steps, *stopped))
+    if config.recompute:
+        modeling.recompute_layers(model)
     train_step = optimization.TrainStep(model.loss, model.metric_names, setup.optimizer, accumulation,
                                         jit_compile=device.jit_compile, workers=workers,
                                         skip_budget=config.skip_bad_updates, skipped=setup.skipped)

@@ -12,6 +12,7 @@ import logging
 import pathlib
 import re
 import signal
+import sys
 
 import pytest
 import support
@@ -24,6 +25,14 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
 
 VOCABULARY = """[PAD] [UNK] [CLS] [SEP] [MASK] the a cat dog sat on mat ran to and un want ##want ##ed wa runn ##ing low
 ##est ##er cafe caf ##s ##e ##é é É e 中 国 , . ! ? ' -""".split()
+
+
+@pytest.fixture(autouse=True)
+def elementwise_operations_are_not_compiled():
+    """`open_device` sets this for the process; the next test starts without it."""
+    yield
+    if "fused" in sys.modules:
+        sys.modules["fused"].ENABLED = False
 
 
 @pytest.fixture(scope="session")

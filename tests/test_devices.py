@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 import devices
+import fused
 import gaudi
 import modeling
 from configuration import DeviceOptions
@@ -51,9 +52,12 @@ def test_cpu_opens_in_its_precisions(precision, name, compute_dtype):
 
 
 @pytest.mark.skipif(GPU, reason="a visible GPU cannot be hidden after other tests used it")
-@pytest.mark.parametrize("xla, compiled", [("auto", False), ("true", True), ("false", False)])
-def test_cpu_compiles_only_on_demand(xla, compiled):
-    assert open_device("cpu", "fp32", xla).jit_compile is compiled
+@pytest.mark.parametrize("precision, xla, compiled", [
+    ("fp32", "auto", False), ("fp32", "true", True), ("fp32", "false", False),
+    ("bf16", "auto", True), ("bf16", "true", True), ("bf16", "false", False)])
+def test_cpu_compiles_elementwise_operations_with_bf16_or_on_request(precision, xla, compiled):
+    assert open_device("cpu", precision, xla).jit_compile is False
+    assert fused.ENABLED is compiled
 
 
 @pytest.mark.skipif(GPU, reason="a visible GPU cannot be hidden after other tests used it")
@@ -84,8 +88,8 @@ def test_bf16_computes_products_in_bfloat16_and_keeps_float32_variables():
     for precision, layer in layers.items():
         assert {variable.dtype for variable in layer.variables} == {tf.float32}
         y = layer(tf.constant(x))
-        assert y.dtype == tf.float32
-        error = np.abs(y.numpy() - exact).max() / np.abs(exact).max()
+        assert y.dtype == layer.compute_dtype
+        error = np.abs(y.numpy().astype(np.float64) - exact).max() / np.abs(exact).max()
         # float32: 64 roundings of 2**-24. bfloat16: inputs and result rounded to 8 bits, so neither more nor much less.
         assert error < 1e-5 if precision == "fp32" else 1e-4 < error < 2e-2
     np.testing.assert_array_equal(layers["fp32"].kernel.numpy(), layers["bf16"].kernel.numpy())

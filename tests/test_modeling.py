@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import fused
 import modeling
 import pretrain_utils
 from configuration import SIZES, ElectraConfig
@@ -467,3 +468,34 @@ def test_own_embeddings_are_trained_by_the_generator_alone():
     of_generator = gradient_sizes(model, lambda out, _: tf.reduce_sum(out.generator_losses))
     assert of_generator["generator/embeddings/word_embeddings:0"] > 0
     assert of_generator["electra/embeddings/word_embeddings:0"] == 0
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_recomputed_layers_give_the_same_update_and_keep_less(compiled, monkeypatch):
+    """Dropout included, to the rounding of sums in another order; the products of a layer are in the graph twice."""
+    monkeypatch.setattr(fused, "ENABLED", compiled)
+    config = ElectraConfig.of_size("tiny", vocab_size=40, max_position_embeddings=16)
+    rng = np.random.default_rng(3)
+    features = {name: tf.constant(rng.integers(5, 40, [2, 16]), tf.int32) for name in ("input_ids", "segment_ids")}
+    features.update(input_mask=tf.ones([2, 16], tf.int32), segment_ids=tf.zeros([2, 16], tf.int32))
+    results, products = [], []
+    for recompute in (False, True):
+        model = modeling.PretrainingModel(config, modeling.Objective((0, 1, 2, 3, 4), 4, 0.15, 3))
+        if recompute:
+            modeling.recompute_layers(model)
+
+        @tf.function(autograph=False)
+        def gradients(features, seeds, model=model):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(model.trainable_variables)
+                loss, _ = model.loss(features, seeds)
+            return [loss, *tape.gradient(loss, model.trainable_variables)]
+
+        seeds = tf.constant(np.random.default_rng(4).integers(0, 2 ** 30, [model.num_seeds, 2]), tf.int32)
+        results.append([value.numpy() for value in gradients(features, seeds)])
+        graph = gradients.get_concrete_function(features, seeds).graph
+        products.append(sum(op.type in ("MatMul", "BatchMatMulV2") for op in graph.get_operations()))
+    np.testing.assert_array_equal(results[1][0], results[0][0])  # the loss
+    for plain, again in zip(*results):
+        np.testing.assert_allclose(again, plain, rtol=1e-4, atol=1e-6)
+    assert products[1] == products[0] + 8 * 2 * config.num_hidden_layers

@@ -1,0 +1,245 @@
+"""Elementwise operations of the networks on cpu, compiled by XLA, with gradients that keep fewer tensors.
+
+TensorFlow makes one pass over memory for each elementwise operation: about fifteen for GELU and its gradient, two with
+XLA. Matrix products, softmax, sums over rows and random numbers stay with TensorFlow, whose kernels (many of them
+oneDNN's) are faster on cpu than XLA's. The gradients recompute what is cheap and keep dropout masks as bool.
+
+All functions take float32 or bfloat16, return the same dtype, and compute in float32. `devices.open_device` decides
+whether modeling.py uses them, on cpu only: Gaudi needs the ops of the plain path, and on gpu XLA compiles the whole
+update. Results differ from the plain path by rounding; in bfloat16, where activations between the operations are
+bfloat16 too, other units are dropped, at the same rate. Shape suffixes: see modeling.py.
+"""
+from __future__ import annotations
+
+import tensorflow as tf
+
+import pretrain_utils
+
+ENABLED = False  # set by devices.open_device
+
+
+def _compiled(function):
+    """Compiles a function of tensors (and Python numbers) with XLA, once for each shape."""
+    return tf.function(function, autograph=False, jit_compile=True)
+
+
+def _float32(*tensors):
+    return [tf.cast(tensor, tf.float32) for tensor in tensors]
+
+
+def _kept(x, rate: float, seed):
+    """The dropout mask of `x` as bool, a function of `seed`. In float32 it is the same one as in modeling.dropout.
+
+    In bfloat16 it takes 16 random bits for each unit instead of 32, since random numbers are 7% of an update there.
+    """
+    if x.dtype == tf.float32:
+        return pretrain_utils.uniform(x.shape, seed) >= rate
+    size = x.shape.num_elements()
+    bits = tf.raw_ops.StatelessRandomUniformFullInt(shape=[(size + 1) // 2], seed=seed, dtype=tf.int32)
+    draws = tf.reshape(tf.bitcast(bits, tf.uint16), [-1])[:size]
+    return tf.reshape(draws >= tf.constant(round(rate * 2 ** 16), tf.uint16), x.shape)
+
+
+@_compiled
+def _scaled(x, keep, rate):
+    return tf.cast(tf.cast(x, tf.float32) * (tf.cast(keep, tf.float32) * (1 / (1 - rate))), x.dtype)
+
+
+def dropout(x, rate: float, seed):
+    """See modeling.dropout; `rate` is above 0. Keeps the mask as bool for the gradient."""
+    keep = _kept(x, rate, seed)
+
+    @tf.custom_gradient
+    def apply(x):
+        return _scaled(x, keep, rate), lambda upstream: _scaled(upstream, keep, rate)
+
+    return apply(x)
+
+
+# --- Dense layers and GELU ---
+
+
+def dense(x, kernel, bias):
+    """x [T, inputs], kernel float32 [inputs, outputs], bias float32 [outputs] -> [T, outputs] of the dtype of `x`."""
+    return tf.nn.bias_add(tf.matmul(x, tf.cast(kernel, x.dtype)), tf.cast(bias, x.dtype))
+
+
+@_compiled
+def _gelu(x):
+    return tf.cast(tf.nn.gelu(tf.cast(x, tf.float32)), x.dtype)
+
+
+@_compiled
+def _gelu_and_gradient(x, upstream):
+    dtype = x.dtype
+    x, upstream = _float32(x, upstream)
+    cdf = 0.5 * (1 + tf.math.erf(x * 0.5 ** 0.5))
+    density = tf.exp(-0.5 * tf.square(x)) * 0.3989422804014327
+    return tf.cast(x * cdf, dtype), tf.cast(upstream * (cdf + x * density), dtype)
+
+
+@tf.custom_gradient
+def gelu(x):
+    return _gelu(x), lambda upstream: _gelu_and_gradient(x, upstream)[1]
+
+
+@tf.custom_gradient
+def _gelu_product(x, kernel):
+    """gelu(x) @ kernel; the gradient computes gelu(x) again instead of keeping it."""
+
+    def gradient(upstream):
+        inner, d_x = _gelu_and_gradient(x, tf.matmul(upstream, kernel, transpose_b=True))
+        return d_x, tf.matmul(inner, upstream, transpose_a=True)
+
+    return tf.matmul(_gelu(x), kernel), gradient
+
+
+def gelu_dense(x, kernel, bias):
+    """dense(gelu(x), kernel, bias)."""
+    return tf.nn.bias_add(_gelu_product(x, tf.cast(kernel, x.dtype)), tf.cast(bias, x.dtype))
+
+
+# --- Layer norm ---
+
+
+@_compiled
+def _normalise(x, gamma, beta, epsilon):
+    dtype = x.dtype
+    x, = _float32(x)
+    centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+    inverse_std = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True) + epsilon)
+    normal = centred * inverse_std
+    return tf.cast(normal * gamma + beta, dtype), tf.cast(normal, dtype), inverse_std
+
+
+@_compiled
+def _normalise_sum(x, residual, keep, gamma, beta, rate, epsilon):
+    factors = 1.0 if keep is None else tf.cast(keep, tf.float32) * (1 / (1 - rate))
+    x, wide = _float32(x, residual)
+    out, normal, inverse_std = _normalise(x * factors + wide, gamma, beta, epsilon)
+    return tf.cast(out, residual.dtype), tf.cast(normal, residual.dtype), inverse_std
+
+
+@_compiled
+def _normalise_gradient(upstream, normal, inverse_std, gamma):
+    """Gradient of the input, and the summands of gamma's."""
+    dtype = upstream.dtype
+    upstream, normal = _float32(upstream, normal)
+    scaled = upstream * gamma
+    projection = tf.reduce_mean(scaled * normal, axis=-1, keepdims=True)
+    d_x = inverse_std * (scaled - tf.reduce_mean(scaled, axis=-1, keepdims=True) - normal * projection)
+    return tf.cast(d_x, dtype), tf.cast(upstream * normal, dtype)
+
+
+@_compiled
+def _normalise_sum_gradient(upstream, normal, inverse_std, keep, gamma, rate):
+    d_sum, d_gamma = _normalise_gradient(upstream, normal, inverse_std, gamma)
+    return d_sum if keep is None else _scaled(d_sum, keep, rate), d_sum, d_gamma
+
+
+def _sum_rows(x_TD):
+    return tf.cast(tf.raw_ops.BiasAddGrad(out_backprop=x_TD), tf.float32)
+
+
+def layer_norm(x, gamma, beta, epsilon: float):
+    """See modeling.layer_norm."""
+
+    @tf.custom_gradient
+    def normalise(x, gamma, beta):
+        out, normal, inverse_std = _normalise(x, gamma, beta, epsilon)
+
+        def gradient(upstream):
+            d_x, d_gamma = _normalise_gradient(upstream, normal, inverse_std, gamma)
+            return d_x, _sum_rows(d_gamma), _sum_rows(upstream)
+
+        return out, gradient
+
+    return normalise(x, gamma, beta)
+
+
+def dropout_add_norm(x, residual, rate: float, seed, gamma, beta, epsilon: float):
+    """layer_norm(dropout(x) + residual), of the dtype of `residual`. `seed`: None for no dropout."""
+    keep = None if seed is None or rate == 0 else _kept(x, rate, seed)
+
+    @tf.custom_gradient
+    def apply(x, residual, gamma, beta):
+        out, normal, inverse_std = _normalise_sum(x, residual, keep, gamma, beta, rate, epsilon)
+
+        def gradient(upstream):
+            d_x, d_residual, d_gamma = _normalise_sum_gradient(upstream, normal, inverse_std, keep, gamma, rate)
+            return d_x, d_residual, _sum_rows(d_gamma), _sum_rows(upstream)
+
+        return out, gradient
+
+    return apply(x, residual, gamma, beta)
+
+
+# --- Attention ---
+
+
+@_compiled
+def _split_heads(y_TD, mask_bias, heads):
+    """[T, D] -> [B, H, L, K]."""
+    batch = tf.shape(mask_bias)[0]  # static where XLA compiles it
+    return tf.transpose(tf.reshape(y_TD, [batch, -1, heads, y_TD.shape[-1] // heads]), [0, 2, 1, 3])
+
+
+@_compiled
+def _split_all(q_TD, k_TD, v_TD, mask_bias, heads):
+    """The query is scaled."""
+    q_TD = q_TD * tf.cast((q_TD.shape[-1] // heads) ** -0.5, q_TD.dtype)
+    return [_split_heads(y_TD, mask_bias, heads) for y_TD in (q_TD, k_TD, v_TD)]
+
+
+@_compiled
+def _join_heads(y_BHLK):
+    """[B, H, L, K] -> [T, D]."""
+    return tf.reshape(tf.transpose(y_BHLK, [0, 2, 1, 3]), [-1, y_BHLK.shape[1] * y_BHLK.shape[3]])
+
+
+@_compiled
+def _join_gradients(d_q, d_k, d_v):
+    scale = tf.cast(d_q.shape[-1] ** -0.5, d_q.dtype)
+    return _join_heads(d_q * scale), _join_heads(d_k), _join_heads(d_v)
+
+
+@_compiled
+def _masked(scores_BHLL, mask_bias):
+    return tf.cast(tf.cast(scores_BHLL, tf.float32) + mask_bias, scores_BHLL.dtype)
+
+
+@_compiled
+def _softmax_gradient(upstream, probs, keep, rate):
+    """Gradient of the scores from that of the probabilities after dropout."""
+    dtype = upstream.dtype
+    upstream, probs = _float32(upstream, probs)
+    if keep is not None:
+        upstream = upstream * (tf.cast(keep, tf.float32) * (1 / (1 - rate)))
+    product = upstream * probs
+    return tf.cast(product - probs * tf.reduce_sum(product, axis=-1, keepdims=True), dtype)
+
+
+def attention(q_TD, k_TD, v_TD, mask_bias, heads: int, rate: float, seed):
+    """Multi-head attention, see modeling.attention: three [T, D] -> [T, D]. `seed`: None for no dropout.
+
+    For the gradient it keeps the heads' queries, keys and values, the probabilities, and the dropout mask as bool.
+    """
+    drops = seed is not None and rate > 0
+
+    @tf.custom_gradient
+    def apply(q_TD, k_TD, v_TD):
+        q, k, v = _split_all(q_TD, k_TD, v_TD, mask_bias, heads)
+        probs = tf.nn.softmax(_masked(tf.matmul(q, k, transpose_b=True), mask_bias))
+        keep = _kept(probs, rate, seed) if drops else None
+        context = tf.matmul(_scaled(probs, keep, rate) if drops else probs, v)
+
+        def gradient(upstream):
+            d_context = _split_heads(upstream, mask_bias, heads)
+            dropped = _scaled(probs, keep, rate) if drops else probs
+            d_scores = _softmax_gradient(tf.matmul(d_context, v, transpose_b=True), probs, keep, rate)
+            return _join_gradients(tf.matmul(d_scores, k), tf.matmul(d_scores, q, transpose_a=True),
+                                   tf.matmul(dropped, d_context, transpose_a=True))
+
+        return _join_heads(context), gradient
+
+    return apply(q_TD, k_TD, v_TD)
