@@ -574,7 +574,7 @@ TRACEBACK = re.compile(r"Traceback \(most recent call last\)|^  File \"|Fatal Py
 SHELL = re.compile(r"^(\S*/)?(bash|\w+\.sh): (line [0-9]+|.*: line [0-9]+): .*|"
                    r"^(mkdir|mktemp|mkfifo|tee|sed|rm|cat|cp|mv|dirname|basename|cksum): .*|"
                    r"command not found|unbound variable", re.MULTILINE)
-STARTUP = re.compile(r"^(WARNING: All log messages before absl|I0000 .*oneDNN|.* Unable to register cu).*\n|"
+STARTUP = re.compile(r"^(WARNING: All log messages before absl|I0000 |.* Unable to register cu).*\n|"
                      r"^(\S+ |\S+: )?note: .*\n|^WARNING:.*\n", re.MULTILINE)  # before a refusal
 TEMPORARY = re.compile(r"\.tmp-|\.lock$|electra\.tmp|\.workers\.tmp|\.part(\.idx)?$")
 LONGEST = 1500  # characters of one sentence

@@ -59,7 +59,7 @@ def absl_is_heard():
 def said():
     """Standard error without what TensorFlow writes there as it loads, although TF_CPP_MIN_LOG_LEVEL is 2: 2.21 that
     oneDNN is on, the 2.15 that is built for GPUs that its CUDA libraries registered twice."""
-    notes = "WARNING: All log messages before absl::InitializeLog", "I0000 .*oneDNN", ".* Unable to register cu"
+    notes = "WARNING: All log messages before absl::InitializeLog", "I0000 ", ".* Unable to register cu"
     pattern = re.compile(rf"^({'|'.join(notes)}).*\n", re.MULTILINE)
     return lambda text: pattern.sub("", text)
 
