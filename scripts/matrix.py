@@ -180,7 +180,7 @@ def chosen(names, parser):
     """The stacks that match the names: 2.9.1 matches each of its Pythons, 2.21 matches 2.21.0."""
     for name in names:
         if not any(matches(name, stack) for stack in STACKS):
-            parser.error(f"unknown stack {name}: choose from {', '.join(stack.name for stack in STACKS)}")
+            parser.error(f"unknown stack {name!r}: choose from {', '.join(stack.name for stack in STACKS)}")
     return [stack for stack in STACKS if any(matches(name, stack) for name in names)]
 
 

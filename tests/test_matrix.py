@@ -123,7 +123,7 @@ def test_an_unknown_stack_is_refused_with_the_choices(matrix, capsys, name):
     with pytest.raises(SystemExit) as ended:
         matrix.main([name])
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and f"unknown stack {name}" in error and "2.15.0-py3.10" in error
+    assert ended.value.code == 2 and f"unknown stack {name!r}" in error and "2.15.0-py3.10" in error
 
 
 def test_without_a_name_all_stacks_are_chosen(matrix):
