@@ -188,7 +188,7 @@ def finished_rows(config: SweepConfig, jobs: List[Job], arguments: List[str]) ->
         if row["run"] not in place_of:
             continue
         if row["arguments"] != deciding(arguments):
-            theirs = " ".join(row["arguments"]) or "none"
+            theirs = " ".join(map(str, row["arguments"])) or "none"
             raise UserError(f"{folder} was fine-tuned with other options ({theirs}): choose another --out_dir, or "
                             "delete it.")
         record = read_origin(os.path.join(os.path.dirname(folder), "checkpoint.json"))

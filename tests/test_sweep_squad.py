@@ -245,6 +245,13 @@ def test_a_damaged_record_is_refused_by_its_name_with_a_way_out(name, sweep, ref
         assert str(sweep.out / name) in refuses(sweep)
 
 
+def test_options_of_a_damaged_result_are_other_options(sweep, refuses):
+    sweep()
+    file = sweep.out / "run-ckpt-2/seed-1/sweep.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "arguments": [7, None]}))
+    assert "other options (7 None)" in refuses(sweep)
+
+
 def test_a_result_stays_where_pre_training_has_deleted_the_checkpoint(sweep, capfd):
     sweep("--seeds=1,2")
     remove_checkpoint(str(sweep.checkpoints / "ckpt-2"))
