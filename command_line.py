@@ -19,7 +19,7 @@ import typing
 
 import configuration
 import files
-from configuration import Interrupted, RunFailed, UserError
+from configuration import Interrupted, RunFailed, UserError, print_on_stderr
 
 REPORT_SECONDS = 15  # delay before a rank other than 0 reports its error
 # The machine's own faults: a disk that is full, broken, read-only or gone, and limits. Also a closed standard output.
@@ -215,10 +215,10 @@ def _status_of(main) -> int:
             time.sleep(REPORT_SECONDS)
         if not (rank and isinstance(stop, Interrupted)):
             who = os.path.basename(sys.argv[0]) + (f" (worker {rank})" if rank else "")
-            say_on_stderr(f"{who}: {configuration.on_one_line(str(stop))}")
+            print_on_stderr(f"{who}: {configuration.on_one_line(str(stop))}")
         return stop.exit_status
     except KeyboardInterrupt:
-        say_on_stderr(f"{os.path.basename(sys.argv[0])}: stopped by SIGINT.")
+        print_on_stderr(f"{os.path.basename(sys.argv[0])}: stopped by SIGINT.")
         return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of our output (head, less) is gone
         return 1
@@ -226,20 +226,15 @@ def _status_of(main) -> int:
         if error.errno not in FAULTS:
             raise
         name = os.fspath(error.filename) if isinstance(error.filename, (str, os.PathLike)) else "the output"
-        say_on_stderr(f"{os.path.basename(sys.argv[0])}: {name} could not be read or written ({error.strerror}): make "
-                      "room or fix that, and start again.")
+        print_on_stderr(f"{os.path.basename(sys.argv[0])}: {name} could not be read or written ({error.strerror}): "
+                        "make room or fix that, and start again.")
         return 1
     except Exception as error:
         if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":  # TensorFlow's
             raise
-        say_on_stderr(f"{os.path.basename(sys.argv[0])}: memory ran out ({configuration.in_short(error)}): use smaller "
-                      "batches or another machine.")
+        print_on_stderr(f"{os.path.basename(sys.argv[0])}: memory ran out ({configuration.in_short(error)}): use "
+                        "smaller batches or another machine.")
         return 1
-
-
-def say_on_stderr(line: str):
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it
-        print(line, file=sys.stderr, flush=True)
 
 
 def _exit(status: int):
@@ -249,8 +244,8 @@ def _exit(status: int):
     except (OSError, ValueError, AttributeError) as error:
         status = status or 1
         if not isinstance(error, BrokenPipeError):
-            say_on_stderr(f"{os.path.basename(sys.argv[0])}: the output could not be written "
-                          f"({getattr(error, 'strerror', None) or error}).")
+            print_on_stderr(f"{os.path.basename(sys.argv[0])}: the output could not be written "
+                            f"({getattr(error, 'strerror', None) or error}).")
         with contextlib.suppress(OSError, ValueError, AttributeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
@@ -266,7 +261,7 @@ def end_with_wrapper():
     def watch():
         while not files.wrapper_is_gone(wrapper):
             time.sleep(1)
-        configuration.print_on_stderr("the wrapper was killed: stopping.")
+        print_on_stderr("the wrapper was killed: stopping.")
         os.kill(os.getpid(), signal.SIGTERM)
 
     if wrapper:

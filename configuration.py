@@ -931,7 +931,8 @@ def sole_user(folder: str, way_out: str, workers=None, junk=(), beside: bool = F
 
 
 def print_on_stderr(line: str):
-    print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it
+        print(line, file=sys.stderr, flush=True)
 
 
 def launched(word: str) -> typing.Optional[int]:
