@@ -19,7 +19,7 @@ import functools
 import hashlib
 import re
 import unicodedata
-from typing import List, NamedTuple, Optional, Sequence
+from typing import List, Optional, Sequence
 
 import numpy as np
 import rensa

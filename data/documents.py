@@ -3,7 +3,7 @@
     .txt, .text, no suffix        text; see below for what a paragraph and a document are
     .jsonl, .ndjson               one JSON object per line; its key `text` is a document
     .xml                          a MediaWiki dump (wikipedia.py); an article is a document
-    .parquet, .arrow              the column `text`; a Hugging Face datasets folder holds such files (needs pyarrow)
+    .parquet, .arrow              the column `text`; Hugging Face datasets folders hold such files (needs pyarrow)
 
 All but the last two may be compressed: .gz, .bz2, .xz, .zst. Hidden files and folders, and what `datasets` writes beside
 its data, are left out; a folder that a symbolic link leads to is read once.
@@ -15,9 +15,9 @@ How lines of a text file belong together is detected from its first SAMPLE_BYTES
     blank_lines  paragraphs are hard-wrapped and separated by blank lines, as in books
 
 In the last two, blank lines separate documents only where the text between them has BLOCK_CHARACTERS on average. In
-books they separate paragraphs: each as a document of its own would fill 46% of records of 128 tokens and 14% of 512.
-So such a file is cut into documents of about DOCUMENT_CHARACTERS at ends of paragraphs, or before that at the heading of
-a chapter. A book of Project Gutenberg is cleaned by gutenberg.py.
+books they separate paragraphs: with each as a document, 54% of a record of 128 tokens would be padding, and 86% of one
+of 512. So such a file is cut into documents of about DOCUMENT_CHARACTERS at ends of paragraphs, or before that at the
+heading of a chapter. A book of Project Gutenberg is cleaned by gutenberg.py.
 
 Text is decoded strictly, has its byte order mark removed, is brought to NFC, and loses control characters, soft hyphens
 and repeated white space. Only the standard library is needed, except for .zst (zstandard), .parquet and .arrow.

@@ -6,9 +6,9 @@
     python build_pretraining_dataset.py --corpus_dir=data/mine/prepared/text --vocab_file=data/mine/vocab/vocab.txt \
         --output_dir=data/mine/seq_len_128
 
-Reads .txt, .jsonl, .xml (MediaWiki), .parquet and .arrow in --input_dir and its subfolders (documents.py has the formats
-and how lines become paragraphs and documents), leaves out documents (cleaning.py) and splits the rest into sentences
-(sentences.py). Writes a folder that replaces --output_dir when it is complete:
+Reads .txt, .jsonl, .xml (MediaWiki), .parquet and .arrow in --input_dir and its subfolders (documents.py has the
+formats, and how lines become paragraphs and documents), leaves out documents (cleaning.py) and splits the rest into
+sentences (sentences.py). Writes a folder that replaces --output_dir when it is complete:
     text/corpus-00000-of-00012.txt ...   UTF-8, one sentence per line, a blank line after each document; of equal size
     manifest.json                        options, input files, counts, checksums
     report.md, report.json               what was left out and why, with examples
