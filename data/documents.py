@@ -5,8 +5,8 @@
     .xml                          a MediaWiki dump (wikipedia.py); an article is a document
     .parquet, .arrow              the column `text`; Hugging Face datasets folders hold such files (needs pyarrow)
 
-All but the last two may be compressed: .gz, .bz2, .xz, .zst. Hidden files and folders, and what `datasets` writes beside
-its data, are left out; a folder that a symbolic link leads to is read once.
+All but the last two may be compressed: .gz, .bz2, .xz, .zst. Hidden files and folders, and what `datasets` writes
+beside its data, are left out; a folder that a symbolic link leads to is read once.
 
 How lines of a text file belong together is detected from its first SAMPLE_BYTES (see `detect`), or stated:
 
@@ -222,22 +222,21 @@ def _utf16_lines(file, path: str, source: Source) -> Iterator[str]:
 
 _REMOVED = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060\ufeff\ufffe"
                       "\uffff\ud800-\udfff]")
-_SPACES = re.compile(r"[^\S ]+|  +")
 
 
 def clean(text: str) -> str:
     """One paragraph: NFC, without control characters, byte order marks and soft hyphens, and with single spaces."""
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
-    text = _REMOVED.sub("", text)
-    return _SPACES.sub(" ", text).strip()
+    return " ".join(_REMOVED.sub("", text).split())
 
 
 # --- Paragraphs ---
 
 _FINAL = tuple(".!?…。！？؟۔।॥։።፧")
 _CLOSING = "\"'”’»)）」』】]›*_"
-_INNER = re.compile(rf"[.!?…؟۔।॥։።፧][{re.escape(_CLOSING)}]?\s+[“\"‘'«¿¡(„]?([^\W\d_])|[。！？](?=[^{_CLOSING}\s])")
+_INNER = re.compile(rf"[.!?…؟۔।॥։።፧][{re.escape(_CLOSING)}]?\s+[“\"‘'«¿¡(„]?([^\W\d_])|"
+                    rf"[。！？](?=[^{re.escape(_CLOSING)}\s])")
 _CJK = re.compile("[\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef]")  # Korean has spaces, also at line ends
 _CHAPTER = re.compile(r"(chapter|book|part|volume|kapitel|teil|buch|chapitre|livre|partie|cap[ií]tulo|capitolo|parte|"
                       r"hoofdstuk|глава|часть|том|rozdział)\s+([0-9]+|[ivxlc]+|the|\w+)\b.{0,80}$|第.{1,6}[章回節节]",

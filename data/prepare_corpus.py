@@ -165,8 +165,11 @@ def parts_of(folder: str, name: str, size: int, bound: int) -> Iterator[document
         begin = 0
         while begin < size:
             end = size
-            if begin + bound < size:  # at a blank line, else at the end of a line
-                end = builder.find_cut(file, begin + bound, size, blanks_separate_docs=kind == "text")
+            if begin + bound < size and kind == "text":  # at a blank line, else at the end of a line
+                end = builder.find_cut(file, begin + bound, size, blanks_separate_docs=True)
+            elif begin + bound < size:
+                file.seek(begin + bound)
+                end = begin + bound + len(file.readline(documents.LONGEST_LINE))
             yield documents.Range(name, begin, end)
             begin = end
 
@@ -718,11 +721,11 @@ def write_corpus(config: PrepareConfig, folder: str, plan: dict, start_time: flo
              for piece in plan["pieces"]]
     pieces = run_stage(config, folder, plan, read_piece, sizes, f"{folder}/pieces/{{:06d}}.json", "reading")
     runs = [tuple(run) for piece in pieces for run in piece["runs"]]
-    order = order_documents(config, folder, Corpus(folder, runs))
-    if not runs or not sum(order["sizes"]):
+    if not runs:
         raise UserError(f"--input_dir={config.input_dir}: every document was left out "
                         f"({', '.join(sorted({reason for piece in pieces for reason in piece['dropped']})) or 'empty'}"
                         "): loosen the filters, see --help.")
+    order = order_documents(config, folder, Corpus(folder, runs))
     shards = run_stage(config, folder, {"runs": runs, "order": {name: order[name] for name in ("bounds", "sizes")}},
                        write_shard, order["sizes"], f"{folder}/shards/{{:06d}}.json", "writing")
     result = summarise(pieces, order, shards)
