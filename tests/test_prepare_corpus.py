@@ -45,11 +45,10 @@ def in_process(monkeypatch):
     """No worker processes, which take half a second each to start; small pieces, so that there are several."""
     monkeypatch.setattr(prepare_corpus.concurrent.futures, "ProcessPoolExecutor", Inline)
     monkeypatch.setattr(builder, "begin_worker", lambda: None)
-    monkeypatch.setattr(prepare_corpus, "PIECE_BYTES", 4000)
     monkeypatch.setattr(prepare_corpus, "plan_pieces", small_pieces)
 
 
-def small_pieces(folder, sizes, bound=4000):
+def small_pieces(folder, sizes, bound=8000):
     """As prepare_corpus.plan_pieces, whose pieces have a megabyte or more."""
     return [[part] for name, size in sizes.items() for part in prepare_corpus.parts_of(folder, name, size, bound)]
 
@@ -66,9 +65,9 @@ def text(tmp_path):
     draw, folder = random.Random(1), tmp_path / "text"
     folder.mkdir()
     made = [" ".join(prose(draw)) for _ in range(60)]
-    long = " ".join(f"Word{draw.randrange(10**6)}" for _ in range(300))
+    long = " ".join("".join(draw.choices("aeioumnrst", k=6)) for _ in range(300)).capitalize() + "."
     (folder / "a.jsonl").write_text("".join(json.dumps({"text": part}) + "\n" for part in [
-        *made, made[5], "Too short.", "1 2 3 4 5 6 7 8 9 " * 9, long, f"{long} End"]))
+        *made, made[5], "Too short.", "1 2 3 4 5 6 7 8 9 " * 9, long, f"{long[:-1]} end."]))
     (folder / "b.txt").write_text("\n\n".join("\n".join(prose(draw)) for _ in range(100)))
     return folder
 
@@ -271,7 +270,7 @@ def test_kill_9_leaves_what_the_next_start_continues(text, tmp_path):
     """With processes: killed while it reads, then finished by two processes; the shards are those of one process."""
     with open(text / "big.txt", "w") as file:
         draw = random.Random(9)
-        for _ in range(3000):
+        for _ in range(1500):
             file.write(" ".join(prose(draw, 30)) + "\n")
     words = [sys.executable, SCRIPT, f"--input_dir={text}", "--min_distinct_words=0", "--deduplicate=exact"]
     out = tmp_path / "killed"
