@@ -42,15 +42,18 @@ class Inline(concurrent.futures.Executor):
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """No worker processes, which take half a second each to start; small pieces, so that there are several."""
+    """No worker processes, which take half a second each to start."""
     monkeypatch.setattr(prepare_corpus.concurrent.futures, "ProcessPoolExecutor", Inline)
     monkeypatch.setattr(builder, "begin_worker", lambda: None)
-    monkeypatch.setattr(prepare_corpus, "plan_pieces", small_pieces)
 
 
-def small_pieces(folder, sizes, bound=8000):
-    """As prepare_corpus.plan_pieces, whose pieces have a megabyte or more."""
-    return [[part] for name, size in sizes.items() for part in prepare_corpus.parts_of(folder, name, size, bound)]
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Several pieces, although they have at least a megabyte otherwise."""
+    def plan(folder, sizes, bound=8000):
+        return [[part] for name, size in sizes.items() for part in prepare_corpus.parts_of(folder, name, size, bound)]
+
+    monkeypatch.setattr(prepare_corpus, "plan_pieces", plan)
 
 
 def prose(draw, sentences=8):
@@ -92,7 +95,7 @@ def manifest(folder):
 # --- What is written ---
 
 
-def test_documents_are_split_ordered_by_hash_and_none_is_lost(text, in_process):
+def test_documents_are_split_ordered_by_hash_and_none_is_lost(text, in_process, small_pieces):
     prepare_corpus.prepare(config(text, deduplicate="none", min_characters=0, max_digits=1, min_letters=0,
                                   min_distinct_words=0))
     written = shards(text.parent / "out").decode().split("\n\n")[:-1]
@@ -226,7 +229,7 @@ def test_a_folder_that_is_up_to_date_is_left_and_other_text_is_refused_or_replac
     assert "--output_dir" in refuses(prepare_corpus.prepare, config(text, "mine", overwrite=True))
 
 
-def test_finished_pieces_are_kept_and_damaged_ones_done_again(text, in_process, monkeypatch):
+def test_finished_pieces_are_kept_and_damaged_ones_done_again(text, in_process, small_pieces, monkeypatch):
     prepare_corpus.prepare(config(text))
     expected, real, calls = content(text.parent / "out"), prepare_corpus.read_piece, []
 
