@@ -69,7 +69,7 @@ LOG_SECONDS = 30  # between progress lines if the output is not a terminal
 class PrepareConfig:
     """One preparation. Every option except the folders and the number of processes affects what is written."""
 
-    input_dir: Optional[str] = option(None, "folder of text; subfolders are read too")
+    input_dir: Optional[str] = option(None, "folder of text, or several separated by commas; subfolders are read too")
     output_dir: Optional[str] = option(None, "folder to create")
     language: str = option("en", "language of the text, as ISO 639, for splitting sentences")
     paragraphs: str = option("auto", "what the lines of text files are: sentences (one per line, blank lines between "
@@ -174,10 +174,36 @@ def parts_of(folder: str, name: str, size: int, bound: int) -> Iterator[document
             begin = end
 
 
-def make_plan(config: PrepareConfig, content: List[dict]) -> dict:
+def find_input(config: PrepareConfig) -> Tuple[str, List[str]]:
+    """The folder that names of files are relative to, and the files.
+
+    Raises: UserError: a folder is missing, contains no text, or contains the output.
+    """
+    output_dir, names, unknown = os.path.realpath(config.output_dir), [], []
+    folders = [config.input_dir] if os.path.isdir(config.input_dir) else config.input_dir.split(",")
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise UserError(f"--input_dir={folder} is not a directory: give the folder of the text.")
+        if os.path.commonpath([output_dir, os.path.realpath(folder)]) in (output_dir, os.path.realpath(folder)):
+            raise UserError(f"--output_dir={config.output_dir} and --input_dir={folder} contain each other: choose "
+                            "another folder.")
+    base = folders[0] if len(folders) == 1 else os.path.commonpath(list(map(os.path.abspath, folders)))
+    for folder in folders:
+        for all_of, found in zip((names, unknown), documents.find(folder)):
+            all_of += [os.path.relpath(os.path.join(folder, name), base) for name in found]
+    if not names:
+        others = f", only others such as {unknown[0]}" if unknown else ""
+        raise UserError(f"--input_dir={config.input_dir} contains no text{others}: put .txt, .jsonl, .xml, .parquet or "
+                        ".arrow files there.")
+    if unknown:
+        print(f"note: {len(unknown):,} files with an unknown suffix are not read, such as {unknown[0]}", flush=True)
+    return base, sorted(set(names), key=os.fsencode)
+
+
+def make_plan(config: PrepareConfig, base: str, content: List[dict]) -> dict:
     sizes = {entry["file"]: entry["bytes"] for entry in content}
-    return {"version": 1, "options": config.deciding(), "input": content,
-            "pieces": [[list(part) for part in piece] for piece in plan_pieces(config.input_dir, sizes)]}
+    return {"version": 1, "options": config.deciding(), "base": base, "input": content,
+            "pieces": [[list(part) for part in piece] for piece in plan_pieces(base, sizes)]}
 
 
 def same_input(one: dict, other: dict) -> bool:
@@ -286,7 +312,7 @@ def read_piece(number: int):
 
     for part in map(documents.Range._make, plan["pieces"][number]):
         name = part.path if not part.begin else f"{part.path}@{part.begin}"
-        layout, found = documents.read(part._replace(path=os.path.join(config.input_dir, part.path)), config.source,
+        layout, found = documents.read(part._replace(path=os.path.join(plan["base"], part.path)), config.source,
                                        name)
         layouts[layout] += not part.begin  # the first part stands for the file
         for document in found:
@@ -675,29 +701,18 @@ def prepare(config: PrepareConfig):
     start_time = time.monotonic()
     output_dir = os.path.realpath(config.output_dir)
     folder = f"{output_dir}.partial"
-    if not os.path.isdir(config.input_dir):
-        raise UserError(f"--input_dir={config.input_dir} is not a directory: give the folder of the text.")
-    input_dir = os.path.realpath(config.input_dir)
-    if os.path.commonpath([output_dir, input_dir]) in (input_dir, output_dir):
-        raise UserError(f"--output_dir={config.output_dir} and --input_dir={config.input_dir} contain each other: "
-                        "choose another folder.")
     if config.filter_language:
         cleaning.check_language(config.language)
     before = read_plan(f"{folder}/plan.json")
-    names, unknown = documents.find(config.input_dir)
-    if not names:
-        others = f", only others such as {unknown[0]}" if unknown else ""
-        raise UserError(f"--input_dir={config.input_dir} contains no text{others}: put .txt, .jsonl, .xml, .parquet or "
-                        ".arrow files there.")
-    if unknown:
-        print(f"note: {len(unknown):,} files with an unknown suffix are not read, such as {unknown[0]}", flush=True)
-    content = documents.content(config.input_dir, names, before.get("input", []))
+    base, names = find_input(config)
+    content = documents.content(base, names, [
+        entry for made in (before, read_plan(f"{output_dir}/manifest.json")) for entry in made.get("input", [])])
     files.remove_leftovers(output_dir)
     if check_output(config, content):
         print(f"{config.output_dir} is up to date", flush=True)
         return
     check_disk(config, content, folder)
-    plan = make_plan(config, content)
+    plan = make_plan(config, base, content)
     if before and not same_input(before, plan):
         print("the text or the options have changed since the run that was not finished: starting again", flush=True)
         shutil.rmtree(folder)
@@ -717,7 +732,7 @@ def read_plan(path: str) -> dict:
 
 def write_corpus(config: PrepareConfig, folder: str, plan: dict, start_time: float):
     """The stages, and the folder that replaces --output_dir."""
-    sizes = [sum((part[2] or os.path.getsize(os.path.join(config.input_dir, part[0]))) - part[1] for part in piece)
+    sizes = [sum((part[2] or os.path.getsize(os.path.join(plan["base"], part[0]))) - part[1] for part in piece)
              for piece in plan["pieces"]]
     pieces = run_stage(config, folder, plan, read_piece, sizes, f"{folder}/pieces/{{:06d}}.json", "reading")
     runs = [tuple(run) for piece in pieces for run in piece["runs"]]

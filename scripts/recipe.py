@@ -167,7 +167,7 @@ ESTIMATE = [
 
 
 CORPUS_OPTIONS = [  # of text that is prepared, and of its vocabulary
-    own("language", "en", "language of corpus_dir, as ISO 639, for splitting sentences"),
+    own("language", "en", "language of the text, as ISO 639, for splitting sentences"),
     own("prepare", "auto", "auto: prepare corpus_dir unless it has one sentence per line; true: always; false: never",
         ("auto", "true", "false")),
     own("prepare_options", "", "further options of data/prepare_corpus.py, such as '--paragraphs=lines "
@@ -380,6 +380,39 @@ Measures the speed of {what} and inference on this machine, on generated data wi
 lengths of real data, beside the fastest matrix products that TensorFlow reaches here. Prints a table and writes JSON to
 out_dir. It uses one device; training logs have the speed of several workers (docs/performance.md).\
 """, entries[:4], [*entries[4:], DRY_RUN])
+
+
+DATASETS = ("wiki", "wiki_books", "books", "squad", "corpus")
+
+
+def datasets_table() -> Table:
+    """The first position is that of NVIDIA's create_datasets_from_start.sh."""
+    shared = {entry.name: entry for entry in [*CORPUS_OPTIONS, *electra_table().options]}
+    return Table("""\
+usage: bash data/create_datasets_from_start.sh [wiki|wiki_books|books|squad|corpus FOLDER] [--option=value ...]
+Makes a dataset from its beginning, in data_dir: downloads, prepares the text, trains a vocabulary, and builds the
+records of both phases of pre-training. What is there already is used again. squad only downloads.
+
+BookCorpus can no longer be downloaded: wiki_books and books take a folder of books (books_dir), or books of Project
+Gutenberg (books or book_list).""", [
+        own("dataset", "wiki_books", "wiki (also wiki_only), wiki_books, books, squad, or corpus for text of your own",
+            (*DATASETS, "wiki_only")),
+        own("corpus_dir", "", "corpus: folder of the text", path="input"),
+    ], [
+        own("data_dir", "", "folder for the data (default: data/<dataset>)", path="output"),
+        *(shared[name] for name in ("language", "prepare_options")),
+        own("vocab_file", "", "a vocabulary, in place of a new one", path="input"),
+        *(shared[name] for name in ("vocab_type", "vocab_size", "max_seq_length_p1", "max_seq_length_p2")),
+        own("date", "latest", "wiki: date of the dump, such as 20250101"),
+        own("books_dir", "", "books: folder of text files", path="input"),
+        own("books", "", "books: numbers of Project Gutenberg, separated by commas"),
+        own("book_list", "", "books: file with numbers of Project Gutenberg, one per line", path="input"),
+        own("mirror", "", "URL of a mirror to download from"),
+        own("offline", "false", "use only what has been downloaded"),
+        own("num_out_files", "64", "training shards of each length"),
+        own("eval_fraction", "0.005", "fraction of the documents that is held out"),
+        DRY_RUN,
+    ])
 
 
 # --- The plans ---
@@ -653,15 +686,66 @@ def preparing(call: Call, corpus: str, base: str) -> Tuple[str, Dict[str, List[s
             with contextlib.suppress(UserError):
                 known += configuration.read_json_object(path).get("input", [])
     content = documents.content(folder, names, known)
-    try:
-        options = [f"--language={call['language']}", *shlex.split(call["prepare_options"])]
-    except ValueError as error:
-        raise UserError(f"--prepare_options={call['prepare_options']} is not a list of options ({error}).") from error
+    options = preparation_options(call)
     deciding = [options, [[entry["file"], entry["bytes"], entry["blake2b"]] for entry in content]]
     place = f"{base}/{hashlib.blake2b(json.dumps(deciding).encode(), digest_size=5).hexdigest()}"
     return place, {f"{place}/prepared": ["data/prepare_corpus.py", f"--input_dir={corpus}",
                                          f"--output_dir={place}/prepared", *options]}, sum(
         entry["bytes"] for entry in content)
+
+
+def preparation_options(call: Call) -> List[str]:
+    try:
+        return [f"--language={call['language']}", *shlex.split(call["prepare_options"])]
+    except ValueError as error:
+        raise UserError(f"--prepare_options={call['prepare_options']} is not a list of options ({error}).") from error
+
+
+def create_datasets(call: Call) -> Plan:
+    """The data of a run alone. The commands that download and prepare run every time: they find what is done."""
+    dataset = {"wiki_only": "wiki"}.get(call["dataset"], call["dataset"])
+    folder = call.path("data_dir") or f"data/{dataset}"
+    if (dataset == "corpus") != bool(call["corpus_dir"]):
+        raise UserError("a folder of text belongs to the dataset corpus: bash data/create_datasets_from_start.sh "
+                        "corpus FOLDER.")
+    gutenberg = [f"--{name}={call.path(name)}" for name in ("books", "book_list") if call[name]]
+    if dataset.endswith("books") and bool(call["books_dir"]) == bool(gutenberg):
+        raise UserError("BookCorpus can no longer be downloaded: give a folder of text files with --books_dir, or "
+                        "books of Project Gutenberg with --books or --book_list, but not both.")
+    for name in ("books_dir", "corpus_dir"):
+        if call[name] and not os.path.isdir(call.path(name)):
+            raise UserError(f"--{name}={call[name]} is not a directory: give the folder of the text files.")
+    common = [f"--{name}={call[name]}" for name in ("mirror",) if call[name]] + ["--offline"] * (
+        call["offline"] == "true")
+
+    def download(name: str, place: str, *options: str) -> List[str]:
+        return ["data/download.py", f"--dataset={name}", f"--output_dir={place}", *options, *common]
+
+    if dataset == "squad":
+        return Plan({"device": "cpu", **building({"": download("squad", folder)}), "finished": folder}, [], [])
+    options = preparation_options(call)
+    commands, sources = [], []
+    if dataset.startswith("wiki"):
+        sources.append(f"{folder}/download/wikipedia")
+        commands.append(download("wikipedia", sources[-1], f"--language={call['language']}", f"--date={call['date']}"))
+    if gutenberg:
+        sources.append(f"{folder}/download/gutenberg")
+        commands.append(download("gutenberg", sources[-1], *gutenberg))
+    sources += [call.path(name) for name in ("books_dir", "corpus_dir") if call[name]]
+    commands.append(["data/prepare_corpus.py", f"--input_dir={','.join(sources)}", f"--output_dir={folder}/prepared",
+                     *options])
+    steps: Dict[str, List[str]] = {}
+    place, vocab_file = vocabulary(call, f"{folder}/prepared/text", folder, steps)
+    for phase in (1, 2):
+        length = call[f"max_seq_length_p{phase}"]
+        steps[f"{place}/seq_len_{length}"] = records_step(
+            f"{folder}/prepared/text", vocab_file, f"{place}/seq_len_{length}", length, call["num_out_files"],
+            call["eval_fraction"])
+    built = building(steps)
+    moved = {f"build_{number + len(commands)}": command for number, command in enumerate(steps.values())}
+    return Plan({"device": "cpu", "built_folders": [""] * len(commands) + built["built_folders"],
+                 **{f"build_{number}": command for number, command in enumerate(commands)}, **moved,
+                 "finished": " and ".join(list(steps)[-2:])}, [], [])
 
 
 def vocabulary(call: Call, corpus: str, base: str, steps: Dict[str, List[str]]) -> Tuple[str, str]:
@@ -816,7 +900,8 @@ def benchmark(task: str, call: Call) -> Plan:
                 config.out_dir, "out_dir")
 
 
-WRAPPERS = {"electra": (electra_table, electra), "electra_squad": (squad_table, electra_squad),
+WRAPPERS = {"electra": (electra_table, electra), "create_datasets_from_start": (datasets_table, create_datasets),
+            "electra_squad": (squad_table, electra_squad),
             "finetune_ckpts_on_squad": (sweep_table, sweep), "install_horovod": (horovod_table, install_horovod),
             **{f"benchmark_{task}": (functools.partial(benchmark_table, task), functools.partial(benchmark, task))
                for task in ("pretraining", "squad")}}

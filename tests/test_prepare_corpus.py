@@ -310,3 +310,15 @@ def test_calls_that_cannot_work_are_refused(text, tmp_path, refuses, in_process,
     assert "broken.jsonl, line 1" in refuses(prepare, config(text))
     monkeypatch.setattr(prepare_corpus.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10}))
     assert "GB free" in refuses(prepare, config(text, "new"))
+
+
+def test_several_folders_are_read_as_one(text, tmp_path, in_process, refuses):
+    prepare_corpus.prepare(config(text))
+    for name in ("a.jsonl", "b.txt"):
+        (tmp_path / "parts" / name).mkdir(parents=True)
+        (text / name).rename(tmp_path / "parts" / name / name)
+    folders = [str(tmp_path / "parts" / name) for name in ("a.jsonl", "b.txt")]
+    prepare_corpus.prepare(config(text, "several", input_dir=",".join(folders)))
+    assert shards(tmp_path / "several") == shards(tmp_path / "out")
+    assert [entry["file"] for entry in manifest(tmp_path / "several")["input"]] == ["a.jsonl/a.jsonl", "b.txt/b.txt"]
+    assert "none" in refuses(prepare_corpus.prepare, config(text, "x", input_dir=f"{folders[0]},none"))

@@ -340,3 +340,38 @@ def test_a_corpus_that_cannot_be_used_is_refused(tmp_path, refuses, monkeypatch)
             assert word in refuses(corpus_plan, tmp_path)
         else:
             corpus_plan(tmp_path)
+
+
+# --- Datasets from their beginning ---
+
+
+def datasets_plan(tmp_path, *words):
+    made = recipe.plan("create_datasets_from_start", [*words, "--dry_run"], str(tmp_path)).variables
+    return made["built_folders"], [made[f"build_{number}"] for number in range(len(made["built_folders"]))]
+
+
+def test_a_dataset_is_downloaded_prepared_and_built_where_data_dir_says(tmp_path):
+    folder = tmp_path / "de"
+    folders, commands = datasets_plan(tmp_path, "wiki_books", f"--data_dir={folder}", "--language=de", "--books=5,7",
+                                      "--offline", "--prepare_options=--seed=3")
+    assert folders == ["", "", "", f"{folder}/vocab", f"{folder}/seq_len_128", f"{folder}/seq_len_512"]
+    assert [command[0] for command in commands] == ["data/download.py"] * 2 + [
+        "data/prepare_corpus.py", "data/build_vocab.py"] + ["build_pretraining_dataset.py"] * 2
+    assert {"--dataset=wikipedia", "--language=de", "--date=latest", "--offline"} < set(commands[0])
+    assert {"--dataset=gutenberg", "--books=5,7", "--offline"} < set(commands[1])
+    assert f"--input_dir={folder}/download/wikipedia,{folder}/download/gutenberg" in commands[2]
+    assert "--seed=3" in commands[2] and "--eval_fraction=0.005" in commands[4]
+    assert f"--vocab_file={folder}/vocab/vocab.txt" in commands[5]
+
+
+def test_datasets_have_names_and_sources(tmp_path, refuses):
+    assert datasets_plan(tmp_path, "wiki_only") == datasets_plan(tmp_path, "wiki")
+    assert [command[0] for command in datasets_plan(tmp_path, "squad")[1]] == ["data/download.py"]
+    (tmp_path / "text").mkdir()
+    folders, commands = datasets_plan(tmp_path, "corpus", "text", "--vocab_size=9")
+    assert f"--input_dir={tmp_path}/text" in commands[0] and folders[1] == "data/corpus/vocab_9"
+    assert f"--input_dir={tmp_path}/text" in datasets_plan(tmp_path, "books", "--books_dir=text")[1][0]
+    for words, word in ((["wiki_books"], "--books_dir"), (["books", "--books_dir=text", "--books=1"], "--book_list"),
+                        (["corpus"], "FOLDER"), (["wiki", "text"], "FOLDER"), (["corpus", "none"], "--corpus_dir=none"),
+                        (["books", "--books_dir=none"], "--books_dir=none"), (["news"], "wiki_books")):
+        assert word in refuses(datasets_plan, tmp_path, *words)
