@@ -5,7 +5,8 @@ abbreviations are part of it: nothing is downloaded. Corrections:
 
 1.  It keeps a quotation together. One of more than LONG_QUOTATION characters is split at the sentences inside it,
     because the dataset builder truncates what is longer than a record.
-2.  A quotation and what follows it in the same sentence stay together: `"Who?" asked the man.`
+2.  What begins with a lower-case letter belongs to the sentence before it (`"Who?" asked the man.`), unless that has
+    no capitals; so does what has no letters or digits, such as a closing quotation mark.
 3.  Abbreviations and ordinal numbers that it does not know do not end a sentence (NOT_FINAL, GERMAN_ORDINAL).
 
 The text of a paragraph is kept; only white space between sentences is dropped.
@@ -38,7 +39,7 @@ GERMAN_ORDINAL = re.compile(
     r"Bundestag|Spieltag|Minute|Runde|Weltkrieg)")
 _LAST_WORD = re.compile(r"(?<![\w.])([^\W\d_]+)\.\s*$")
 _OPENING = re.compile(r"(?<![^\s(\[—–-])[\"“„«‘'‹]")
-_AFTER_QUOTATION = re.compile(r"[\"”’»“'›][,;]?\s*$")
+_WORD = re.compile(r"[^\W_]")
 _AFTER_JAPANESE = re.compile(r"(と|って|など|の|は|が|を|に|も|とか)")
 
 
@@ -73,7 +74,7 @@ def _join(pieces: List[str], language: str) -> List[str]:
     known, joined = NOT_FINAL.get(language, ()), pieces[:1]
     for piece in pieces[1:]:
         before = joined[-1]
-        if piece[:1].islower() and _AFTER_QUOTATION.search(before):
+        if piece[:1].islower() and not before.islower() or not _WORD.search(piece):
             together = True
         elif language == "ja" and before.endswith(("」", "』")) and _AFTER_JAPANESE.match(piece):
             together = True

@@ -74,6 +74,14 @@ def test_a_paragraph_is_split_as_a_reader_would(language, expected):
     assert sentences.split(between.join(expected), language) == expected
 
 
+@pytest.mark.parametrize("text, expected", [
+    ("He sang: Ta ra la! and was happy. Then he left.", ["He sang: Ta ra la! and was happy.", "Then he left."]),
+    ("I have come to terms . \"", ["I have come to terms . \""]),
+    ("all of it is lower case. even names are. so it is.", ["all of it is lower case.", "even names are.", "so it is."])])
+def test_lower_case_and_lone_marks_do_not_begin_a_sentence(text, expected):
+    assert sentences.split(text, "en") == expected
+
+
 def test_a_long_quotation_is_split_and_keeps_its_marks():
     said = [f"This is sentence number {number} of a speech that goes on and on." for number in range(8)]
     paragraph = f"“{' '.join(said)}” he said, and left. “Good.”"
