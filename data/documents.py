@@ -6,7 +6,7 @@
     .parquet, .arrow              the column `text`; Hugging Face datasets folders hold such files (needs pyarrow)
 
 All but the last two may be compressed: .gz, .bz2, .xz, .zst. Hidden files and folders, and what `datasets` writes
-beside its data, are left out; a folder that a symbolic link leads to is read once.
+beside its data or data/download.py leaves, are left out; a folder that a symbolic link leads to is read once.
 
 How lines of a text file belong together is detected from its first SAMPLE_BYTES (see `detect`), or stated:
 
@@ -63,7 +63,7 @@ COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 KINDS = {".txt": "text", ".text": "text", "": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".xml": "xml",
          ".parquet": "parquet", ".arrow": "arrow"}
 NEEDS_PYARROW = ("parquet", "arrow")
-LEFT_OUT = re.compile(r"\.|dataset_info\.json$|dataset_dict\.json$|state\.json$|cache-.*\.arrow$")
+LEFT_OUT = re.compile(r"\.|manifest\.json$|dataset_info\.json$|dataset_dict\.json$|state\.json$|cache-.*\.arrow$")
 
 
 def kind_of(path: str) -> Tuple[Optional[str], str]:
@@ -347,7 +347,8 @@ def documents_of(lines: Iterable[str], layout: Layout) -> Iterator[str]:
 
 # --- Formats ---
 
-_GUTENBERG = re.compile(r"\*\*\* ?START OF (THE|THIS) PROJECT GUTENBERG", re.IGNORECASE)
+_GUTENBERG = re.compile(r"[ \t]*\*+ ?(START|BEGIN(NING)?) OF (THE |THIS )?PROJECT GUTENBERG|.*\*END\*.*SMALL PRINT",
+                        re.IGNORECASE)
 
 
 def read(part: Range, source: Source, name: str) -> Tuple[str, Iterator[Document]]:
