@@ -70,9 +70,9 @@ class Writer:
         word = self.phrase(1, 2)
         markup, text = self.draw.choice([
             ("[[W]]", "W"), ("[[@|W]]", "W"), ("[[@#W|''W'']]", "W"), ("[[W]]er", "Wer"), ("''W''", "W"),
-            ("'''W'''", "W"), ("'''''W'''''", "W"), ("[https://example.org/a?b=c&d=1 W]", "W"), ("<small>W</small>", "W"),
-            ('<span style="color:red">W</span>', "W"), ("W<!-- @ [[x]] {{y}} -->", "W"), ("W (2)", "W (2)"),
-            ("<nowiki>[[W]]</nowiki>", "[[W]]"), ("{{nowrap|W}}", "W"), ("{{lang|fr|W}}", "W"),
+            ("'''W'''", "W"), ("'''''W'''''", "W"), ("[https://example.org/a?b=c&d=1 W]", "W"),
+            ("<small>W</small>", "W"), ('<span style="color:red">W</span>', "W"), ("W<!-- @ [[x]] {{y}} -->", "W"),
+            ("W (2)", "W (2)"), ("<nowiki>[[W]]</nowiki>", "[[W]]"), ("{{nowrap|W}}", "W"), ("{{lang|fr|W}}", "W"),
             ("W&nbsp;5&ndash;7", "W 5–7"), ("W<sub>2</sub>", "W2"), ("[[:CATEGORY:W|W]]", "W"), ("[[wikt:@|W]]", "W"),
             ("W ({{IPA|@}})", "W"), (r"W<math>\sum_{i=1}^n x_i < y</math>", "W")])
         return self.fill(markup.replace("W", word)), text.replace("W", word)
