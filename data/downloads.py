@@ -42,7 +42,7 @@ ATTEMPTS = 4  # in a row that bring no PROGRESS_BYTES, for one URL
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 300.0  # the wait doubles with every attempt
 PROGRESS_BYTES = 1 << 20
 TIMEOUT_SECONDS = (15.0, 60.0)  # to connect; without a byte
-PIECE_BYTES = 1 << 18
+PIECE_BYTES = 1 << 15  # what is read at once, and lost if the connection ends meanwhile
 SPARE_BYTES = 64 << 20  # of the disk, left free
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
 LOG_SECONDS = 30  # between progress lines if the output is not a terminal
@@ -58,6 +58,10 @@ class Fetched(NamedTuple):
 
 class Corrupt(Exception):
     """A file is not what it should be. The text is the end of a sentence that begins with the file."""
+
+
+class Missing(UserError):
+    """No server has the file: all of them answer 404 or 410."""
 
 
 class _Failure(Exception):
@@ -115,8 +119,9 @@ def fetch(urls: Sequence[str], path: str, *, size: Optional[int] = None, digest:
                 sha256 = part.publish()
                 return Fetched(path, url, os.path.getsize(path), sha256)
             failures.append(f"{url}: {reason}")
-    raise UserError(f"{name} could not be downloaded ({'; '.join(failures)}): check the connection and run the command "
-                    f"again, or download the file to {path} by other means.")
+    kind = Missing if all(re.search(": 4(04|10) [^:]*$", failure) for failure in failures) else UserError
+    raise kind(f"{name} could not be downloaded ({'; '.join(failures)}): check the connection and run the command "
+               f"again, or download the file to {path} by other means.")
 
 
 def fetch_text(urls: Sequence[str], largest: int = 64 << 20, session: Optional[requests.Session] = None) -> str:
