@@ -5,8 +5,8 @@
     .xml                          a MediaWiki dump (wikipedia.py); an article is a document
     .parquet, .arrow              the column `text`; Hugging Face datasets folders hold such files (needs pyarrow)
 
-All but the last two may be compressed: .gz, .bz2, .xz, .zst. Hidden files and folders, and what `datasets` writes
-beside its data or data/download.py leaves, are left out; a folder that a symbolic link leads to is read once.
+All but the last two may be compressed: .gz, .bz2, .xz, .zst. Hidden files and folders, and what `datasets` and
+data/download.py write beside the data, are left out; a folder that a symbolic link leads to is read once.
 
 How lines of a text file belong together is detected from its first SAMPLE_BYTES (see `detect`), or stated:
 
@@ -154,6 +154,7 @@ class Source(NamedTuple):
     encoding: str = "utf-8"
     encoding_errors: str = "strict"
     text_key: str = "text"
+    processes: int = 1  # that parse a MediaWiki dump
 
     def decode(self, data: bytes, path: str, offset: int) -> str:
         """Raises: UserError: names the file and the byte, `offset` being where `data` begins."""
@@ -363,7 +364,7 @@ def read(part: Range, source: Source, name: str) -> Tuple[str, Iterator[Document
     if kind == "text":
         return _read_text(part, source, name)
     reader = {"jsonl": _json_texts, "parquet": _table_texts, "arrow": _table_texts}.get(kind)
-    return kind, _number(_texts_as_documents(reader(part, source), source) if reader else _articles(part), name)
+    return kind, _number(_texts_as_documents(reader(part, source), source) if reader else _articles(part, source), name)
 
 
 def _number(documents: Iterator, name: str) -> Iterator[Document]:
@@ -464,6 +465,6 @@ def _table_texts(part: Range, source: Source) -> Iterator[str]:
         raise UserError(f"{part.path} is damaged ({in_short(error)}): copy or download it again.") from error
 
 
-def _articles(part: Range) -> Iterator[Document]:
+def _articles(part: Range, source: Source) -> Iterator[Document]:
     import wikipedia
-    return wikipedia.read_dump(part.path)
+    return wikipedia.read_dump(part.path, source.processes)

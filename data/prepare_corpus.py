@@ -301,6 +301,8 @@ def read_piece(number: int):
     """Reads, filters and splits the documents of a piece, and writes their runs and `<number>.json`."""
     config, folder, plan, done = _worker
     run, runs, written = Run(), [], []
+    # A dump that is alone is parsed by all processes.
+    source = config.source._replace(processes=max(1, config.processes // len(plan["pieces"])))
     filters, counts, layouts, dropped = config.filters, collections.Counter(), collections.Counter(), {}
 
     def write():
@@ -312,8 +314,7 @@ def read_piece(number: int):
 
     for part in map(documents.Range._make, plan["pieces"][number]):
         name = part.path if not part.begin else f"{part.path}@{part.begin}"
-        layout, found = documents.read(part._replace(path=os.path.join(plan["base"], part.path)), config.source,
-                                       name)
+        layout, found = documents.read(part._replace(path=os.path.join(plan["base"], part.path)), source, name)
         layouts[layout] += not part.begin  # the first part stands for the file
         for document in found:
             counts.update(documents=1, characters=len(document.text))

@@ -77,7 +77,7 @@ def test_a_paragraph_is_split_as_a_reader_would(language, expected):
 @pytest.mark.parametrize("text, expected", [
     ("He sang: Ta ra la! and was happy. Then he left.", ["He sang: Ta ra la! and was happy.", "Then he left."]),
     ("I have come to terms . \"", ["I have come to terms . \""]),
-    ("all of it is lower case. even names are. so it is.", ["all of it is lower case.", "even names are.", "so it is."])])
+    ("all is lower case. even names are. so it is.", ["all is lower case.", "even names are.", "so it is."])])
 def test_lower_case_and_lone_marks_do_not_begin_a_sentence(text, expected):
     assert sentences.split(text, "en") == expected
 
