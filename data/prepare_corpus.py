@@ -19,7 +19,7 @@ the order of the files.
 
 The work is done in pieces of up to 16 MB. Finished pieces and shards are kept in <output_dir>.partial: after a kill or
 a crash the same command checks them by size and hash and continues. They take the size of the text twice. A folder
-that is up to date is left as it is. Memory does not grow with the size of the text, except by about 30 bytes a document
+that is up to date is left as it is. Memory does not grow with the size of the text, except by about 50 bytes a document
 for near-duplicates.
 
 Exit status: 0, 2 (invalid option or input), 1 (a worker process failed), 130 (Ctrl-C) or 143 (SIGTERM).
@@ -31,6 +31,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -354,8 +355,9 @@ class Corpus:
     def size(self) -> int:
         return int(self.base[-1])
 
-    def rows(self, run: int) -> np.ndarray:
-        return np.load(f"{self.folder}/pieces/{self.names[run]}.index.npy")
+    def rows(self, run: int, mapped: bool = False) -> np.ndarray:
+        """The index of a run; `mapped`: only what is looked at is read."""
+        return np.load(f"{self.folder}/pieces/{self.names[run]}.index.npy", "r" if mapped else None)
 
     def signatures(self, run: int, mapped: bool = False) -> np.ndarray:
         return np.load(f"{self.folder}/pieces/{self.names[run]}.signatures.npy", "r" if mapped else None)
@@ -368,7 +370,8 @@ class Corpus:
     def _document(self, rank: int) -> Tuple[str, str]:
         run = int(np.searchsorted(self.base, rank, "right")) - 1
         order, path = rank - int(self.base[run]), f"{self.folder}/pieces/{self.names[run]}"
-        row = next(row for row in self.rows(run) if row["order"] == order)
+        rows = self.rows(run)
+        row = rows[np.flatnonzero(rows["order"] == order)[0]]
         with open(f"{path}.docs", "rb") as file:
             file.seek(int(row["offset"]))
             text = file.read(min(int(row["size"]), 8 * EXAMPLE_CHARACTERS)).decode("utf-8", "ignore")
@@ -384,7 +387,7 @@ def exact_duplicates(corpus: Corpus) -> np.ndarray:
     for begin, end in zip(bounds, [*bounds[1:], None]):
         high, low, rank = [], [], []
         for run in range(len(corpus.names)):
-            rows = corpus.rows(run)
+            rows = corpus.rows(run, mapped=True)
             first = np.searchsorted(rows["high"], begin)
             last = len(rows) if end is None else np.searchsorted(rows["high"], end)
             high.append(rows["high"][first:last])
@@ -517,7 +520,7 @@ def write_shard(number: int):
 def documents_between(corpus: Corpus, run: int, dropped: np.ndarray, first: int, last: int
                       ) -> List[Tuple[Tuple[int, int], int, bytes]]:
     """(key, rank, text) of the documents of a run in the bins `first` to `last`."""
-    rows = np.load(f"{corpus.folder}/pieces/{corpus.names[run]}.index.npy", "r")
+    rows = corpus.rows(run, mapped=True)
     bins = rows["high"] >> np.uint64(64 - BINS)
     rows = np.array(rows[np.searchsorted(bins, first):np.searchsorted(bins, last)])
     if not len(rows):
@@ -651,8 +654,9 @@ def report_of(config: PrepareConfig, result: Result) -> str:
              f"{counts.get('documents', 0):,} of {counts.get('documents_read', 0):,} documents stay: "
              f"{counts.get('sentences', 0):,} sentences, {counts.get('bytes', 0) / 1e6:,.1f} MB.", "",
              "| files | read as |", "|---|---|",
-             *(f"| {number:,} | {layout} |" for layout, number in sorted(result.layouts.items())), "",
-             "| left out | documents | share | text (MB) | because |", "|---|---|---|---|---|"]
+             *(f"| {number:,} | {layout} |" for layout, number in sorted(result.layouts.items())), ""]
+    if result.dropped:
+        lines += ["| left out | documents | share | text (MB) | because |", "|---|---|---|---|---|"]
     for reason, entry in result.dropped.items():
         size = entry.get("characters", entry.get("bytes", 0)) / 1e6
         lines.append(f"| {reason} | {entry['documents']:,} | {entry['documents'] / read:.1%} | {size:,.1f} | "
@@ -697,9 +701,18 @@ def check_disk(config: PrepareConfig, content: List[dict], folder: str):
                         f"{needed / 1e9:,.1f} GB: free some space or choose another disk.")
 
 
+def check_libraries(config: PrepareConfig):
+    """Raises UserError: a library is not installed."""
+    needed = {"sentencex": True, "rensa": config.deduplicate == "near", "py3langid": config.filter_language}
+    missing = [name for name, used in needed.items() if used and importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"{' and '.join(missing)} must be installed: run pip install -r requirements.txt.")
+
+
 def prepare(config: PrepareConfig):
     """Writes the prepared corpus. Raises: UserError, RunFailed, Interrupted."""
     start_time = time.monotonic()
+    check_libraries(config)
     output_dir = os.path.realpath(config.output_dir)
     folder = f"{output_dir}.partial"
     if config.filter_language:
@@ -779,7 +792,11 @@ def main(argv) -> int:
     config = command_line.parse(PrepareConfig, argv, __doc__)
     stop_on_signals()
     with configuration.sole_user(config.output_dir, "choose another --output_dir", beside=True):
-        prepare(config)
+        try:
+            prepare(config)
+        except OSError as error:
+            raise UserError(f"{error.filename or config.output_dir} could not be read or written ({error.strerror}): "
+                            "fix that or choose another folder, and run the same command again.") from error
     return 0
 
 

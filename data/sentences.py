@@ -14,9 +14,7 @@ The text of a paragraph is kept; only white space between sentences is dropped.
 from __future__ import annotations
 
 import re
-from typing import List
-
-import sentencex
+from typing import Iterable, List
 
 LONG_QUOTATION = 250  # characters
 
@@ -43,6 +41,11 @@ _WORD = re.compile(r"[^\W_]")
 _AFTER_JAPANESE = re.compile(r"(と|って|など|の|は|が|を|に|も|とか)")
 
 
+def _segment(language: str, text: str) -> Iterable[str]:
+    import sentencex  # prepare_corpus.check_libraries says how to install it
+    return sentencex.segment(language, text)
+
+
 def split(paragraph: str, language: str) -> List[str]:
     """The sentences of a paragraph.
 
@@ -50,7 +53,7 @@ def split(paragraph: str, language: str) -> List[str]:
         language: a code of ISO 639, such as `de`; one that the library does not know gets its general rules.
     """
     found: List[str] = []
-    for piece in sentencex.segment(language, paragraph):
+    for piece in _segment(language, paragraph):
         found += _split_quotation(piece, language) if len(piece) > LONG_QUOTATION else [piece]
     if len(found) > 1:
         found = _join(found, language)
@@ -63,7 +66,7 @@ def _split_quotation(piece: str, language: str) -> List[str]:
     if masked == piece:
         return [piece]
     parts, begin = [], 0
-    for part in sentencex.segment(language, masked):
+    for part in _segment(language, masked):
         parts.append(piece[begin:begin + len(part)])
         begin += len(part)
     return [*parts, piece[begin:]]

@@ -147,7 +147,7 @@ class BenchmarkConfig:
 
 # --- The tables ---
 
-VOCABULARIES = {"wordpiece": "vocab.txt", "sentencepiece": "spiece.model", "bpe": "tokenizer.json"}
+VOCABULARIES = {"wordpiece": "vocab.txt", "sentencepiece": "spiece.model", "bpe": "spiece.model"}
 
 WORKERS = dict(meaning="number of workers, one device each; 0 and 1 both mean one (alias: --num_hpu)", alias="num_hpu")
 HOSTFILE = own("hostfile", "", "hosts of the workers, in lines like 'host1 slots=8' (default: this machine)",
@@ -685,7 +685,10 @@ def preparing(call: Call, corpus: str, base: str) -> Tuple[str, Dict[str, List[s
         for path in files.matching(call.in_work_dir(os.path.join(base, name))):
             with contextlib.suppress(UserError):
                 known += configuration.read_json_object(path).get("input", [])
-    content = documents.content(folder, names, known)
+    try:
+        content = documents.content(folder, names, known)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): fix that, or remove it.") from error
     options = preparation_options(call)
     deciding = [options, [[entry["file"], entry["bytes"], entry["blake2b"]] for entry in content]]
     place = f"{base}/{hashlib.blake2b(json.dumps(deciding).encode(), digest_size=5).hexdigest()}"

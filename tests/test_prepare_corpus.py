@@ -308,6 +308,10 @@ def test_calls_that_cannot_work_are_refused(text, tmp_path, refuses, in_process,
     assert "loosen" in refuses(prepare, config(text, min_characters=10**6))
     (text / "broken.jsonl").write_text("{\n")
     assert "broken.jsonl, line 1" in refuses(prepare, config(text))
+    monkeypatch.setattr(prepare_corpus.importlib.util, "find_spec", lambda name: None)
+    text_of_refusal = refuses(prepare, config(text, filter_language=True))
+    assert "sentencex and rensa and py3langid" in text_of_refusal and "requirements.txt" in text_of_refusal
+    monkeypatch.setattr(prepare_corpus.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(prepare_corpus.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10}))
     assert "GB free" in refuses(prepare, config(text, "new"))
 
