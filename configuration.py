@@ -386,7 +386,8 @@ class PretrainingConfig(DeviceOptions):
         "google/electra-small-discriminator,google/electra-small-generator")
     # Data
     pretrain_tfrecords: typing.Optional[str] = option(
-        None, "training shards: a folder, a glob, or a comma-separated list of either")
+        None, "training shards: a folder, a glob, or a comma-separated list of either; with a weight after each, such "
+        "as wiki:0.7,books:0.3, a mixture of datasets in these proportions")
     eval_tfrecords: typing.Optional[str] = option(
         None, "held-out shards, in the same forms; evaluated every --eval_freq updates and at the end")
     eval_freq: typing.Optional[int] = option(
@@ -881,6 +882,48 @@ def check_folder(path: str, flag: str, replaced: bool = False):
     if reason:
         shown = path if len(path) < 400 else f"{path[:400]}..."
         raise UserError(f"{shown} {reason}: choose another --{flag}.")
+
+
+MIXTURE_BLOCK = 10_000  # records of a mixture in which each dataset has exactly its share
+
+
+def split_weight(part: str, is_there: typing.Callable[[str], bool]) -> typing.Tuple[str, str]:
+    """The path and the weight in a part of a list of datasets, such as `wiki:0.7`; '' without a weight.
+
+    What is there as it stands is a path, whatever follows its last colon.
+    """
+    name, colon, weight = part.rpartition(":")
+    with contextlib.suppress(ValueError):
+        if colon and not is_there(part):
+            float(weight)
+            return name.rstrip(), weight.strip()
+    return part, ""
+
+
+def weighted_datasets(spec: str, flag: str, is_there: typing.Callable[[str], bool]
+                      ) -> typing.List[typing.Tuple[str, float]]:
+    """The parts of a comma-separated list of datasets and their weights, which add up to 1, or are all 0 without any.
+
+    Args:
+        is_there: whether a path exists, or matches as a glob.
+    Raises: UserError, naming `flag` and the part: an empty one, or a weight that cannot be used.
+    """
+    parts = [split_weight(part.strip(), is_there) for part in spec.split(",")]
+    weighted = any(weight for _, weight in parts)
+    for path, weight in parts:
+        if not path:
+            raise UserError(f"--{flag}={spec} has an empty part: give a folder, a glob, or a comma-separated list.")
+        if weighted and not weight:
+            raise UserError(f"--{flag}: {path} has no weight: give every dataset one, such as wiki:0.7,books:0.3, or "
+                            "none of them.")
+        if weighted and not 0 < float(weight) < 1e12:
+            raise UserError(f"--{flag}: {path} has weight {weight}: give it a positive number, or leave it out.")
+    total = sum(float(weight) for _, weight in parts if weight)
+    for path, weight in parts if weighted else ():
+        if float(weight) / total * MIXTURE_BLOCK < 1 - 1e-9:
+            raise UserError(f"--{flag}: the weight of {path} is {float(weight) / total:.2g} of their sum: give it at "
+                            f"least {1 / MIXTURE_BLOCK:g}, or leave it out.")
+    return [(path, float(weight) / total if weighted else 0.0) for path, weight in parts]
 
 
 @contextlib.contextmanager
