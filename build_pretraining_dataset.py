@@ -470,7 +470,11 @@ def write_shard(shard: int) -> Written:
     config, folder, shards, bytes_done, tokenizer = _worker
     written = Written(collections.Counter(), collections.Counter())
     packers = {split: Packer(config, split, shard, tokenizer.sep_id) for split in ("train", "eval")}
-    with open(f"{folder}/train-{shard}.part", "wb") as train, open(f"{folder}/eval-{shard}.part", "wb") as held_out:
+    paths = [f"{folder}/{split}-{shard}.part" for split in ("train", "eval")]
+    for path in paths:  # a worker of a killed build, which ends a moment later than that, may still have them open
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+    with open(paths[0], "wb") as train, open(paths[1], "wb") as held_out:
         for number, chunk in enumerate(shards[shard], 1):
             ids, begins, documents = read_documents(chunk, config, tokenizer)
             text, name = Text(ids, begins, begins), os.fsencode(os.path.basename(chunk.path))
@@ -491,7 +495,7 @@ def write_shard(shard: int) -> Written:
             written.counts.update(documents=len(documents), cut_tokens=len(ids))
             bytes_done[shard] += chunk.end - chunk.begin
     if written.counts["train"]:
-        tfrecord.write_index(f"{folder}/train-{shard}.part", f"{folder}/train-{shard}.part{tfrecord.INDEX_SUFFIX}")
+        tfrecord.write_index(paths[0], paths[0] + tfrecord.INDEX_SUFFIX)
     save_finished(folder, shard, written)
     return written
 
@@ -783,8 +787,9 @@ def report(config: BuildConfig, manifest: dict, megabytes: float, elapsed_second
     """Prints what was written and, last, what makes it worse than it could be."""
     train, held_out = (sum(file["records"] for file in manifest[split]) for split in ("train", "eval"))
     if config.eval_fraction and held_out < FEW_RECORDS:
+        more = min(0.5, max(2 * config.eval_fraction, 2 * FEW_RECORDS / (train + held_out)))
         print(f"note: the held-out records ({held_out:,}) are too few for a steady held-out loss: --eval_fraction="
-              f"{min(0.5, 2 * FEW_RECORDS / (train + held_out)):.2g} would hold out more.", flush=True)
+              f"{more:.2g} would hold out more.", flush=True)
     print(f"{config.output_dir}: {manifest['num_documents']:,} documents, {train:,} training and {held_out:,} held-out "
           f"records, {manifest['num_tokens']:,} tokens, {manifest['num_cut_tokens']:,} truncated, padding "
           f"{manifest['padding']:.1%}; {megabytes:,.1f} MB in {elapsed_seconds:,.1f} s, "

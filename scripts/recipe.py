@@ -92,7 +92,8 @@ class BenchmarkConfig:
     updates: int = option(8, "updates of training in each turn", minimum=1)
     warmup_updates: int = option(2, "updates before the first turn", minimum=1)
     repeats: int = option(3, "turns; the result is their median", minimum=1)
-    ceiling_seconds: float = option(1.0, "time spent on each matrix product of the ceiling, in seconds", minimum=0.001)
+    ceiling_seconds: float = option(1.0, "time spent on each matrix product of the ceiling and on reading input, in "
+                                    "seconds", minimum=0.001)
     against: str = option("none", "none, or hf: Hugging Face transformers on PyTorch does the same work in turns; its "
                           "environment is created in <out_dir>/transformers4 (about 1 GB)", choices=("none", "hf"))
     model_config: Optional[str] = like(PretrainingConfig, "model_config")
