@@ -24,9 +24,9 @@ longer than `DOCUMENT_BOUND` may be split between lines; its parts are then sepa
 
 Output, in a folder that replaces --output_dir when it is complete: `train-00000-of-00016.tfrecord` ..., with
 --eval_fraction `eval/eval-00000-of-00001.tfrecord`, beside each shard its index (`<shard>.idx`, see tfrecord.py),
-`vocab.txt`, `tokenizer_config.json`, `manifest.json`. A record is a `tf.train.Example` with three int64 lists of length
-max_seq_length: input_ids; input_mask, 1 on tokens; segment_ids, 1 on the second segment and its [SEP]. TensorFlow is
-not imported: records are encoded with numpy.
+the vocabulary, `tokenizer_config.json`, `manifest.json`. A record is a `tf.train.Example` with three int64 lists of
+length max_seq_length: input_ids; input_mask, 1 on tokens; segment_ids, 1 on the second segment and its [SEP].
+TensorFlow is not imported: records are encoded with numpy.
 
 Exit status: 0, 2 (invalid option or input), 1 (a worker process failed), 130 (Ctrl-C) or 143 (SIGTERM). Unless it is 0,
 nothing is left behind, and an existing dataset in --output_dir is unchanged.
@@ -40,7 +40,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import json
 import multiprocessing
 import os
 import pathlib
@@ -51,7 +50,6 @@ import time
 from typing import Iterator, Optional
 
 import numpy as np
-import tokenizers
 import tqdm
 
 import command_line
@@ -64,8 +62,6 @@ from tokenization import ElectraTokenizer
 CHUNK_BYTES = 4 << 20  # largest planned chunk: a worker has one in memory at a time
 DOCUMENT_BOUND = 1 << 20  # a document that goes more bytes than this past a chunk's planned end is split there
 LINE_BOUND = 16 << 20  # a longer line at a chunk's planned end is refused
-LINES_PER_CALL = 64  # lines joined for one call of the tokenizer
-LINE_END = "ꀀꀁꀂ"  # joins them: three letters of the Yi script that do not form a word
 ROW_TOKENS = 1 << 16  # tokens of the examples that are encoded at once: fits a core's cache
 STRIP_ACCENTS = {"none": None, "true": True, "false": False}  # the option, for the tokenizer
 FEW_RECORDS = 100  # a held-out loss of fewer is mostly chance
@@ -77,7 +73,7 @@ class BuildConfig:
     """One build. Every option except the folders and the number of processes affects what is written."""
 
     corpus_dir: Optional[str] = option(None, "folder of UTF-8 text files, one sentence per line")
-    vocab_file: Optional[str] = option(None, "WordPiece vocabulary, one token per line")
+    vocab_file: Optional[str] = option(None, "vocabulary: a vocab.txt, a SentencePiece X.model or a tokenizer.json")
     output_dir: Optional[str] = option(None, "folder to create")
     max_seq_length: int = option(128, "length of every record, in tokens", minimum=8)
     num_processes: Optional[int] = option(None, "worker processes (default: the available cores)", minimum=1)
@@ -176,19 +172,6 @@ def find_cut(file, planned: int, size: int, blanks_separate_docs: bool) -> int:
 
 # --- Text to examples ---
 
-def joining_tokenizer(config: BuildConfig) -> ElectraTokenizer:
-    """The tokenizer, with `LINE_END` added as a word whose id is the vocabulary's size.
-
-    It joins lines, because tokenizing one long text takes a quarter less time than many short ones. The ids are the
-    same as for separate lines: BERT's normalisation and WordPiece never look across white space.
-    """
-    tokenizer = config.tokenizer()
-    backend = json.loads(tokenizer.backend.to_str())
-    backend["model"]["vocab"][LINE_END] = tokenizer.vocab_size
-    tokenizer.backend = tokenizers.Tokenizer.from_str(json.dumps(backend))
-    return tokenizer
-
-
 def read_documents(chunk: Chunk, config: BuildConfig, tokenizer: ElectraTokenizer
                    ) -> tuple[np.ndarray, list[int], list[tuple[int, int, int]]]:
     """Tokenizes a chunk. Raises: UserError: it is not UTF-8.
@@ -216,15 +199,7 @@ def read_documents(chunk: Chunk, config: BuildConfig, tokenizer: ElectraTokenize
             in_document = False
         offset += len(line) + 1
 
-    marked = [np.zeros(0, np.int32)]
-    for first in range(0, len(lines), LINES_PER_CALL):
-        text = f" {LINE_END} ".join([*lines[first:first + LINES_PER_CALL], ""])
-        marked.append(np.array(tokenizer.encode_batch([text])[0], np.int32))
-    marked = np.concatenate(marked)
-    ids = marked[marked != tokenizer.vocab_size]
-    lengths = np.diff(np.flatnonzero(marked == tokenizer.vocab_size), prepend=-1) - 1
-    if len(lengths) != len(lines):
-        raise UserError(f"{chunk.path} contains the word {LINE_END}, which the builder uses internally: remove it.")
+    ids, lengths = tokenizer.encode_lines(lines)
     with_tokens = np.flatnonzero(lengths)  # not lines of control characters
     begins = [0, *np.cumsum(lengths[with_tokens]).tolist()]
     sentences = np.searchsorted(with_tokens, [*firsts, len(lines)]).tolist()
@@ -354,7 +329,7 @@ def start_worker(config: BuildConfig, folder: str, shards: list[list[Chunk]], by
     global _worker
     begin_worker()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _worker = config, folder, shards, bytes_done, joining_tokenizer(config)
+    _worker = config, folder, shards, bytes_done, config.tokenizer()
 
 
 def write_shard(shard: int) -> collections.Counter:
@@ -447,7 +422,7 @@ def check_output(output_dir: str, overwrite: bool):
     if manifest:
         shards = {entry["file"] for entry in manifest["train"] + manifest["eval"]}
         foreign -= shards | {shard + tfrecord.INDEX_SUFFIX for shard in shards}
-        foreign -= {"manifest.json", "vocab.txt", "tokenizer_config.json"}
+        foreign -= {"manifest.json", "tokenizer_config.json", *configuration.VOCABULARY_FILES}
     if foreign:
         raise UserError(f"--output_dir={output_dir} contains {min(foreign)}, which is not part of a dataset: choose "
                         "another folder.")
@@ -526,7 +501,7 @@ def finish(config: BuildConfig, tokenizer: ElectraTokenizer, sizes: dict[str, in
     manifest = {
         "format": tfrecord.DATASET_FORMAT, "version": 1, "max_seq_length": config.max_seq_length,
         "vocab_size": tokenizer.vocab_size, "tokenizer_fingerprint": tokenizer.fingerprint,
-        "do_lower_case": tokenizer.do_lower_case, "strip_accents": tokenizer.strip_accents,
+        **tokenizer.casing,
         "blanks_separate_docs": config.blanks_separate_docs, "seed": config.seed, "eval_fraction": config.eval_fraction,
         "num_documents": total["documents"], "num_tokens": total["tokens"], "num_cut_tokens": total["cut_tokens"],
         "corpus": [{"file": os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace"), "bytes": size}
