@@ -243,19 +243,19 @@ class ElectraTokenizer:
     def encode_lines(self, lines: Sequence[str]) -> Tuple[np.ndarray, np.ndarray]:
         """Token ids of many lines as one array, int32 [tokens], and the number of tokens of each line, int64 [lines].
 
-        Lines of a WordPiece vocabulary are joined by `LINE_END`, because tokenizing one long text takes a quarter less
-        time than many short ones. The ids are those of the separate lines: BERT's normalisation and WordPiece never
-        look across white space.
+        Lines are joined by `LINE_END`, because one long text takes less time than many short ones. The ids are the same
+        as for separate lines.
         """
+        backend, glue = self._joining
+        mark = backend.token_to_id(LINE_END) if backend else None
         found, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
         for first in range(0, len(lines), LINES_PER_CALL):
             part = lines[first:first + LINES_PER_CALL]
-            if self._content is None:
-                text = f" {LINE_END} ".join([*part, ""])
-                marked = np.array(encode_fast(self._joining, [text])[0].ids, np.int32)
-                ends = np.flatnonzero(marked == self.vocab_size)
+            if backend:
+                marked = np.array(encode_fast(backend, [glue.join([*part, ""])])[0].ids, np.int32)
+                ends = np.flatnonzero(marked == mark)
                 if len(ends) == len(part):
-                    found.append(marked[marked != self.vocab_size])
+                    found.append(self._without_special(marked[marked != mark]))
                     lengths.append(np.diff(ends, prepend=-1) - 1)
                     continue  # unless a line contains LINE_END
             separate = self._encode_batch(part)
@@ -264,11 +264,21 @@ class ElectraTokenizer:
         return np.concatenate(found), np.concatenate(lengths)
 
     @functools.cached_property
-    def _joining(self) -> tokenizers.Tokenizer:
-        """The backend with `LINE_END` added as a word whose id is the vocabulary's size."""
-        backend = json.loads(self.backend.to_str())
-        backend["model"]["vocab"][LINE_END] = self.vocab_size
-        return tokenizers.Tokenizer.from_str(json.dumps(backend))
+    def _joining(self) -> Tuple[Optional[tokenizers.Tokenizer], str]:
+        """A backend that knows `LINE_END`, and how to join lines with it; None where lines cannot be joined.
+
+        In a WordPiece vocabulary it is a word: BERT's normalisation and WordPiece never look across white space. In a
+        tokenizer.json it is a special token, at which the text is split before it is normalised.
+        """
+        if self._content is None:
+            content = json.loads(self.backend.to_str())
+            content["model"]["vocab"][LINE_END] = self.vocab_size
+            return load_backend(content, self.vocab_file), f" {LINE_END} "
+        if any(part.get("prepend_scheme") == "first" for part in parts_of(self._content.get("pre_tokenizer"))):
+            return None, ""  # what follows a special token is split as another text is
+        added = [*(self._content.get("added_tokens") or []),
+                 sentencepiece_model.added_token(self.vocab_size, LINE_END)]
+        return load_backend({**self._content, "added_tokens": added}, self.vocab_file), LINE_END
 
     def encode_spans(self, texts: Sequence[str]) -> List[Tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """For each text the ids of its tokens, their first characters and their end characters, int32 [tokens] each.
