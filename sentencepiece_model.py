@@ -5,8 +5,11 @@ vocabulary has the same ids here as in Hugging Face transformers, and offsets in
 buffer message (sentencepiece_model.proto); the few fields that matter are decoded here, because the protobuf package
 belongs to TensorFlow and its version changes with it.
 
-The ids equal those of the `sentencepiece` library, except where its normalisation and the library's differ: text with
-several combining marks on one letter. Unicode's NFKC is applied first, which removes nearly all of these cases.
+The ids equal those of the `sentencepiece` library for text in Unicode's composed form (NFC), as most text is. Unicode's
+NFKC is applied before the character map of the model, because the map alone, as the `tokenizers` library applies it,
+loses some combining marks and does not compose Hangul. Differences remain for marks in another than Unicode's order,
+which NFKC sorts and SentencePiece does not, for U+FF5E and, with case folding, U+0130; and where two segmentations have
+the same score.
 """
 from __future__ import annotations
 
@@ -136,8 +139,8 @@ def read(content: bytes, path: str) -> Tuple[dict, Dict[str, str]]:
                          if kind in (UNKNOWN, CONTROL) or piece in MASKS],
         "normalizer": {"type": "Sequence", "normalizers": normalizers(model)},
         "pre_tokenizer": {"type": "Metaspace", "replacement": SPACE,
-                          "prepend_scheme": "always" if model.dummy_prefix else "never",
-                          "split": not crosses_spaces(model)},
+                          "prepend_scheme": "always" if model.dummy_prefix and not model.extra_whitespace else "never",
+                          "split": not model.extra_whitespace and not crosses_spaces(model)},
         "post_processor": None,
         "decoder": {"type": "Sequence", "decoders": [
             *([{"type": "ByteFallback"}] if model.byte_fallback else []),
@@ -159,10 +162,10 @@ def normalizers(model: Model) -> List[dict]:
     if model.character_map:
         steps.append({"type": "Precompiled",
                       "precompiled_charsmap": base64.b64encode(model.character_map).decode("ascii")})
-    if not model.extra_whitespace:
-        steps += [{"type": "Replace", "pattern": {"Regex": f"[ {SPACE}]+"}, "content": " "},
-                  {"type": "Strip", "strip_left": True, "strip_right": True}]
-    return steps
+    if model.extra_whitespace:
+        return [*steps, *([{"type": "Prepend", "prepend": " "}] if model.dummy_prefix else [])]
+    return [*steps, {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
+            {"type": "Strip", "strip_left": True, "strip_right": True}]
 
 
 def crosses_spaces(model: Model) -> bool:

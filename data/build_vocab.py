@@ -130,8 +130,8 @@ class VocabConfig:
             if getattr(self, name) != default:
                 raise UserError(f"--{name} does not apply to --type={self.type}: omit it.")
         if self.type in MODEL_TYPES and self.character_coverage < 0.98:
-            raise UserError(f"--character_coverage={self.character_coverage:g} is too small for --type={self.type}: give "
-                            "at least 0.98.")
+            raise UserError(f"--character_coverage={self.character_coverage:g} is too small for --type={self.type}: "
+                            "give at least 0.98.")
 
     @property
     def least_pairs(self) -> int:

@@ -62,6 +62,17 @@ def sentence(language: str, draw: random.Random) -> Tuple[str, Dict[str, str]]:
     return template.format(**facts), facts
 
 
+def train_sentencepiece(path, texts: List[str], **options) -> str:
+    """Writes a SentencePiece model with ELECTRA's special tokens to `path`."""
+    import sentencepiece
+    with open(path, "wb") as file:
+        sentencepiece.SentencePieceTrainer.train(**{**dict(
+            sentence_iterator=iter(texts), model_writer=file, vocab_size=600, hard_vocab_limit=False, minloglevel=2,
+            pad_id=0, unk_id=1, bos_id=2, eos_id=3, pad_piece="[PAD]", unk_piece="[UNK]", bos_piece="[CLS]",
+            eos_piece="[SEP]", control_symbols=["[MASK]"]), **options})
+    return str(path)
+
+
 def corpus(language: str, count: int, seed: int = 1) -> List[str]:
     """Sentences, with a blank line after every sixth."""
     draw = random.Random(f"{language} {seed}")
