@@ -192,6 +192,15 @@ def refuse_unknown_keys(given, config_class, where: str):
             raise UserError(f"unknown key {key!r} in {where}: {hint}")
 
 
+VOCABULARY_FILES = ("vocab.txt", "tokenizer.json", "spiece.model")  # in order of preference
+
+
+def find_vocabulary(folder: str) -> typing.Optional[str]:
+    """The vocabulary file in a folder (see tokenization.py), or None."""
+    paths = [os.path.join(folder, name) for name in VOCABULARY_FILES]
+    return next((path for path in paths if os.path.exists(path)), None)
+
+
 def read_json_object(path: str) -> dict:
     """Reads a JSON object, see `parse_json_object`. Raises: UserError naming the file."""
     try:
@@ -401,7 +410,8 @@ class PretrainingConfig(DeviceOptions):
         0, "number of damaged records that may be skipped, in the training shards and in the held-out ones; the next "
         "intact record of the same shard takes the place of each", minimum=0)
     vocab_file: typing.Optional[str] = option(
-        None, "WordPiece vocabulary (default: the vocab.txt beside the training shards)")
+        None, "vocabulary: a vocab.txt, a SentencePiece X.model or a tokenizer.json (default: the one beside the "
+        "training shards)")
     max_seq_length: int = option(128, "sequence length of the records, in tokens", minimum=8)
     mask_prob: float = option(0.15, "fraction of the real tokens that is masked", minimum=0.001, maximum=0.9)
     # Optimization
@@ -618,7 +628,9 @@ class SquadConfig(DeviceOptions):
         None, "weights to start from in place of --electra_model: a checkpoint of this project (a prefix, or its "
         "folder), a model folder, a TF1 checkpoint, or a model on the Hugging Face hub; evaluation and prediction need "
         "one with a question-answering head (their default: the newest checkpoint in --output_dir)")
-    vocab_file: typing.Optional[str] = option(None, "WordPiece vocabulary (default: the one beside the weights)")
+    vocab_file: typing.Optional[str] = option(
+        None, "vocabulary: a vocab.txt, a SentencePiece X.model or a tokenizer.json (default: the one beside the "
+        "weights)")
     do_lower_case: typing.Optional[str] = option(
         None, "lower-case the text (default: as in the tokenizer of the weights)", choices=("true", "false"))
     joint_head: bool = option(
@@ -780,7 +792,7 @@ class InferenceConfig:
         None, "question (default: read questions from standard input, one per line)")
     context: typing.Optional[str] = option(None, "text that contains the answer")
     context_file: typing.Optional[str] = option(None, "UTF-8 file with the text")
-    vocab_file: typing.Optional[str] = option(None, "vocabulary file (default: the vocab.txt of the model)")
+    vocab_file: typing.Optional[str] = option(None, "vocabulary file (default: the one of the model)")
     n_best_size: int = option(3, "number of answers to print", minimum=1)
     max_answer_length: int = option(30, "maximum length of an answer, in tokens", minimum=1)
     version_2_with_negative: bool = option(
@@ -834,7 +846,7 @@ class ExportConfig:
         "newest)")
     output_dir: typing.Optional[str] = option(None, "folder to create")
     savedmodel: bool = option(False, "also write a TensorFlow SavedModel with a serving signature")
-    vocab_file: typing.Optional[str] = option(None, "vocabulary (default: the vocab.txt in the run's folder)")
+    vocab_file: typing.Optional[str] = option(None, "vocabulary (default: the one in the run's folder)")
     overwrite: bool = option(False, "replace the export of an earlier call in output_dir")
 
     def __post_init__(self):

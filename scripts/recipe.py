@@ -551,7 +551,7 @@ def electra_data(call: Call, phases: List[int], notes: List[str]) -> Tuple[Dict[
     vocabularies = {vocabulary_beside(call.in_work_dir(datasets(call, data[phase], phase)[0][0])) for phase in phases}
     vocabularies.discard(None)
     if len(vocabularies) > 1 and not call["vocab_file"]:
-        raise UserError("the vocab.txt of --data_dir_p1 and that of --data_dir_p2 differ: phase 2 continues with the "
+        raise UserError("the vocabulary of --data_dir_p1 and that of --data_dir_p2 differ: phase 2 continues with the "
                         "weights of phase 1, so build both datasets with the same vocabulary.")
     return data, {}
 
@@ -621,12 +621,14 @@ def refuse_other_corpus(call: Call, data: str, sizes: Dict[str, int]):
 
 
 def vocabulary_beside(data: str) -> Optional[bytes]:
-    """The content of the vocab.txt that belongs to shards, or None where it cannot be told."""
+    """The content of the vocabulary that belongs to shards, or None where it cannot be told."""
     folder = data if os.path.isdir(data) else os.path.dirname(data)
     for place in (folder, os.path.dirname(os.path.abspath(folder))):
+        path = configuration.find_vocabulary(place)
         with contextlib.suppress(OSError):
-            with open(os.path.join(place, "vocab.txt"), "rb") as file:
-                return file.read()
+            if path:
+                with open(path, "rb") as file:
+                    return file.read()
     return None
 
 

@@ -72,7 +72,7 @@ def in_process(monkeypatch):
     """Writes the shards in this process, where a test is not about workers: they take half a second to start."""
     def write_shards(config, folder, shards, finished):
         bytes_done = [0] * len(shards)
-        monkeypatch.setattr(builder, "_worker", (config, folder, shards, bytes_done, builder.joining_tokenizer(config)))
+        monkeypatch.setattr(builder, "_worker", (config, folder, shards, bytes_done, config.tokenizer()))
         return [finished[shard] if shard in finished else builder.write_shard(shard) for shard in range(len(shards))]
 
     monkeypatch.setattr(builder, "write_shards", write_shards)
@@ -319,7 +319,7 @@ def test_manifest_and_summary_say_what_is_there(corpus, configure, tmp_path, cap
     assert manifest == {
         "format": "electra-pretraining-tfrecord", "version": 1, "max_seq_length": 32, "vocab_size": len(VOCABULARY),
         "tokenizer_fingerprint": tokenizer.fingerprint, "do_lower_case": True, "strip_accents": False,
-        "tokenizer_files": ["tokenizer_config.json", "vocab.txt"], "blanks_separate_docs": True,
+        "blanks_separate_docs": True,
         "pack_documents": False, "seed": 42, "eval_fraction": 0.2, "num_documents": 180,
         "median_document_tokens": int(np.median(lengths)),
         "padding": round(1 - num_tokens / 32 / sum(map(len, found)), 4),
