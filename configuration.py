@@ -632,6 +632,9 @@ class SquadConfig(DeviceOptions):
     train_file: typing.Optional[str] = option(None, "default: <data_dir>/train-v1.1.json or train-v2.0.json")
     predict_file: typing.Optional[str] = option(None, "default: <data_dir>/dev-v1.1.json or dev-v2.0.json")
     version_2_with_negative: bool = option(False, "SQuAD 2.0: some questions have no answer")
+    strict_answers: bool = option(
+        False, "refuse training data in which an answer is not at its answer_start (default: the answer is found by "
+        "its text where that occurs once, else the question is skipped, with a warning)")
     max_seq_length: int = option(384, "maximum length of question and context window together, in tokens", minimum=8)
     doc_stride: typing.Optional[int] = option(
         None, "stride between the windows of a long context, in tokens (default: 128, or what fits a max_seq_length "
@@ -814,7 +817,7 @@ class InferenceConfig:
 
     def _read_file(self) -> str:
         try:
-            with files.open_regular(self.context_file, encoding="utf-8") as file:
+            with files.open_regular(self.context_file, encoding="utf-8-sig") as file:
                 return file.read()
         except OSError as error:
             raise UserError(f"--context_file={self.context_file} cannot be read ({error.strerror}): correct the "

@@ -105,7 +105,10 @@ class Split(NamedTuple):
 
 def read_examples(config: SquadConfig, name: str) -> List[squad_utils.Example]:
     needs_answers = name == "train" or config.do_eval or config.evaluate_during_training
-    return squad_utils.read_squad(config.data_file(name), config.version_2_with_negative, needs_answers)
+    offsets = squad_utils.Offsets.IGNORE
+    if name == "train":
+        offsets = squad_utils.Offsets.REFUSE if config.strict_answers else squad_utils.Offsets.REPAIR
+    return squad_utils.read_squad(config.data_file(name), config.version_2_with_negative, needs_answers, offsets)
 
 
 def lengths(config: SquadConfig) -> Dict[str, int]:
