@@ -676,6 +676,11 @@ class SquadConfig(DeviceOptions):
     null_score_diff_threshold: float = option(
         0.0, "2.0: null-odds threshold above which a question is left unanswered (the -5.6 of NVIDIA's recipe belongs "
         "to --answerability_from_gold)")
+    metric: str = option(
+        "squad", "how answers are scored: squad, mlqa (all languages of MLQA, see --language) or cmrc (CMRC 2018, "
+        "Chinese)", choices=("squad", "mlqa", "cmrc"))
+    language: typing.Optional[str] = option(
+        None, "language of the answers, for --metric=mlqa", choices=("ar", "de", "en", "es", "hi", "vi", "zh"))
     eval_script: typing.Optional[str] = option(
         None, "official evaluation script to run on the predictions and compare with")
     # Output
@@ -708,6 +713,9 @@ class SquadConfig(DeviceOptions):
         if (self.beam_size or 1) > self.buckets[0]:
             raise UserError(f"--beam_size={self.beam_size} exceeds the shortest batch length, {self.buckets[0]}: "
                             "choose a smaller beam or longer --length_buckets.")
+        if (self.metric == "mlqa") != (self.language is not None):
+            raise UserError(f"--metric={self.metric} and --language={self.language} do not fit: --metric=mlqa needs "
+                            "the language of the answers, and the other metrics have none.")
         window_lengths(self.max_seq_length, self.doc_stride, self.max_query_length)
         profiled(self)
 

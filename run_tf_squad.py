@@ -47,6 +47,7 @@ import modeling
 import optimization
 import pretrain_utils
 import report
+import squad_metrics
 import squad_utils
 import training
 import weights
@@ -545,9 +546,10 @@ def predict(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
             files.write_text(os.path.join(config.output_dir, name), json.dumps(content, indent=1) + "\n")
     scores = None
     if config.do_eval or config.evaluate_during_training:
-        scores = squad_utils.evaluate(dev.examples, final, version_2)
+        metric = squad_metrics.named(config.metric, config.language)
+        scores = squad_metrics.evaluate(dev.examples, final, version_2, metric=metric)
         if version_2:
-            searched = squad_utils.evaluate(dev.examples, raw, version_2, null_odds)
+            searched = squad_metrics.evaluate(dev.examples, raw, version_2, null_odds, metric=metric)
             scores.update({name: value for name, value in searched.items() if name.startswith("best_")},
                           null_score_diff_threshold=config.null_score_diff_threshold)
     percentiles = {f"latency_p{p}_ms": 1000 * float(np.percentile(interval.latencies, p)) for p in (50, 90, 95, 99)}

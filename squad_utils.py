@@ -1,8 +1,8 @@
-"""SQuAD: files to features, features to batches, model outputs to answers, answers to scores.
+"""SQuAD: files to features, features to batches, model outputs to answers.
 
 Data: Rajpurkar et al. 2016 (1.1) and 2018 (2.0, with unanswerable questions). Windows, the maximum-context rule and the
 n-best list are BERT's (Devlin et al. 2019, run_squad.py); the null score of the joint head is ELECTRA's (Clark et al.
-2020): the answerability logit. Scores are those of the two official evaluation scripts, under their keys.
+2020): the answerability logit. Scores are in squad_metrics.py.
 
 Answers are character spans of the context: every token keeps its character offsets, and a predicted text is a slice of
 the context. So nothing needs to be re-aligned, as in BERT's get_final_text.
@@ -11,7 +11,6 @@ A Features array has one row per window: N windows, L max_seq_length. K is the b
 """
 from __future__ import annotations
 
-import collections
 import contextlib
 import enum
 import glob
@@ -19,8 +18,6 @@ import hashlib
 import json
 import math
 import os
-import re
-import string
 import unicodedata
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -792,94 +789,3 @@ def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: 
     bin_of = np.minimum((np.asarray(confidence) * bins).astype(int), bins - 1)
     gaps = np.bincount(bin_of, np.asarray(confidence) - right, minlength=bins)
     return float(np.abs(gaps).sum() / len(bin_of))
-
-
-# --- Scores ---
-
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-
-
-def normalize_answer(text: str) -> str:
-    """Lower case, without ASCII punctuation, articles and extra white space."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
-
-
-def f1_score(prediction: str, gold: str, version_2: bool) -> float:
-    """Word-level F1 of two normalized texts; two empty texts score 1 in 2.0 and 0 in 1.1."""
-    predicted_words, gold_words = prediction.split(), gold.split()
-    if version_2 and not (predicted_words and gold_words):
-        return float(predicted_words == gold_words)
-    common = sum((collections.Counter(predicted_words) & collections.Counter(gold_words)).values())
-    if not common:
-        return 0.0
-    precision, recall = common / len(predicted_words), common / len(gold_words)
-    return 2 * precision * recall / (precision + recall)  # in this order: equal to the official script to the last bit
-
-
-def evaluate(examples: Sequence[Example], predictions: Dict[str, str], version_2: bool,
-             na_probs: Optional[Dict[str, float]] = None, na_prob_thresh: float = 1.0) -> Dict[str, float]:
-    """The official scores under the official keys, in percent.
-
-    In 1.1 a question without a prediction scores 0.
-
-    Args:
-        predictions: text by id. With `na_probs`, predictions without a threshold: it is applied here.
-        na_probs: 2.0: by id, higher means more likely unanswerable, on any scale; adds `best_*`, the scores at the
-            best threshold.
-        na_prob_thresh: above it the prediction counts as "". The official 1.0 is for probabilities.
-    Raises: UserError: 2.0, a question without a prediction.
-    """
-    missing = [example.id for example in examples if example.id not in predictions]
-    if missing and version_2:
-        raise UserError(f"question {missing[0]!r} has no prediction: predict every question of the evaluation file.")
-    if missing:
-        logging.warning("%d of %d questions have no prediction and score 0.", len(missing), len(examples))
-    raw_exact, raw_f1 = {}, {}
-    for example in examples:
-        golds = [normalize_answer(text) for text, _ in example.answers]
-        if version_2:
-            golds = [gold for gold in golds if gold] or [""]
-        predicted = normalize_answer(predictions.get(example.id, ""))
-        found = example.id in predictions
-        raw_exact[example.id] = max(int(found and predicted == gold) for gold in golds)
-        raw_f1[example.id] = max(f1_score(predicted, gold, version_2) for gold in golds)
-
-    def percent(scores: Dict[str, float], ids: Sequence[str]) -> float:
-        total = 0.0
-        for id_ in ids:  # Python 3.12's sum() compensates for rounding, which changes the last digit
-            total += scores[id_]
-        return 100.0 * total / len(ids)
-
-    if not version_2:
-        return {"exact_match": percent(raw_exact, list(raw_exact)), "f1": percent(raw_f1, list(raw_f1))}
-    answerable = {example.id: bool(example.answers) for example in examples}
-    exact, f1 = ({id_: float(not answerable[id_]) if na_probs and na_probs[id_] > na_prob_thresh else score
-                  for id_, score in raw.items()} for raw in (raw_exact, raw_f1))
-    results = {}
-    for prefix, ids in (("", list(answerable)), ("HasAns_", [id_ for id_ in answerable if answerable[id_]]),
-                        ("NoAns_", [id_ for id_ in answerable if not answerable[id_]])):
-        if ids:
-            results.update({f"{prefix}exact": percent(exact, ids), f"{prefix}f1": percent(f1, ids),
-                            f"{prefix}total": len(ids)})
-    for name, raw in (("exact", raw_exact), ("f1", raw_f1)) if na_probs else ():
-        best, threshold = _best_threshold(raw, predictions, answerable, na_probs)
-        results.update({f"best_{name}": best, f"best_{name}_thresh": threshold})
-    return results
-
-
-def _best_threshold(scores: Dict[str, float], predictions: Dict[str, str], answerable: Dict[str, bool],
-                    na_probs: Dict[str, float]) -> Tuple[float, float]:
-    """The best score in percent over all thresholds on `na_probs`, and the lowest threshold that reaches it.
-
-    Starts with every prediction "" and adds predictions by ascending `na_probs`, one question at a time even if
-    `na_probs` are equal, as in the official script.
-    """
-    current = best = sum(not has_answer for has_answer in answerable.values())
-    threshold = 0.0
-    for id_ in sorted(na_probs, key=na_probs.__getitem__):
-        if id_ in scores:
-            current += scores[id_] if answerable[id_] else -bool(predictions[id_])
-            if current > best:
-                best, threshold = current, na_probs[id_]
-    return 100.0 * best / len(scores), threshold

@@ -293,6 +293,8 @@ value.\
         of("skip_bad_updates"),
         of("profile_steps"),
         of("force"),
+        of("metric"),
+        of("language"),
         of("eval_script", path="input"),
         of("log_freq"),
         of("xla"),
