@@ -305,6 +305,12 @@ def profiled(config) -> typing.Optional[typing.Tuple[int, int]]:
     return int(found[1]), int(found[2])
 
 
+def user_cache() -> str:
+    """This project's folder in the user's cache folder (XDG base directory specification: absolute paths only)."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    return os.path.join(named if os.path.isabs(named) else os.path.expanduser("~/.cache"), "electra")
+
+
 def require_options(config, *names: str):
     """Raises UserError naming the first of `names` that was not given."""
     for name in names:
@@ -645,7 +651,9 @@ class SquadConfig(DeviceOptions):
     length_buckets: str = option(
         "128,192,256,384", "batches are padded to the first of these lengths that fits their examples; lengths above "
         "max_seq_length are ignored, and it is always included. --length_buckets=384 pads everything to 384")
-    cache_dir: typing.Optional[str] = option(None, "folder of the feature cache (default: <output_dir>/cache)")
+    cache_dir: typing.Optional[str] = option(
+        None, "folder of the feature cache (default: electra/features in $XDG_CACHE_HOME, or in "
+        "~/.cache)")
     skip_cache: bool = option(False, "neither read nor write the feature cache")
     # Optimization
     train_batch_size: int = option(16, "examples per micro-batch and worker", minimum=1)
@@ -770,7 +778,7 @@ class SquadConfig(DeviceOptions):
     @property
     def features_dir(self) -> str:
         """Folder of the feature cache."""
-        return self.cache_dir or os.path.join(self.output_dir, "cache")
+        return self.cache_dir or os.path.join(user_cache(), "features")
 
     def sole_user(self, workers=None):
         """See `sole_user`: the lock of output_dir."""

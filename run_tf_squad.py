@@ -462,8 +462,9 @@ class Interval(NamedTuple):
 class Answers:
     """`model.answers` as graphs, one for each shape of a batch, which every evaluation of a run uses again."""
 
-    def __init__(self, model: modeling.QuestionAnswering):
-        self.model = model
+    def __init__(self, model: modeling.QuestionAnswering, temperature: float = 1.0, path: Optional[str] = None):
+        self.model, self.temperature = model, temperature
+        self.path = path  # of the weights, where a temperature can be kept
         self._function = tf.function(model.answers, autograph=False)
         self._graphs: Dict[tuple, Callable] = {}
 
@@ -532,11 +533,20 @@ def predict(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
         return None, None
     if not workers.is_chief:
         return {}, None
-    nbest, null_odds = squad_utils.search_answers(answers.model.joint_head, dev.examples, dev.features, outputs,
-                                                  config.n_best_size, config.max_answer_length)
     version_2 = config.version_2_with_negative
+
+    def search(temperature: float) -> squad_utils.Found:
+        return squad_utils.search_answers(answers.model.joint_head, dev.examples, dev.features, outputs,
+                                          config.n_best_size, config.max_answer_length, version_2, temperature)
+
+    found = search(answers.temperature)
+    nbest, null_odds = found.nbest, found.null_odds
     raw = squad_utils.predictions(nbest, null_odds)
     final = squad_utils.predictions(nbest, null_odds, config.null_score_diff_threshold) if version_2 else raw
+    calibration = {}
+    if write and config.do_eval:
+        calibration = calibrate(config, answers, dev, outputs, found, final)
+        nbest = search(answers.temperature).nbest if calibration else nbest
     if write:
         written = {"predictions.json": final, "nbest_predictions.json": {
             id_: [answer._asdict() for answer in found] for id_, found in nbest.items()}}
@@ -554,7 +564,33 @@ def predict(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
                           null_score_diff_threshold=config.null_score_diff_threshold)
     percentiles = {f"latency_p{p}_ms": 1000 * float(np.percentile(interval.latencies, p)) for p in (50, 90, 95, 99)}
     return {"inference_sequences_per_second": interval.sequences_per_second,
-            "predict_batch_size": config.predict_batch_size, **percentiles}, scores
+            "predict_batch_size": config.predict_batch_size, **percentiles, **calibration}, scores
+
+
+def calibrate(config: SquadConfig, answers: Answers, dev: Split, outputs: Dict[str, np.ndarray],
+              found: squad_utils.Found, predicted: Dict[str, str]) -> dict:
+    """Finds the temperature of the probabilities and keeps it with the model. Returns: its part of results.json; empty
+    where there are too few right or wrong answers to find one."""
+    metric = squad_metrics.named(config.metric, config.language)
+    right, _ = squad_metrics.score_each(dev.examples, predicted, config.version_2_with_negative, metric)
+    calibration = squad_utils.calibrate(answers.model.joint_head, dev.examples, dev.features, outputs, found, predicted,
+                                        right, config.max_answer_length)
+    if calibration is None:
+        return {}
+    answers.temperature = calibration.temperature
+    logging.info("probabilities: expected calibration error %.3f at temperature %.2f, %.3f without.", calibration.error,
+                 calibration.temperature, calibration.error_uncalibrated)
+    path = answers.path
+    if config.do_train and not config.skip_checkpoint:
+        path = Checkpoints(config.checkpoint_dir).newest(1, quiet=True).prefix
+    if path:
+        try:
+            weights.keep_temperature(path, calibration.temperature)
+        except OSError as error:
+            logging.warning("the temperature could not be kept with the model: %s could not be written (%s).",
+                            error.filename, error.strerror)
+    return {"temperature": calibration.temperature, "expected_calibration_error": calibration.error,
+            "expected_calibration_error_uncalibrated": calibration.error_uncalibrated}
 
 
 def run_eval_script(config: SquadConfig, dev: Split, scores: Dict[str, float]):
@@ -629,7 +665,9 @@ def run_on(device: devices.Device, config: SquadConfig, stop: training.StopReque
             found = find_own_run(config, Checkpoints(config.checkpoint_dir), fingerprints, workers.size)
         found = workers.from_chief(found)
     else:
-        answers = Answers(trained_model(config, source, tokenizer, device.compute_dtype))
+        local = os.path.exists(source.name) or find_checkpoint(source.name)  # else it lies in the cache of the Hub
+        answers = Answers(trained_model(config, source, tokenizer, device.compute_dtype), source.temperature,
+                          source.path if local else None)
     not_given = config.not_given
     config = (as_resumed(config, found) if found else config).fitted(workers.size)
     log_fitted(config, not_given, found, workers)

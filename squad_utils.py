@@ -150,7 +150,7 @@ def _find_answer(context: str, text: str, start) -> int:
 def _report_offsets(path: str, total: int, moved: List[str], dropped: List[str], skipped: List[str]):
     """Logs what was done about wrong offsets in training data."""
     done = [f"{len(ids)} {what} (such as {', '.join(map(configuration.in_brief, ids[:3]))})"
-            for ids, what in ((moved, "found again by their text"), (dropped, "trained on another of their answers"),
+            for ids, what in ((moved, "found again by their text"), (dropped, "used with their other answers"),
                               (skipped, "skipped")) if ids]
     logging.warning("%s: %d of %d questions have an answer that is not at its answer_start: %s. --strict_answers "
                     "refuses such files.", path, len(moved) + len(dropped) + len(skipped), total, ", ".join(done))

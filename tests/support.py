@@ -202,7 +202,8 @@ def squad_file(path, version, questions, seed):
 
 def squad_config(data, out, **changes):
     settings = dict(do_train=True, do_predict=True, do_eval=True, data_dir=str(data), output_dir=str(out),
-                    init_checkpoint=str(data / "model"), max_seq_length=48, doc_stride=12, max_query_length=8,
+                    cache_dir=str(pathlib.Path(out) / "cache"), init_checkpoint=str(data / "model"),
+                    max_seq_length=48, doc_stride=12, max_query_length=8,
                     length_buckets="24,32", train_batch_size=4, predict_batch_size=8, num_train_epochs=2.0,
                     learning_rate=1e-3, seed=5, log_freq=3)
     return SquadConfig(**{**settings, **changes})

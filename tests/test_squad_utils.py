@@ -186,7 +186,7 @@ def test_wrong_offsets_are_repaired_or_skipped_in_training(write, caplog, refuse
     examples = {e.id: e.answers for e in read_squad(path, False, offsets=Offsets.REPAIR)}
     assert examples == {"moved": (("cat", 4),), "second": (("cat", 4),), "first": (("cat", 4),), "right": (("cat", 4),)}
     assert [path in caplog.text] + [part in caplog.text for part in (
-        "5 of 6", "1 found again", "'moved'", "2 trained on another", "2 skipped", "'twice', 'gone'",
+        "5 of 6", "1 found again", "'moved'", "2 used with their other answers", "2 skipped", "'twice', 'gone'",
         "--strict_answers")] == [True] * 8
     assert "'moved'" in refuses(read_squad, path, False)
     assert "every answer" in refuses(read_squad, write(squad(WRONG["gone"])), False, offsets=Offsets.REPAIR)
