@@ -1,9 +1,9 @@
 """Configuration: model sizes, options of the commands, errors and exit statuses.
 
 `ElectraConfig` is one Transformer encoder, with the field names of Hugging Face's `config.json`. `PretrainingConfig`,
-`SquadConfig`, `InferenceConfig` and `ExportConfig` are the options of the commands that use TensorFlow: every field is
-a flag, whose name, default, bounds and help text are written once, here. All are frozen dataclasses, validated when
-created.
+`SquadConfig`, `InferenceConfig` and `ExportConfig` are the options of the commands that use TensorFlow, and
+`ReaderConfig` those of reader.Reader: every field is a flag, whose name, default, bounds and help text are written
+once, here. All are frozen dataclasses, validated when created.
 
 Sizes follow Clark et al. 2020 (arXiv:2003.10555), table 6 (small, base, large); `tiny` is for tests and laptops. The
 exceptions set a command's exit status: `UserError` 2, `RunFailed` 1, `Interrupted` 75 (EX_TEMPFAIL).
@@ -788,18 +788,14 @@ class SquadConfig(DeviceOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class InferenceConfig:
-    """Questions about a text. Lengths are in tokens."""
+class ReaderConfig:
+    """A model that answers questions. Lengths are in tokens."""
 
     init_checkpoint: typing.Optional[str] = option(
         None, "fine-tuned model: the output folder of run_tf_squad.py, one of its checkpoints, an exported folder, or "
-        "the name of an ELECTRA question-answering model on the Hugging Face Hub")
-    question: typing.Optional[str] = option(
-        None, "question (default: read questions from standard input, one per line)")
-    context: typing.Optional[str] = option(None, "text that contains the answer")
-    context_file: typing.Optional[str] = option(None, "UTF-8 file with the text")
+        "the name of an ELECTRA question-answering model on the Hugging Face Hub (name or name@revision)")
     vocab_file: typing.Optional[str] = option(None, "vocabulary file (default: the vocab.txt of the model)")
-    n_best_size: int = option(3, "number of answers to print", minimum=1)
+    n_best_size: int = option(3, "number of answers to a question", minimum=1)
     max_answer_length: int = option(30, "maximum length of an answer, in tokens", minimum=1)
     version_2_with_negative: bool = option(
         False, "the model was fine-tuned on unanswerable questions too (SQuAD 2.0); only needed for models from other "
@@ -821,7 +817,36 @@ class InferenceConfig:
         check_options(self)
         if not self.init_checkpoint:
             raise UserError("--init_checkpoint is required: set it to a model fine-tuned with run_tf_squad.py.")
-        if bool(self.context) == bool(self.context_file):
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceConfig(ReaderConfig):
+    """Questions about a text, or a file of questions and texts."""
+
+    question: typing.Optional[str] = option(
+        None, "question (default: read questions from standard input, one per line)")
+    context: typing.Optional[str] = option(None, "text that contains the answer")
+    context_file: typing.Optional[str] = option(None, "UTF-8 file with the text")
+    input_file: typing.Optional[str] = option(
+        None, "file of questions and texts: JSON lines with `question`, `context` (default: --context or "
+        "--context_file) and optionally `id`, or a file in SQuAD's format (.json)")
+    output_file: typing.Optional[str] = option(
+        None, "file for the answers to --input_file, in JSON lines; an interrupted call continues when it is repeated")
+    overwrite: bool = option(False, "replace --output_file")
+    disable_progress_bar: bool = option(False, "hide the progress bar")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.question is not None and not self.question.strip():
+            raise UserError(f"--question={self.question!r} is empty: pass a question, or omit the option to read "
+                            "questions from standard input.")
+        if self.context and self.context_file:
+            raise UserError("--context and --context_file are both given: pass one of them.")
+        if bool(self.input_file) != bool(self.output_file):
+            raise UserError("--input_file and --output_file belong together: pass both.")
+        if self.input_file and self.question:
+            raise UserError("--question and --input_file are both given: pass one of them.")
+        if not (self.input_file or self.context or self.context_file):
             raise UserError("exactly one of --context and --context_file is required: pass the text or a file with it.")
 
     def read_context(self) -> str:
@@ -830,6 +855,10 @@ class InferenceConfig:
         if not text.strip():
             raise UserError("the context is empty: pass a text with --context or --context_file.")
         return text
+
+    @property
+    def has_context(self) -> bool:
+        return bool(self.context or self.context_file)
 
     def _read_file(self) -> str:
         try:

@@ -484,24 +484,15 @@ def run_model(config: SquadConfig, answers: Answers, features: squad_utils.Featu
     model, shares = answers.model, workers.gather(own_outputs(config, answers, features, workers, stop))
     if None in shares:
         return None, None
-    outputs: Dict[str, np.ndarray] = {}
-    for rows, length, found in (part for parts, _ in shares for part in parts):
-        for name, value in found.items():
-            if name not in outputs:
-                shape = value.shape[1:] if model.joint_head else [config.max_seq_length]
-                outputs[name] = np.full([len(features.lengths), *shape], 0 if model.joint_head else modeling.MASKED,
-                                        value.dtype)
-            if model.joint_head:
-                outputs[name][rows] = value
-            else:
-                outputs[name][rows, :length] = value
+    outputs = squad_utils.join_outputs((part for parts, _ in shares for part in parts), len(features.lengths),
+                                       None if model.joint_head else config.max_seq_length)
     slowest = max(sum(latencies) for _, latencies in shares)
     return outputs, Interval(len(features.lengths) / max(slowest, 1e-9),
                              np.array([latency for _, latencies in shares for latency in latencies]))
 
 
 def own_outputs(config, answers: Answers, features, workers, stop) -> Optional[Tuple[list, List[float]]]:
-    """This worker's share: (rows, padded length, outputs by name) of each of its batches, and their latencies."""
+    """This worker's share: each of its batches with its outputs by name, and their latencies."""
     batches = squad_utils.plan_batches(features.lengths, config.buckets, config.predict_batch_size,
                                        np.argsort(features.lengths, kind="stable"))
     batches = batches[workers.rank::workers.size]
@@ -517,7 +508,7 @@ def own_outputs(config, answers: Answers, features, workers, stop) -> Optional[T
         tensors = squad_utils.feed(features, batch, config.predict_batch_size)
         found = {name: value.numpy() for name, value in answers(tensors).items()}
         latencies.append(time.monotonic() - started)
-        parts.append((batch.rows, batch.length, {name: value[:len(batch.rows)] for name, value in found.items()}))
+        parts.append((batch, {name: value[:len(batch.rows)] for name, value in found.items()}))
     return parts, latencies
 
 

@@ -19,7 +19,7 @@ import json
 import math
 import os
 import unicodedata
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from absl import logging
@@ -154,6 +154,52 @@ def _report_offsets(path: str, total: int, moved: List[str], dropped: List[str],
                               (skipped, "skipped")) if ids]
     logging.warning("%s: %d of %d questions have an answer that is not at its answer_start: %s. --strict_answers "
                     "refuses such files.", path, len(moved) + len(dropped) + len(skipped), total, ", ".join(done))
+
+
+class Question(NamedTuple):
+    """A question to answer."""
+
+    id: Union[str, int, float, bool]
+    question: str
+    context: str
+
+
+def read_questions(path: str, context: Optional[str] = None) -> Iterator[Question]:
+    """The questions of a file in SQuAD's format (`.json`), or of JSON lines, which are read one by one.
+
+    Args:
+        context: the text for lines that have none.
+    Raises: UserError: the file cannot be read, or a question or text is missing or empty.
+    """
+    if path.endswith(".json"):
+        for number, example in enumerate(read_squad(path, True, needs_answers=False, offsets=Offsets.IGNORE), 1):
+            yield _checked(Question(*example[:3]), f"{path}: question {number}")
+        return
+    try:
+        with files.open_regular(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    where = f"{path}, line {number}"
+                    entry = configuration.parse_json_object(line, where)
+                    id_ = entry.get("id", number)
+                    if not isinstance(id_, (str, int, float)):
+                        raise UserError(f"{where}: id is {configuration.in_brief(id_)}, not text or a number: correct "
+                                        "it.")
+                    yield _checked(Question(id_, entry.get("question"), entry.get("context", context)), where)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): correct the path.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 (byte {error.start}): convert it.") from error
+
+
+def _checked(question: Question, where: str) -> Question:
+    for key in ("question", "context"):
+        value = getattr(question, key)
+        if not isinstance(value, str) or not value.strip():
+            way_out = " or pass the text with --context_file" if key == "context" else ""
+            raise UserError(f"{where}: {key} is {'missing' if value is None else 'empty or not a text'}: add "
+                            f"it{way_out}.")
+    return question
 
 
 # --- Features ---
@@ -500,6 +546,25 @@ def feed(features: Features, batch: Batch, batch_size: int, labels: bool = False
         tensors["weights"] = tf.constant([1.0] * len(batch.rows) + [0.0] * fill)
         tensors["num_examples"] = tf.constant(float(num_examples or len(batch.rows)))
     return tensors
+
+
+def join_outputs(parts: Iterable[Tuple[Batch, Dict[str, np.ndarray]]], windows: int, length: Optional[int] = None
+                 ) -> Dict[str, np.ndarray]:
+    """The outputs of batches as arrays [windows, ...], in the order of the windows; padding rows are left out.
+
+    Args:
+        length: for outputs [batch, the batch's length]: the length of all, filled with 0, where there is no token.
+    """
+    outputs: Dict[str, np.ndarray] = {}
+    for batch, found in parts:
+        for name, value in found.items():
+            if name not in outputs:
+                outputs[name] = np.zeros([windows, *([length] if length else value.shape[1:])], value.dtype)
+            if length:
+                outputs[name][batch.rows, :batch.length] = value[:len(batch.rows)]
+            else:
+                outputs[name][batch.rows] = value[:len(batch.rows)]
+    return outputs
 
 
 # --- Answers ---

@@ -21,10 +21,11 @@ import glob
 import hashlib
 import os
 import re
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 import configuration
 import files
@@ -177,7 +178,8 @@ def find_weights(name: str) -> str:
 def _read_own(name: str, prefix: str, vocab_file: Optional[str]) -> Source:
     in_folder = os.path.exists(os.path.join(run_folder(prefix), "vocab.txt"))
     saved = open_checkpoint(prefix, None if in_folder else vocab_file)
-    tensors = {variable.name.split(":")[0]: variable.numpy() for variable in saved.model().trainable_variables}
+    named = ((variable.name.split(":")[0], variable.numpy()) for variable in saved.model().trainable_variables)
+    tensors = {ours: as_float32(value, ours, prefix) for ours, value in named}
     return Source(name, tensors, [], saved.encoder, saved.tokenizer, saved.state.get("head"), saved.state)
 
 
@@ -661,10 +663,13 @@ SQUAD_WAY_OUT = "its config.json describes another model, put the right one ther
 
 
 def question_answering(source: Source, tokenizer: ElectraTokenizer, beam_size: Optional[int] = None,
-                       compute_dtype=tf.float32) -> modeling.QuestionAnswering:
+                       compute_dtype=tf.float32, log: Callable[[str], None] = logging.info
+                       ) -> modeling.QuestionAnswering:
     """A trained question-answering model: this project's, NVIDIA's recipe's, or an ElectraForQuestionAnswering.
 
-    Args: beam_size: of the joint head; None for the one it was trained with.
+    Args:
+        beam_size: of the joint head; None for the one it was trained with.
+        log: called with each sentence of `load` but the number of tensors: what is left out of the weights.
     Raises: UserError: there is no such head, or no configuration.
     """
     if source.config is None:
@@ -687,7 +692,8 @@ def question_answering(source: Source, tokenizer: ElectraTokenizer, beam_size: O
                if variable.name.split(":")[0] not in source.tensors]
     if lacking:
         raise UserError(f"{source.name} lacks {lacking[0]} of its question-answering head: name a complete model.")
-    load(source, model.trainable_variables, tokenizer, SQUAD_WAY_OUT)
+    for line in load(source, model.trainable_variables, tokenizer, SQUAD_WAY_OUT)[1:]:
+        log(f"{source.name}: {line}")
     return model
 
 
