@@ -11,8 +11,8 @@ A text longer than the model's window is split into overlapping windows (sliding
 truncated to 64 tokens, or to a quarter of the window if it is shorter than 256 tokens. A model fine-tuned on SQuAD 2.0
 also lists "no answer", an answer whose text is empty.
 
-Windows are padded to one of a few lengths, and batches to a power of two, so that a device which compiles for each
-shape does so for few. The graph itself is traced once, for all shapes.
+Windows are padded to one of a few lengths, and batches to a power of two. On cpu and gpu the graph is traced once for
+all shapes; on hpu, which needs fixed shapes, once for each of these few.
 """
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ class Reader:
         beam = self.model.beam_size if self.model.joint_head else 1
         self.buckets = sorted({*(length for length in BUCKETS if beam <= length < self.length), self.length})
         any_shape = {name: tf.TensorSpec([None, None], tf.int32) for name in squad_utils.NETWORK_INPUTS}
-        self._answers = tf.function(self.model.answers, autograph=False, input_signature=[any_shape])
+        self._answers = tf.function(self.model.answers, autograph=False,
+                                    input_signature=None if device.kind == "hpu" else [any_shape])
 
     @classmethod
     def from_pretrained(cls, name: str, **options) -> Reader:

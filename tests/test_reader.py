@@ -137,6 +137,22 @@ def test_texts_of_any_length_are_answered_without_tracing_again(independent):
     assert reader._answers.experimental_get_tracing_count() == 1
 
 
+def test_on_hpu_every_graph_has_fixed_shapes_and_there_are_few(independent, monkeypatch):
+    monkeypatch.setattr(devices, "open_device", lambda *_: type("Device", (), {
+        "note": "", "kind": "hpu", "compute_dtype": tf.float32}))
+    reader = Reader.from_pretrained(independent)
+    traced, answers = [], reader.model.answers
+
+    def trace(features):
+        traced.append(tuple(features["input_ids"].shape))
+        return answers(features)
+
+    reader._answers = tf.function(trace, autograph=False, input_signature=reader._answers.input_signature)
+    for count in (3, 20, 7, 4, 18, 3):
+        reader.answer([WHERE] * (count % 2 + 1), words(count, count))
+    assert sorted(traced) == [(1, 32), (2, 32)]
+
+
 # --- Answerability ---
 
 
@@ -293,7 +309,7 @@ def test_notes_of_the_device_and_the_weights_are_given(independent, tmp_path, mo
     tensors["electra.pooler.weight"] = np.zeros((2, 2), np.float32)
     safetensors.numpy.save_file(tensors, f"{name}/model.safetensors")
     monkeypatch.setattr(devices, "open_device", lambda *_: type("Device", (), {
-        "note": "bf16 is slow here.", "compute_dtype": tf.float32}))
+        "note": "bf16 is slow here.", "kind": "cpu", "compute_dtype": tf.float32}))
     Reader(ReaderConfig(name), log=notes.append)
     assert notes[0] == "bf16 is slow here." and "not used: electra.pooler.weight" in notes[1] and len(notes) == 2
 
