@@ -289,11 +289,12 @@ value.\
         own("mode", "train_eval", "train, eval, train_eval or prediction",
             ("train", "eval", "train_eval", "prediction"), also=("do_train",)),
         ENV,
-        of("cache_dir", "squad_dir", path="input", environment="", meaning="folder of the feature cache"),
+        of("cache_dir", "None", path="input", environment=""),
         of("max_steps"),
         of("train_iter_per_epoch"),
     ], [
         of("vocab_file", path="input"),
+        of("strict_answers"),
         of("gradient_accumulation_steps"),
         of("warmup_proportion"),
         of("weight_decay_rate"),
@@ -310,6 +311,8 @@ value.\
         of("skip_bad_updates"),
         of("profile_steps"),
         of("force"),
+        of("metric"),
+        of("language"),
         of("eval_script", path="input"),
         of("log_freq"),
         of("xla"),
@@ -850,8 +853,6 @@ def electra_squad(call: Call) -> Plan:
                      "show that everything works")
     elif not os.path.isdir(call.in_work_dir(flags["data_dir"])):
         raise UserError(f"--squad_dir={flags['data_dir']} is not a directory: give the one that holds the SQuAD files.")
-    if "cache_dir" not in flags and os.access(call.in_work_dir(flags["data_dir"]), os.W_OK):
-        flags["cache_dir"] = flags["data_dir"]
     if call["estimate"] == "true" and not call["mode"].startswith("train"):
         raise UserError(f"--estimate is for training, not for --mode={call['mode']}: omit one of them.")
     if flags["seed"] == "RANDOM":
