@@ -18,7 +18,6 @@ import hashlib
 import json
 import math
 import os
-import unicodedata
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np

@@ -302,7 +302,8 @@ def test_unanswerable_questions_become_squad_2(server, run, tmp_path):
 
 
 def test_rows_of_parquet_files_become_articles():
-    rows = [{"id": number, "context": "Rome is old.", "question": "?", "answers": {"text": [text], "answer_start": [at]}}
+    rows = [{"id": number, "context": "Rome is old.", "question": "?",
+             "answers": {"text": [text], "answer_start": [at]}}
             for number, text, at in ((1, "Rome", 0), (2, "old", 8))]
     content = question_sets.convert(question_sets.articles_of(rows), "1.1", "rows").content
     (paragraph,) = content["data"][0]["paragraphs"]
