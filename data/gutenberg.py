@@ -2,7 +2,7 @@
 
     python -c 'import gutenberg; print(gutenberg.clean(open("1342.txt").read()))'
 
-`clean` removes the header, the licence and the credits, illustrations, notes of transcribers and tables of contents;
+`clean` removes the header, the license and the credits, illustrations, notes of transcribers and tables of contents;
 joins hard-wrapped lines, so that each paragraph is a line; and keeps chapter headings, verse (a stanza is a paragraph)
 and footnotes. Underscores and equal signs for italics and bold are removed, as are numbers of pages and notes.
 
@@ -38,6 +38,8 @@ CREDITS = re.compile(
     r"|this (?:e-?text|e-?book|file|text)\b.{0,40}\b(?:was|is|were)\b|html (?:file|version)|\(?this file was)"
     r"|.*(?:project gutenberg|distributed proofread|pgdp\.net|internet archive|gutenberg\.(?:org|net))",
     re.IGNORECASE | re.DOTALL)
+FIRST_LINE = re.compile(r"[\s\ufeff*]*(?:(?:the )?project gutenberg(?:['’]s)? (?:e-?book|e-?text)|produced by |e-?text "
+                        r"prepared by )", re.IGNORECASE)
 NOTES_HEADING = re.compile(r"transcriber['’]?s['’]? (?:end)?notes?:?", re.IGNORECASE)
 CONTENTS_HEADING = re.compile(r"(?:the |table of |list of )?(?:contents|illustrations|chapters|inhalt(?:sverzeichnis)?|"
                               r"table des mati[eè]res|[ií]ndice|inhoud|sis[aä]lt[oö]|inneh[aå]ll)(?: of .{1,40})?[.:]?",
@@ -55,6 +57,11 @@ class Block(NamedTuple):
 
     lines: List[str]
     blanks: int  # blank lines before it
+
+
+def is_book(beginning: str, end: str) -> bool:
+    """Whether a text comes from Project Gutenberg, by its first and last thousands of characters."""
+    return bool(HEADERS.search(beginning) or FOOTERS.search(end) or FIRST_LINE.match(beginning))
 
 
 def clean(text: str) -> str:

@@ -316,10 +316,10 @@ def test_questions_of_another_structure_are_refused(server, run, refuses):
         assert "cmrc2018_train.json" in refuses(run, "cmrc2018", folder=str(len(content["data"][0]["paragraphs"])))
 
 
-def test_every_set_has_an_address_a_licence_and_names_that_the_wrapper_reads():
+def test_every_set_has_an_address_a_license_and_names_that_the_wrapper_reads():
     names = {f"{split}-v{version}.json" for split in ("train", "dev") for version in ("1.1", "2.0")}
     for entry in question_sets.QUESTION_SETS.values():
-        assert entry.licence and entry.page.startswith("https://") and set(entry.files) <= names
+        assert entry.license and entry.page.startswith("https://") and set(entry.files) <= names
         for source in entry.files.values():
             digests = [source.digest, *(source.digests or {}).values()]
             assert source.url.startswith("https://")

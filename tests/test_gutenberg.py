@@ -26,7 +26,7 @@ PARAGRAPHS = [hard_wrapped(number) for number in range(60)]
 BODY = "\n\n".join(["CHAPTER I", "The Beginning", *PARAGRAPHS[:30], "\nCHAPTER II", *PARAGRAPHS[30:]])
 EXPECTED = ["CHAPTER I", "The Beginning", *(" ".join(text.split()) for text in PARAGRAPHS[:30]), "CHAPTER II",
             *(" ".join(text.split()) for text in PARAGRAPHS[30:])]
-LICENCE = "Section 1. General Terms of Use\n\nBy reading or using any part of this work you agree.\n" * 20
+LICENSE = "Section 1. General Terms of Use\n\nBy reading or using any part of this work you agree.\n" * 20
 
 
 def clean(text):
@@ -48,16 +48,25 @@ def clean(text):
     "Produced by An Anonymous Volunteer\n\n[Illustration]\n",
     "Transcribed from the 1890 edition by Somebody, email s@example.org\n", ""])
 @pytest.mark.parametrize("footer", [
-    "*** END OF THE PROJECT GUTENBERG EBOOK A BOOK ***\n\n" + LICENCE,
-    "***END OF THE PROJECT GUTENBERG EBOOK A BOOK***\n\n" + LICENCE,
-    "End of the Project Gutenberg EBook of A Book\n\n*** END OF THIS PROJECT GUTENBERG EBOOK ***\n" + LICENCE,
-    "End of Project Gutenberg’s A Book, by Nobody\n", "End of this Project Gutenberg Etext of A Book\n\n" + LICENCE,
-    "Updated editions will replace the previous one--the old editions\nwill be renamed.\n" + LICENCE,
+    "*** END OF THE PROJECT GUTENBERG EBOOK A BOOK ***\n\n" + LICENSE,
+    "***END OF THE PROJECT GUTENBERG EBOOK A BOOK***\n\n" + LICENSE,
+    "End of the Project Gutenberg EBook of A Book\n\n*** END OF THIS PROJECT GUTENBERG EBOOK ***\n" + LICENSE,
+    "End of Project Gutenberg’s A Book, by Nobody\n", "End of this Project Gutenberg Etext of A Book\n\n" + LICENSE,
+    "Updated editions will replace the previous one--the old editions\nwill be renamed.\n" + LICENSE,
     "Transcriber's Notes:\n\nPage 5: a comma was added.\n\n\n\nPage 6: another one.\n", ""])
 def test_header_credits_and_footer_are_removed(header, footer):
     for ends in ("\n", "\r\n"):
         text = f"{header}\n\n\n{BODY}\n\n\n\n{footer}".replace("\n", ends)
         assert clean("\ufeff" + text) == EXPECTED
+
+
+@pytest.mark.parametrize("beginning, end, known", [
+    ("The Project Gutenberg eBook\n\n*** START OF THE PROJECT GUTENBERG EBOOK X ***\n", "", True),
+    ("A Title\n\n", "text.\n\nEnd of the Project Gutenberg EBook of X\n", True),
+    ("Produced by Judith Boss\n\nA Title", "text.", True),
+    ("A text about Project Gutenberg.\n\nIt began in 1971.", "This is the end.\n", False), ("", "", False)])
+def test_books_are_recognised(beginning, end, known):
+    assert gutenberg.is_book(beginning, end) == known
 
 
 def test_a_footer_in_the_first_half_and_a_header_in_the_second_are_text():
