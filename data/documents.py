@@ -49,6 +49,7 @@ DOCUMENT_CHARACTERS = 20_000  # of a piece of a book: about 5,000 tokens
 LONGEST_DOCUMENT = 200_000  # in characters; a longer one, of any format, is cut at ends of paragraphs
 LONGEST_LINE = 16 << 20  # in bytes
 GUTENBERG_BYTES = 64 << 20  # a book is cleaned as a whole
+GUTENBERG_SAMPLE = 50_000  # at its beginning and end, by which it is recognized
 PARAGRAPHS = ("auto", "blank_lines", "lines", "sentences")
 
 
@@ -348,10 +349,6 @@ def documents_of(lines: Iterable[str], layout: Layout) -> Iterator[str]:
 
 # --- Formats ---
 
-_GUTENBERG = re.compile(r"[ \t]*\*+ ?(START|BEGIN(NING)?) OF (THE |THIS )?PROJECT GUTENBERG|.*\*END\*.*SMALL PRINT",
-                        re.IGNORECASE)
-
-
 def read(part: Range, source: Source, name: str) -> Tuple[str, Iterator[Document]]:
     """The documents of a file or part of one.
 
@@ -385,13 +382,24 @@ def head_of(path: str, source: Source) -> List[str]:
 
 def _read_text(part: Range, source: Source, name: str) -> Tuple[str, Iterator[Document]]:
     head = head_of(part.path, source)
-    if part.begin == 0 and part.end is None and any(_GUTENBERG.match(line) for line in head) and (
+    if source.paragraphs == "auto" and part.begin == 0 and part.end is None and (
             os.path.getsize(part.path) <= GUTENBERG_BYTES):
         import gutenberg
-        text = gutenberg.clean("\n".join(read_lines(part, source)))
-        return "gutenberg", _number(documents_of(text.split("\n"), Layout("lines", False)), name)
+        if gutenberg.is_book("\n".join(head)[:GUTENBERG_SAMPLE], _end_of(part.path)):
+            text = gutenberg.clean("\n".join(read_lines(part, source)))
+            paragraphs = map(clean, text.split("\n"))
+            return "gutenberg", _number(documents_of(paragraphs, Layout("lines", False)), name)
     layout = detect(head, source.paragraphs)
     return layout.paragraphs, _number(documents_of(read_lines(part, source), layout), name)
+
+
+def _end_of(path: str) -> str:
+    """The last characters of a text file; none of a compressed one."""
+    if kind_of(path)[1]:
+        return ""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - GUTENBERG_SAMPLE))
+        return file.read().decode("utf-8", "ignore")
 
 
 def _texts_as_documents(texts: Iterator[str], source: Source) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Question answering datasets in the manner of SQuAD: where they are, their licences, and their conversion.
+"""Question answering datasets in the manner of SQuAD: where they are, their licenses, and their conversion.
 
 One table, `QUESTION_SETS`. Every entry has been seen under its address in public code; a checksum is listed only where
 at least one published record of it was found, and for the others data/download.py records the one of the first
@@ -27,7 +27,7 @@ class Source(NamedTuple):
 
 
 class QuestionSet(NamedTuple):
-    licence: str
+    license: str
     languages: Tuple[str, ...]
     page: str
     files: Dict[str, Source]  # by the name that run_tf_squad.py expects
@@ -229,12 +229,12 @@ def _nearest(context: str, text: str, start: int) -> int:
 
 def table() -> str:
     """The table of docs/downloads.md."""
-    rows = ["| `--dataset` | languages | licence | files | checksum | note |", "|---|---|---|---|---|---|"]
+    rows = ["| dataset | languages | license | files | checksum | note |", "|---|---|---|---|---|---|"]
     for name, entry in QUESTION_SETS.items():
         stems = ", ".join(os.path.splitext(file)[0] for file in entry.files)
         sources = entry.files.values()
         known = "published" if all(source.digest for source in sources) else "some" if any(
             source.digest or source.digests for source in sources) else "first download"
-        rows.append(f"| [`{name}`]({entry.page}) | {', '.join(entry.languages)} | {entry.licence} | {stems} | {known} "
+        rows.append(f"| [`{name}`]({entry.page}) | {', '.join(entry.languages)} | {entry.license} | {stems} | {known} "
                     f"| {entry.note} |")
     return "\n".join(rows)

@@ -39,6 +39,7 @@ from configuration import RunFailed, UserError, in_short
 
 BLOCK_BYTES = 1 << 22  # read at once
 CHUNK_BYTES = 1 << 20  # of XML, for a worker
+SMALL_DUMP = 8 << 20  # in bytes of the file: it is read before processes would have started
 LARGEST_HEADER = 16 << 20  # before the first page
 LARGEST_PAGE = 256 << 20
 STREAM_START = re.compile(rb"BZh[1-9]1AY&SY")  # in a bz2 file, by chance once in 10^24 bytes
@@ -58,12 +59,12 @@ def read_dump(path: str, processes: Optional[int] = None,
     """The articles of a dump.
 
     Args:
-        processes: that parse (default: the available cores); 1 parses in this process.
+        processes: that parse (default: the available cores, for a small dump 1); 1 parses in this process.
         progress: called with the number of bytes of the file that have been processed since the last call.
     Raises: UserError: no MediaWiki dump, or a damaged one. RunFailed: a worker process was killed. OSError.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = processes or cores
+    processes = processes or (1 if os.path.getsize(path) < SMALL_DUMP else cores)
     site, chunks = _open(path)
     work = functools.partial(_articles, path, site)
     results = map(work, chunks) if processes == 1 else _in_parallel(work, chunks, processes)

@@ -94,7 +94,8 @@ class BenchmarkConfig:
     updates: int = option(8, "updates of training in each turn", minimum=1)
     warmup_updates: int = option(2, "updates before the first turn", minimum=1)
     repeats: int = option(3, "turns; the result is their median", minimum=1)
-    ceiling_seconds: float = option(1.0, "time spent on each matrix product of the ceiling, in seconds", minimum=0.001)
+    ceiling_seconds: float = option(1.0, "time spent on each matrix product of the ceiling and on reading input, in "
+                                    "seconds", minimum=0.001)
     against: str = option("none", "none, or hf: Hugging Face transformers on PyTorch does the same work in turns; its "
                           "environment is created in <out_dir>/transformers4 (about 1 GB)", choices=("none", "hf"))
     model_config: Optional[str] = like(PretrainingConfig, "model_config")
@@ -288,11 +289,12 @@ value.\
         own("mode", "train_eval", "train, eval, train_eval or prediction",
             ("train", "eval", "train_eval", "prediction"), also=("do_train",)),
         ENV,
-        of("cache_dir", "squad_dir", path="input", environment="", meaning="folder of the feature cache"),
+        of("cache_dir", "None", path="input", environment=""),
         of("max_steps"),
         of("train_iter_per_epoch"),
     ], [
         of("vocab_file", path="input"),
+        of("strict_answers"),
         of("gradient_accumulation_steps"),
         of("warmup_proportion"),
         of("weight_decay_rate"),
@@ -309,6 +311,8 @@ value.\
         of("skip_bad_updates"),
         of("profile_steps"),
         of("force"),
+        of("metric"),
+        of("language"),
         of("eval_script", path="input"),
         of("log_freq"),
         of("xla"),
@@ -535,8 +539,8 @@ def electra(call: Call) -> Plan:
     data, steps = electra_data(call, phases, notes)
     commands, configs = {}, []
     for phase in phases:
-        flags = electra_flags(call, phase, data[phase], held_out=call["eval"] == "auto" and (
-            data[phase] in steps or os.path.isdir(call.in_work_dir(os.path.join(data[phase], "eval")))))
+        held_out = os.path.join(data[phase], "eval") if data[phase] in steps else held_out_of(call, data[phase])
+        flags = electra_flags(call, phase, data[phase], held_out if call["eval"] == "auto" else "")
         with call.own_words(phase):
             configs.append(configuration.from_words(PretrainingConfig, flags))
             check_encoder(call, configs[-1])
@@ -592,17 +596,32 @@ def electra_data(call: Call, phases: List[int], notes: List[str]) -> Tuple[Dict[
         raise UserError(f"no data was given for phase {sample[0]}, only for the other phase: set "
                         f"--data_dir_p{sample[0]} or DATASET_P{sample[0]}, or run one phase with --phase.")
     for phase in phases:
-        for piece in data[phase].split(","):
-            if not piece:
-                raise UserError(f"--data_dir_p{phase}={data[phase]} has an empty part: remove the comma.")
+        for piece, _ in datasets(call, data[phase], phase):
             if not exists(call.in_work_dir(piece)):
                 raise UserError(f"the data of phase {phase}, {piece}, does not exist: check --data_dir_p{phase} or "
                                 f"DATASET_P{phase}.")
-    vocabularies = {vocabulary_beside(call.in_work_dir(data[phase].split(",")[0])) for phase in phases} - {None}
+    vocabularies = {vocabulary_beside(call.in_work_dir(datasets(call, data[phase], phase)[0][0])) for phase in phases}
+    vocabularies.discard(None)
     if len(vocabularies) > 1 and not call["vocab_file"]:
-        raise UserError("the vocab.txt of --data_dir_p1 and that of --data_dir_p2 differ: phase 2 continues with the "
+        raise UserError("the vocabulary of --data_dir_p1 and that of --data_dir_p2 differ: phase 2 continues with the "
                         "weights of phase 1, so build both datasets with the same vocabulary.")
     return data, {}
+
+
+def datasets(call: Call, data: str, phase: int) -> List[Tuple[str, float]]:
+    """The folders and globs of --data_dir_p1 or _p2 and their weights, 0 without any. Raises: UserError."""
+    return configuration.weighted_datasets(data, f"data_dir_p{phase}", lambda path: exists(call.in_work_dir(path)))
+
+
+def held_out_of(call: Call, data: str) -> str:
+    """The held-out shards of one dataset, or of all in a mixture, with its weights; '' where there are none."""
+    parts = [configuration.split_weight(part.strip(), lambda path: exists(call.in_work_dir(path)))
+             for part in data.split(",")]
+    folders = [os.path.join(path, "eval") for path, _ in parts]
+    known = len(parts) == 1 or all(weight for _, weight in parts)
+    if not known or not all(os.path.isdir(call.in_work_dir(folder)) for folder in folders):
+        return ""
+    return ",".join(folder + (f":{weight}" if weight else "") for folder, (_, weight) in zip(folders, parts))
 
 
 def corpus_data(call: Call, lengths: Dict[int, str]) -> Tuple[Dict[int, str], Dict[str, List[str]]]:
@@ -785,21 +804,23 @@ def refuse_other_corpus(call: Call, data: str, sizes: Dict[str, int]):
 
 
 def vocabulary_beside(data: str) -> Optional[bytes]:
-    """The content of the vocab.txt that belongs to shards, or None where it cannot be told."""
+    """The content of the vocabulary that belongs to shards, or None where it cannot be told."""
     folder = data if os.path.isdir(data) else os.path.dirname(data)
     for place in (folder, os.path.dirname(os.path.abspath(folder))):
+        path = configuration.find_vocabulary(place)
         with contextlib.suppress(OSError):
-            with open(os.path.join(place, "vocab.txt"), "rb") as file:
-                return file.read()
+            if path:
+                with open(path, "rb") as file:
+                    return file.read()
     return None
 
 
 PHASE_2 = {"phase2": "true", "restore_checkpoint": "latest"}  # as scripts/electra.sh passes them
 
 
-def electra_flags(call: Call, phase: int, data: str, held_out: bool) -> Dict[str, str]:
+def electra_flags(call: Call, phase: int, data: str, held_out: str) -> Dict[str, str]:
     """The options of run_pretraining.py for one phase that a call decides; scripts/electra.sh has those that it does
-    not."""
+    not. held_out: shards, or ''."""
     flags = call.flags(PretrainingConfig, phase)
     flags["pretrain_tfrecords"] = data
     if flags["model_size"] == "base":
@@ -811,7 +832,7 @@ def electra_flags(call: Call, phase: int, data: str, held_out: bool) -> Dict[str
     elif flags["xla"] == "xla":
         flags["xla"] = "auto"
     if held_out:
-        flags["eval_tfrecords"] = os.path.join(data, "eval")
+        flags["eval_tfrecords"] = held_out
     else:
         del flags["num_eval_steps"]
     if phase == 2:
@@ -835,8 +856,6 @@ def electra_squad(call: Call) -> Plan:
                      "show that everything works")
     elif not os.path.isdir(call.in_work_dir(flags["data_dir"])):
         raise UserError(f"--squad_dir={flags['data_dir']} is not a directory: give the one that holds the SQuAD files.")
-    if "cache_dir" not in flags and os.access(call.in_work_dir(flags["data_dir"]), os.W_OK):
-        flags["cache_dir"] = flags["data_dir"]
     if call["estimate"] == "true" and not call["mode"].startswith("train"):
         raise UserError(f"--estimate is for training, not for --mode={call['mode']}: omit one of them.")
     if flags["seed"] == "RANDOM":

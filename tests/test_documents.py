@@ -244,3 +244,14 @@ def test_parts_of_a_file_give_the_documents_of_the_whole(write):
 
 def test_detected_layouts_keep_a_stated_one():
     assert detect(["x"], "sentences") == Layout("sentences", True)
+
+
+def test_books_of_project_gutenberg_are_recognized_and_cleaned(write):
+    licence = "Redistribution is subject to the trademark license.\n" * 30
+    path = write("1342.txt", "The Project Gutenberg eBook of A House\n\n*** START OF THE PROJECT GUTENBERG EBOOK A HOUSE"
+                 f" ***\n\n{book()}\n\n*** END OF THE PROJECT GUTENBERG EBOOK A HOUSE ***\n\n{licence}")
+    assert layout_of(path) == "gutenberg"
+    found = "\n".join(texts(path))
+    assert "Gutenberg" not in found and "trademark" not in found
+    assert found.split()[:2] == ["CHAPTER", "1"] and found.count("\n") >= 120
+    assert read(Range(str(path)), Source(paragraphs="blank_lines"), "x")[0] == "blank_lines"

@@ -302,7 +302,8 @@ def test_unanswerable_questions_become_squad_2(server, run, tmp_path):
 
 
 def test_rows_of_parquet_files_become_articles():
-    rows = [{"id": number, "context": "Rome is old.", "question": "?", "answers": {"text": [text], "answer_start": [at]}}
+    rows = [{"id": number, "context": "Rome is old.", "question": "?",
+             "answers": {"text": [text], "answer_start": [at]}}
             for number, text, at in ((1, "Rome", 0), (2, "old", 8))]
     content = question_sets.convert(question_sets.articles_of(rows), "1.1", "rows").content
     (paragraph,) = content["data"][0]["paragraphs"]
@@ -315,10 +316,10 @@ def test_questions_of_another_structure_are_refused(server, run, refuses):
         assert "cmrc2018_train.json" in refuses(run, "cmrc2018", folder=str(len(content["data"][0]["paragraphs"])))
 
 
-def test_every_set_has_an_address_a_licence_and_names_that_the_wrapper_reads():
+def test_every_set_has_an_address_a_license_and_names_that_the_wrapper_reads():
     names = {f"{split}-v{version}.json" for split in ("train", "dev") for version in ("1.1", "2.0")}
     for entry in question_sets.QUESTION_SETS.values():
-        assert entry.licence and entry.page.startswith("https://") and set(entry.files) <= names
+        assert entry.license and entry.page.startswith("https://") and set(entry.files) <= names
         for source in entry.files.values():
             digests = [source.digest, *(source.digests or {}).values()]
             assert source.url.startswith("https://")

@@ -342,6 +342,31 @@ def test_a_corpus_that_cannot_be_used_is_refused(tmp_path, refuses, monkeypatch)
             corpus_plan(tmp_path)
 
 
+def test_a_mixture_is_passed_with_its_weights_and_the_held_out_shards_of_all_its_datasets(tmp_path, plan, refuses):
+    for name in ("wiki/eval", "books/eval", "odd:0.5/eval", "bare"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "wiki" / "vocab.txt").write_text("a")
+    (tmp_path / "books" / "vocab.txt").write_text("b")
+
+    def options(data, *more):
+        return plan("electra", f"--data_dir_p1={data}", "--phase=1", *more).variables["options_p1"]
+
+    here = str(tmp_path)
+    assert {f"--pretrain_tfrecords={here}/wiki:0.7,{here}/books:0.3",
+            f"--eval_tfrecords={here}/wiki/eval:0.7,{here}/books/eval:0.3"} <= set(options("wiki:0.7,books:0.3"))
+    assert f"--eval_tfrecords={here}/odd:0.5/eval" in options("odd:0.5")
+    assert f"--eval_tfrecords={here}/odd:0.5/eval:2" in options("odd:0.5:2")
+    for without in (options("wiki:1,bare:1"), options("wiki:1,books:1", "--eval=none"), options("wiki,books")):
+        assert not any("--eval_tfrecords" in word for word in without)
+    for data, words in (("wiki:0,books:1", "wiki has weight 0"), ("wiki:1,books", "books has no weight"),
+                        ("wiki:nan", "weight nan"), ("wiki:1,none:1", "none, does not exist"),
+                        ("wiki:1,,", "empty part")):
+        text = refuses(options, data)
+        assert "--data_dir_p1" in text and words in text
+    text = refuses(plan, "electra", "--data_dir_p1=wiki:0.5,books:0.5", "--data_dir_p2=books:1")
+    assert "vocab.txt" in text and "--data_dir_p2" in text
+
+
 # --- Datasets from their beginning ---
 
 
