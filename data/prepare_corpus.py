@@ -502,7 +502,7 @@ def write_shard(number: int):
     counts, name = collections.Counter(), f"corpus-{number:06d}.txt"
     total = max(1, plan["order"]["sizes"][number])
     begin, end = plan["order"]["bounds"][number:number + 2]
-    steps = min(end - begin, total // BLOCK_BYTES + 1)
+    steps = max(1, min(end - begin, total // BLOCK_BYTES + 1))
     bounds = [begin + (end - begin) * step // steps for step in range(steps + 1)]
     with files.replacing(f"{folder}/shards/{name}") as temporary, open(temporary, "wb") as file:
         for first, last in zip(bounds, bounds[1:]):
@@ -679,9 +679,12 @@ def check_output(config: PrepareConfig, content: List[dict]) -> bool:
         return False
     path = os.path.join(config.output_dir, "manifest.json")
     made = configuration.read_json_object(path) if os.path.exists(path) else {}
-    if made.get("format") != CORPUS_FORMAT:
-        raise UserError(f"--output_dir={config.output_dir} contains other files than a prepared corpus: choose another "
-                        "folder.")
+    own = {"manifest.json", "report.md", "report.json", *(entry["file"] for entry in made.get("text", []))}
+    foreign = {os.path.relpath(os.path.join(place, name), config.output_dir)
+               for place, _, names in os.walk(config.output_dir) for name in names} - own
+    if made.get("format") != CORPUS_FORMAT or foreign:
+        raise UserError(f"--output_dir={config.output_dir} contains {min(foreign or own)}, which is not part of a "
+                        "prepared corpus: choose another folder.")
     if same_input(made, {"options": config.deciding(), "input": content}) and all(
             os.path.exists(os.path.join(config.output_dir, entry["file"])) for entry in made["text"]):
         return True
@@ -723,6 +726,7 @@ def prepare(config: PrepareConfig):
         entry for made in (before, read_plan(f"{output_dir}/manifest.json")) for entry in made.get("input", [])])
     files.remove_leftovers(output_dir)
     if check_output(config, content):
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed at its very end
         print(f"{config.output_dir} is up to date", flush=True)
         return
     check_disk(config, content, folder)

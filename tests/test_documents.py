@@ -248,8 +248,8 @@ def test_detected_layouts_keep_a_stated_one():
 
 def test_books_of_project_gutenberg_are_recognized_and_cleaned(write):
     licence = "Redistribution is subject to the trademark license.\n" * 30
-    path = write("1342.txt", "The Project Gutenberg eBook of A House\n\n*** START OF THE PROJECT GUTENBERG EBOOK A HOUSE"
-                 f" ***\n\n{book()}\n\n*** END OF THE PROJECT GUTENBERG EBOOK A HOUSE ***\n\n{licence}")
+    path = write("1342.txt", "The Project Gutenberg eBook of A House\n\n*** START OF THE PROJECT GUTENBERG EBOOK A "
+                 f"HOUSE ***\n\n{book()}\n\n*** END OF THE PROJECT GUTENBERG EBOOK A HOUSE ***\n\n{licence}")
     assert layout_of(path) == "gutenberg"
     found = "\n".join(texts(path))
     assert "Gutenberg" not in found and "trademark" not in found

@@ -224,6 +224,8 @@ def test_a_folder_that_is_up_to_date_is_left_and_other_text_is_refused_or_replac
     prepare_corpus.prepare(config(text, overwrite=True))
     assert manifest(text.parent / "out")["counts"]["documents"] == json.loads(before["manifest.json"])[
         "counts"]["documents"] + 1
+    (text.parent / "out" / "notes").write_text("x")
+    assert "notes" in refuses(prepare_corpus.prepare, config(text, seed=3, overwrite=True))
     (text.parent / "mine").mkdir()
     (text.parent / "mine" / "notes").write_text("x")
     assert "--output_dir" in refuses(prepare_corpus.prepare, config(text, "mine", overwrite=True))
