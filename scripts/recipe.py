@@ -677,6 +677,10 @@ def needs_preparing(call: Call, folder: str, sizes: Dict[str, int]) -> bool:
     """Whether the text is not in the builder's own format: files in one folder, one sentence per line."""
     if call["prepare"] != "auto":
         return call["prepare"] == "true"
+    manifest = os.path.join(os.path.dirname(os.path.realpath(folder)), "manifest.json")
+    with contextlib.suppress(UserError):
+        if configuration.read_json_object(manifest).get("format") == "electra-corpus":
+            return False  # the folder text/ of a prepared corpus
     documents = text_formats()
     if any(os.path.dirname(name) for name in documents.find(folder)[0]):
         return True

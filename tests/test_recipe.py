@@ -330,6 +330,8 @@ def test_whether_text_is_prepared_can_be_stated(tmp_path):
     (tmp_path / "text" / "b.jsonl").write_text('{"text": "x"}\n')
     assert len(corpus_plan(tmp_path).variables["built_folders"]) == 4
     assert len(corpus_plan(tmp_path, "--prepare=false").variables["built_folders"]) == 3
+    (tmp_path / "manifest.json").write_text('{"format": "electra-corpus"}')  # of a corpus whose folder is text/
+    assert len(corpus_plan(tmp_path).variables["built_folders"]) == 3
 
 
 def test_a_corpus_that_cannot_be_used_is_refused(tmp_path, refuses, monkeypatch):
