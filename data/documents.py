@@ -37,6 +37,7 @@ import os
 import re
 import sys
 import unicodedata
+import zlib
 from typing import Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -195,7 +196,7 @@ def read_lines(part: Range, source: Source) -> Iterator[str]:
                     yield from re.split("\r\n?", text.rstrip("\r\n"))
                 else:
                     yield text[:-1] if text.endswith("\n") else text
-    except (EOFError, OSError, ValueError, lzma.LZMAError) as error:
+    except (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
         if compression and not getattr(error, "errno", None):
             raise _damaged(path, error) from error
         raise
@@ -445,7 +446,9 @@ def _table_texts(part: Range, source: Source) -> Iterator[str]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError(f"{part.path} needs the library pyarrow: pip install pyarrow.") from error
+        reason = "" if isinstance(error, ModuleNotFoundError) else f" ({in_short(error)})"
+        raise UserError(f"{part.path} needs the library pyarrow{reason}: pip install pyarrow, with NumPy 1 "
+                        "pyarrow==17.0.0.") from error
     try:
         if kind_of(part.path)[0] == "parquet":
             table = pyarrow.parquet.ParquetFile(part.path)
@@ -463,13 +466,17 @@ def _table_texts(part: Range, source: Source) -> Iterator[str]:
             raise UserError(f"{part.path} has no column {source.text_key!r}, only {', '.join(names)}: name the column "
                             "of the text with --text_key.")
         for batch in batches:
-            for text in batch.column(batch.schema.get_field_index(source.text_key)).to_pylist():
+            column = batch.column(batch.schema.get_field_index(source.text_key))
+            column.validate(full=True)  # damaged data would end the process
+            for text in column.to_pylist():
                 if isinstance(text, str):
                     yield text
                 elif text is not None:
                     raise UserError(f"{part.path}: the column {source.text_key!r} does not hold text: name another "
                                     "with --text_key.")
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        if getattr(error, "errno", None):  # of the file system, not of pyarrow
+            raise
         raise UserError(f"{part.path} is damaged ({in_short(error)}): copy or download it again.") from error
 
 

@@ -97,6 +97,10 @@ def test_parquet_and_arrow_are_read_or_name_their_library(write, tmp_path, refus
     assert texts(path) == texts(tmp_path / "data-0.arrow") == ["One.", "Two."]
     assert "--text_key" in refuses(texts, path, Source(text_key="body"))
     assert "--text_key" in refuses(texts, path, Source(text_key="label"))
+    content = (tmp_path / "data-0.arrow").read_bytes()
+    offset = content.index(b"One.Two.")
+    write("data-0.arrow", content[:offset - 20] + b"\x7f" * 20 + content[offset:])
+    assert "data-0.arrow" in refuses(texts, tmp_path / "data-0.arrow")
 
 
 def test_files_are_found_in_subfolders_once_and_in_the_order_of_bytes(write, tmp_path):
@@ -154,7 +158,8 @@ def test_a_bad_line_of_json_is_refused_by_file_and_line(write, refuses, line, wo
 
 @pytest.mark.parametrize("suffix, content", [
     (".gz", gzip.compress(b"text " * 1000)[:40]), (".gz", b"no gzip"), (".xz", lzma.compress(b"text " * 1000)[:40]),
-    (".bz2", bz2.compress(b"text " * 1000)[:30])])
+    (".bz2", bz2.compress(b"text " * 1000)[:30]),
+    (".gz", gzip.compress(bytes(range(97, 123)) * 9)[:10] + b"\x07" * 50)])
 def test_damaged_compression_is_refused(write, refuses, suffix, content):
     assert f"a.txt{suffix}" in refuses(texts, write(f"a.txt{suffix}", content))
 
