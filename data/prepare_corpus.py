@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -234,16 +235,22 @@ def finish(path: str, written: List[str], **content):
     files.write_json(path, {**content, "files": {name: digest_of(os.path.join(folder, name)) for name in written}})
 
 
-def finished(path: str) -> Optional[dict]:
-    """What `finish` recorded, or None where it did not, or the files are not as they were."""
+def read_record(path: str) -> dict:
+    """A JSON object of this command's own; empty where it is missing or damaged."""
     try:
         with open(path, encoding="utf-8") as file:
             made = json.load(file)
-        folder = os.path.dirname(path)
+    except (OSError, ValueError):
+        return {}
+    return made if isinstance(made, dict) else {}
+
+
+def finished(path: str) -> Optional[dict]:
+    """What `finish` recorded, or None where it did not, or the files are not as they were."""
+    made, folder = read_record(path), os.path.dirname(path)
+    with contextlib.suppress(OSError, KeyError, AttributeError):
         if all(digest_of(os.path.join(folder, name)) == digest for name, digest in made["files"].items()):
             return made
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
     return None
 
 
@@ -489,7 +496,7 @@ def order_documents(config: PrepareConfig, folder: str, corpus: Corpus) -> dict:
     save_array(f"{folder}/dropped.npy", dropped)
     finish(path, ["dropped.npy"], bounds=bounds, sizes=[int(sizes[begin:end].sum()) for begin, end in zip(
         bounds, bounds[1:])], dropped=left_out)
-    return finished(path)
+    return read_record(path)
 
 
 # --- Stage 3: shards ---
@@ -603,7 +610,7 @@ def run_stage(config: PrepareConfig, folder: str, plan: dict, function: Callable
         for process in multiprocessing.active_children():  # idle, or still working although another has failed
             process.terminate()
         pool.shutdown()
-    return [finished(place.format(number)) for number in range(len(sizes))]
+    return [result or read_record(place.format(number)) for number, result in enumerate(results)]
 
 
 def stop_on_signals():
@@ -720,10 +727,10 @@ def prepare(config: PrepareConfig):
     folder = f"{output_dir}.partial"
     if config.filter_language:
         cleaning.check_language(config.language)
-    before = read_plan(f"{folder}/plan.json")
+    before = read_record(f"{folder}/plan.json")
     base, names = find_input(config)
     content = documents.content(base, names, [
-        entry for made in (before, read_plan(f"{output_dir}/manifest.json")) for entry in made.get("input", [])])
+        entry for made in (before, read_record(f"{output_dir}/manifest.json")) for entry in made.get("input", [])])
     files.remove_leftovers(output_dir)
     if check_output(config, content):
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed at its very end
@@ -738,14 +745,6 @@ def prepare(config: PrepareConfig):
     files.remove_junk(folder)
     files.write_json(f"{folder}/plan.json", plan)
     write_corpus(config, folder, plan, start_time)
-
-
-def read_plan(path: str) -> dict:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError):
-        return {}
 
 
 def write_corpus(config: PrepareConfig, folder: str, plan: dict, start_time: float):
