@@ -438,7 +438,7 @@ def _json_texts(part: Range, source: Source) -> Iterator[str]:
         except (RecursionError, TypeError, ValueError) as error:
             raise UserError(f"{part.path}, line {number}{where} is not a JSON object with a text "
                             f"({in_short(error)}): fix or remove that line.") from error
-        yield text
+        yield re.sub("[\ud800-\udfff]", "", text)  # halves of a character, from a broken escape
 
 
 def _table_texts(part: Range, source: Source) -> Iterator[str]:

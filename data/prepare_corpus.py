@@ -321,7 +321,8 @@ def read_piece(number: int):
             run = Run()
 
     for part in map(documents.Range._make, plan["pieces"][number]):
-        name = part.path if not part.begin else f"{part.path}@{part.begin}"
+        name = os.fsencode(part.path).decode("utf-8", "backslashreplace")  # a file name may be any bytes
+        name += f"@{part.begin}" if part.begin else ""
         layout, found = documents.read(part._replace(path=os.path.join(plan["base"], part.path)), source, name)
         layouts[layout] += not part.begin  # the first part stands for the file
         for document in found:

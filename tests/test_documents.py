@@ -226,6 +226,11 @@ def test_the_layout_can_be_stated(write):
         assert texts(path, Source(paragraphs=paragraphs)) == expected
 
 
+def test_halves_of_characters_from_json_are_dropped(write):
+    lines = "\\n".join(f"Line {number} \\ud800here." for number in range(9))
+    assert "".join(texts(write("a.jsonl", f'{{"text": "{lines}"}}\n'))).encode().count(b"here") == 9
+
+
 def test_wrapped_text_in_json_is_joined_too(write):
     path = write("a.jsonl", json.dumps({"text": book(paragraphs=5)}) + "\n")
     (text,) = texts(path)

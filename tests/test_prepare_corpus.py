@@ -167,6 +167,13 @@ def test_large_files_are_cut_at_lines(tmp_path):
         assert all(text[:part.end].endswith(b"\n") for part in parts[:-1])
 
 
+def test_file_names_may_be_any_bytes(text, in_process):
+    (text / "a.jsonl").rename(text / "\udcff a\n.jsonl")
+    prepare_corpus.prepare(config(text))
+    assert "\\xff a" in (text.parent / "out" / "report.md").read_text()
+    prepare_corpus.prepare(config(text))  # up to date
+
+
 # --- Duplicates ---
 
 
