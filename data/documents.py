@@ -49,6 +49,7 @@ BLOCK_CHARACTERS = 1000  # between blank lines that separate documents
 DOCUMENT_CHARACTERS = 20_000  # of a piece of a book: about 5,000 tokens
 LONGEST_DOCUMENT = 200_000  # in characters; a longer one, of any format, is cut at ends of paragraphs
 LONGEST_LINE = 16 << 20  # in bytes
+LONGEST_PARAGRAPH = 10_000  # in lines: without blank lines, a file is not read as one paragraph
 GUTENBERG_BYTES = 64 << 20  # a book is cleaned as a whole
 GUTENBERG_SAMPLE = 50_000  # at its beginning and end, by which it is recognized
 PARAGRAPHS = ("auto", "blank_lines", "lines", "sentences")
@@ -302,50 +303,41 @@ def join_wrapped(lines: List[str]) -> str:
     return text
 
 
-def documents_of(lines: Iterable[str], layout: Layout) -> Iterator[str]:
-    """Cuts the lines of a text file into documents, one paragraph per line (one sentence, where the lines are)."""
-    document: List[str] = []
-    size, wrapped = 0, []
-
-    def ended() -> str:
-        nonlocal size
-        text, size = "\n".join(document), 0
-        document.clear()
-        return text
-
-    bound = LONGEST_DOCUMENT if layout.blanks_separate_docs else DOCUMENT_CHARACTERS
-
-    def add(paragraph: str) -> Iterator[str]:
-        """Adds a paragraph; yields the document that it does not belong to any more."""
-        nonlocal size
-        if not paragraph:
-            return
-        starts = not layout.blanks_separate_docs and (
-            _ARTICLE.match(paragraph) or size > bound // 4 and _CHAPTER.match(paragraph))
-        if document and (starts or size + len(paragraph) > bound):
-            yield ended()
-        document.append(paragraph)
-        size += len(paragraph)
-
+def paragraphs_of(lines: Iterable[str], paragraphs: str) -> Iterator[str]:
+    """The paragraphs (sentences, where the lines are) of text, cleaned, and an empty one for each blank line."""
+    wrapped: List[str] = []
     for line in lines:
-        if line.strip():
-            if layout.paragraphs == "blank_lines":
+        if paragraphs == "blank_lines":
+            if line.strip():
                 wrapped.append(line)
-                if len(wrapped) > 10_000:  # not a paragraph: keeps memory bounded
-                    yield from add(clean(join_wrapped(wrapped)))
-                    wrapped.clear()
-            elif layout.paragraphs == "sentences":
-                yield from add(line.strip())
-            else:
-                yield from add(clean(line))
-            continue
-        yield from add(clean(join_wrapped(wrapped)))
-        wrapped.clear()
-        if layout.blanks_separate_docs and document:
-            yield ended()
-    yield from add(clean(join_wrapped(wrapped)))
+            if wrapped and (not line.strip() or len(wrapped) > LONGEST_PARAGRAPH):
+                yield clean(join_wrapped(wrapped))
+                wrapped = []
+            if not line.strip():
+                yield ""
+        else:
+            yield line.strip() if paragraphs == "sentences" else clean(line)
+    if wrapped:
+        yield clean(join_wrapped(wrapped))
+
+
+def cut(paragraphs: Iterable[str], blanks_separate_docs: bool) -> Iterator[str]:
+    """Joins paragraphs to documents: up to an empty one where that ends them, else of about DOCUMENT_CHARACTERS."""
+    bound = LONGEST_DOCUMENT if blanks_separate_docs else DOCUMENT_CHARACTERS
+    document: List[str] = []
+    size = 0
+    for paragraph in paragraphs:
+        starts = not blanks_separate_docs and (
+            _ARTICLE.match(paragraph) or size > bound // 4 and _CHAPTER.match(paragraph))
+        ended = blanks_separate_docs and not paragraph
+        if document and (starts or ended or size + len(paragraph) > bound):
+            yield "\n".join(document)
+            document, size = [], 0
+        if paragraph:
+            document.append(paragraph)
+            size += len(paragraph)
     if document:
-        yield ended()
+        yield "\n".join(document)
 
 
 # --- Formats ---
@@ -388,10 +380,10 @@ def _read_text(part: Range, source: Source, name: str) -> Tuple[str, Iterator[Do
         import gutenberg
         if gutenberg.is_book("\n".join(head)[:GUTENBERG_SAMPLE], _end_of(part.path)):
             text = gutenberg.clean("\n".join(read_lines(part, source)))
-            paragraphs = map(clean, text.split("\n"))
-            return "gutenberg", _number(documents_of(paragraphs, Layout("lines", False)), name)
+            return "gutenberg", _number(cut(map(clean, text.split("\n")), blanks_separate_docs=False), name)
     layout = detect(head, source.paragraphs)
-    return layout.paragraphs, _number(documents_of(read_lines(part, source), layout), name)
+    paragraphs = paragraphs_of(read_lines(part, source), layout.paragraphs)
+    return layout.paragraphs, _number(cut(paragraphs, layout.blanks_separate_docs), name)
 
 
 def _end_of(path: str) -> str:
@@ -409,18 +401,7 @@ def _texts_as_documents(texts: Iterator[str], source: Source) -> Iterator[str]:
         lines = re.split("\r\n?|\n", text)
         paragraphs = detect(lines, source.paragraphs).paragraphs if len(lines) > 4 or (
             source.paragraphs == "sentences") else "lines"
-        if paragraphs != "blank_lines":
-            lines = list(filter(str.strip, lines))
-            yield from documents_of(lines, Layout(paragraphs, True))
-            continue
-        paragraphs, wrapped = [], []
-        for line in [*lines, ""]:
-            if line.strip():
-                wrapped.append(line)
-            elif wrapped:
-                paragraphs.append(join_wrapped(wrapped))
-                wrapped = []
-        yield from documents_of(paragraphs, Layout("lines", True))
+        yield from cut(filter(None, paragraphs_of(lines, paragraphs)), blanks_separate_docs=True)
 
 
 def _json_texts(part: Range, source: Source) -> Iterator[str]:
