@@ -97,7 +97,6 @@ FEW_RECORDS = 100  # a held-out loss of fewer is mostly chance
 MUCH_PADDING = 1 / 3  # share of the positions above which a warning says so
 STATE_FILE = "state.json"  # of an interrupted build: what its shards depend on
 STATE_FORMAT = "electra-pretraining-build-1"
-TOKENIZER_FILES = ("vocab.txt", "tokenizer_config.json")  # of datasets whose manifest does not list them
 LOG_SECONDS = 30  # between progress lines if the output is not a terminal
 
 
@@ -575,7 +574,7 @@ def content_key(config: BuildConfig, tokenizer: ElectraTokenizer, sizes: dict[st
     corpus = {os.path.basename(path): [size, os.stat(path).st_mtime_ns] for path, size in sizes.items()}
     return {"format": STATE_FORMAT, "options": config.content_options, "vocabulary": tokenizer.fingerprint,
             "corpus": hashlib.sha256(repr(sorted(corpus.items())).encode("utf-8", "surrogateescape")).hexdigest(),
-            "program": hashlib.sha256(b"".join(sources) + tokenizers.__version__.encode()).hexdigest()}
+            "program": hashlib.sha256(b"".join(sources) + tokenization.tokenizers.__version__.encode()).hexdigest()}
 
 
 def difference(saved: dict, key: dict) -> str:
@@ -694,7 +693,7 @@ def check_output(output_dir: str, overwrite: bool):
     if manifest:
         shards = {entry["file"] for entry in manifest["train"] + manifest["eval"]}
         foreign -= shards | {shard + tfrecord.INDEX_SUFFIX for shard in shards}
-        foreign -= {"manifest.json", *manifest.get("tokenizer_files", TOKENIZER_FILES)}
+        foreign -= {"manifest.json", "vocab.txt", "tokenizer_config.json"}
     if foreign:
         raise UserError(f"--output_dir={output_dir} contains {min(foreign)}, which is not part of a dataset: choose "
                         "another folder.")
@@ -837,12 +836,7 @@ def finish(config: BuildConfig, tokenizer: ElectraTokenizer, sizes: dict[str, in
                     shutil.copyfileobj(part, file, 1 << 20)
         tfrecord.write_index(f"{new}/{name}", f"{new}/{name}{tfrecord.INDEX_SUFFIX}")
         listed["eval"].append((name, total["eval"]))
-    os.mkdir(f"{new}/tokenizer")
-    tokenizer.save(f"{new}/tokenizer")
-    tokenizer_files = sorted(os.listdir(f"{new}/tokenizer"))
-    for name in tokenizer_files:
-        os.rename(f"{new}/tokenizer/{name}", f"{new}/{name}")
-    os.rmdir(f"{new}/tokenizer")
+    tokenizer.save(new)
     padding = 1 - total["tokens"] / ((total["train"] + total["eval"]) * config.max_seq_length)
     median = median_of(lengths)
     note = padding_note(config, padding, median)
@@ -850,10 +844,10 @@ def finish(config: BuildConfig, tokenizer: ElectraTokenizer, sizes: dict[str, in
         "format": tfrecord.DATASET_FORMAT, "version": 1, "max_seq_length": config.max_seq_length,
         "vocab_size": tokenizer.vocab_size, "tokenizer_fingerprint": tokenizer.fingerprint,
         "do_lower_case": tokenizer.do_lower_case, "strip_accents": tokenizer.strip_accents,
-        "tokenizer_files": tokenizer_files, "blanks_separate_docs": config.blanks_separate_docs,
-        "pack_documents": config.pack_documents, "seed": config.seed, "eval_fraction": config.eval_fraction,
-        "num_documents": total["documents"], "median_document_tokens": median, "num_tokens": total["tokens"],
-        "num_cut_tokens": total["cut_tokens"], "padding": round(padding, 4), **({"padding_note": note} if note else {}),
+        "blanks_separate_docs": config.blanks_separate_docs, "seed": config.seed, "eval_fraction": config.eval_fraction,
+        "num_documents": total["documents"], "num_tokens": total["tokens"], "num_cut_tokens": total["cut_tokens"],
+        "pack_documents": config.pack_documents, "median_document_tokens": median, "padding": round(padding, 4),
+        **({"padding_note": note} if note else {}),
         "corpus": [{"file": os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace"), "bytes": size}
                    for path, size in sizes.items()],  # a file name may be any bytes
         **{split: [{"file": name, "bytes": os.path.getsize(f"{new}/{name}"), "records": records}

@@ -25,6 +25,7 @@ import pytest
 import build_pretraining_dataset as builder
 import files
 import tfrecord
+import tokenization
 from configuration import RunFailed
 from tokenization import ElectraTokenizer
 
@@ -319,7 +320,7 @@ def test_manifest_and_summary_say_what_is_there(corpus, configure, tmp_path, cap
     assert manifest == {
         "format": "electra-pretraining-tfrecord", "version": 1, "max_seq_length": 32, "vocab_size": len(VOCABULARY),
         "tokenizer_fingerprint": tokenizer.fingerprint, "do_lower_case": True, "strip_accents": False,
-        "tokenizer_files": ["tokenizer_config.json", "vocab.txt"], "blanks_separate_docs": True,
+        "blanks_separate_docs": True,
         "pack_documents": False, "seed": 42, "eval_fraction": 0.2, "num_documents": 180,
         "median_document_tokens": int(np.median(lengths)),
         "padding": round(1 - num_tokens / 32 / sum(map(len, found)), 4),
@@ -601,7 +602,7 @@ def test_what_has_changed_is_discarded_with_a_line_that_says_so(change, reason, 
         options["vocab_file"] = str(tmp_path / "corpus" / "subfolder" / "vocab.txt")
         pathlib.Path(options["vocab_file"]).write_text("\n".join([*VOCABULARY, "##new"]), encoding="utf-8")
     elif change == "program":
-        monkeypatch.setattr(builder.tokenizers, "__version__", "0.0")
+        monkeypatch.setattr(tokenization.tokenizers, "__version__", "0.0")
     elif change == "processes":
         options["num_processes"] = 3
     else:
