@@ -571,10 +571,15 @@ def write_shards(config: BuildConfig, folder: str, shards: list[list[Chunk]], fi
 def content_key(config: BuildConfig, tokenizer: ElectraTokenizer, sizes: dict[str, int]) -> dict:
     """What the bytes of the shards depend on, for `STATE_FILE`."""
     sources = [pathlib.Path(module.__file__).read_bytes() for module in (sys.modules[__name__], tokenization, tfrecord)]
-    corpus = {os.path.basename(path): [size, os.stat(path).st_mtime_ns] for path, size in sizes.items()}
     return {"format": STATE_FORMAT, "options": config.content_options, "vocabulary": tokenizer.fingerprint,
-            "corpus": hashlib.sha256(repr(sorted(corpus.items())).encode("utf-8", "surrogateescape")).hexdigest(),
+            "corpus": corpus_state(sizes),
             "program": hashlib.sha256(b"".join(sources) + tokenization.tokenizers.__version__.encode()).hexdigest()}
+
+
+def corpus_state(sizes: dict[str, int]) -> str:
+    """A checksum of the names, sizes and times of change of the files."""
+    files_and_times = [(os.path.basename(path), size, os.stat(path).st_mtime_ns) for path, size in sizes.items()]
+    return hashlib.sha256(repr(files_and_times).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def difference(saved: dict, key: dict) -> str:
@@ -723,7 +728,7 @@ def build(config: BuildConfig) -> dict:
             with kept_if_useful(folder):
                 files.write_json(f"{folder}/{STATE_FILE}", key)
                 written = write_shards(config, folder, shards, finished)
-                if content_key(config, tokenizer, list_corpus(config.corpus_dir)) != key:
+                if corpus_state(list_corpus(config.corpus_dir)) != key["corpus"]:
                     raise UserError(f"the text in --corpus_dir={config.corpus_dir} changed during the build: run the "
                                     "command again.")
                 manifest = finish(config, tokenizer, sizes, folder, written)
