@@ -470,9 +470,6 @@ def write_shard(shard: int) -> Written:
     written = Written(collections.Counter(), collections.Counter())
     packers = {split: Packer(config, split, shard, tokenizer.sep_id) for split in ("train", "eval")}
     paths = [f"{folder}/{split}-{shard}.part" for split in ("train", "eval")]
-    for path in paths:  # a worker of a killed build, which ends a moment later than that, may still have them open
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
     with open(paths[0], "wb") as train, open(paths[1], "wb") as held_out:
         for number, chunk in enumerate(shards[shard], 1):
             ids, begins, documents = read_documents(chunk, config, tokenizer)
@@ -636,7 +633,7 @@ def file_checksum(path: str) -> int:
 
 
 def read_finished(folder: str, num_shards: int) -> dict[int, Written]:
-    """The finished shards of an interrupted build, by number, after their files were verified."""
+    """The finished shards of an interrupted build, by number, after their files were verified. Removes the others."""
     found, listed = {}, {}
     for shard in range(num_shards):
         try:
@@ -661,6 +658,10 @@ def read_finished(folder: str, num_shards: int) -> dict[int, Written]:
         if not intact:
             print(f"shard {shard} of the interrupted build in {folder} is damaged and discarded.", flush=True)
             del found[shard]
+    for name in os.listdir(folder):  # a worker of a killed build ends a moment later, and may have them open
+        shard = re.match(r"(train|eval|shard)-([0-9]+)\.", name)
+        if shard and int(shard[2]) not in found:
+            os.remove(f"{folder}/{name}")
     return found
 
 
@@ -772,8 +773,8 @@ def check_space(config: BuildConfig, shards: list[list[Chunk]], finished: dict[i
                        for chunk in shard)
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise UserError(f"--output_dir={config.output_dir} has {free / 1e9:,.1f} GB free and needs about "
-                        f"{needed / 1e9:,.1f} GB: free some space or choose another disk.")
+        raise UserError(f"--output_dir={config.output_dir} has {free / 1e9:,.3g} GB free and needs about "
+                        f"{needed / 1e9:,.3g} GB: free some space or choose another disk.")
 
 
 @contextlib.contextmanager
