@@ -39,9 +39,9 @@ and as the chunks are in random order, such a window has text from 16 places of 
 
 Output, in a folder that replaces --output_dir when it is complete: `train-00000-of-00016.tfrecord` ..., with
 --eval_fraction `eval/eval-00000-of-00001.tfrecord`, beside each shard its index (`<shard>.idx`, see tfrecord.py),
-`vocab.txt`, `tokenizer_config.json`, `manifest.json`. A record is a `tf.train.Example` with three int64 lists of length
-max_seq_length: input_ids; input_mask, 1 on tokens; segment_ids, 1 on the second segment and its [SEP]. TensorFlow is
-not imported: records are encoded with numpy.
+the vocabulary, `tokenizer_config.json`, `manifest.json`. A record is a `tf.train.Example` with three int64 lists of
+length max_seq_length: input_ids; input_mask, 1 on tokens; segment_ids, 1 on the second segment and its [SEP].
+TensorFlow is not imported: records are encoded with numpy.
 
 Exit status: 0, 2 (invalid option or input), 1 (a worker process failed), 130 (Ctrl-C) or 143 (SIGTERM). Unless it is 0,
 an existing dataset in --output_dir is unchanged. An interrupted build continues when the same command runs again, with
@@ -60,7 +60,6 @@ import dataclasses
 import functools
 import hashlib
 import heapq
-import json
 import multiprocessing
 import os
 import pathlib
@@ -80,6 +79,7 @@ import tqdm
 import command_line
 import configuration
 import files
+import sentencepiece_model
 import tfrecord
 import tokenization
 from configuration import Interrupted, RunFailed, UserError, option
@@ -89,8 +89,6 @@ CHUNK_BYTES = 1 << 20  # largest planned chunk: a worker has one in memory at a 
 CHUNKS_PER_SHARD = 16  # or more
 DOCUMENT_BOUND = 1 << 20  # a document that goes more bytes than this past a chunk's planned end is split there
 LINE_BOUND = 16 << 20  # a longer line at a chunk's planned end is refused
-LINES_PER_CALL = 64  # lines joined for one call of the tokenizer
-LINE_END = "ꀀꀁꀂ"  # joins them: three letters of the Yi script that do not form a word
 ROW_TOKENS = 1 << 16  # tokens of the examples that are encoded at once: fits a core's cache
 STRIP_ACCENTS = {"none": None, "true": True, "false": False}  # the option, for the tokenizer
 FEW_RECORDS = 100  # a held-out loss of fewer is mostly chance
@@ -105,7 +103,7 @@ class BuildConfig:
     """One build. Every option except the folders, the number of processes and --overwrite affects what is written."""
 
     corpus_dir: Optional[str] = option(None, "folder of UTF-8 text files, one sentence per line")
-    vocab_file: Optional[str] = option(None, "WordPiece vocabulary, one token per line")
+    vocab_file: Optional[str] = option(None, "vocabulary: a vocab.txt, a SentencePiece X.model or a tokenizer.json")
     output_dir: Optional[str] = option(None, "folder to create")
     max_seq_length: int = option(128, "length of every record, in tokens", minimum=8)
     num_processes: Optional[int] = option(None, "worker processes (default: the available cores)", minimum=1)
@@ -223,19 +221,6 @@ def find_cut(file, planned: int, size: int, blanks_separate_docs: bool) -> int:
 
 # --- Text to examples ---
 
-def joining_tokenizer(config: BuildConfig) -> ElectraTokenizer:
-    """The tokenizer, with `LINE_END` added as a word whose id is the vocabulary's size.
-
-    It joins lines, because tokenizing one long text takes a quarter less time than many short ones. The ids are the
-    same as for separate lines: BERT's normalisation and WordPiece never look across white space.
-    """
-    tokenizer = config.tokenizer()
-    backend = json.loads(tokenizer.backend.to_str())
-    backend["model"]["vocab"][LINE_END] = tokenizer.vocab_size
-    tokenizer.backend = tokenizers.Tokenizer.from_str(json.dumps(backend))
-    return tokenizer
-
-
 def read_documents(chunk: Chunk, config: BuildConfig, tokenizer: ElectraTokenizer
                    ) -> tuple[np.ndarray, list[int], list[tuple[int, int, int]]]:
     """Tokenizes a chunk. Raises: UserError: it is not UTF-8.
@@ -263,15 +248,7 @@ def read_documents(chunk: Chunk, config: BuildConfig, tokenizer: ElectraTokenize
             in_document = False
         offset += len(line) + 1
 
-    marked = [np.zeros(0, np.int32)]
-    for first in range(0, len(lines), LINES_PER_CALL):
-        text = f" {LINE_END} ".join([*lines[first:first + LINES_PER_CALL], ""])
-        marked.append(np.array(tokenizer.encode_batch([text])[0], np.int32))
-    marked = np.concatenate(marked)
-    ids = marked[marked != tokenizer.vocab_size]
-    lengths = np.diff(np.flatnonzero(marked == tokenizer.vocab_size), prepend=-1) - 1
-    if len(lengths) != len(lines):
-        raise UserError(f"{chunk.path} contains the word {LINE_END}, which the builder uses internally: remove it.")
+    ids, lengths = tokenizer.encode_lines(lines)
     with_tokens = np.flatnonzero(lengths)  # not lines of control characters
     begins = [0, *np.cumsum(lengths[with_tokens]).tolist()]
     sentences = np.searchsorted(with_tokens, [*firsts, len(lines)]).tolist()
@@ -454,7 +431,7 @@ def start_worker(config: BuildConfig, folder: str, shards: list[list[Chunk]], by
     global _worker
     begin_worker()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _worker = config, folder, shards, bytes_done, joining_tokenizer(config)
+    _worker = config, folder, shards, bytes_done, config.tokenizer()
 
 
 class Written(NamedTuple):
@@ -567,7 +544,8 @@ def write_shards(config: BuildConfig, folder: str, shards: list[list[Chunk]], fi
 
 def content_key(config: BuildConfig, tokenizer: ElectraTokenizer, sizes: dict[str, int]) -> dict:
     """What the bytes of the shards depend on, for `STATE_FILE`."""
-    sources = [pathlib.Path(module.__file__).read_bytes() for module in (sys.modules[__name__], tokenization, tfrecord)]
+    modules = (sys.modules[__name__], tokenization, sentencepiece_model, tfrecord)
+    sources = [pathlib.Path(module.__file__).read_bytes() for module in modules]
     return {"format": STATE_FORMAT, "options": config.content_options, "vocabulary": tokenizer.fingerprint,
             "corpus": corpus_state(sizes),
             "program": hashlib.sha256(b"".join(sources) + tokenization.tokenizers.__version__.encode()).hexdigest()}
@@ -699,7 +677,7 @@ def check_output(output_dir: str, overwrite: bool):
     if manifest:
         shards = {entry["file"] for entry in manifest["train"] + manifest["eval"]}
         foreign -= shards | {shard + tfrecord.INDEX_SUFFIX for shard in shards}
-        foreign -= {"manifest.json", "vocab.txt", "tokenizer_config.json"}
+        foreign -= {"manifest.json", "tokenizer_config.json", *configuration.VOCABULARY_FILES}
     if foreign:
         raise UserError(f"--output_dir={output_dir} contains {min(foreign)}, which is not part of a dataset: choose "
                         "another folder.")
@@ -849,11 +827,10 @@ def finish(config: BuildConfig, tokenizer: ElectraTokenizer, sizes: dict[str, in
     manifest = {
         "format": tfrecord.DATASET_FORMAT, "version": 1, "max_seq_length": config.max_seq_length,
         "vocab_size": tokenizer.vocab_size, "tokenizer_fingerprint": tokenizer.fingerprint,
-        "do_lower_case": tokenizer.do_lower_case, "strip_accents": tokenizer.strip_accents,
-        "blanks_separate_docs": config.blanks_separate_docs, "seed": config.seed, "eval_fraction": config.eval_fraction,
-        "num_documents": total["documents"], "num_tokens": total["tokens"], "num_cut_tokens": total["cut_tokens"],
-        "pack_documents": config.pack_documents, "median_document_tokens": median, "padding": round(padding, 4),
-        **({"padding_note": note} if note else {}),
+        **tokenizer.casing, "blanks_separate_docs": config.blanks_separate_docs,
+        "pack_documents": config.pack_documents, "seed": config.seed, "eval_fraction": config.eval_fraction,
+        "num_documents": total["documents"], "median_document_tokens": median, "num_tokens": total["tokens"],
+        "num_cut_tokens": total["cut_tokens"], "padding": round(padding, 4), **({"padding_note": note} if note else {}),
         "corpus": [{"file": os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace"), "bytes": size}
                    for path, size in sizes.items()],  # a file name may be any bytes
         **{split: [{"file": name, "bytes": os.path.getsize(f"{new}/{name}"), "records": records}

@@ -742,14 +742,13 @@ def open_tokenizer(config: PretrainingConfig, shards) -> ElectraTokenizer:
     manifest = next(iter(read_manifests(shards).values()), {})
     casing = {key: manifest[key] for key in ("do_lower_case", "strip_accents") if key in manifest}
     if config.vocab_file:
-        tokenizer = ElectraTokenizer(config.vocab_file, **casing)
+        tokenizer = ElectraTokenizer.from_folder(os.path.dirname(config.vocab_file), config.vocab_file, **casing)
     else:
         folder = os.path.dirname(shards[0])
-        places = [place for place in dataset_folders(folder)
-                  if os.path.exists(os.path.join(place, "vocab.txt"))]
+        places = [place for place in dataset_folders(folder) if configuration.find_vocabulary(place)]
         if not places:
-            raise UserError(f"{folder} has no vocab.txt beside the shards: give the vocabulary they were built with as "
-                            "--vocab_file.")
+            raise UserError(f"{folder} has no vocabulary (vocab.txt or tokenizer.json) beside the shards: give the "
+                            "vocabulary they were built with as --vocab_file.")
         tokenizer = ElectraTokenizer.from_folder(places[0], **casing)
     return tokenizer
 

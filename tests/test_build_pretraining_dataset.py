@@ -73,7 +73,7 @@ def in_process(monkeypatch):
     """Writes the shards in this process, where a test is not about workers: they take half a second to start."""
     def write_shards(config, folder, shards, finished):
         bytes_done = [0] * len(shards)
-        monkeypatch.setattr(builder, "_worker", (config, folder, shards, bytes_done, builder.joining_tokenizer(config)))
+        monkeypatch.setattr(builder, "_worker", (config, folder, shards, bytes_done, config.tokenizer()))
         return [finished[shard] if shard in finished else builder.write_shard(shard) for shard in range(len(shards))]
 
     monkeypatch.setattr(builder, "write_shards", write_shards)

@@ -291,7 +291,7 @@ def test_links_and_images_exist_and_no_banned_phrase_is_used(page):
 def test_every_page_is_linked_from_the_readme_which_stays_short():
     text = PAGES[0].read_text(encoding="utf-8")
     assert all(f"({name_of(page)})" in text for page in PAGES[1:])
-    assert len(text.splitlines()) <= 170
+    assert len(text.splitlines()) <= 180
 
 
 def test_the_readme_lists_every_module_and_script():
