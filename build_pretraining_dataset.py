@@ -73,7 +73,6 @@ from typing import Iterator, NamedTuple, Optional
 
 import google_crc32c
 import numpy as np
-import tokenizers
 import tqdm
 
 import command_line
