@@ -41,6 +41,8 @@ from typing import Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+import gutenberg  # noqa: E402
+
 from configuration import UserError, in_short  # noqa: E402  (found through the line above)
 
 SAMPLE_BYTES = 1 << 18
@@ -347,9 +349,6 @@ def documents_of(lines: Iterable[str], layout: Layout) -> Iterator[str]:
 
 # --- Formats ---
 
-_GUTENBERG = re.compile(r"\*\*\* ?START OF (THE|THIS) PROJECT GUTENBERG", re.IGNORECASE)
-
-
 def read(part: Range, source: Source, name: str) -> Tuple[str, Iterator[Document]]:
     """The documents of a file or part of one.
 
@@ -383,13 +382,21 @@ def head_of(path: str, source: Source) -> List[str]:
 
 def _read_text(part: Range, source: Source, name: str) -> Tuple[str, Iterator[Document]]:
     head = head_of(part.path, source)
-    if part.begin == 0 and part.end is None and any(_GUTENBERG.match(line) for line in head) and (
-            os.path.getsize(part.path) <= GUTENBERG_BYTES):
-        import gutenberg
+    if part.begin == 0 and part.end is None and os.path.getsize(part.path) <= GUTENBERG_BYTES and (
+            gutenberg.is_book("\n".join(head), _end_of(part.path))):
         text = gutenberg.clean("\n".join(read_lines(part, source)))
         return "gutenberg", _number(documents_of(text.split("\n"), Layout("lines", False)), name)
     layout = detect(head, source.paragraphs)
     return layout.paragraphs, _number(documents_of(read_lines(part, source), layout), name)
+
+
+def _end_of(path: str) -> str:
+    """The last lines of a file that is not compressed, where books may have their only mark."""
+    if kind_of(path)[1]:
+        return ""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - 4096))
+        return file.read().decode("utf-8", "replace")
 
 
 def _texts_as_documents(texts: Iterator[str], source: Source) -> Iterator[str]:

@@ -104,7 +104,8 @@ def record(text: str, folder):
 CONFIGURATIONS = {
     "run_pretraining.py": "PretrainingConfig", "run_tf_squad.py": "SquadConfig", "run_inference.py": "InferenceConfig",
     "postprocess_pretrained_ckpt.py": "ExportConfig", "build_pretraining_dataset.py": "BuildConfig",
-    "data/build_vocab.py": "VocabConfig", "data/make_sample_data.py": "SampleDataConfig",
+    "data/build_vocab.py": "VocabConfig", "data/download.py": "DownloadConfig",
+    "data/make_sample_data.py": "SampleDataConfig",
     "scripts/sweep_squad.py": "SweepConfig", "scripts/benchmark.py": "BenchmarkConfig",
     "estimate.py": "EstimateConfig",
     "scripts/check_weights.py": "CheckConfig", "scripts/check_squad.py": "CheckConfig"}
