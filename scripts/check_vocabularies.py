@@ -8,7 +8,8 @@ For German, Chinese and Arabic text of tests/languages.py, and each --type of da
 vocabulary, builds a dataset, pre-trains `tiny` for a few updates, and exports it. Prints the share of lines with the
 ids of the `sentencepiece` library, the share of questions whose answer is recovered from its tokens to the character,
 and for transformers 4 and 5 whether the exported folder gives the same ids and logits. The status is 1 if a share of
-answers is below 99% with SentencePiece, an id differs, or a logit by more than 1e-5. Environments are made as by check_weights.py.
+answers is below 99% with SentencePiece, an id differs, or a logit by more than 1e-5. Environments are made as by
+check_weights.py.
 """
 from __future__ import annotations
 

@@ -107,7 +107,8 @@ CONFIGURATIONS = {
     "data/build_vocab.py": "VocabConfig", "data/make_sample_data.py": "SampleDataConfig",
     "scripts/sweep_squad.py": "SweepConfig", "scripts/benchmark.py": "BenchmarkConfig",
     "estimate.py": "EstimateConfig",
-    "scripts/check_weights.py": "CheckConfig", "scripts/check_squad.py": "CheckConfig"}
+    "scripts/check_weights.py": "CheckConfig", "scripts/check_squad.py": "CheckConfig",
+    "scripts/check_vocabularies.py": "CheckConfig"}
 
 
 @pytest.fixture(scope="module")

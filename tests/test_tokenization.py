@@ -518,6 +518,26 @@ def test_bad_tokenizer_json_is_refused_by_its_path(change, part, tmp_path, refus
     assert path in refuses(ElectraTokenizer, path)
 
 
+def test_any_damage_to_the_files_of_a_vocabulary_is_refused_by_path(models, tmp_path):
+    ElectraTokenizer(models["bytes"]).save(str(tmp_path))
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config["added_tokens_decoder"] = {"4": {"content": "[MASK]"}}
+    whole = {"tokenizer.json": json.loads((tmp_path / "tokenizer.json").read_text()), "tokenizer_config.json": config}
+    refused = 0
+    for name, content in whole.items():
+        for key in content:
+            for value in (None, 7, "x", [], {}, [7], {"type": 7}, {"normalizers": 7, "content": []}):
+                for other, intact in whole.items():
+                    (tmp_path / other).write_text(json.dumps(intact))
+                (tmp_path / name).write_text(json.dumps({**content, key: value}))
+                try:
+                    ElectraTokenizer.from_folder(str(tmp_path)).encode("a cat")
+                except configuration.UserError as error:
+                    assert str(tmp_path) in str(error)
+                    refused += 1
+    assert refused > 40
+
+
 def test_tokens_that_the_settings_add_must_be_in_the_tokenizer_json(tmp_path, refuses):
     settings = {"added_tokens_decoder": {"9": {"content": "<e>"}}}
     write_tokenizer_json(tmp_path / "tokenizer.json", [*SPECIAL_TOKENS, "cat"], settings)
