@@ -541,8 +541,8 @@ def read_content(path: str, settings: dict) -> dict:
     added = [entry.get("content") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     for token in added_tokens(settings):
         if token not in added and token not in model["vocab"]:
-            raise UserError(f"{path} lacks the token {token!r}, which the tokenizer_config.json beside it adds: save the "
-                            "tokenizer again with transformers, which writes both.")
+            raise UserError(f"{path} lacks the token {token!r}, which the tokenizer_config.json beside it adds: save "
+                            "the tokenizer again with transformers, which writes both.")
     return content
 
 

@@ -397,7 +397,7 @@ def test_bad_input_is_refused_in_one_sentence(write, tmp_path, in_process, refus
     assert "at least 12," in sentence(vocab_size=10, **pieces)
     assert "--character_coverage=0.95" in sentence(character_coverage=0.95, **pieces)
     assert "contains no text" in sentence(tmp_path / "none", **pieces)
-    assert "--corpus_dir=" in sentence(tmp_path / "blank", **pieces)
+    assert "contains no text" in sentence(tmp_path / "blank", **pieces)
     assert "--vocab_file" in sentence(report=True)
     (tmp_path / "out").write_text("a file")
     assert f"{tmp_path / 'out'} " in sentence()

@@ -518,8 +518,8 @@ def test_bad_tokenizer_json_is_refused_by_its_path(change, part, tmp_path, refus
     assert path in refuses(ElectraTokenizer, path)
 
 
-def test_any_damage_to_the_files_of_a_vocabulary_is_refused_by_path(models, tmp_path):
-    ElectraTokenizer(models["bytes"]).save(str(tmp_path))
+def test_any_damage_to_the_files_of_a_vocabulary_is_refused_by_path(tmp_path):
+    ElectraTokenizer(write_tokenizer_json(tmp_path / "tokenizer.json", SPECIAL_TOKENS)).save(str(tmp_path))
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     config["added_tokens_decoder"] = {"4": {"content": "[MASK]"}}
     whole = {"tokenizer.json": json.loads((tmp_path / "tokenizer.json").read_text()), "tokenizer_config.json": config}
