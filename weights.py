@@ -15,15 +15,17 @@ Out (`save_folder`): a folder that transformers 4 and 5 load without a missing o
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import hashlib
 import os
 import re
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 import configuration
 import files
@@ -123,6 +125,8 @@ class Source(NamedTuple):
     tokenizer: Optional[ElectraTokenizer]  # if a vocabulary lies beside the weights
     head: Optional[dict] = None  # settings of this project's question-answering head: joint_head, version_2, beam_size
     state: Optional[dict] = None  # of this project's checkpoints
+    path: Optional[str] = None  # the checkpoint prefix or folder that was read
+    temperature: float = 1.0  # of the probabilities of answers, see `keep_temperature`
 
 
 def read(name: str, vocab_file: Optional[str] = None) -> Source:
@@ -135,6 +139,10 @@ def read(name: str, vocab_file: Optional[str] = None) -> Source:
     Raises: UserError: there are no such weights, or they are damaged or incomplete.
     """
     path = find_weights(name)
+    return _read(name, path, vocab_file)._replace(path=path, temperature=read_temperature(path))
+
+
+def _read(name: str, path: str, vocab_file: Optional[str]) -> Source:
     try:
         if os.path.isdir(path):
             return _read_folder(name, path)
@@ -170,7 +178,8 @@ def find_weights(name: str) -> str:
 def _read_own(name: str, prefix: str, vocab_file: Optional[str]) -> Source:
     in_folder = configuration.find_vocabulary(run_folder(prefix))
     saved = open_checkpoint(prefix, None if in_folder else vocab_file)
-    tensors = {variable.name.split(":")[0]: variable.numpy() for variable in saved.model().trainable_variables}
+    named = ((variable.name.split(":")[0], variable.numpy()) for variable in saved.model().trainable_variables)
+    tensors = {ours: as_float32(value, ours, prefix) for ours, value in named}
     return Source(name, tensors, [], saved.encoder, saved.tokenizer, saved.state.get("head"), saved.state)
 
 
@@ -617,14 +626,54 @@ def open_tokenizer(source: Source, vocab_file: Optional[str] = None, **casing) -
     return source.tokenizer.with_casing(**casing)
 
 
+CALIBRATION = "calibration.json"  # beside the weights: the temperature of each checkpoint, or of `model`
+
+
+def _calibrated(path: str) -> Tuple[str, str]:
+    """The file that has the temperature of a folder or checkpoint prefix, and its key there."""
+    is_folder = os.path.isdir(path)
+    return os.path.join(path if is_folder else run_folder(path), CALIBRATION), (
+        "model" if is_folder else os.path.basename(path))
+
+
+def read_temperature(path: str) -> float:
+    """The temperature kept with a model (`keep_temperature`), or 1. Raises: UserError: the file is damaged."""
+    file, key = _calibrated(path)
+    if not os.path.exists(file):
+        return 1.0
+    way_out = "delete it, and evaluate the model again (run_tf_squad.py --do_eval)"
+    value = configuration.read_record(file, way_out, temperatures=dict)["temperatures"].get(key, 1.0)
+    if type(value) not in (int, float) or not 0 < value < 1e6:
+        raise UserError(f"{file}: the temperature of {key} is {configuration.in_brief(value)}: {way_out}.")
+    return float(value)
+
+
+def keep_temperature(path: str, temperature: float):
+    """Keeps the temperature that was found for a model with it, for the probabilities of its answers.
+
+    Args:
+        path: folder or checkpoint prefix.
+    Raises: OSError.
+    """
+    file, key = _calibrated(path)
+    kept = {}
+    if os.path.exists(file):
+        with contextlib.suppress(UserError):  # damaged
+            kept = dict(configuration.read_record(file, "", temperatures=dict)["temperatures"])
+    files.write_json(file, {"temperatures": {**kept, key: temperature}})
+
+
 SQUAD_WAY_OUT = "its config.json describes another model, put the right one there"
 
 
 def question_answering(source: Source, tokenizer: ElectraTokenizer, beam_size: Optional[int] = None,
-                       compute_dtype=tf.float32) -> modeling.QuestionAnswering:
+                       compute_dtype=tf.float32, log: Callable[[str], None] = logging.info
+                       ) -> modeling.QuestionAnswering:
     """A trained question-answering model: this project's, NVIDIA's recipe's, or an ElectraForQuestionAnswering.
 
-    Args: beam_size: of the joint head; None for the one it was trained with.
+    Args:
+        beam_size: of the joint head; None for the one it was trained with.
+        log: called with each sentence of `load` but the number of tensors: what is left out of the weights.
     Raises: UserError: there is no such head, or no configuration.
     """
     if source.config is None:
@@ -647,7 +696,8 @@ def question_answering(source: Source, tokenizer: ElectraTokenizer, beam_size: O
                if variable.name.split(":")[0] not in source.tensors]
     if lacking:
         raise UserError(f"{source.name} lacks {lacking[0]} of its question-answering head: name a complete model.")
-    load(source, model.trainable_variables, tokenizer, SQUAD_WAY_OUT)
+    for line in load(source, model.trainable_variables, tokenizer, SQUAD_WAY_OUT)[1:]:
+        log(f"{source.name}: {line}")
     return model
 
 
