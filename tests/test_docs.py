@@ -108,7 +108,8 @@ CONFIGURATIONS = {
     "data/prepare_corpus.py": "PrepareConfig", "data/download.py": "DownloadConfig",
     "scripts/sweep_squad.py": "SweepConfig", "scripts/benchmark.py": "BenchmarkConfig",
     "estimate.py": "EstimateConfig",
-    "scripts/check_weights.py": "CheckConfig", "scripts/check_squad.py": "CheckConfig"}
+    "scripts/check_weights.py": "CheckConfig", "scripts/check_squad.py": "CheckConfig",
+    "scripts/check_vocabularies.py": "CheckConfig"}
 
 
 @pytest.fixture(scope="module")
