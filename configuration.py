@@ -690,7 +690,13 @@ class SquadConfig(DeviceOptions):
     log_freq: int = option(10, "updates between two logged lines", minimum=1)
     save_checkpoints_minutes: float = option(
         0.0, "minutes between two checkpoints, in addition to the one of every epoch (0: off)", minimum=0.0)
-    evaluate_during_training: bool = option(False, "evaluate on the development set after every epoch")
+    evaluate_during_training: bool = option(
+        False, "evaluate on the development set after every epoch; the checkpoint with the best F1 is kept")
+    eval_steps: int = option(
+        0, "evaluate on the development set every so many updates too, and save a checkpoint there (0: off)", minimum=0)
+    early_stopping_patience: int = option(
+        0, "end training when F1 on the development set has not improved in so many evaluations, one per epoch or "
+        "every --eval_steps (0: off)", minimum=0)
     profile_steps: typing.Optional[str] = option(
         None, "first and last update to profile, such as 10:15; the profile is written to the TensorBoard logs")
     skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
@@ -738,7 +744,16 @@ class SquadConfig(DeviceOptions):
 
     @property
     def predicts(self) -> bool:
-        return self.do_predict or self.do_eval or self.evaluate_during_training
+        return self.do_predict or self.do_eval or self.evaluates_in_training
+
+    @property
+    def evaluates_in_training(self) -> bool:
+        return bool(self.evaluate_during_training or self.eval_steps or self.early_stopping_patience)
+
+    def evaluates_after(self, step: int, epoch_ended: bool) -> bool:
+        """Whether an evaluation is due after an update that is not the last one."""
+        every_epoch = self.evaluate_during_training or self.early_stopping_patience and not self.eval_steps
+        return bool(every_epoch and epoch_ended or self.eval_steps and step % self.eval_steps == 0)
 
     @property
     def splits(self) -> typing.List[str]:

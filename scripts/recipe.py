@@ -289,6 +289,8 @@ value.\
         of("answerability_from_gold"),
         of("null_score_diff_threshold"),
         of("evaluate_during_training"),
+        of("eval_steps"),
+        of("early_stopping_patience"),
         of("save_checkpoints_minutes"),
         of("skip_bad_updates"),
         of("profile_steps"),
