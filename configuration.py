@@ -678,6 +678,9 @@ class SquadConfig(DeviceOptions):
         "Chinese)", choices=("squad", "mlqa", "cmrc"))
     language: typing.Optional[str] = option(
         None, "language of the answers, for --metric=mlqa", choices=("ar", "de", "en", "es", "hi", "vi", "zh"))
+    ensemble: typing.Optional[str] = option(
+        None, "answer as an ensemble, with --do_predict or --do_eval: two or more output folders of evaluations on the "
+        "same questions, separated by commas; no model is loaded")
     eval_script: typing.Optional[str] = option(
         None, "official evaluation script to run on the predictions and compare with")
     # Output
@@ -716,6 +719,8 @@ class SquadConfig(DeviceOptions):
         if (self.beam_size or 1) > self.buckets[0]:
             raise UserError(f"--beam_size={self.beam_size} exceeds the shortest batch length, {self.buckets[0]}: "
                             "choose a smaller beam or longer --length_buckets.")
+        if self.ensemble and self.do_train:
+            raise UserError("--ensemble and --do_train are both given: omit one of them.")
         if (self.metric == "mlqa") != (self.language is not None):
             raise UserError(f"--metric={self.metric} and --language={self.language} do not fit: --metric=mlqa needs "
                             "the language of the answers, and the other metrics have none.")
@@ -845,6 +850,39 @@ class InferenceConfig:
         except UnicodeDecodeError as error:
             raise UserError(f"--context_file={self.context_file} is not UTF-8 (byte {error.start}): convert "
                             "it.") from error
+
+
+def like(config_class, name: str, default=dataclasses.MISSING):
+    """An option that another configuration has too, with its meaning, choices and bounds."""
+    known = config_class.__dataclass_fields__[name]
+    return dataclasses.field(default=known.default if default is dataclasses.MISSING else default,
+                             metadata=known.metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class AnalysisConfig:
+    """An error analysis of one evaluation, or a comparison of two."""
+
+    runs: typing.Optional[str] = option(
+        None, "output folder of run_tf_squad.py, or two separated by a comma, which are compared")
+    predict_file: typing.Optional[str] = option(
+        None, "file of the questions (default: the one in results.json of the run)")
+    version_2_with_negative: bool = like(SquadConfig, "version_2_with_negative")
+    null_score_diff_threshold: typing.Optional[float] = option(
+        None, "2.0: null-odds threshold above which a question is left unanswered (default: that of the run)")
+    metric: typing.Optional[str] = option(
+        None, "metric: squad, mlqa or cmrc (default: that of the run)", choices=("squad", "mlqa", "cmrc"))
+    language: typing.Optional[str] = like(SquadConfig, "language")
+
+    def __post_init__(self):
+        check_options(self)
+        require_options(self, "runs")
+        if not 1 <= len(self.folders) <= 2:
+            raise UserError(f"--runs={self.runs} must name one folder, or two separated by a comma.")
+
+    @property
+    def folders(self) -> typing.List[str]:
+        return [folder.strip() for folder in self.runs.split(",") if folder.strip()]
 
 
 @dataclasses.dataclass(frozen=True)

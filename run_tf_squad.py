@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import glob
 import hashlib
-import json
 import math
 import os
 import random
@@ -39,6 +38,7 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
+import analysis
 import configuration
 import devices
 import files
@@ -48,7 +48,7 @@ import modeling
 import optimization
 import pretrain_utils
 import report
-import squad_metrics
+import squad_results
 import squad_utils
 import training
 import weights
@@ -586,24 +586,14 @@ def predict(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
         return {}, None
     nbest, null_odds = squad_utils.search_answers(answers.model.joint_head, dev.examples, dev.features, outputs,
                                                   config.n_best_size, config.max_answer_length)
-    version_2 = config.version_2_with_negative
-    raw = squad_utils.predictions(nbest, null_odds)
-    final = squad_utils.predictions(nbest, null_odds, config.null_score_diff_threshold) if version_2 else raw
+    found = squad_results.Answers(nbest, null_odds)
     if write:
-        written = {"predictions.json": final, "nbest_predictions.json": {
-            id_: [answer._asdict() for answer in found] for id_, found in nbest.items()}}
-        if version_2:
-            written["null_odds.json"] = null_odds
-        for name, content in written.items():  # in ASCII: a lone surrogate of the data has no UTF-8 form
-            files.write_text(os.path.join(config.output_dir, name), json.dumps(content, indent=1) + "\n")
+        squad_results.write(config, found)
     scores = None
     if config.do_eval or config.evaluates_in_training:
-        metric = squad_metrics.named(config.metric, config.language)
-        scores = squad_metrics.evaluate(dev.examples, final, version_2, metric=metric)
-        if version_2:
-            searched = squad_metrics.evaluate(dev.examples, raw, version_2, null_odds, metric=metric)
-            scores.update({name: value for name, value in searched.items() if name.startswith("best_")},
-                          null_score_diff_threshold=config.null_score_diff_threshold)
+        scores = squad_results.scores_of(config, dev.examples, found)
+    if write and config.do_eval:
+        analysis.write_after_evaluation(config, dev.examples, found)
     percentiles = {f"latency_p{p}_ms": 1000 * float(np.percentile(interval.latencies, p)) for p in (50, 90, 95, 99)}
     return {"inference_sequences_per_second": interval.sequences_per_second,
             "predict_batch_size": config.predict_batch_size, **percentiles}, scores
@@ -690,7 +680,8 @@ def run_on(device: devices.Device, config: SquadConfig, stop: training.StopReque
         dev = read_split(config, "dev", tokenizer) if config.predicts else None
     compare_inputs(config, source, tokenizer, workers)
     results_file = os.path.join(config.output_dir, "results.json")
-    results = {"version_2": config.version_2_with_negative, "model": source.name}
+    results = {"version_2": config.version_2_with_negative, "model": source.name,
+               **(squad_results.evaluated_on(config) if config.do_predict or config.do_eval else {})}
     if os.path.exists(results_file) and (found if config.do_train else not config.init_checkpoint):
         results = {**configuration.read_json_object(results_file), **results}  # of the same model: still valid
     if config.do_train:
@@ -745,6 +736,9 @@ def answer(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
 
 def main(argv):
     config = command_line.parse(SquadConfig, argv, __doc__)
+    if config.ensemble:
+        preflight.check_squad(config)
+        return
     if config.check_only:
         check_only(config)
         return

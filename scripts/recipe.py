@@ -39,6 +39,7 @@ from configuration import (  # noqa: E402
     PretrainingConfig,
     SquadConfig,
     UserError,
+    like,
     option,
 )
 
@@ -68,13 +69,6 @@ class SweepConfig:
 
     def sole_user(self):
         return configuration.sole_user(self.out_dir, "choose another --out_dir")
-
-
-def like(config_class, name: str, default=dataclasses.MISSING):
-    """An option that another configuration has too, with its meaning, choices and bounds."""
-    known = config_class.__dataclass_fields__[name]
-    return dataclasses.field(default=known.default if default is dataclasses.MISSING else default,
-                             metadata=known.metadata)
 
 
 @dataclasses.dataclass(frozen=True)
