@@ -21,6 +21,7 @@ import files
 import flops
 import report
 import run_tf_squad
+import squad_metrics
 import training
 import weights
 from checkpoints import Checkpoints, read_state
@@ -63,8 +64,8 @@ def finished(data, tmp_path_factory):
 def test_the_files_of_the_design_are_written(finished, data):
     config, found = finished
     assert set(os.listdir(config.output_dir)) == {
-        "analysis.html", "analysis.json", "cache", "checkpoints", "logs", "logfile.txt", "predictions.json", "nbest_predictions.json", "results.json",
-        "vocab.txt", "tokenizer_config.json"}
+        "analysis.html", "analysis.json", "cache", "checkpoints", "logs", "logfile.txt", "predictions.json",
+        "nbest_predictions.json", "results.json", "vocab.txt", "tokenizer_config.json"}
     assert {"exact_match", "f1", "train_sequences_per_second", "inference_sequences_per_second", "latency_p50_ms",
             "latency_p99_ms", "seed", "train_steps"} <= set(found)
     predictions, nbest = written(config), written(config, "nbest_predictions.json")
@@ -150,12 +151,12 @@ def test_version_2_has_null_odds_and_both_thresholds(data, tmp_path, joint_head)
 @pytest.fixture
 def dev_f1(monkeypatch):
     """Replaces F1 on the development set: by the number of the evaluation, from the list that is returned."""
-    values, evaluate = [], run_tf_squad.squad_metrics.evaluate
+    values, evaluate = [], squad_metrics.evaluate
 
     def scored(*args, **kwargs):
         return {**evaluate(*args, **kwargs), "f1": values.pop(0)}
 
-    monkeypatch.setattr(run_tf_squad.squad_metrics, "evaluate", scored)
+    monkeypatch.setattr(squad_metrics, "evaluate", scored)
     return values
 
 
