@@ -15,6 +15,7 @@ from absl import logging
 
 import analysis
 import files
+import preflight
 import report
 import squad_results
 import squad_utils
@@ -54,6 +55,17 @@ def folders_of(config: SquadConfig) -> List[str]:
         raise UserError(f"--output_dir={config.output_dir} is a member of --ensemble and would be overwritten: name "
                         "another folder.")
     return folders
+
+
+def before_tensorflow(config: SquadConfig) -> bool:
+    """Checks a call of run_tf_squad.py, and does the work of --ensemble. Returns: whether nothing else is to be done.
+
+    Raises: UserError.
+    """
+    preflight.check_squad(config)
+    if config.ensemble:
+        run(config)
+    return bool(config.ensemble)
 
 
 def run(config: SquadConfig):

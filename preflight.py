@@ -174,9 +174,8 @@ def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -
 # --- The other commands ---
 
 
-def check_squad(config: SquadConfig) -> bool:
-    """Checks the files and folders of a fine-tuning, evaluation or prediction, and does the work of --ensemble, which
-    needs no TensorFlow. Returns: whether nothing else is to be done. Raises: UserError."""
+def check_squad(config: SquadConfig) -> None:
+    """Checks the files and folders of a fine-tuning, evaluation or prediction. Raises: UserError."""
     check_folder(config.output_dir, "output_dir")
     check_weights(config.init_checkpoint or "")
     if config.eval_script and not os.path.isfile(config.eval_script):
@@ -189,10 +188,6 @@ def check_squad(config: SquadConfig) -> bool:
             reason = "does not exist" if error.errno == errno.ENOENT else f"cannot be read ({error.strerror})"
             raise UserError(f"{path} {reason}: name the SQuAD files with --data_dir, --train_file and "
                             "--predict_file.") from error
-    if config.ensemble:
-        import ensemble  # imports numpy and the tokenizers
-        ensemble.run(config)
-    return bool(config.ensemble)
 
 
 def check_inference(config: InferenceConfig) -> None:

@@ -25,11 +25,12 @@ import time
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import command_line
+import ensemble
 import preflight
 from configuration import Interrupted, PretrainingConfig, SquadConfig, UserError
 
 if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that the other imports take
-    command_line.refuse_early(SquadConfig, __doc__, check=preflight.check_squad, resumable=True)
+    command_line.refuse_early(SquadConfig, __doc__, check=ensemble.before_tensorflow, resumable=True)
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
@@ -737,7 +738,7 @@ def answer(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
 def main(argv):
     config = command_line.parse(SquadConfig, argv, __doc__)
     if config.ensemble:
-        preflight.check_squad(config)
+        ensemble.before_tensorflow(config)
         return
     if config.check_only:
         check_only(config)
