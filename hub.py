@@ -16,6 +16,7 @@ from typing import Iterator, List, Optional
 
 import absl.logging
 
+import configuration
 from configuration import UserError, in_short
 
 WEIGHT_FILES = ("model.safetensors", "tf_model.h5", "pytorch_model.bin")  # in order of preference
@@ -102,8 +103,10 @@ def download(repository: str) -> str:
     config_file = fetch("config.json")
     if config_file is None:
         raise UserError(f"{repository} has no config.json on the Hugging Face Hub: use an ELECTRA or BERT model.")
-    for file in ("vocab.txt", "tokenizer_config.json"):
-        fetch(file)
+    fetch("tokenizer_config.json")
+    if not fetch("vocab.txt"):
+        for file in configuration.VOCABULARY_FILES[1:]:
+            fetch(file)
     if not any(fetch(file) for file in WEIGHT_FILES):
         raise UserError(f"{repository} has none of {', '.join(WEIGHT_FILES)} on the Hugging Face Hub: use another "
                         "model.")

@@ -51,6 +51,9 @@ def export(config: ExportConfig):
         with files.new_folder(output_dir, replace=config.overwrite) as folder:
             for kind, network in networks.items():
                 weights.save_folder(network, kind, run.tokenizer, os.path.join(folder, kind), config.savedmodel)
+                temperature = weights.read_temperature(run.prefix)
+                if is_squad and temperature != 1:
+                    weights.keep_temperature(os.path.join(folder, kind), temperature)
     except OSError as error:
         raise UserError(f"--output_dir={output_dir} could not be written ({in_short(error)}), and nothing was left: "
                         "make room or choose another folder.") from error

@@ -16,6 +16,7 @@ from typing import Dict, NamedTuple, Optional
 import files
 import hub
 import pretrain_utils
+import squad_utils
 from checkpoints import Checkpoints, find_checkpoint
 from configuration import (
     DeviceOptions,
@@ -191,8 +192,18 @@ def check_squad(config: SquadConfig) -> None:
 
 
 def check_inference(config: InferenceConfig) -> None:
-    """Raises UserError: the text cannot be read, or there are no such weights."""
-    config.read_context()
+    """Raises UserError: the text or the questions cannot be read, the answers cannot be written, or there are no such
+    weights."""
+    context = config.read_context() if config.has_context else None
+    if config.input_file:
+        check_folder(os.path.dirname(os.path.abspath(config.output_file)), "output_file")
+        if os.path.isdir(config.output_file):
+            raise UserError(f"--output_file={config.output_file} is a directory: name a file.")
+        if os.path.exists(config.output_file) and not config.overwrite:
+            raise UserError(f"--output_file={config.output_file} exists already: choose another, or replace it with "
+                            "--overwrite.")
+        if not sum(1 for _ in squad_utils.read_questions(config.input_file, context)):
+            raise UserError(f"--input_file={config.input_file} contains no questions: name a file with some.")
     check_weights(config.init_checkpoint)
 
 

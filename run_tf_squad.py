@@ -49,6 +49,7 @@ import modeling
 import optimization
 import pretrain_utils
 import report
+import squad_metrics
 import squad_results
 import squad_utils
 import training
@@ -108,7 +109,10 @@ class Split(NamedTuple):
 
 def read_examples(config: SquadConfig, name: str) -> List[squad_utils.Example]:
     needs_answers = name == "train" or config.do_eval or config.evaluates_in_training
-    return squad_utils.read_squad(config.data_file(name), config.version_2_with_negative, needs_answers)
+    offsets = squad_utils.Offsets.IGNORE
+    if name == "train":
+        offsets = squad_utils.Offsets.REFUSE if config.strict_answers else squad_utils.Offsets.REPAIR
+    return squad_utils.read_squad(config.data_file(name), config.version_2_with_negative, needs_answers, offsets)
 
 
 def lengths(config: SquadConfig) -> Dict[str, int]:
@@ -515,8 +519,9 @@ class Interval(NamedTuple):
 class Answers:
     """`model.answers` as graphs, one for each shape of a batch, which every evaluation of a run uses again."""
 
-    def __init__(self, model: modeling.QuestionAnswering):
-        self.model = model
+    def __init__(self, model: modeling.QuestionAnswering, temperature: float = 1.0, path: Optional[str] = None):
+        self.model, self.temperature = model, temperature
+        self.path = path  # of the weights, where a temperature can be kept
         self._function = tf.function(model.answers, autograph=False)
         self._graphs: Dict[tuple, Callable] = {}
 
@@ -536,24 +541,15 @@ def run_model(config: SquadConfig, answers: Answers, features: squad_utils.Featu
     model, shares = answers.model, workers.gather(own_outputs(config, answers, features, workers, stop))
     if None in shares:
         return None, None
-    outputs: Dict[str, np.ndarray] = {}
-    for rows, length, found in (part for parts, _ in shares for part in parts):
-        for name, value in found.items():
-            if name not in outputs:
-                shape = value.shape[1:] if model.joint_head else [config.max_seq_length]
-                outputs[name] = np.full([len(features.lengths), *shape], 0 if model.joint_head else modeling.MASKED,
-                                        value.dtype)
-            if model.joint_head:
-                outputs[name][rows] = value
-            else:
-                outputs[name][rows, :length] = value
+    outputs = squad_utils.join_outputs((part for parts, _ in shares for part in parts), len(features.lengths),
+                                       None if model.joint_head else config.max_seq_length)
     slowest = max(sum(latencies) for _, latencies in shares)
     return outputs, Interval(len(features.lengths) / max(slowest, 1e-9),
                              np.array([latency for _, latencies in shares for latency in latencies]))
 
 
 def own_outputs(config, answers: Answers, features, workers, stop) -> Optional[Tuple[list, List[float]]]:
-    """This worker's share: (rows, padded length, outputs by name) of each of its batches, and their latencies."""
+    """This worker's share: each of its batches with its outputs by name, and their latencies."""
     batches = squad_utils.plan_batches(features.lengths, config.buckets, config.predict_batch_size,
                                        np.argsort(features.lengths, kind="stable"))
     batches = batches[workers.rank::workers.size]
@@ -569,7 +565,7 @@ def own_outputs(config, answers: Answers, features, workers, stop) -> Optional[T
         tensors = squad_utils.feed(features, batch, config.predict_batch_size)
         found = {name: value.numpy() for name, value in answers(tensors).items()}
         latencies.append(time.monotonic() - started)
-        parts.append((batch.rows, batch.length, {name: value[:len(batch.rows)] for name, value in found.items()}))
+        parts.append((batch, {name: value[:len(batch.rows)] for name, value in found.items()}))
     return parts, latencies
 
 
@@ -585,19 +581,55 @@ def predict(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
         return None, None
     if not workers.is_chief:
         return {}, None
-    nbest, null_odds = squad_utils.search_answers(answers.model.joint_head, dev.examples, dev.features, outputs,
-                                                  config.n_best_size, config.max_answer_length)
-    found = squad_results.Answers(nbest, null_odds)
+    version_2 = config.version_2_with_negative
+
+    def search(temperature: float) -> squad_utils.Found:
+        return squad_utils.search_answers(answers.model.joint_head, dev.examples, dev.features, outputs,
+                                          config.n_best_size, config.max_answer_length, version_2, temperature)
+
+    found = search(answers.temperature)
+    result = squad_results.Answers(found.nbest, found.null_odds)
+    calibration = {}
+    if write and config.do_eval:
+        calibration = calibrate(config, answers, dev, outputs, found, result.predictions(config))
+        if calibration:
+            result = result._replace(nbest=search(answers.temperature).nbest)
     if write:
-        squad_results.write(config, found)
+        squad_results.write(config, result)
     scores = None
     if config.do_eval or config.evaluates_in_training:
-        scores = squad_results.scores_of(config, dev.examples, found)
+        scores = squad_results.scores_of(config, dev.examples, result)
     if write and config.do_eval:
-        analysis.write_after_evaluation(config, dev.examples, found)
+        analysis.write_after_evaluation(config, dev.examples, result)
     percentiles = {f"latency_p{p}_ms": 1000 * float(np.percentile(interval.latencies, p)) for p in (50, 90, 95, 99)}
     return {"inference_sequences_per_second": interval.sequences_per_second,
-            "predict_batch_size": config.predict_batch_size, **percentiles}, scores
+            "predict_batch_size": config.predict_batch_size, **percentiles, **calibration}, scores
+
+
+def calibrate(config: SquadConfig, answers: Answers, dev: Split, outputs: Dict[str, np.ndarray],
+              found: squad_utils.Found, predicted: Dict[str, str]) -> dict:
+    """Finds the temperature of the probabilities and keeps it with the model. Returns: its part of results.json; empty
+    where there are too few right or wrong answers to find one."""
+    metric = squad_metrics.named(config.metric, config.language)
+    right, _ = squad_metrics.score_each(dev.examples, predicted, config.version_2_with_negative, metric)
+    calibration = squad_utils.calibrate(answers.model.joint_head, dev.examples, dev.features, outputs, found, predicted,
+                                        right, config.max_answer_length)
+    if calibration is None:
+        return {}
+    answers.temperature = calibration.temperature
+    logging.info("probabilities: expected calibration error %.3f at temperature %.2f, %.3f without.", calibration.error,
+                 calibration.temperature, calibration.error_uncalibrated)
+    path = answers.path
+    if config.do_train and not config.skip_checkpoint:
+        path = Checkpoints(config.checkpoint_dir).newest(1, quiet=True).prefix
+    if path:
+        try:
+            weights.keep_temperature(path, calibration.temperature)
+        except OSError as error:
+            logging.warning("the temperature could not be kept with the model: %s could not be written (%s).",
+                            error.filename, error.strerror)
+    return {"temperature": calibration.temperature, "expected_calibration_error": calibration.error,
+            "expected_calibration_error_uncalibrated": calibration.error_uncalibrated}
 
 
 def run_eval_script(config: SquadConfig, dev: Split, scores: Dict[str, float]):
@@ -672,7 +704,9 @@ def run_on(device: devices.Device, config: SquadConfig, stop: training.StopReque
             found = find_own_run(config, Checkpoints(config.checkpoint_dir), fingerprints, workers.size)
         found = workers.from_chief(found)
     else:
-        answers = Answers(trained_model(config, source, tokenizer, device.compute_dtype))
+        local = os.path.exists(source.name) or find_checkpoint(source.name)  # else it lies in the cache of the Hub
+        answers = Answers(trained_model(config, source, tokenizer, device.compute_dtype), source.temperature,
+                          source.path if local else None)
     not_given = config.not_given
     config = (as_resumed(config, found) if found else config).fitted(workers.size)
     log_fitted(config, not_given, found, workers)

