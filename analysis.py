@@ -121,7 +121,7 @@ def answer_length(question: Question) -> str:
     length = question.answer_length
     if not question.answerable:
         return "no answer"
-    return next((name for most, name in ((1, "1"), (2, "2"), (3, "3"), (5, "4 to 5"), (10, "6 to 10"))
+    return next((name for most, name in ((1, "1"), (2, "2"), (3, "3"), (5, "4–5"), (10, "6–10"))
                  if length <= most), "over 10")
 
 
@@ -138,7 +138,7 @@ def answer_position(question: Question) -> str:
     if start < 0:
         return "not in the context"
     fifth = min(4, int(5 * start / max(1, len(question.example.context))))
-    return f"{20 * fifth} to {20 * fifth + 20}%"
+    return f"{20 * fifth}–{20 * fifth + 20}%"
 
 
 def context_length(questions: Sequence[Question]) -> Callable[[Question], str]:
@@ -149,7 +149,7 @@ def context_length(questions: Sequence[Question]) -> Callable[[Question], str]:
     def name(question: Question) -> str:
         place = int(np.searchsorted(bounds[1:-1], len(question.example.context), side="left"))
         low, high = bounds[place], bounds[min(place + 1, len(bounds) - 1)]
-        return f"{int(low)} to {int(high)}"
+        return f"{int(low)}–{int(high)}"
 
     return name
 
@@ -441,7 +441,7 @@ def render_comparison(names: Sequence[str], runs: Sequence[Sequence[Question]], 
         rows = []
         for name, indices in groups.items():
             a, b = (percent([run[index].f1 for index in indices]) for run in runs)
-            rows.append((name, str(len(indices)), f"{a:.1f}", f"{b:.1f}", f"{b - a:+.1f}"))
+            rows.append((name, str(len(indices)), f"{a:.1f}", f"{b:.1f}", f"{round(b - a, 1) + 0.0:+.1f}"))
         tables.append(page.table(title, ("", "questions", "F1 first", "F1 second", "difference"), rows))
 
     def articles(ids):
