@@ -84,6 +84,11 @@ LARGEST = dict(vocab_size=LARGEST_VOCABULARY, hidden_size=2**16, embedding_size=
                num_attention_heads=2**10, intermediate_size=2**18, max_position_embeddings=2**20, type_vocab_size=2**10)
 
 
+# Keys of a `config.json` that would make it another network, and the values that this project implements.
+IMPLEMENTED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False,
+               "pruned_heads": {}}
+
+
 @dataclasses.dataclass(frozen=True)
 class ElectraConfig:
     """One encoder. Field names are those of Hugging Face's `config.json` for `model_type: electra`."""
@@ -154,8 +159,12 @@ class ElectraConfig:
     def from_content(cls, content: dict, where: str) -> ElectraConfig:
         """The encoder that a `config.json` describes; keys that do not describe it are ignored.
 
-        Raises: UserError naming `where` the content comes from.
+        Raises: UserError naming `where` the content comes from, also where it describes what is not implemented.
         """
+        for key, implemented in IMPLEMENTED.items():
+            if content.get(key) not in (None, implemented):
+                raise UserError(f"{where}: {key} is {in_brief(content[key])}, which is not implemented: use a model "
+                                f"with {json.dumps(implemented)}.")
         known = {field.name for field in dataclasses.fields(cls)}
         try:
             return cls(**{key: value for key, value in content.items() if key in known})

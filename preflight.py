@@ -219,8 +219,7 @@ def check_export(config: ExportConfig) -> None:
 
 def check_weights(name: str):
     """Raises UserError where there are no weights of this name here, and none can be on the Hugging Face hub."""
-    prefix = name[:-len(".index")] if name.endswith(".index") else name
-    if name and not (os.path.exists(name) or os.path.exists(prefix + ".index") or os.path.basename(name) == "best"):
+    if name and not (os.path.exists(name) or os.path.exists(name + ".index") or os.path.basename(name) == "best"):
         hub.check_name(name)
 
 
