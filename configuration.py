@@ -830,7 +830,7 @@ class ReaderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class InferenceConfig(ReaderConfig):
-    """Questions about a text, or a file of questions and texts."""
+    """Questions about a text, a file of questions and texts, or a page to ask them on."""
 
     question: typing.Optional[str] = option(
         None, "question (default: read questions from standard input, one per line)")
@@ -842,6 +842,11 @@ class InferenceConfig(ReaderConfig):
     output_file: typing.Optional[str] = option(
         None, "file for the answers to --input_file, in JSON lines; an interrupted call continues when it is repeated")
     overwrite: bool = option(False, "replace --output_file")
+    serve: bool = option(
+        False, "serve a page to ask questions, until Ctrl-C; --context or --context_file is the text that it shows")
+    host: str = option(
+        "127.0.0.1", "address to serve at; 0.0.0.0 lets other machines use the model, without a password")
+    port: int = option(8000, "port to serve at; 0 for any free one", minimum=0, maximum=65535)
     disable_progress_bar: bool = option(False, "hide the progress bar")
 
     def __post_init__(self):
@@ -855,7 +860,10 @@ class InferenceConfig(ReaderConfig):
             raise UserError("--input_file and --output_file belong together: pass both.")
         if self.input_file and self.question:
             raise UserError("--question and --input_file are both given: pass one of them.")
-        if not (self.input_file or self.context or self.context_file):
+        if self.serve and (self.question or self.input_file):
+            other = "question" if self.question else "input_file"
+            raise UserError(f"--serve and --{other} are both given: pass one of them.")
+        if not (self.serve or self.input_file or self.has_context):
             raise UserError("exactly one of --context and --context_file is required: pass the text or a file with it.")
 
     def read_context(self) -> str:
