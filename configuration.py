@@ -698,6 +698,9 @@ class SquadConfig(DeviceOptions):
         "Chinese)", choices=("squad", "mlqa", "cmrc"))
     language: typing.Optional[str] = option(
         None, "language of the answers, for --metric=mlqa", choices=("ar", "de", "en", "es", "hi", "vi", "zh"))
+    ensemble: typing.Optional[str] = option(
+        None, "answer as an ensemble, with --do_predict or --do_eval: two or more output folders of evaluations on the "
+        "same questions, separated by commas; no model is loaded")
     eval_script: typing.Optional[str] = option(
         None, "official evaluation script to run on the predictions and compare with")
     # Output
@@ -710,7 +713,13 @@ class SquadConfig(DeviceOptions):
     log_freq: int = option(10, "updates between two logged lines", minimum=1)
     save_checkpoints_minutes: float = option(
         0.0, "minutes between two checkpoints, in addition to the one of every epoch (0: off)", minimum=0.0)
-    evaluate_during_training: bool = option(False, "evaluate on the development set after every epoch")
+    evaluate_during_training: bool = option(
+        False, "evaluate on the development set after every epoch; the checkpoint with the best F1 is kept")
+    eval_steps: int = option(
+        0, "evaluate on the development set every so many updates too, and save a checkpoint there (0: off)", minimum=0)
+    early_stopping_patience: int = option(
+        0, "end training when F1 on the development set has not improved in so many evaluations, one per epoch or "
+        "every --eval_steps (0: off)", minimum=0)
     profile_steps: typing.Optional[str] = option(
         None, "first and last update to profile, such as 10:15; the profile is written to the TensorBoard logs")
     skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
@@ -730,6 +739,8 @@ class SquadConfig(DeviceOptions):
         if (self.beam_size or 1) > self.buckets[0]:
             raise UserError(f"--beam_size={self.beam_size} exceeds the shortest batch length, {self.buckets[0]}: "
                             "choose a smaller beam or longer --length_buckets.")
+        if self.ensemble and self.do_train:
+            raise UserError("--ensemble and --do_train are both given: omit one of them.")
         if (self.metric == "mlqa") != (self.language is not None):
             raise UserError(f"--metric={self.metric} and --language={self.language} do not fit: --metric=mlqa needs "
                             "the language of the answers, and the other metrics have none.")
@@ -758,7 +769,16 @@ class SquadConfig(DeviceOptions):
 
     @property
     def predicts(self) -> bool:
-        return self.do_predict or self.do_eval or self.evaluate_during_training
+        return self.do_predict or self.do_eval or self.evaluates_in_training
+
+    @property
+    def evaluates_in_training(self) -> bool:
+        return bool(self.evaluate_during_training or self.eval_steps or self.early_stopping_patience)
+
+    def evaluates_after(self, step: int, epoch_ended: bool) -> bool:
+        """Whether an evaluation is due after an update that is not the last one."""
+        every_epoch = self.evaluate_during_training or self.early_stopping_patience and not self.eval_steps
+        return bool(every_epoch and epoch_ended or self.eval_steps and step % self.eval_steps == 0)
 
     @property
     def splits(self) -> typing.List[str]:
@@ -887,6 +907,39 @@ class InferenceConfig(ReaderConfig):
         except UnicodeDecodeError as error:
             raise UserError(f"--context_file={self.context_file} is not UTF-8 (byte {error.start}): convert "
                             "it.") from error
+
+
+def like(config_class, name: str, default=dataclasses.MISSING):
+    """An option that another configuration has too, with its meaning, choices and bounds."""
+    known = config_class.__dataclass_fields__[name]
+    return dataclasses.field(default=known.default if default is dataclasses.MISSING else default,
+                             metadata=known.metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class AnalysisConfig:
+    """An error analysis of one evaluation, or a comparison of two."""
+
+    runs: typing.Optional[str] = option(
+        None, "output folder of run_tf_squad.py, or two separated by a comma, which are compared")
+    predict_file: typing.Optional[str] = option(
+        None, "file of the questions (default: the one in results.json of the run)")
+    version_2_with_negative: bool = like(SquadConfig, "version_2_with_negative")
+    null_score_diff_threshold: typing.Optional[float] = option(
+        None, "2.0: null-odds threshold above which a question is left unanswered (default: that of the run)")
+    metric: typing.Optional[str] = option(
+        None, "metric: squad, mlqa or cmrc (default: that of the run)", choices=("squad", "mlqa", "cmrc"))
+    language: typing.Optional[str] = like(SquadConfig, "language")
+
+    def __post_init__(self):
+        check_options(self)
+        require_options(self, "runs")
+        if not 1 <= len(self.folders) <= 2:
+            raise UserError(f"--runs={self.runs} must name one folder, or two separated by a comma.")
+
+    @property
+    def folders(self) -> typing.List[str]:
+        return [folder.strip() for folder in self.runs.split(",") if folder.strip()]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,7 +106,7 @@ CONFIGURATIONS = {
     "postprocess_pretrained_ckpt.py": "ExportConfig", "build_pretraining_dataset.py": "BuildConfig",
     "data/build_vocab.py": "VocabConfig", "data/make_sample_data.py": "SampleDataConfig",
     "scripts/sweep_squad.py": "SweepConfig", "scripts/benchmark.py": "BenchmarkConfig",
-    "estimate.py": "EstimateConfig",
+    "estimate.py": "EstimateConfig", "analysis.py": "AnalysisConfig",
     "scripts/check_weights.py": "CheckConfig", "scripts/check_squad.py": "CheckConfig"}
 
 
