@@ -201,6 +201,15 @@ def refuse_unknown_keys(given, config_class, where: str):
             raise UserError(f"unknown key {key!r} in {where}: {hint}")
 
 
+VOCABULARY_FILES = ("vocab.txt", "tokenizer.json", "spiece.model")  # in order of preference
+
+
+def find_vocabulary(folder: str) -> typing.Optional[str]:
+    """The vocabulary file in a folder (see tokenization.py), or None."""
+    paths = [os.path.join(folder, name) for name in VOCABULARY_FILES]
+    return next((path for path in paths if os.path.exists(path)), None)
+
+
 def read_json_object(path: str) -> dict:
     """Reads a JSON object, see `parse_json_object`. Raises: UserError naming the file."""
     try:
@@ -401,7 +410,8 @@ class PretrainingConfig(DeviceOptions):
         "google/electra-small-discriminator,google/electra-small-generator")
     # Data
     pretrain_tfrecords: typing.Optional[str] = option(
-        None, "training shards: a folder, a glob, or a comma-separated list of either")
+        None, "training shards: a folder, a glob, or a comma-separated list of either; with a weight after each, such "
+        "as wiki:0.7,books:0.3, a mixture of datasets in these proportions")
     eval_tfrecords: typing.Optional[str] = option(
         None, "held-out shards, in the same forms; evaluated every --eval_freq updates and at the end")
     eval_freq: typing.Optional[int] = option(
@@ -415,7 +425,8 @@ class PretrainingConfig(DeviceOptions):
         0, "number of damaged records that may be skipped, in the training shards and in the held-out ones; the next "
         "intact record of the same shard takes the place of each", minimum=0)
     vocab_file: typing.Optional[str] = option(
-        None, "WordPiece vocabulary (default: the vocab.txt beside the training shards)")
+        None, "vocabulary: a vocab.txt, a SentencePiece X.model or a tokenizer.json (default: the one beside the "
+        "training shards)")
     max_seq_length: int = option(128, "sequence length of the records, in tokens", minimum=8)
     mask_prob: float = option(0.15, "fraction of the real tokens that is masked", minimum=0.001, maximum=0.9)
     # Optimization
@@ -632,7 +643,9 @@ class SquadConfig(DeviceOptions):
         None, "weights to start from in place of --electra_model: a checkpoint of this project (a prefix, or its "
         "folder), a model folder, a TF1 checkpoint, or a model on the Hugging Face hub; evaluation and prediction need "
         "one with a question-answering head (their default: the newest checkpoint in --output_dir)")
-    vocab_file: typing.Optional[str] = option(None, "WordPiece vocabulary (default: the one beside the weights)")
+    vocab_file: typing.Optional[str] = option(
+        None, "vocabulary: a vocab.txt, a SentencePiece X.model or a tokenizer.json (default: the one beside the "
+        "weights)")
     do_lower_case: typing.Optional[str] = option(
         None, "lower-case the text (default: as in the tokenizer of the weights)", choices=("true", "false"))
     joint_head: bool = option(
@@ -823,7 +836,7 @@ class ReaderConfig:
     init_checkpoint: typing.Optional[str] = option(
         None, "fine-tuned model: the output folder of run_tf_squad.py, one of its checkpoints, an exported folder, or "
         "the name of an ELECTRA question-answering model on the Hugging Face Hub (name or name@revision)")
-    vocab_file: typing.Optional[str] = option(None, "vocabulary file (default: the vocab.txt of the model)")
+    vocab_file: typing.Optional[str] = option(None, "vocabulary file (default: the one of the model)")
     n_best_size: int = option(3, "number of answers to a question", minimum=1)
     max_answer_length: int = option(30, "maximum length of an answer, in tokens", minimum=1)
     version_2_with_negative: bool = option(
@@ -951,7 +964,7 @@ class ExportConfig:
         "newest)")
     output_dir: typing.Optional[str] = option(None, "folder to create")
     savedmodel: bool = option(False, "also write a TensorFlow SavedModel with a serving signature")
-    vocab_file: typing.Optional[str] = option(None, "vocabulary (default: the vocab.txt in the run's folder)")
+    vocab_file: typing.Optional[str] = option(None, "vocabulary (default: the one in the run's folder)")
     overwrite: bool = option(False, "replace the export of an earlier call in output_dir")
 
     def __post_init__(self):
@@ -999,6 +1012,48 @@ def check_folder(path: str, flag: str, replaced: bool = False):
     if reason:
         shown = path if len(path) < 400 else f"{path[:400]}..."
         raise UserError(f"{shown} {reason}: choose another --{flag}.")
+
+
+MIXTURE_BLOCK = 10_000  # records of a mixture in which each dataset has exactly its share
+
+
+def split_weight(part: str, is_there: typing.Callable[[str], bool]) -> typing.Tuple[str, str]:
+    """The path and the weight in a part of a list of datasets, such as `wiki:0.7`; '' without a weight.
+
+    What is there as it stands is a path, whatever follows its last colon.
+    """
+    name, colon, weight = part.rpartition(":")
+    with contextlib.suppress(ValueError):
+        if colon and not is_there(part):
+            float(weight)
+            return name.rstrip(), weight.strip()
+    return part, ""
+
+
+def weighted_datasets(spec: str, flag: str, is_there: typing.Callable[[str], bool]
+                      ) -> typing.List[typing.Tuple[str, float]]:
+    """The parts of a comma-separated list of datasets and their weights, which add up to 1, or are all 0 without any.
+
+    Args:
+        is_there: whether a path exists, or matches as a glob.
+    Raises: UserError, naming `flag` and the part: an empty one, or a weight that cannot be used.
+    """
+    parts = [split_weight(part.strip(), is_there) for part in spec.split(",")]
+    weighted = any(weight for _, weight in parts)
+    for path, weight in parts:
+        if not path:
+            raise UserError(f"--{flag}={spec} has an empty part: give a folder, a glob, or a comma-separated list.")
+        if weighted and not weight:
+            raise UserError(f"--{flag}: {path} has no weight: give every dataset one, such as wiki:0.7,books:0.3, or "
+                            "none of them.")
+        if weighted and not 0 < float(weight) < 1e12:
+            raise UserError(f"--{flag}: {path} has weight {weight}: give it a positive number, or leave it out.")
+    total = sum(float(weight) for _, weight in parts if weight)
+    for path, weight in parts if weighted else ():
+        if float(weight) / total * MIXTURE_BLOCK < 1 - 1e-9:
+            raise UserError(f"--{flag}: the weight of {path} is {float(weight) / total:.2g} of their sum: give it at "
+                            f"least {1 / MIXTURE_BLOCK:g}, or leave it out.")
+    return [(path, float(weight) / total if weighted else 0.0) for path, weight in parts]
 
 
 @contextlib.contextmanager

@@ -97,6 +97,7 @@ class Phase(NamedTuple):
     compressed: bool  # gradients, to 16 bits
     config: Union[PretrainingConfig, SquadConfig]  # of the timed run
     timed: Sequence[Work]  # the updates of the timed run
+    mixture: Sequence[Tuple[str, float]] = ()  # datasets and how many of their epochs are to come
 
 
 def times(done: int, last: int, every: int) -> int:
@@ -146,7 +147,8 @@ def pretraining(config: PretrainingConfig, folder: str, timed_updates: int, resu
         parameters=parameters, memory=preflight.pretraining_bytes(config, inputs.encoder),
         disk=disk_bytes(config, kept, saves, parameters), folder=config.checkpoint_dir,
         compressed=config.gradient_compression != "none", config=timed,
-        timed=[Work(update, update * sequence, False)] * config.num_train_steps)
+        timed=[Work(update, update * sequence, False)] * config.num_train_steps,
+        mixture=inputs.data.mixture.epochs(sequences) if inputs.data.mixture else ())
 
 
 def disk_bytes(config, kept: int, saves: int, parameters: int) -> int:
@@ -475,6 +477,9 @@ def rows(phases: Sequence[Phase], speeds: Sequence[Pace]) -> Iterator[List[str]]
     yield ["tokens, with padding", *(count(phase.tokens) for phase in phases)]
     yield ["sequences in the data", *(count(phase.records) for phase in phases)]
     yield ["epochs", *(f"{phase.sequences / phase.records:,.2f}" for phase in phases)]
+    for name in dict.fromkeys(name for phase in phases for name, _ in phase.mixture):
+        own = [dict(phase.mixture).get(name) for phase in phases]
+        yield [f"epochs of {name}", *("-" if epochs is None else f"{epochs:,.2f}" for epochs in own)]
     yield ["parameters", *(count(phase.parameters) for phase in phases)]
     yield ["memory per worker", *(gigabytes(phase.memory) for phase in phases)]
     if any(pace.memory for pace in speeds):

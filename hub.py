@@ -112,8 +112,10 @@ def download(name: str) -> str:
     config_file = fetch("config.json")
     if config_file is None:
         raise UserError(f"{repository} has no config.json on the Hugging Face Hub: use an ELECTRA or BERT model.")
-    for file in ("vocab.txt", "tokenizer_config.json"):
-        fetch(file)
+    fetch("tokenizer_config.json")
+    if not fetch("vocab.txt"):
+        for file in configuration.VOCABULARY_FILES[1:]:
+            fetch(file)
     found = next((file for file in WEIGHT_FILES if fetch(file)), None)
     if found is None:
         raise UserError(f"{repository} has none of {', '.join(WEIGHT_FILES)} on the Hugging Face Hub: use another "

@@ -18,7 +18,6 @@ import hashlib
 import json
 import math
 import os
-import unicodedata
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -314,23 +313,11 @@ def _complete(arrays: Dict[str, np.ndarray]) -> Features:
 
 
 def tokenize_contexts(contexts: List[str], tokenizer: tokenization.ElectraTokenizer) -> Dict[str, Tuple]:
-    """Ids, first characters and end characters of the tokens of every context, int32 [tokens] each.
-
-    The normalizer drops combining accents (category Mn), and its offsets exclude those after a token's last letter;
-    here they belong to the token.
-    """
+    """Ids, first characters and end characters of the tokens of every context, int32 [tokens] each."""
     tokenized = {}
     for first in range(0, len(contexts), 1000):  # an Encoding takes far more memory than an array
         part = contexts[first:first + 1000]
-        whole = [tokenization._LONE_SURROGATE.sub("\ufffd", context) for context in part]
-        for context, encoding in zip(part, tokenizer.backend.encode_batch(whole, add_special_tokens=False)):
-            starts, ends = np.array(encoding.offsets, np.int32).reshape(-1, 2).T.copy()
-            if not context.isascii():
-                dropped = np.array([unicodedata.category(character) == "Mn" for character in context] + [False])
-                dropped[starts] = False
-                other = np.flatnonzero(~dropped)
-                ends = other[np.searchsorted(other, ends)].astype(np.int32)
-            tokenized[context] = np.array(encoding.ids, np.int32), starts, ends
+        tokenized.update(zip(part, tokenizer.encode_spans(part)))
     return tokenized
 
 

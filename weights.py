@@ -123,7 +123,7 @@ class Source(NamedTuple):
     tensors: Dict[str, np.ndarray]  # float32, by our names; without vocabulary padding unless from our checkpoints
     unused: List[str]  # tensors that this project does not use, by their original names
     config: Optional[ElectraConfig]  # of the encoder; TF1 checkpoints may come without one
-    tokenizer: Optional[ElectraTokenizer]  # if a vocab.txt lies beside the weights
+    tokenizer: Optional[ElectraTokenizer]  # if a vocabulary lies beside the weights
     head: Optional[dict] = None  # settings of this project's question-answering head: joint_head, version_2, beam_size
     state: Optional[dict] = None  # of this project's checkpoints
     path: Optional[str] = None  # the checkpoint prefix or folder that was read
@@ -136,7 +136,7 @@ def read(name: str, vocab_file: Optional[str] = None) -> Source:
     Args:
         name: a checkpoint prefix (of this project or TF1), a folder (checkpoints, Hugging Face, exported, TF1), or a
             model on the Hugging Face hub, such as google/electra-small-discriminator, which is downloaded once.
-        vocab_file: of a checkpoint of this project without a vocab.txt in its run's folder.
+        vocab_file: of a checkpoint of this project without a vocabulary in its run's folder.
     Raises: UserError: there are no such weights, or they are damaged or incomplete.
     """
     path = find_weights(name)
@@ -177,7 +177,7 @@ def find_weights(name: str) -> str:
 
 
 def _read_own(name: str, prefix: str, vocab_file: Optional[str]) -> Source:
-    in_folder = os.path.exists(os.path.join(run_folder(prefix), "vocab.txt"))
+    in_folder = configuration.find_vocabulary(run_folder(prefix))
     saved = open_checkpoint(prefix, None if in_folder else vocab_file)
     named = ((variable.name.split(":")[0], variable.numpy()) for variable in saved.model().trainable_variables)
     tensors = {ours: as_float32(value, ours, prefix) for ours, value in named}
@@ -223,7 +223,7 @@ class SavedRun(NamedTuple):
 def run_folder(prefix: str) -> str:
     """The folder of the run that wrote a checkpoint, also of one that was moved aside (`Checkpoints.set_aside`)."""
     folder = os.path.dirname(os.path.dirname(os.path.abspath(prefix)))
-    if not os.path.exists(os.path.join(folder, "vocab.txt")) and os.path.basename(folder) == "checkpoints":
+    if not configuration.find_vocabulary(folder) and os.path.basename(folder) == "checkpoints":
         return os.path.dirname(folder)
     return folder
 
@@ -234,7 +234,7 @@ def open_checkpoint(name: str, vocab_file: Optional[str] = None, tokenizer: Opti
 
     Args:
         name: see `find_checkpoint`.
-        vocab_file: its vocabulary (default: the vocab.txt of the run's folder).
+        vocab_file: its vocabulary (default: the one in the run's folder).
         tokenizer: the vocabulary of the data in use, in place of both.
         pretraining: refuse a checkpoint of a SQuAD fine-tuning.
     Raises: UserError: no such checkpoint, no vocabulary or another one than it was trained on.
@@ -246,9 +246,9 @@ def open_checkpoint(name: str, vocab_file: Optional[str] = None, tokenizer: Opti
                         "results/models/<model_name>/checkpoints.")
     if tokenizer is None:
         folder = run_folder(prefix)
-        if not vocab_file and not os.path.exists(os.path.join(folder, "vocab.txt")):
-            raise UserError(f"{folder} has no vocab.txt beside checkpoints/: keep the run's folder together, or give "
-                            "the vocabulary as --vocab_file.")
+        if not vocab_file and not configuration.find_vocabulary(folder):
+            raise UserError(f"{folder} has no vocabulary (vocab.txt or tokenizer.json) beside checkpoints/: keep "
+                            "the run's folder together, or give the vocabulary as --vocab_file.")
         tokenizer = ElectraTokenizer.from_folder(folder, vocab_file)
     if tokenizer.fingerprint != state.get("tokenizer_fingerprint"):
         raise UserError(f"checkpoint {prefix} was trained on another vocabulary than {tokenizer.vocab_file}: give the "
@@ -331,8 +331,7 @@ def _beside(name: str, folder: str, tensors, unused) -> Source:
     if os.path.lexists(config_file):
         config, head = read_config(config_file), read_head(config_file)
         check_sizes(config, tensors, config_file)
-    has_vocabulary = os.path.exists(os.path.join(folder, "vocab.txt"))
-    tokenizer = ElectraTokenizer.from_folder(folder) if has_vocabulary else None
+    tokenizer = ElectraTokenizer.from_folder(folder) if configuration.find_vocabulary(folder) else None
     if tokenizer or config:
         size = tokenizer.vocab_size if tokenizer else config.vocab_size
         if config and config.vocab_size < size:
@@ -340,7 +339,7 @@ def _beside(name: str, folder: str, tensors, unused) -> Source:
                             f"{size} tokens: put the config.json there that belongs to it.")
         rows = _vocabulary_size(tensors)
         if rows < size:
-            file = "vocab.txt" if tokenizer else "config.json"
+            file = os.path.basename(tokenizer.vocab_file) if tokenizer else "config.json"
             raise UserError(f"{name} has {rows} vocabulary rows, but the {file} beside it has {size}: put the file "
                             "there that belongs to the weights.")
         if rows > configuration.round_up(size, 8):
@@ -595,13 +594,15 @@ def _vocabulary_rows(source: Source, tensors, tokenizer) -> Tuple[Tuple[np.ndarr
     if source.tokenizer is None or source.tokenizer.tokens == tokenizer.tokens:
         sizes = (tokenizer.vocab_size, configuration.round_up(tokenizer.vocab_size, 8))
         if source.tokenizer is None and count not in sizes:
-            raise UserError(f"{source.name} has {count} vocabulary rows and no vocab.txt beside it, but "
-                            f"{tokenizer.vocab_file} has {tokenizer.vocab_size} tokens: put its vocab.txt there, so "
-                            "that rows can be matched by token.")
+            raise UserError(f"{source.name} has {count} vocabulary rows and no vocab.txt or tokenizer.json beside it, "
+                            f"but {tokenizer.vocab_file} has {tokenizer.vocab_size} tokens: put its vocabulary there, "
+                            "so that rows can be matched by token.")
         everything = np.arange(tokenizer.vocab_size)
         return (everything, everything), ""
-    theirs = {token: row for row, token in enumerate(source.tokenizer.tokens) if row < count}
-    pairs = np.array([(row, theirs[token]) for row, token in enumerate(tokenizer.tokens) if token in theirs])
+    alike = source.tokenizer.notation == tokenizer.notation  # else `##a` there is `a` here, and `a` there `▁a` here
+    names = [vocabulary.tokens if alike else vocabulary.word_forms for vocabulary in (source.tokenizer, tokenizer)]
+    theirs = {token: row for row, token in enumerate(names[0]) if row < count}
+    pairs = np.array([(row, theirs[token]) for row, token in enumerate(names[1]) if token in theirs])
     return (pairs[:, 0], pairs[:, 1]), (f"{len(pairs)} of {tokenizer.vocab_size} vocabulary rows are taken from the "
                                         "weights by token; the others are newly initialised.")
 
@@ -634,12 +635,15 @@ def _parts(names: List[str]) -> str:
 
 def open_tokenizer(source: Source, vocab_file: Optional[str] = None, **casing) -> ElectraTokenizer:
     """`vocab_file`, else the vocabulary beside the weights; casing not given here is that of the weights."""
-    if source.tokenizer:
-        own = {"do_lower_case": source.tokenizer.do_lower_case, "strip_accents": source.tokenizer.strip_accents}
-        return ElectraTokenizer(vocab_file or source.tokenizer.vocab_file, **{**own, **casing})
-    if not vocab_file:
-        raise UserError(f"{source.name} has no vocab.txt beside it: give the vocabulary as --vocab_file.")
-    return ElectraTokenizer(vocab_file, **casing)
+    own = source.tokenizer.casing if source.tokenizer else {}
+    if vocab_file:
+        if vocab_file.endswith((".model", ".json")):
+            own = {}  # it contains its casing
+        return ElectraTokenizer.from_folder(os.path.dirname(vocab_file), vocab_file, **{**own, **casing})
+    if not source.tokenizer:
+        raise UserError(f"{source.name} has no vocab.txt or tokenizer.json beside it: give the vocabulary as "
+                        "--vocab_file.")
+    return source.tokenizer.with_casing(**casing)
 
 
 CALIBRATION = "calibration.json"  # beside the weights: the temperature of each checkpoint, or of `model`

@@ -16,6 +16,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import json
 import os
 import re
 import shlex
@@ -125,7 +127,8 @@ class BenchmarkConfig:
     updates: int = option(8, "updates of training in each turn", minimum=1)
     warmup_updates: int = option(2, "updates before the first turn", minimum=1)
     repeats: int = option(3, "turns; the result is their median", minimum=1)
-    ceiling_seconds: float = option(1.0, "time spent on each matrix product of the ceiling, in seconds", minimum=0.001)
+    ceiling_seconds: float = option(1.0, "time spent on each matrix product of the ceiling and on reading input, in "
+                                    "seconds", minimum=0.001)
     against: str = option("none", "none, or hf: Hugging Face transformers on PyTorch does the same work in turns; its "
                           "environment is created in <out_dir>/transformers4 (about 1 GB)", choices=("none", "hf"))
     model_config: Optional[str] = like(PretrainingConfig, "model_config")
@@ -178,6 +181,8 @@ class BenchmarkConfig:
 
 # --- The tables ---
 
+VOCABULARIES = {"wordpiece": "vocab.txt", "sentencepiece": "spiece.model", "bpe": "tokenizer.json"}
+
 WORKERS = dict(meaning="number of workers, one device each; 0 and 1 both mean one (alias: --num_hpu)", alias="num_hpu")
 HOSTFILE = own("hostfile", "", "hosts of the workers, in lines like 'host1 slots=8' (default: this machine)",
                path="input")
@@ -193,6 +198,17 @@ ESTIMATE = [
         "disk, tokens and epochs"),
     *(flag(EstimateConfig, name) for name in ("sequences_per_second", "timed_updates", "network_gbits")),
     flag(EstimateConfig, "estimate_file", path="output")]
+
+
+CORPUS_OPTIONS = [  # of text that is prepared, and of its vocabulary
+    own("language", "en", "language of the text, as ISO 639, for splitting sentences"),
+    own("prepare", "auto", "auto: prepare corpus_dir unless it has one sentence per line; true: always; false: never",
+        ("auto", "true", "false")),
+    own("prepare_options", "", "further options of data/prepare_corpus.py, such as '--paragraphs=lines "
+        "--filter_language'"),
+    own("vocab_type", "wordpiece", "type of a new vocabulary: wordpiece, sentencepiece or bpe", tuple(VOCABULARIES)),
+    own("vocab_size", "30522", "maximum size of a new vocabulary, in tokens"),
+]
 
 
 def electra_table() -> Table:
@@ -238,9 +254,10 @@ if that exists, else the bundled sample data is used. Switches can be given with
            meaning="start phase 1 at step 0 from these weights: a checkpoint, a folder, or a model of the Hugging Face "
                    "hub"),
     ], [
-        own("corpus_dir", "", "in place of data_dir_p1 and data_dir_p2: folder of UTF-8 text, one sentence per line "
-            "and a blank line between documents; builds the records in data/<name of the run> once, with the "
-            "vocabulary of vocab_file or a new one", path="input"),
+        own("corpus_dir", "", "in place of data_dir_p1 and data_dir_p2: folder of text, which is prepared "
+            "(docs/corpus.md) unless its files have one sentence per line already; builds the records in data/<name of "
+            "the run> once, with the vocabulary of vocab_file or a new one", path="input"),
+        *CORPUS_OPTIONS,
         own("phase", "both", "both, 1 or 2 (2 needs a finished phase 1 of the same run)", ("both", "1", "2")),
         of("model_name"),
         of("results_dir", path="output"),
@@ -409,6 +426,39 @@ out_dir. It uses one device; training logs have the speed of several workers (do
 """, entries[:4], [*entries[4:], DRY_RUN])
 
 
+DATASETS = ("wiki", "wiki_books", "books", "squad", "corpus")
+
+
+def datasets_table() -> Table:
+    """The first position is that of NVIDIA's create_datasets_from_start.sh."""
+    shared = {entry.name: entry for entry in [*CORPUS_OPTIONS, *electra_table().options]}
+    return Table("""\
+usage: bash data/create_datasets_from_start.sh [wiki|wiki_books|books|squad|corpus FOLDER] [--option=value ...]
+Makes a dataset from its beginning, in data_dir: downloads, prepares the text, trains a vocabulary, and builds the
+records of both phases of pre-training. What is there already is used again. squad only downloads.
+
+BookCorpus can no longer be downloaded: wiki_books and books take a folder of books (books_dir), or books of Project
+Gutenberg (books or book_list).""", [
+        own("dataset", "wiki_books", "wiki (also wiki_only), wiki_books, books, squad, or corpus for text of your own",
+            (*DATASETS, "wiki_only")),
+        own("corpus_dir", "", "corpus: folder of the text", path="input"),
+    ], [
+        own("data_dir", "", "folder for the data (default: data/<dataset>)", path="output"),
+        *(shared[name] for name in ("language", "prepare_options")),
+        own("vocab_file", "", "a vocabulary, in place of a new one", path="input"),
+        *(shared[name] for name in ("vocab_type", "vocab_size", "max_seq_length_p1", "max_seq_length_p2")),
+        own("date", "latest", "wiki: date of the dump, such as 20250101"),
+        own("books_dir", "", "books: folder of text files", path="input"),
+        own("books", "", "books: numbers of Project Gutenberg, separated by commas"),
+        own("book_list", "", "books: file with numbers of Project Gutenberg, one per line", path="input"),
+        own("mirror", "", "URL of a mirror to download from"),
+        own("offline", "false", "use only what has been downloaded"),
+        own("num_out_files", "64", "training shards of each length"),
+        own("eval_fraction", "0.005", "fraction of the documents that is held out"),
+        DRY_RUN,
+    ])
+
+
 # --- The plans ---
 
 
@@ -529,8 +579,8 @@ def electra(call: Call) -> Plan:
     data, steps = electra_data(call, phases, notes)
     commands, configs = {}, []
     for phase in phases:
-        flags = electra_flags(call, phase, data[phase], held_out=call["eval"] == "auto" and (
-            data[phase] in steps or os.path.isdir(call.in_work_dir(os.path.join(data[phase], "eval")))))
+        held_out = os.path.join(data[phase], "eval") if data[phase] in steps else held_out_of(call, data[phase])
+        flags = electra_flags(call, phase, data[phase], held_out if call["eval"] == "auto" else "")
         with call.own_words(phase):
             configs.append(configuration.from_words(PretrainingConfig, flags))
             check_encoder(call, configs[-1])
@@ -586,17 +636,32 @@ def electra_data(call: Call, phases: List[int], notes: List[str]) -> Tuple[Dict[
         raise UserError(f"no data was given for phase {sample[0]}, only for the other phase: set "
                         f"--data_dir_p{sample[0]} or DATASET_P{sample[0]}, or run one phase with --phase.")
     for phase in phases:
-        for piece in data[phase].split(","):
-            if not piece:
-                raise UserError(f"--data_dir_p{phase}={data[phase]} has an empty part: remove the comma.")
+        for piece, _ in datasets(call, data[phase], phase):
             if not exists(call.in_work_dir(piece)):
                 raise UserError(f"the data of phase {phase}, {piece}, does not exist: check --data_dir_p{phase} or "
                                 f"DATASET_P{phase}.")
-    vocabularies = {vocabulary_beside(call.in_work_dir(data[phase].split(",")[0])) for phase in phases} - {None}
+    vocabularies = {vocabulary_beside(call.in_work_dir(datasets(call, data[phase], phase)[0][0])) for phase in phases}
+    vocabularies.discard(None)
     if len(vocabularies) > 1 and not call["vocab_file"]:
-        raise UserError("the vocab.txt of --data_dir_p1 and that of --data_dir_p2 differ: phase 2 continues with the "
+        raise UserError("the vocabulary of --data_dir_p1 and that of --data_dir_p2 differ: phase 2 continues with the "
                         "weights of phase 1, so build both datasets with the same vocabulary.")
     return data, {}
+
+
+def datasets(call: Call, data: str, phase: int) -> List[Tuple[str, float]]:
+    """The folders and globs of --data_dir_p1 or _p2 and their weights, 0 without any. Raises: UserError."""
+    return configuration.weighted_datasets(data, f"data_dir_p{phase}", lambda path: exists(call.in_work_dir(path)))
+
+
+def held_out_of(call: Call, data: str) -> str:
+    """The held-out shards of one dataset, or of all in a mixture, with its weights; '' where there are none."""
+    parts = [configuration.split_weight(part.strip(), lambda path: exists(call.in_work_dir(path)))
+             for part in data.split(",")]
+    folders = [os.path.join(path, "eval") for path, _ in parts]
+    known = len(parts) == 1 or all(weight for _, weight in parts)
+    if not known or not all(os.path.isdir(call.in_work_dir(folder)) for folder in folders):
+        return ""
+    return ",".join(folder + (f":{weight}" if weight else "") for folder, (_, weight) in zip(folders, parts))
 
 
 def corpus_data(call: Call, lengths: Dict[int, str]) -> Tuple[Dict[int, str], Dict[str, List[str]]]:
@@ -610,27 +675,155 @@ def corpus_data(call: Call, lengths: Dict[int, str]) -> Tuple[Dict[int, str], Di
     corpus, base = call.path("corpus_dir"), f"data/{call['model_name'] or call['electra_model']}"
     folder = call.in_work_dir(corpus)
     if not os.path.isdir(folder):
-        raise UserError(f"--corpus_dir={call['corpus_dir']} is not a folder: give the one that holds the text files.")
+        raise UserError(f"--corpus_dir={call['corpus_dir']} is not a directory: give the folder of the text files.")
     sizes = {name: os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder)
              if not name.startswith(".") and os.path.isfile(os.path.join(folder, name))}
-    if not any(sizes.values()):
-        raise UserError(f"--corpus_dir={call['corpus_dir']} contains no text: put the text files there, not into "
-                        "subfolders.")
-    held_out = 0.005 if sum(sizes.values()) > 1e8 else 0.05
-    steps, vocab_file = {}, call.path("vocab_file")
-    if not vocab_file:
-        vocab_file, steps[f"{base}/vocab"] = f"{base}/vocab/vocab.txt", [
-            "data/build_vocab.py", f"--corpus_dir={corpus}", f"--output_dir={base}/vocab"]
+    steps: Dict[str, List[str]] = {}
+    if needs_preparing(call, folder, sizes):
+        base, steps, num_bytes = preparing(call, corpus, base)
+        corpus = f"{base}/prepared/text"
+    elif not any(sizes.values()):
+        raise UserError(f"--corpus_dir={call['corpus_dir']} contains no text: put the text files there.")
+    else:
+        num_bytes = sum(sizes.values())
+    base, vocab_file = vocabulary(call, corpus, base, steps)
     data = {phase: f"{base}/seq_len_{length}" for phase, length in lengths.items()}
     for phase, length in lengths.items():
-        refuse_other_corpus(call, data[phase], sizes)
-        steps[data[phase]] = records_step(corpus, vocab_file, data[phase], length, 16, held_out)
+        if not corpus.endswith("/prepared/text"):
+            refuse_other_corpus(call, data[phase], sizes)
+        steps[data[phase]] = records_step(corpus, vocab_file, data[phase], length, 16,
+                                          0.005 if num_bytes > 1e8 else 0.05)
     missing = [folder for folder in steps if not os.path.isdir(call.in_work_dir(folder))]
     if missing and call["estimate"] == "true":
         raise UserError(f"--estimate needs the records of --corpus_dir, and {missing[0]} is not built yet: build it "
                         "with the commands that --dry_run prints, or give other records with --data_dir_p1 and "
                         "--data_dir_p2.")
     return data, steps
+
+
+def text_formats():
+    """data/documents.py."""
+    folder = os.path.join(ROOT, "data")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    import documents
+    return documents
+
+
+def needs_preparing(call: Call, folder: str, sizes: Dict[str, int]) -> bool:
+    """Whether the text is not in the builder's own format: files in one folder, one sentence per line."""
+    if call["prepare"] != "auto":
+        return call["prepare"] == "true"
+    documents = text_formats()
+    if any(os.path.dirname(name) for name in documents.find(folder)[0]):
+        return True
+    names = sorted(name for name, size in sizes.items() if size)
+    for name in names[::len(names) // 100 + 1]:
+        if documents.kind_of(name) not in (("text", ""), (None, "")):
+            return True
+        try:
+            head = documents.head_of(os.path.join(folder, name), documents.Source(encoding_errors="replace"))
+        except OSError as error:
+            raise UserError(f"{os.path.join(folder, name)} cannot be read ({error.strerror}): fix that.") from error
+        if documents.detect(head).paragraphs != "sentences":
+            return True
+    return False
+
+
+def preparing(call: Call, corpus: str, base: str) -> Tuple[str, Dict[str, List[str]], int]:
+    """The folder of what is built from text, named by a hash of its content and of the options, so that other text or
+    options never meet what was built before; the command that prepares the text; its size in bytes."""
+    documents, folder = text_formats(), call.in_work_dir(corpus)
+    names, unknown = documents.find(folder)
+    if not names:
+        others = f", only others such as {unknown[0]}" if unknown else ""
+        raise UserError(f"--corpus_dir={call['corpus_dir']} contains no text{others}: put .txt, .jsonl, .xml, .parquet "
+                        "or .arrow files there.")
+    known = []
+    for name in ("*/prepared/manifest.json", "*/prepared.partial/plan.json"):
+        for path in files.matching(call.in_work_dir(os.path.join(base, name))):
+            with contextlib.suppress(UserError):
+                known += configuration.read_json_object(path).get("input", [])
+    content = documents.content(folder, names, known)
+    options = preparation_options(call)
+    deciding = [options, [[entry["file"], entry["bytes"], entry["blake2b"]] for entry in content]]
+    place = f"{base}/{hashlib.blake2b(json.dumps(deciding).encode(), digest_size=5).hexdigest()}"
+    return place, {f"{place}/prepared": ["data/prepare_corpus.py", f"--input_dir={corpus}",
+                                         f"--output_dir={place}/prepared", *options]}, sum(
+        entry["bytes"] for entry in content)
+
+
+def preparation_options(call: Call) -> List[str]:
+    try:
+        return [f"--language={call['language']}", *shlex.split(call["prepare_options"])]
+    except ValueError as error:
+        raise UserError(f"--prepare_options={call['prepare_options']} is not a list of options ({error}).") from error
+
+
+def create_datasets(call: Call) -> Plan:
+    """The data of a run alone. The commands that download and prepare run every time: they find what is done."""
+    dataset = {"wiki_only": "wiki"}.get(call["dataset"], call["dataset"])
+    folder = call.path("data_dir") or f"data/{dataset}"
+    if (dataset == "corpus") != bool(call["corpus_dir"]):
+        raise UserError("a folder of text belongs to the dataset corpus: bash data/create_datasets_from_start.sh "
+                        "corpus FOLDER.")
+    gutenberg = [f"--{name}={call.path(name)}" for name in ("books", "book_list") if call[name]]
+    if dataset.endswith("books") and bool(call["books_dir"]) == bool(gutenberg):
+        raise UserError("BookCorpus can no longer be downloaded: give a folder of text files with --books_dir, or "
+                        "books of Project Gutenberg with --books or --book_list, but not both.")
+    for name in ("books_dir", "corpus_dir"):
+        if call[name] and not os.path.isdir(call.path(name)):
+            raise UserError(f"--{name}={call[name]} is not a directory: give the folder of the text files.")
+    common = [f"--{name}={call[name]}" for name in ("mirror",) if call[name]] + ["--offline"] * (
+        call["offline"] == "true")
+
+    def download(name: str, place: str, *options: str) -> List[str]:
+        return ["data/download.py", f"--dataset={name}", f"--output_dir={place}", *options, *common]
+
+    if dataset == "squad":
+        return Plan({"device": "cpu", **building({"": download("squad", folder)}), "finished": folder}, [], [])
+    options = preparation_options(call)
+    commands, sources = [], []
+    if dataset.startswith("wiki"):
+        sources.append(f"{folder}/download/wikipedia")
+        commands.append(download("wikipedia", sources[-1], f"--language={call['language']}", f"--date={call['date']}"))
+    if gutenberg:
+        sources.append(f"{folder}/download/gutenberg")
+        commands.append(download("gutenberg", sources[-1], *gutenberg))
+    sources += [call.path(name) for name in ("books_dir", "corpus_dir") if call[name]]
+    commands.append(["data/prepare_corpus.py", f"--input_dir={','.join(sources)}", f"--output_dir={folder}/prepared",
+                     *options])
+    steps: Dict[str, List[str]] = {}
+    place, vocab_file = vocabulary(call, f"{folder}/prepared/text", folder, steps)
+    for phase in (1, 2):
+        length = call[f"max_seq_length_p{phase}"]
+        steps[f"{place}/seq_len_{length}"] = records_step(
+            f"{folder}/prepared/text", vocab_file, f"{place}/seq_len_{length}", length, call["num_out_files"],
+            call["eval_fraction"])
+    built = building(steps)
+    moved = {f"build_{number + len(commands)}": command for number, command in enumerate(steps.values())}
+    return Plan({"device": "cpu", "built_folders": [""] * len(commands) + built["built_folders"],
+                 **{f"build_{number}": command for number, command in enumerate(commands)}, **moved,
+                 "finished": " and ".join(list(steps)[-2:])}, [], [])
+
+
+def vocabulary(call: Call, corpus: str, base: str, steps: Dict[str, List[str]]) -> Tuple[str, str]:
+    """The folder of the records and the vocabulary file; adds the command that trains it to the steps."""
+    given = [name for name in ("vocab_type", "vocab_size") if name in call.given]
+    if call["vocab_file"]:
+        if given:
+            raise UserError(f"--{given[0]} is for a new vocabulary, and --vocab_file names one: omit one of them.")
+        if corpus.endswith("/prepared/text"):
+            with contextlib.suppress(OSError), open(call.in_work_dir(call.path("vocab_file")), "rb") as file:
+                base += f"/vocab_{hashlib.blake2b(file.read(), digest_size=4).hexdigest()}"
+        return base, call.path("vocab_file")
+    if not re.fullmatch("[0-9]{1,7}", call["vocab_size"]):
+        raise UserError(f"--vocab_size={call['vocab_size']} must be an integer, such as 8000.")
+    folder = "/".join([base, "_".join(["vocab", *(call[name] for name in given)])])
+    options = {"vocab_type": "type", "vocab_size": "vocab_size"}
+    steps[folder] = ["data/build_vocab.py", f"--corpus_dir={corpus}", f"--output_dir={folder}",
+                     *(f"--{options[name]}={call[name]}" for name in given)]
+    return folder if given else base, f"{folder}/{VOCABULARIES[call['vocab_type']]}"
 
 
 def refuse_other_corpus(call: Call, data: str, sizes: Dict[str, int]):
@@ -648,21 +841,23 @@ def refuse_other_corpus(call: Call, data: str, sizes: Dict[str, int]):
 
 
 def vocabulary_beside(data: str) -> Optional[bytes]:
-    """The content of the vocab.txt that belongs to shards, or None where it cannot be told."""
+    """The content of the vocabulary that belongs to shards, or None where it cannot be told."""
     folder = data if os.path.isdir(data) else os.path.dirname(data)
     for place in (folder, os.path.dirname(os.path.abspath(folder))):
+        path = configuration.find_vocabulary(place)
         with contextlib.suppress(OSError):
-            with open(os.path.join(place, "vocab.txt"), "rb") as file:
-                return file.read()
+            if path:
+                with open(path, "rb") as file:
+                    return file.read()
     return None
 
 
 PHASE_2 = {"phase2": "true", "restore_checkpoint": "latest"}  # as scripts/electra.sh passes them
 
 
-def electra_flags(call: Call, phase: int, data: str, held_out: bool) -> Dict[str, str]:
+def electra_flags(call: Call, phase: int, data: str, held_out: str) -> Dict[str, str]:
     """The options of run_pretraining.py for one phase that a call decides; scripts/electra.sh has those that it does
-    not."""
+    not. held_out: shards, or ''."""
     flags = call.flags(PretrainingConfig, phase)
     flags["pretrain_tfrecords"] = data
     if flags["model_size"] == "base":
@@ -674,7 +869,7 @@ def electra_flags(call: Call, phase: int, data: str, held_out: bool) -> Dict[str
     elif flags["xla"] == "xla":
         flags["xla"] = "auto"
     if held_out:
-        flags["eval_tfrecords"] = os.path.join(data, "eval")
+        flags["eval_tfrecords"] = held_out
     else:
         del flags["num_eval_steps"]
     if phase == 2:
@@ -766,7 +961,8 @@ def benchmark(task: str, call: Call) -> Plan:
                 config.out_dir, "out_dir")
 
 
-WRAPPERS = {"electra": (electra_table, electra), "electra_squad": (squad_table, electra_squad),
+WRAPPERS = {"electra": (electra_table, electra), "create_datasets_from_start": (datasets_table, create_datasets),
+            "electra_squad": (squad_table, electra_squad),
             "finetune_ckpts_on_squad": (sweep_table, sweep), "install_horovod": (horovod_table, install_horovod),
             **{f"benchmark_{task}": (functools.partial(benchmark_table, task), functools.partial(benchmark, task))
                for task in ("pretraining", "squad")}}

@@ -586,7 +586,7 @@ def vocabulary_of(prefix: str, arguments: List[str]) -> Optional[str]:
     """The --vocab_file of electra_squad.sh for a checkpoint that has no vocabulary beside it."""
     from weights import run_folder  # imports TensorFlow
     given = [word.partition("=")[2] for word in arguments if word.startswith("--vocab_file=")]
-    return given[-1] if given and not os.path.exists(os.path.join(run_folder(prefix), "vocab.txt")) else None
+    return given[-1] if given and not configuration.find_vocabulary(run_folder(prefix)) else None
 
 
 def check_checkpoints(left: List[Job], arguments: List[str]):

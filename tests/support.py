@@ -50,6 +50,8 @@ class Clone:
         modules = [ROOT / f"{module}.py" for module in ("command_line", "configuration", "files")]
         for file in (*ROOT.glob("requirements*.txt"), *modules):
             shutil.copy(file, folder)
+        (folder / "data").mkdir()
+        shutil.copy(ROOT / "data" / "documents.py", folder / "data")
 
     def command(self, *arguments, wrapper="electra.sh"):
         return ["bash", str(self.folder / "scripts" / wrapper), *map(str, arguments)]

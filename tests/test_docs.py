@@ -177,7 +177,8 @@ def check_script(checkpoints: str, script: str, words, wrappers):
     elif name in WRAPPERS:
         for word in words:
             if word.startswith(("--squad_dir=", "--data_dir_p")):
-                (wrappers.folder / word.partition("=")[2]).mkdir(parents=True, exist_ok=True)
+                for part in word.partition("=")[2].split(","):
+                    (wrappers.folder / re.sub(":[0-9.]+$", "", part)).mkdir(parents=True, exist_ok=True)  # wiki:0.7
             if word.startswith("--corpus_dir="):
                 (wrappers.folder / word.partition("=")[2]).mkdir(parents=True, exist_ok=True)
                 (wrappers.folder / word.partition("=")[2] / "a.txt").write_text("A sentence.\n")

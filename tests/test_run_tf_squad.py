@@ -414,7 +414,7 @@ def test_bad_input_is_refused_before_training(data, tmp_path, finished, refuses)
     os.makedirs(bare)
     for name in ("config.json", "model.safetensors"):
         os.link(data / "model" / name, bare / name)
-    assert "no vocab.txt beside it" in refuses(run, replace(config, init_checkpoint=str(bare)))
+    assert "no vocab.txt or tokenizer.json beside it" in refuses(run, replace(config, init_checkpoint=str(bare)))
     assert "vocabulary rows" in refuses(run, replace(config, init_checkpoint=str(bare),
                                                      vocab_file=str(tmp_path / "vocab.txt")))
     assert not os.path.exists(config.checkpoint_dir) or not os.listdir(config.checkpoint_dir)
