@@ -9,8 +9,8 @@ comparison.html and comparison.json to the folder of the first one.
 
 Intervals are 95% bootstrap intervals over questions (Efron 1979; 2,000 resamples, seed 0, of the differences where runs
 are compared). Whether one run has more exact matches is McNemar's test in its exact form: a two-sided binomial test of
-the questions that only one of them has right. Calibration: the expected calibration error of Naeini et al. 2015, in ten
-bins of equal width, of the probability that the answer is an exact match.
+the questions that only one of them has right. Calibration: the expected calibration error of Naeini et al. 2015 of the
+probability that the answer is an exact match, over the answered questions.
 """
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ from squad_utils import Example
 
 RESAMPLES = 2000
 WORST = 50
-BINS = 10  # of the calibration
+BINS = 15  # of the calibration, as in results.json
+LAST = ("other", "no answer", "not in the context")  # of the groups
 SAID = ("answered", "left unanswered")
 
 # --- Questions ---
@@ -120,17 +121,24 @@ def answer_length(question: Question) -> str:
     length = question.answer_length
     if not question.answerable:
         return "no answer"
-    return next((name for most, name in ((1, "1"), (2, "2"), (3, "3"), (5, "4 to 5"), (10, "6 to 10"))
+    return next((name for most, name in ((1, "1"), (2, "2"), (3, "3"), (5, "4–5"), (10, "6–10"))
                  if length <= most), "over 10")
+
+
+def start_of(example: Example, text: str, start: int) -> int:
+    """Where an answer starts: at its offset or, where that is wrong or unknown, at its first occurrence; else -1."""
+    return start if start >= 0 and example.context.startswith(text, start) else example.context.find(text)
 
 
 def answer_position(question: Question) -> str:
     """In which fifth of the context the first gold answer starts."""
     if not question.answerable:
         return "no answer"
-    start = max(0, question.example.answers[0][1]) / max(1, len(question.example.context))
-    fifth = min(4, int(5 * start))
-    return f"{20 * fifth} to {20 * fifth + 20}%"
+    start = start_of(question.example, *question.example.answers[0])
+    if start < 0:
+        return "not in the context"
+    fifth = min(4, int(5 * start / max(1, len(question.example.context))))
+    return f"{20 * fifth}–{20 * fifth + 20}%"
 
 
 def context_length(questions: Sequence[Question]) -> Callable[[Question], str]:
@@ -141,7 +149,7 @@ def context_length(questions: Sequence[Question]) -> Callable[[Question], str]:
     def name(question: Question) -> str:
         place = int(np.searchsorted(bounds[1:-1], len(question.example.context), side="left"))
         low, high = bounds[place], bounds[min(place + 1, len(bounds) - 1)]
-        return f"{int(low)} to {int(high)}"
+        return f"{int(low)}–{int(high)}"
 
     return name
 
@@ -164,7 +172,7 @@ def groups_of(questions: Sequence[Question]) -> Dict[str, Dict[str, List[int]]]:
         for index, question in enumerate(questions):
             groups.setdefault(name_of(question), []).append(index)
         by_size = title == "Question word"
-        order = sorted(groups, key=lambda name: (name in ("other", "no answer"), -len(groups[name]) if by_size else
+        order = sorted(groups, key=lambda name: (name in LAST, -len(groups[name]) if by_size else
                                                  [int(part) for part in re.findall(r"\d+", name)] or [0],
                                                  name.startswith("over")))
         found[title] = {name: groups[name] for name in order}
@@ -200,15 +208,17 @@ def confusion(questions: Sequence[Question]) -> Dict[str, int]:
 def calibration(questions: Sequence[Question]) -> dict:
     """Of the answered questions: by bin of the probability, its mean and the share of exact matches."""
     answered = [question for question in questions if question.predicted]
-    bins, error = [], 0.0
+    bins = []
     for number in range(BINS):
         inside = [question for question in answered if min(BINS - 1, int(question.probability * BINS)) == number]
         if inside:
-            confidence = percent([question.probability for question in inside])
-            accuracy = percent([question.exact for question in inside])
-            error += len(inside) / len(answered) * abs(confidence - accuracy)
-            bins.append({"probability": round(confidence, 3), "exact": round(accuracy, 3), "questions": len(inside)})
-    return {"answered": len(answered), "expected_calibration_error": round(error, 3), "bins": bins}
+            bins.append({"probability": round(percent([question.probability for question in inside]), 3),
+                         "exact": round(percent([question.exact for question in inside]), 3),
+                         "questions": len(inside)})
+    error = squad_utils.expected_calibration_error(
+        np.array([question.probability for question in answered]),
+        np.array([question.exact for question in answered]), BINS) if answered else 0.0
+    return {"answered": len(answered), "expected_calibration_error": error, "bins": bins}
 
 
 def worst(questions: Sequence[Question]) -> List[int]:
@@ -243,7 +253,7 @@ def marked_context(question: Question, others: Sequence[Tuple[str, Optional[Tupl
     """The context around the answers, with the gold answers and the spans of `others` (CSS class, span) marked."""
     context, spans = question.example.context, [(name, span) for name, span in others if span]
     for text, start in dict.fromkeys(question.example.answers):
-        start = start if context[start:start + len(text)] == text else context.find(text)
+        start = start_of(question.example, text, start)
         if text and start >= 0:
             spans.append(("gold", (start, start + len(text))))
     low = max(0, min((span[0] for _, span in spans), default=0) - around)
@@ -297,7 +307,7 @@ def calibration_section(content: dict) -> Section:
     intro = page.paragraph(
         f"Of the {found['answered']} answered questions, how often is an answer of a given probability an exact match? "
         "On the diagonal, probabilities can be taken at their word. The expected calibration error is "
-        f"{found['expected_calibration_error']:.1f} percentage points.")
+        f"{found['expected_calibration_error']:.3f}.")
     if not found["bins"]:
         return Section("Calibration", [intro])
 
@@ -311,7 +321,7 @@ def calibration_section(content: dict) -> Section:
     rows = [(f"{row['probability']:.1f}", page.bar(row["exact"]), str(row["questions"])) for row in found["bins"]]
     return Section("Calibration", [intro, page.columns(
         page.plot(draw, "Exact match by probability of the answer; the table has the values.",
-                  "Exact match by probability, in ten bins; dashed: perfect calibration.", "calibration"),
+                  "Exact match by probability, in bins of equal width; dashed: perfect calibration.", "calibration"),
         page.table("By probability", ("mean probability, %", "EM", "questions"), rows))])
 
 
@@ -354,8 +364,8 @@ def render(name: str, questions: Sequence[Question], content: dict) -> str:
         Section("Scores", [page.numbers([
             ("Exact match", f"{content['exact']:.2f}", in_brackets(content["exact_interval"])),
             ("F1", f"{content['f1']:.2f}", in_brackets(content["f1_interval"])),
-            ("Calibration error", f"{content['calibration']['expected_calibration_error']:.1f}",
-             "percentage points, see below")])]),
+            ("Calibration error", f"{content['calibration']['expected_calibration_error']:.3f}",
+             "of the answered questions, see below")])]),
         Section("Where it fails", [group_tables(content)]),
         *([answerability_section(content)] if "answerability" in content else []),
         calibration_section(content),
@@ -431,7 +441,7 @@ def render_comparison(names: Sequence[str], runs: Sequence[Sequence[Question]], 
         rows = []
         for name, indices in groups.items():
             a, b = (percent([run[index].f1 for index in indices]) for run in runs)
-            rows.append((name, str(len(indices)), f"{a:.1f}", f"{b:.1f}", f"{b - a:+.1f}"))
+            rows.append((name, str(len(indices)), f"{a:.1f}", f"{b:.1f}", f"{round(b - a, 1) + 0.0:+.1f}"))
         tables.append(page.table(title, ("", "questions", "F1 first", "F1 second", "difference"), rows))
 
     def articles(ids):
@@ -481,7 +491,8 @@ def read_run(folder: str, config: AnalysisConfig) -> Tuple[SquadConfig, List[Que
     if not os.path.isfile(os.path.join(folder, squad_results.N_BEST)):
         raise UserError(f"--runs: {folder} has no {squad_results.N_BEST}: name output folders of run_tf_squad.py.")
     settings = settings_of(folder, config)
-    examples = squad_utils.read_squad(settings.predict_file, settings.version_2_with_negative)
+    examples = squad_utils.read_squad(settings.predict_file, settings.version_2_with_negative,
+                                      offsets=squad_utils.Offsets.IGNORE)
     answers = squad_results.read(folder, examples, settings.version_2_with_negative, settings.predict_file)
     return settings, score(settings, examples, answers)
 

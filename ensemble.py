@@ -71,7 +71,8 @@ def before_tensorflow(config: SquadConfig) -> bool:
 def run(config: SquadConfig):
     """Answers as an ensemble, scores, and writes what an evaluation writes. Raises: UserError."""
     folders, questions = folders_of(config), config.data_file("dev")
-    examples = squad_utils.read_squad(questions, config.version_2_with_negative, needs_answers=config.do_eval)
+    examples = squad_utils.read_squad(questions, config.version_2_with_negative, config.do_eval,
+                                      squad_utils.Offsets.IGNORE)
     members = [squad_results.read(folder, examples, config.version_2_with_negative, questions) for folder in folders]
     answers = combine(members, config.n_best_size)
     if config.check_only:

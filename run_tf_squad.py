@@ -581,24 +581,27 @@ def predict(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
         return None, None
     if not workers.is_chief:
         return {}, None
+    version_2 = config.version_2_with_negative
+
     def search(temperature: float) -> squad_utils.Found:
         return squad_utils.search_answers(
             answers.model.joint_head, dev.examples, dev.features, outputs, config.n_best_size, config.max_answer_length,
             config.version_2_with_negative, temperature)
 
-    searched = search(answers.temperature)
-    found, calibration = squad_results.Answers(searched.nbest, searched.null_odds), {}
+    found = search(answers.temperature)
+    result = squad_results.Answers(found.nbest, found.null_odds)
+    calibration = {}
     if write and config.do_eval:
-        calibration = calibrate(config, answers, dev, outputs, searched, found.predictions(config))
+        calibration = calibrate(config, answers, dev, outputs, found, result.predictions(config))
         if calibration:
-            found = found._replace(nbest=search(answers.temperature).nbest)
+            result = result._replace(nbest=search(answers.temperature).nbest)
     if write:
-        squad_results.write(config, found)
+        squad_results.write(config, result)
     scores = None
     if config.do_eval or config.evaluates_in_training:
-        scores = squad_results.scores_of(config, dev.examples, found)
+        scores = squad_results.scores_of(config, dev.examples, result)
     if write and config.do_eval:
-        analysis.write_after_evaluation(config, dev.examples, found)
+        analysis.write_after_evaluation(config, dev.examples, result)
     percentiles = {f"latency_p{p}_ms": 1000 * float(np.percentile(interval.latencies, p)) for p in (50, 90, 95, 99)}
     return {"inference_sequences_per_second": interval.sequences_per_second,
             "predict_batch_size": config.predict_batch_size, **percentiles, **calibration}, scores

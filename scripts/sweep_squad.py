@@ -258,8 +258,9 @@ def check_disk(config: SweepConfig, squad: SquadConfig, left: List[Job], content
 
     left = [job for job in left if job.checkpoint.prefix in contents]
     exports = {job.exported: contents[job.checkpoint.prefix].size for job in left if not os.path.isdir(job.exported)}
-    kept = [missing(job, config.keep_checkpoint_max) for job in left]
-    while_running = [missing(job, squad.keep_checkpoint_max + 1) - size for job, size in zip(left, kept)]
+    best = int(squad.evaluates_in_training)  # kept beside the newest ones
+    kept = [missing(job, config.keep_checkpoint_max + (best if config.keep_checkpoint_max else 0)) for job in left]
+    while_running = [missing(job, squad.keep_checkpoint_max + 1 + best) - size for job, size in zip(left, kept)]
     needed = sum(exports.values()) + sum(kept) + max(while_running)
     folder = os.path.abspath(config.out_dir)
     while not os.path.isdir(folder):
@@ -350,9 +351,10 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, c
             "seed": job.seed, "seconds": round(time.monotonic() - started, 1),
             "EM": results.get("exact_match", results.get("exact")), "F1": results["f1"],
             **({"best F1": results["best_f1"]} if "best_f1" in results else {})})
-        fine_tuned = job.fine_tuned.list()
+        fine_tuned, best = job.fine_tuned.list(), job.fine_tuned.best().get(1, {}).get("step")
         for old in fine_tuned[:max(0, len(fine_tuned) - config.keep_checkpoint_max)]:
-            remove_checkpoint(old.prefix)
+            if not config.keep_checkpoint_max or old.step != best:
+                remove_checkpoint(old.prefix)
     return status
 
 

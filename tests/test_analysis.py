@@ -76,14 +76,22 @@ def test_every_question_is_in_one_group_of_each_grouping():
         assert sorted(itertools.chain(*members.values())) == list(range(50))
     lengths = groups["Context length (characters)"]
     assert len(lengths) == 5 and all(8 <= len(members) <= 12 for members in lengths.values())
-    assert list(lengths) == sorted(lengths, key=lambda name: int(name.split()[0]))
+    assert list(lengths) == sorted(lengths, key=lambda name: int(name.split("–")[0]))
 
 
 def test_groups_by_the_answer():
     examples = [question("a", "The hall"), question("b", "town"), question("c", "1543"), question("d")]
     _, questions = scored(examples, [answer("The hall")] * 4, {id_: 0.0 for id_ in "abcd"})
     assert [analysis.answer_length(one) for one in questions] == ["1", "1", "1", "no answer"]  # without articles
-    assert [analysis.answer_position(one) for one in questions] == ["0 to 20%", "80 to 100%", "40 to 60%", "no answer"]
+    assert [analysis.answer_position(one) for one in questions] == ["0–20%", "80–100%", "40–60%", "no answer"]
+
+
+def test_the_position_of_an_answer_is_found_by_its_text_where_the_offset_is_wrong():
+    for start in (-1, 0, 99):
+        example = question("a", "town")._replace(answers=(("town", start),))
+        assert analysis.answer_position(scored([example], [answer("1543")])[1][0]) == "80–100%"
+    example = example._replace(answers=(("tower", 3),))
+    assert analysis.answer_position(scored([example], [answer("1543")])[1][0]) == "not in the context"
 
 
 # --- Numbers ---
@@ -122,7 +130,7 @@ def test_calibration_by_hand():
     examples = [question(f"q{n}", "1543" if n < 2 or n == 4 else "town") for n in range(5)]
     _, questions = scored(examples, [answer("1543", 0.95)] * 4 + [answer("1543", 0.6)])
     found = analysis.calibration(questions)
-    assert found["expected_calibration_error"] == pytest.approx(100 * (0.8 * 0.45 + 0.2 * 0.4))
+    assert found["expected_calibration_error"] == pytest.approx(0.8 * 0.45 + 0.2 * 0.4)
     assert found["bins"] == [{"probability": 60.0, "exact": 100.0, "questions": 1},
                              {"probability": 95.0, "exact": 50.0, "questions": 4}]
 
