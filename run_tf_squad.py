@@ -584,8 +584,9 @@ def predict(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
     version_2 = config.version_2_with_negative
 
     def search(temperature: float) -> squad_utils.Found:
-        return squad_utils.search_answers(answers.model.joint_head, dev.examples, dev.features, outputs,
-                                          config.n_best_size, config.max_answer_length, version_2, temperature)
+        return squad_utils.search_answers(
+            answers.model.joint_head, dev.examples, dev.features, outputs, config.n_best_size, config.max_answer_length,
+            config.version_2_with_negative, temperature)
 
     found = search(answers.temperature)
     result = squad_results.Answers(found.nbest, found.null_odds)
