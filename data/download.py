@@ -367,14 +367,14 @@ def download_questions(config: DownloadConfig) -> Folder:
         if not entry.is_original and os.path.lexists(folder.target(name)) and name not in folder.manifest["files"]:
             raise UserError(f"{folder.target(name)} exists, and this command did not write it: choose another "
                             "--output_dir.")
-        url = source.url.format(language=language)
-        urls = [f"{mirror}/{url.rpartition('/')[2]}" for mirror in config.mirrors(())] or [url]
+        file = source.file(language)
+        urls = [f"{mirror}/{file}" for mirror in config.mirrors(())] or [source.url.format(language=language)]
         digest = source.digest or (source.digests or {}).get(language, "")
         is_json = source.kind == "squad" and not source.member
         if entry.is_original:
             folder.obtain(name, urls, digest, source.size, check_json)
             continue
-        original = folder.obtain(f"original/{url.rpartition('/')[2]}", urls, digest, source.size,
+        original = folder.obtain(f"original/{file}", urls, digest, source.size,
                                  check_json if is_json else None)
         id_prefix = (entry.language_in_id or {}).get(language, "")
         convert_file(folder, name, original, source, language, id_prefix)

@@ -24,6 +24,10 @@ class Source(NamedTuple):
     digests: Optional[Dict[str, str]] = None  # by language
     size: Optional[int] = None
     kind: str = "squad"  # or `parquet`, as Hugging Face converts datasets
+    name: str = ""  # of the downloaded file, if not that in the URL
+
+    def file(self, language: str) -> str:
+        return self.name or self.url.format(language=language).rpartition("/")[2]
 
 
 class QuestionSet(NamedTuple):
@@ -82,8 +86,8 @@ QUESTION_SETS = {
             "ru": "russian-", "sw": "swahili-", "te": "telugu-"}),
     "germanquad": QuestionSet(
         "CC BY 4.0", ("de",), "https://huggingface.co/datasets/deepset/germanquad", {
-            "train-v1.1.json": Source(_GERMANQUAD + "train/0000.parquet", kind="parquet"),
-            "dev-v1.1.json": Source(_GERMANQUAD + "test/0000.parquet", kind="parquet")},
+            "train-v1.1.json": Source(_GERMANQUAD + "train/0000.parquet", kind="parquet", name="train.parquet"),
+            "dev-v1.1.json": Source(_GERMANQUAD + "test/0000.parquet", kind="parquet", name="test.parquet")},
         "needs pyarrow; dev is the test set"),
     "fquad": QuestionSet(
         "CC BY-NC-SA 3.0", ("fr",), "https://fquad.illuin.tech/", {

@@ -107,8 +107,9 @@ CONFIGURATIONS = {
     "data/build_vocab.py": "VocabConfig", "data/make_sample_data.py": "SampleDataConfig",
     "data/prepare_corpus.py": "PrepareConfig", "data/download.py": "DownloadConfig",
     "scripts/sweep_squad.py": "SweepConfig", "scripts/benchmark.py": "BenchmarkConfig",
-    "estimate.py": "EstimateConfig",
-    "scripts/check_weights.py": "CheckConfig", "scripts/check_squad.py": "CheckConfig"}
+    "estimate.py": "EstimateConfig", "analysis.py": "AnalysisConfig",
+    "scripts/check_weights.py": "CheckConfig", "scripts/check_squad.py": "CheckConfig",
+    "scripts/check_vocabularies.py": "CheckConfig"}
 
 
 @pytest.fixture(scope="module")
