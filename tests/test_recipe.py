@@ -364,7 +364,7 @@ def test_a_mixture_is_passed_with_its_weights_and_the_held_out_shards_of_all_its
         text = refuses(options, data)
         assert "--data_dir_p1" in text and words in text
     text = refuses(plan, "electra", "--data_dir_p1=wiki:0.5,books:0.5", "--data_dir_p2=books:1")
-    assert "vocab.txt" in text and "--data_dir_p2" in text
+    assert "vocabulary" in text and "--data_dir_p2" in text
 
 
 # --- Datasets from their beginning ---
