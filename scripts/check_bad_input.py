@@ -141,7 +141,7 @@ class World:
         self.inputs.mkdir()
         (self.folder / "matplotlib").mkdir()
         (self.folder / "tmp").mkdir()
-        for pattern in ("*.py", "*.txt", "pyproject.toml", "scripts/*", "data/*.*", "data/world/*"):
+        for pattern in ("*.py", "*.txt", "pyproject.toml", "scripts/*", "data/*.*", "data/world/*", "templates/*"):
             for path in ROOT.glob(pattern):
                 if path.is_file():
                     (self.code / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
