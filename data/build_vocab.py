@@ -498,11 +498,11 @@ def report_only(config: VocabConfig):
 def main(argv) -> int:
     config = command_line.parse(VocabConfig, argv, __doc__)
     if config.report:
-        builder.stop_on_signals()
+        builder.stop_on_signals("nothing was written, run the command again")
         report_only(config)
         return 0
     check_output(config)
-    builder.stop_on_signals()
+    builder.stop_on_signals("nothing was written, run the command again")
     with configuration.sole_user(config.output_dir, "choose another --output_dir"):
         check_output(config)  # another process may have written it in the meantime
         build(config)
