@@ -112,7 +112,8 @@ class VocabConfig:
     tokenize_chinese_chars: bool = option(True, "each CJK ideograph is a token of its own")
     byte_fallback: bool = option(False, "sentencepiece, bpe: characters outside the alphabet become bytes, not [UNK]")
     input_sentence_size: int = option(
-        1_000_000, "sentencepiece, bpe: lines to train on; a million of English text take about 2 GB of memory",
+        1_000_000, "sentencepiece, bpe: lines to train on; a million of English text take about 2.5 GB of "
+        "memory",
         minimum=1)
     report: bool = option(False, "train nothing: report how --vocab_file splits the corpus")
     vocab_file: Optional[str] = option(None, "with --report: a vocab.txt, a SentencePiece X.model or a tokenizer.json")
