@@ -84,6 +84,11 @@ LARGEST = dict(vocab_size=LARGEST_VOCABULARY, hidden_size=2**16, embedding_size=
                num_attention_heads=2**10, intermediate_size=2**18, max_position_embeddings=2**20, type_vocab_size=2**10)
 
 
+# Keys of a `config.json` that would make it another network, and the values that this project implements.
+IMPLEMENTED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False,
+               "pruned_heads": {}}
+
+
 @dataclasses.dataclass(frozen=True)
 class ElectraConfig:
     """One encoder. Field names are those of Hugging Face's `config.json` for `model_type: electra`."""
@@ -154,8 +159,12 @@ class ElectraConfig:
     def from_content(cls, content: dict, where: str) -> ElectraConfig:
         """The encoder that a `config.json` describes; keys that do not describe it are ignored.
 
-        Raises: UserError naming `where` the content comes from.
+        Raises: UserError naming `where` the content comes from, also where it describes what is not implemented.
         """
+        for key, implemented in IMPLEMENTED.items():
+            if content.get(key) not in (None, implemented):
+                raise UserError(f"{where}: {key} is {in_brief(content[key])}, which is not implemented: use a model "
+                                f"with {json.dumps(implemented)}.")
         known = {field.name for field in dataclasses.fields(cls)}
         try:
             return cls(**{key: value for key, value in content.items() if key in known})
@@ -702,6 +711,9 @@ class SquadConfig(DeviceOptions):
         "Chinese)", choices=("squad", "mlqa", "cmrc"))
     language: typing.Optional[str] = option(
         None, "language of the answers, for --metric=mlqa", choices=("ar", "de", "en", "es", "hi", "vi", "zh"))
+    ensemble: typing.Optional[str] = option(
+        None, "answer as an ensemble, with --do_predict or --do_eval: two or more output folders of evaluations on the "
+        "same questions, separated by commas; no model is loaded")
     eval_script: typing.Optional[str] = option(
         None, "official evaluation script to run on the predictions and compare with")
     # Output
@@ -714,7 +726,13 @@ class SquadConfig(DeviceOptions):
     log_freq: int = option(10, "updates between two logged lines", minimum=1)
     save_checkpoints_minutes: float = option(
         0.0, "minutes between two checkpoints, in addition to the one of every epoch (0: off)", minimum=0.0)
-    evaluate_during_training: bool = option(False, "evaluate on the development set after every epoch")
+    evaluate_during_training: bool = option(
+        False, "evaluate on the development set after every epoch; the checkpoint with the best F1 is kept")
+    eval_steps: int = option(
+        0, "evaluate on the development set every so many updates too, and save a checkpoint there (0: off)", minimum=0)
+    early_stopping_patience: int = option(
+        0, "end training when F1 on the development set has not improved in so many evaluations, one per epoch or "
+        "every --eval_steps (0: off)", minimum=0)
     profile_steps: typing.Optional[str] = option(
         None, "first and last update to profile, such as 10:15; the profile is written to the TensorBoard logs")
     skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
@@ -734,6 +752,8 @@ class SquadConfig(DeviceOptions):
         if (self.beam_size or 1) > self.buckets[0]:
             raise UserError(f"--beam_size={self.beam_size} exceeds the shortest batch length, {self.buckets[0]}: "
                             "choose a smaller beam or longer --length_buckets.")
+        if self.ensemble and self.do_train:
+            raise UserError("--ensemble and --do_train are both given: omit one of them.")
         if (self.metric == "mlqa") != (self.language is not None):
             raise UserError(f"--metric={self.metric} and --language={self.language} do not fit: --metric=mlqa needs "
                             "the language of the answers, and the other metrics have none.")
@@ -762,7 +782,16 @@ class SquadConfig(DeviceOptions):
 
     @property
     def predicts(self) -> bool:
-        return self.do_predict or self.do_eval or self.evaluate_during_training
+        return self.do_predict or self.do_eval or self.evaluates_in_training
+
+    @property
+    def evaluates_in_training(self) -> bool:
+        return bool(self.evaluate_during_training or self.eval_steps or self.early_stopping_patience)
+
+    def evaluates_after(self, step: int, epoch_ended: bool) -> bool:
+        """Whether an evaluation is due after an update that is not the last one."""
+        every_epoch = self.evaluate_during_training or self.early_stopping_patience and not self.eval_steps
+        return bool(every_epoch and epoch_ended or self.eval_steps and step % self.eval_steps == 0)
 
     @property
     def splits(self) -> typing.List[str]:
@@ -834,7 +863,7 @@ class ReaderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class InferenceConfig(ReaderConfig):
-    """Questions about a text, or a file of questions and texts."""
+    """Questions about a text, a file of questions and texts, or a page to ask them on."""
 
     question: typing.Optional[str] = option(
         None, "question (default: read questions from standard input, one per line)")
@@ -846,6 +875,11 @@ class InferenceConfig(ReaderConfig):
     output_file: typing.Optional[str] = option(
         None, "file for the answers to --input_file, in JSON lines; an interrupted call continues when it is repeated")
     overwrite: bool = option(False, "replace --output_file")
+    serve: bool = option(
+        False, "serve a page to ask questions, until Ctrl-C; --context or --context_file is the text that it shows")
+    host: str = option(
+        "127.0.0.1", "address to serve at; 0.0.0.0 lets other machines use the model, without a password")
+    port: int = option(8000, "port to serve at; 0 for any free one", minimum=0, maximum=65535)
     disable_progress_bar: bool = option(False, "hide the progress bar")
 
     def __post_init__(self):
@@ -859,7 +893,10 @@ class InferenceConfig(ReaderConfig):
             raise UserError("--input_file and --output_file belong together: pass both.")
         if self.input_file and self.question:
             raise UserError("--question and --input_file are both given: pass one of them.")
-        if not (self.input_file or self.context or self.context_file):
+        if self.serve and (self.question or self.input_file):
+            other = "question" if self.question else "input_file"
+            raise UserError(f"--serve and --{other} are both given: pass one of them.")
+        if not (self.serve or self.input_file or self.has_context):
             raise UserError("exactly one of --context and --context_file is required: pass the text or a file with it.")
 
     def read_context(self) -> str:
@@ -883,6 +920,39 @@ class InferenceConfig(ReaderConfig):
         except UnicodeDecodeError as error:
             raise UserError(f"--context_file={self.context_file} is not UTF-8 (byte {error.start}): convert "
                             "it.") from error
+
+
+def like(config_class, name: str, default=dataclasses.MISSING):
+    """An option that another configuration has too, with its meaning, choices and bounds."""
+    known = config_class.__dataclass_fields__[name]
+    return dataclasses.field(default=known.default if default is dataclasses.MISSING else default,
+                             metadata=known.metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class AnalysisConfig:
+    """An error analysis of one evaluation, or a comparison of two."""
+
+    runs: typing.Optional[str] = option(
+        None, "output folder of run_tf_squad.py, or two separated by a comma, which are compared")
+    predict_file: typing.Optional[str] = option(
+        None, "file of the questions (default: the one in results.json of the run)")
+    version_2_with_negative: bool = like(SquadConfig, "version_2_with_negative")
+    null_score_diff_threshold: typing.Optional[float] = option(
+        None, "2.0: null-odds threshold above which a question is left unanswered (default: that of the run)")
+    metric: typing.Optional[str] = option(
+        None, "metric: squad, mlqa or cmrc (default: that of the run)", choices=("squad", "mlqa", "cmrc"))
+    language: typing.Optional[str] = like(SquadConfig, "language")
+
+    def __post_init__(self):
+        check_options(self)
+        require_options(self, "runs")
+        if not 1 <= len(self.folders) <= 2:
+            raise UserError(f"--runs={self.runs} must name one folder, or two separated by a comma.")
+
+    @property
+    def folders(self) -> typing.List[str]:
+        return [folder.strip() for folder in self.runs.split(",") if folder.strip()]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -168,7 +168,8 @@ def fine_tuning(config: SquadConfig, folder: str, timed_updates: int) -> Phase:
     timed = dataclasses.replace(
         config, output_dir=folder, cache_dir=os.path.join(folder, "cache"), skip_cache=False, overwrite=False,
         json_summary=os.path.join(folder, "squad.jsonl"), do_predict=False, do_eval=False, eval_script=None,
-        evaluate_during_training=False, skip_checkpoint=True, log_freq=min(config.log_freq, 1 + timed_updates),
+        evaluate_during_training=False, eval_steps=0, early_stopping_patience=0, skip_checkpoint=True,
+        log_freq=min(config.log_freq, 1 + timed_updates),
         profile_steps=None, num_workers=0, seed=config.seed or 0,
         gradient_accumulation_steps=min(config.gradient_accumulation_steps, MOST_MICRO_BATCHES))
     train = run_tf_squad.read_split(timed, "train", tokenizer).features
@@ -182,7 +183,9 @@ def fine_tuning(config: SquadConfig, folder: str, timed_updates: int) -> Phase:
         updates = math.ceil(windows.batches_until(config.num_train_epochs) / accumulation)
     epoch = [next(windows) for _ in range(windows.batches_per_epoch)]
     epochs, examples = updates * accumulation / len(epoch), sum(len(batch.rows) for batch in epoch)
-    saves = max(1, math.ceil(epochs))  # after each epoch
+    ends = {min(updates, math.ceil(number * len(epoch) / accumulation)) for number in range(1, math.ceil(epochs) + 1)}
+    evaluated = [step for step in range(1, updates) if config.evaluates_after(step, step in ends)]
+    saves = max(1, len({*ends, *evaluated}))
     parameters = preflight.squad_parameters(source.config)
     checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max)
     alone = squad_utils.WindowOrder(train.lengths, config.buckets, config.train_batch_size, timed.seed, limit)
@@ -193,9 +196,10 @@ def fine_tuning(config: SquadConfig, folder: str, timed_updates: int) -> Phase:
         tokens=round(epochs * sum(batch.length for batch in epoch) * windows.batch_size),
         flops=flops_of(epoch, config, source.config) * workers / examples, records=len(train.lengths),
         evaluated=len(dev.lengths) if dev else 0,
-        evaluations=(config.do_predict or config.do_eval) + config.evaluate_during_training * (math.ceil(epochs) - 1),
+        evaluations=len(evaluated) + (config.do_predict or config.do_eval or config.evaluates_in_training),
         saves=saves, parameters=parameters, memory=preflight.squad_bytes(config, source.config, training=True),
-        disk=disk_bytes(config, checkpoints.most_kept(), saves, parameters), folder=config.checkpoint_dir,
+        disk=disk_bytes(config, checkpoints.most_kept(keep_best=bool(evaluated)), saves, parameters),
+        folder=config.checkpoint_dir,
         compressed=config.gradient_compression != "none", config=timed,
         timed=list(itertools.islice(window_updates(alone, timed, source.config), min(updates, 1000))))
 

@@ -4,9 +4,9 @@
         --init_checkpoint=results/models/base/checkpoints
     python run_tf_squad.py --do_predict --predict_file=questions.json --output_dir=results/squad
 
-Writes to --output_dir: checkpoints/ (one per epoch), predictions.json, nbest_predictions.json, null_odds.json (2.0),
-results.json, logfile.txt, logs/ (JSON lines, TensorBoard, curves), the vocabulary. scripts/electra_squad.sh is the
-recipe.
+Writes to --output_dir: checkpoints/ (one per epoch; best.json names the one with the best F1), predictions.json,
+nbest_predictions.json, null_odds.json (2.0), results.json, logfile.txt, logs/ (JSON lines, TensorBoard, curves),
+the vocabulary. scripts/electra_squad.sh is the recipe.
 
 AdamW with layer-wise learning rates: a layer's is `0.8 ** (num_layers + 2 - depth)` of the head's, with depth 0 for the
 embeddings and i + 1 for layer i, so that the top layer has 0.8 squared, as google-research/electra released it.
@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import glob
 import hashlib
-import json
 import math
 import os
 import random
@@ -26,11 +25,12 @@ import time
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import command_line
+import ensemble
 import preflight
 from configuration import Interrupted, PretrainingConfig, SquadConfig, UserError
 
 if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that the other imports take
-    command_line.refuse_early(SquadConfig, __doc__, check=preflight.check_squad, resumable=True)
+    command_line.refuse_early(SquadConfig, __doc__, check=ensemble.before_tensorflow, resumable=True)
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
@@ -39,6 +39,7 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
+import analysis
 import configuration
 import devices
 import files
@@ -49,6 +50,7 @@ import optimization
 import pretrain_utils
 import report
 import squad_metrics
+import squad_results
 import squad_utils
 import training
 import weights
@@ -106,7 +108,7 @@ class Split(NamedTuple):
 
 
 def read_examples(config: SquadConfig, name: str) -> List[squad_utils.Example]:
-    needs_answers = name == "train" or config.do_eval or config.evaluate_during_training
+    needs_answers = name == "train" or config.do_eval or config.evaluates_in_training
     offsets = squad_utils.Offsets.IGNORE
     if name == "train":
         offsets = squad_utils.Offsets.REFUSE if config.strict_answers else squad_utils.Offsets.REPAIR
@@ -276,7 +278,8 @@ def prepare(config: SquadConfig, device: devices.Device, inputs: Inputs) -> Setu
         checkpoints.clean()
         restore_or_load(setup, inputs, workers)
         if not config.skip_checkpoint:
-            checkpoints.check_disk(model, step=done, num_train_steps=updates, replace=found is None)
+            checkpoints.check_disk(model, step=done, num_train_steps=updates, replace=found is None,
+                                   keep_best=config.evaluates_in_training)
     workers.broadcast([*model.variables, *optimizer.variables])
     return setup
 
@@ -368,19 +371,25 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
             if last:
                 checkpoints.complete()
 
-    def epoch_ended(step: int) -> bool:
+    def epoch_ended() -> bool:
         return windows.batches_since_epoch_end < accumulation
 
+    def evaluation_due(step: int) -> bool:  # --do_eval evaluates after the last one
+        if step == setup.num_train_steps:
+            return config.evaluates_in_training and not config.do_eval
+        return config.evaluates_after(step, epoch_ended())
+
+    progress = DevProgress(config, checkpoints, run_report, workers)
     job = training.Job(
         setup.step, setup.num_train_steps, micro_batches, config.log_freq, config.save_checkpoints_minutes,
-        saves_after=epoch_ended,
-        evaluates_after=lambda step: (config.evaluate_during_training and epoch_ended(step)
-                                      and step < setup.num_train_steps),
+        saves_after=lambda step: epoch_ended() or evaluation_due(step),
+        evaluates_after=evaluation_due,
         save=None if config.skip_checkpoint else save,
-        evaluate=lambda step: predict(config, answers, inputs.dev, workers, stop)[1],
+        evaluate=lambda step: progress.note(step, predict(config, answers, inputs.dev, workers, stop)[1]),
         bad_update=lambda step: f"update {step} (seed {setup.seed})",
         not_finite=lambda step: not_finite(step, setup, config),
-        interrupted=lambda *stopped: resume_hint(config, setup.num_train_steps, *stopped))
+        interrupted=lambda *stopped: resume_hint(config, setup.num_train_steps, *stopped),
+        ends_early=progress.ends_early)
     if config.recompute:
         modeling.recompute_layers(model)
     train_step = optimization.TrainStep(model.loss, model.metric_names, setup.optimizer, accumulation,
@@ -389,8 +398,55 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
     with checkpoints:
         rates = training.run_updates(job, train_step, run_report, stop, workers)
     speed = {"train_sequences_per_second": rates["sequences_per_second"]} if rates else {}
-    return answers, {"train_steps": setup.num_train_steps, "seed": setup.seed,
+    return answers, {"train_steps": train_step.step_done(), "seed": setup.seed,
                      "learning_rate": config.learning_rate, **speed}
+
+
+class DevProgress:
+    """F1 on the development set during a fine-tuning: which checkpoint is the best, and when to end early.
+
+    All of it follows from the log of metrics, so that a resumed run decides as an uninterrupted one does.
+    """
+
+    def __init__(self, config: SquadConfig, checkpoints: Checkpoints, run_report: report.Report, workers: Workers):
+        self.patience, self.checkpoints, self.workers = config.early_stopping_patience, checkpoints, workers
+        entries = report.read_metrics_log(run_report.log.path) if workers.is_chief else []
+        self.f1 = {entry["step"]: entry["f1"] for entry in entries if entry["kind"] == "eval" and "f1" in entry}
+
+    def note(self, step: int, scores: Optional[Dict[str, float]]) -> Optional[Dict[str, float]]:
+        """Called after each evaluation; returns `scores`, which are None where it was stopped."""
+        if scores:
+            self.f1[step] = scores["f1"]
+            self.checkpoints.evaluated(1, step, scores["f1"], "f1")
+        return scores
+
+    def ends_early(self) -> bool:
+        """Whether F1 has not improved in `patience` evaluations. Every worker calls this alike."""
+        if not self.patience:
+            return False
+        best = max(self.f1, key=lambda step: (self.f1[step], -step), default=0)
+        without = sum(step > best for step in self.f1)
+        if without >= self.patience:
+            logging.info("early stopping: F1 on the development set has not improved in %d evaluations; it was %.2f at "
+                         "step %d.", without, self.f1[best], best)
+        return self.workers.from_chief(without >= self.patience)
+
+
+def name_best(config: SquadConfig, results: dict) -> dict:
+    """Logs which checkpoint is the last and which is the best. Returns: its part of results.json.
+
+    Args:
+        results: what is known about the last one.
+    """
+    checkpoints = Checkpoints(config.checkpoint_dir)
+    best, last = checkpoints.best().get(1), checkpoints.list(1)[-1:]
+    if not best or not last:
+        return {}
+    f1 = f" (F1 {results['f1']:.2f})" if "f1" in results else ""
+    prefix = os.path.join(config.checkpoint_dir, best["checkpoint"])
+    logging.info("the last checkpoint is %s%s; the best by F1 on the development set is %s (F1 %.2f).",
+                 last[0].prefix, f1, prefix if best["step"] != last[0].step else "the same", best["f1"])
+    return {"best_checkpoint": {"checkpoint": prefix, "step": best["step"], "f1": best["f1"]}}
 
 
 METRICS = (
@@ -525,35 +581,25 @@ def predict(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
         return None, None
     if not workers.is_chief:
         return {}, None
-    version_2 = config.version_2_with_negative
-
     def search(temperature: float) -> squad_utils.Found:
-        return squad_utils.search_answers(answers.model.joint_head, dev.examples, dev.features, outputs,
-                                          config.n_best_size, config.max_answer_length, version_2, temperature)
+        return squad_utils.search_answers(
+            answers.model.joint_head, dev.examples, dev.features, outputs, config.n_best_size, config.max_answer_length,
+            config.version_2_with_negative, temperature)
 
     found = search(answers.temperature)
-    nbest, null_odds = found.nbest, found.null_odds
-    raw = squad_utils.predictions(nbest, null_odds)
-    final = squad_utils.predictions(nbest, null_odds, config.null_score_diff_threshold) if version_2 else raw
+    result = squad_results.Answers(found.nbest, found.null_odds)
     calibration = {}
     if write and config.do_eval:
-        calibration = calibrate(config, answers, dev, outputs, found, final)
-        nbest = search(answers.temperature).nbest if calibration else nbest
+        calibration = calibrate(config, answers, dev, outputs, found, result.predictions(config))
+        if calibration:
+            result = result._replace(nbest=search(answers.temperature).nbest)
     if write:
-        written = {"predictions.json": final, "nbest_predictions.json": {
-            id_: [answer._asdict() for answer in found] for id_, found in nbest.items()}}
-        if version_2:
-            written["null_odds.json"] = null_odds
-        for name, content in written.items():  # in ASCII: a lone surrogate of the data has no UTF-8 form
-            files.write_text(os.path.join(config.output_dir, name), json.dumps(content, indent=1) + "\n")
+        squad_results.write(config, result)
     scores = None
-    if config.do_eval or config.evaluate_during_training:
-        metric = squad_metrics.named(config.metric, config.language)
-        scores = squad_metrics.evaluate(dev.examples, final, version_2, metric=metric)
-        if version_2:
-            searched = squad_metrics.evaluate(dev.examples, raw, version_2, null_odds, metric=metric)
-            scores.update({name: value for name, value in searched.items() if name.startswith("best_")},
-                          null_score_diff_threshold=config.null_score_diff_threshold)
+    if config.do_eval or config.evaluates_in_training:
+        scores = squad_results.scores_of(config, dev.examples, result)
+    if write and config.do_eval:
+        analysis.write_after_evaluation(config, dev.examples, result)
     percentiles = {f"latency_p{p}_ms": 1000 * float(np.percentile(interval.latencies, p)) for p in (50, 90, 95, 99)}
     return {"inference_sequences_per_second": interval.sequences_per_second,
             "predict_batch_size": config.predict_batch_size, **percentiles, **calibration}, scores
@@ -668,7 +714,8 @@ def run_on(device: devices.Device, config: SquadConfig, stop: training.StopReque
         dev = read_split(config, "dev", tokenizer) if config.predicts else None
     compare_inputs(config, source, tokenizer, workers)
     results_file = os.path.join(config.output_dir, "results.json")
-    results = {"version_2": config.version_2_with_negative, "model": source.name}
+    results = {"version_2": config.version_2_with_negative, "model": source.name,
+               **(squad_results.evaluated_on(config) if config.do_predict or config.do_eval else {})}
     if os.path.exists(results_file) and (found if config.do_train else not config.init_checkpoint):
         results = {**configuration.read_json_object(results_file), **results}  # of the same model: still valid
     if config.do_train:
@@ -677,6 +724,10 @@ def run_on(device: devices.Device, config: SquadConfig, stop: training.StopReque
         results.update(summary)
     if config.do_predict or config.do_eval:
         results.update(answer(config, answers, dev, workers, stop))
+    if workers.is_chief and config.do_train and not config.skip_checkpoint:
+        if config.do_eval:
+            Checkpoints(config.checkpoint_dir).evaluated(1, results["train_steps"], results["f1"], "f1")
+        results.update(name_best(config, results if config.do_eval else {}))
     if workers.is_chief:
         files.write_json(results_file, results)
         logging.info("results are in %s.", results_file)
@@ -719,6 +770,9 @@ def answer(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
 
 def main(argv):
     config = command_line.parse(SquadConfig, argv, __doc__)
+    if config.ensemble:
+        ensemble.before_tensorflow(config)
+        return
     if config.check_only:
         check_only(config)
         return

@@ -68,11 +68,10 @@ _MLQA_ARTICLES = {
     "vi": r"\b(?:của|là|cái|chiếc|những)\b",
     "ar": "ال",  # anywhere, as the official pattern in fact does
     "hi": None, "zh": None}
-LANGUAGES = tuple(sorted(_MLQA_ARTICLES))
 
 
 def mlqa(language: str) -> AnswerMetric:
-    """The metric of MLQA for answers in one of LANGUAGES."""
+    """The metric of MLQA for answers in a language."""
     articles = _MLQA_ARTICLES[language] and re.compile(_MLQA_ARTICLES[language])
     punctuation = dict.fromkeys(code for code in range(sys.maxunicode)
                                 if unicodedata.category(chr(code)).startswith("P"))

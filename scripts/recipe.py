@@ -41,10 +41,16 @@ from configuration import (  # noqa: E402
     PretrainingConfig,
     SquadConfig,
     UserError,
+    like,
     option,
 )
 
 DEVICES = DeviceOptions.__dataclass_fields__["device"].metadata["choices"]
+
+
+# The lists of a search, and the option of electra_squad.sh that each of their values is.
+SEARCHED = {"learning_rates": "learning_rate", "batch_sizes": "batch_size", "epoch_counts": "epochs",
+            "layerwise_lr_decays": "layerwise_lr_decay"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,22 +67,49 @@ class SweepConfig:
         1, "newest fine-tuned checkpoints kept of each finished fine-tuning; 0: results and predictions alone",
         minimum=0, maximum=SquadConfig.keep_checkpoint_max)
     check_only: bool = option(False, "only check the checkpoints, the options, the data and the disk space")
+    learning_rates: Optional[str] = option(None, "search: values of learning_rate, separated by commas")
+    batch_sizes: Optional[str] = option(None, "search: values of batch_size, separated by commas")
+    epoch_counts: Optional[str] = option(None, "search: values of epochs, separated by commas")
+    layerwise_lr_decays: Optional[str] = option(None, "search: values of layerwise_lr_decay, separated by commas")
+    trials: int = option(0, "search: number of random combinations of the lists (0: all combinations)", minimum=0)
+    trials_seed: int = option(0, "search: seed of the random combinations", minimum=0)
+    halving: int = option(
+        0, "search: successive halving; fine-tune all combinations for a fraction of max_steps, and again, so many "
+        "times as long, the best one in so many of them, until max_steps is reached (0: off)", minimum=0, maximum=100)
 
     def __post_init__(self):
         configuration.check_options(self)
+        for plural in SEARCHED:
+            try:
+                list(map(float, (getattr(self, plural) or "1").split(",")))
+            except ValueError as error:
+                raise UserError(f"--{plural}={getattr(self, plural)} must be numbers separated by commas.") from error
+        searched = [plural for plural in SEARCHED if getattr(self, plural)]
+        if (self.trials or self.halving) and not searched:
+            raise UserError(f"--{'trials' if self.trials else 'halving'} needs lists to search: give one or more of "
+                            f"--{', --'.join(SEARCHED)}.")
+        if self.halving == 1:
+            raise UserError("--halving=1 would keep all of them: give 2 or more.")
         if not re.fullmatch("[0-9]+(,[0-9]+)*", self.seeds):
             raise UserError(f"--seeds={self.seeds} must be integers separated by commas, such as "
                             "1,2,3.")
 
+    @property
+    def seed_list(self) -> List[str]:
+        return self.seeds.split(",")
+
+    def check_passed(self, names: List[str], max_steps: int):
+        """Raises UserError where options of electra_squad.sh (their names, and max_steps) do not fit the search."""
+        for plural, name in SEARCHED.items():
+            if getattr(self, plural) and name in names:
+                raise UserError(f"--{plural} and --{name} are both given: omit one of them.")
+        if self.halving and max_steps <= 0:
+            raise UserError(f"--halving={self.halving} needs --max_steps, the updates of the last round.")
+        if self.epoch_counts and max_steps > 0:
+            raise UserError("--epoch_counts and --max_steps are both given: omit one of them.")
+
     def sole_user(self):
         return configuration.sole_user(self.out_dir, "choose another --out_dir")
-
-
-def like(config_class, name: str, default=dataclasses.MISSING):
-    """An option that another configuration has too, with its meaning, choices and bounds."""
-    known = config_class.__dataclass_fields__[name]
-    return dataclasses.field(default=known.default if default is dataclasses.MISSING else default,
-                             metadata=known.metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +181,7 @@ class BenchmarkConfig:
 
 # --- The tables ---
 
-VOCABULARIES = {"wordpiece": "vocab.txt", "sentencepiece": "spiece.model", "bpe": "tokenizer.json"}
+VOCABULARIES = {"wordpiece": "vocab.txt", "sentencepiece": "spiece.model", "bpe": "spiece.model"}
 
 WORKERS = dict(meaning="number of workers, one device each; 0 and 1 both mean one (alias: --num_hpu)", alias="num_hpu")
 HOSTFILE = own("hostfile", "", "hosts of the workers, in lines like 'host1 slots=8' (default: this machine)",
@@ -175,6 +208,7 @@ CORPUS_OPTIONS = [  # of text that is prepared, and of its vocabulary
         "--filter_language'"),
     own("vocab_type", "wordpiece", "type of a new vocabulary: wordpiece, sentencepiece or bpe", tuple(VOCABULARIES)),
     own("vocab_size", "30522", "maximum size of a new vocabulary, in tokens"),
+    own("pack_documents", "false", "fill records from several short documents, with [SEP] between them"),
 ]
 
 
@@ -307,6 +341,8 @@ value.\
         of("answerability_from_gold"),
         of("null_score_diff_threshold"),
         of("evaluate_during_training"),
+        of("eval_steps"),
+        of("early_stopping_patience"),
         of("save_checkpoints_minutes"),
         of("skip_bad_updates"),
         of("profile_steps"),
@@ -339,7 +375,8 @@ def sweep_table() -> Table:
     return Table(f"""\
 usage: checkpoints=FOLDER[,FOLDER...] bash scripts/finetune_ckpts_on_squad.sh [--option=value ...]
 Exports and fine-tunes each checkpoint in its own folder under out_dir, in the order of training, and writes a table
-(sweep.txt, sweep.csv) and a plot (sweep.png). Everything is checked before the first fine-tuning.
+(sweep.txt, sweep.csv) and a plot (sweep.png). Everything is checked before the first fine-tuning. With lists, such as
+learning_rates, it searches for the best settings and prints the command of the best ones.
 
 The options after dry_run are passed to scripts/electra_squad.sh. The sweep itself sets its other options:
 {", ".join(SET_BY_SWEEP[:-1])}.\
@@ -351,6 +388,10 @@ The options after dry_run are passed to scripts/electra_squad.sh. The sweep itse
         of("device"),
         of("out_dir", path="output"),
         of("keep_checkpoint_max"),
+        *map(of, SEARCHED),
+        of("trials"),
+        of("trials_seed"),
+        of("halving"),
         DRY_RUN,
         *(entry for entry in squad_table().options if entry.name not in SET_BY_SWEEP and entry not in ESTIMATE),
     ])
@@ -406,7 +447,8 @@ Gutenberg (books or book_list).""", [
         own("data_dir", "", "folder for the data (default: data/<dataset>)", path="output"),
         *(shared[name] for name in ("language", "prepare_options")),
         own("vocab_file", "", "a vocabulary, in place of a new one", path="input"),
-        *(shared[name] for name in ("vocab_type", "vocab_size", "max_seq_length_p1", "max_seq_length_p2")),
+        *(shared[name] for name in ("vocab_type", "vocab_size", "pack_documents", "max_seq_length_p1",
+                                    "max_seq_length_p2")),
         own("date", "latest", "wiki: date of the dump, such as 20250101"),
         own("books_dir", "", "books: folder of text files", path="input"),
         own("books", "", "books: numbers of Project Gutenberg, separated by commas"),
@@ -647,12 +689,13 @@ def corpus_data(call: Call, lengths: Dict[int, str]) -> Tuple[Dict[int, str], Di
     else:
         num_bytes = sum(sizes.values())
     base, vocab_file = vocabulary(call, corpus, base, steps)
-    data = {phase: f"{base}/seq_len_{length}" for phase, length in lengths.items()}
+    packed = call["pack_documents"] == "true"
+    data = {phase: f"{base}/seq_len_{length}" + "_packed" * packed for phase, length in lengths.items()}
     for phase, length in lengths.items():
         if not corpus.endswith("/prepared/text"):
             refuse_other_corpus(call, data[phase], sizes)
         steps[data[phase]] = records_step(corpus, vocab_file, data[phase], length, 16,
-                                          0.005 if num_bytes > 1e8 else 0.05)
+                                          0.005 if num_bytes > 1e8 else 0.05) + ["--pack_documents"] * packed
     missing = [folder for folder in steps if not os.path.isdir(call.in_work_dir(folder))]
     if missing and call["estimate"] == "true":
         raise UserError(f"--estimate needs the records of --corpus_dir, and {missing[0]} is not built yet: build it "
@@ -674,6 +717,10 @@ def needs_preparing(call: Call, folder: str, sizes: Dict[str, int]) -> bool:
     """Whether the text is not in the builder's own format: files in one folder, one sentence per line."""
     if call["prepare"] != "auto":
         return call["prepare"] == "true"
+    manifest = os.path.join(os.path.dirname(os.path.realpath(folder)), "manifest.json")
+    with contextlib.suppress(UserError):
+        if configuration.read_json_object(manifest).get("format") == "electra-corpus":
+            return False  # the folder text/ of a prepared corpus
     documents = text_formats()
     if any(os.path.dirname(name) for name in documents.find(folder)[0]):
         return True
@@ -704,7 +751,10 @@ def preparing(call: Call, corpus: str, base: str) -> Tuple[str, Dict[str, List[s
         for path in files.matching(call.in_work_dir(os.path.join(base, name))):
             with contextlib.suppress(UserError):
                 known += configuration.read_json_object(path).get("input", [])
-    content = documents.content(folder, names, known)
+    try:
+        content = documents.content(folder, names, known)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): fix that, or remove it.") from error
     options = preparation_options(call)
     deciding = [options, [[entry["file"], entry["bytes"], entry["blake2b"]] for entry in content]]
     place = f"{base}/{hashlib.blake2b(json.dumps(deciding).encode(), digest_size=5).hexdigest()}"
@@ -755,11 +805,12 @@ def create_datasets(call: Call) -> Plan:
                      *options])
     steps: Dict[str, List[str]] = {}
     place, vocab_file = vocabulary(call, f"{folder}/prepared/text", folder, steps)
+    packed = call["pack_documents"] == "true"
     for phase in (1, 2):
         length = call[f"max_seq_length_p{phase}"]
-        steps[f"{place}/seq_len_{length}"] = records_step(
-            f"{folder}/prepared/text", vocab_file, f"{place}/seq_len_{length}", length, call["num_out_files"],
-            call["eval_fraction"])
+        records = f"{place}/seq_len_{length}" + "_packed" * packed
+        steps[records] = records_step(f"{folder}/prepared/text", vocab_file, records, length, call["num_out_files"],
+                                      call["eval_fraction"]) + ["--pack_documents"] * packed
     built = building(steps)
     moved = {f"build_{number + len(commands)}": command for number, command in enumerate(steps.values())}
     return Plan({"device": "cpu", "built_folders": [""] * len(commands) + built["built_folders"],
@@ -886,7 +937,9 @@ def sweep(call: Call) -> Plan:
     passed = [f"--{entry.name}={call.path(entry.name)}" for entry in call.table.options
               if entry.config_class is not SweepConfig and entry is not DRY_RUN
               and (entry.name in call.given or entry.environment and call[entry.name])]
-    plan("electra_squad", [*passed, f"--{DRY_RUN.name}"], call.start_dir)
+    made = plan("electra_squad", [*passed, f"--{DRY_RUN.name}"], call.start_dir)
+    config.check_passed([entry.name for entry in call.table.options if entry.name in call.given],
+                        made.configs[0].max_steps)
     command = [*call.command("scripts/sweep_squad.py", flags, config), "--", *passed]
     return Plan({"device": config.device or "cpu", "command": command}, [], [config], config.out_dir, "out_dir")
 

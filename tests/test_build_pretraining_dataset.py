@@ -27,6 +27,7 @@ import build_pretraining_dataset as builder
 import files
 import pretrain_utils
 import tfrecord
+import tokenization
 from configuration import PretrainingConfig, RunFailed
 from tokenization import ElectraTokenizer
 
@@ -623,7 +624,7 @@ def test_what_has_changed_is_discarded_with_a_line_that_says_so(change, reason, 
         options["vocab_file"] = str(tmp_path / "corpus" / "subfolder" / "vocab.txt")
         pathlib.Path(options["vocab_file"]).write_text("\n".join([*VOCABULARY, "##new"]), encoding="utf-8")
     elif change == "program":
-        monkeypatch.setattr(builder.tokenizers, "__version__", "0.0")
+        monkeypatch.setattr(tokenization.tokenizers, "__version__", "0.0")
     elif change == "processes":
         options["num_processes"] = 3
     else:

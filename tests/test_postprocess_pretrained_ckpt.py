@@ -97,6 +97,18 @@ def test_a_checkpoints_folder_means_its_newest(run, tmp_path, capsys):
     assert "ckpt-p2-3 (step 3 of phase 2)" in capsys.readouterr().out
 
 
+def test_a_truncated_checkpoint_named_by_any_of_its_files_is_refused(run, tmp_path, refuses):
+    prefix = run / "checkpoints" / "ckpt-3"
+    data = prefix.with_name("ckpt-3.data-00000-of-00001")
+    export(run, tmp_path / "whole", pretrained_checkpoint=str(data))
+    content = data.read_bytes()
+    for length in (len(content) - 1, len(content) // 2, 0):
+        data.write_bytes(content[:length])
+        for name in (prefix, data, f"{prefix}.index"):
+            text = refuses(export, run, tmp_path / "out", pretrained_checkpoint=str(name))
+            assert str(prefix) in text and "cannot be read" in text
+
+
 @pytest.mark.parametrize("changes, kinds", [({"objective": "mlm"}, ["generator"]),
                                             ({"generator": "uniform"}, ["discriminator"]),
                                             ({"share_embeddings": False}, ["discriminator", "generator"])], ids=str)
@@ -216,6 +228,9 @@ def test_a_fine_tuned_checkpoint_becomes_one_folder(tmp_path, vocab_file, capsys
     again = weights.question_answering(weights.read(str(tmp_path / "out" / "question_answering")), tokenizer)
     assert again.settings == model.settings
     np.testing.assert_array_equal(again.head.dense.kernel, model.head.dense.kernel)
+    weights.keep_temperature(str(tmp_path / "squad" / "checkpoints" / "ckpt-7"), 1.5)
+    export(tmp_path / "squad", tmp_path / "calibrated")
+    assert weights.read(str(tmp_path / "calibrated" / "question_answering")).temperature == 1.5
 
 
 @pytest.mark.parametrize("arguments, problem", [

@@ -65,8 +65,8 @@ def finished(data, tmp_path_factory):
 def test_the_files_of_the_design_are_written(finished, data):
     config, found = finished
     assert set(os.listdir(config.output_dir)) == {
-        "cache", "checkpoints", "logs", "logfile.txt", "predictions.json", "nbest_predictions.json", "results.json",
-        "vocab.txt", "tokenizer_config.json"}
+        "analysis.html", "analysis.json", "cache", "checkpoints", "logs", "logfile.txt", "predictions.json",
+        "nbest_predictions.json", "results.json", "vocab.txt", "tokenizer_config.json"}
     assert {"exact_match", "f1", "train_sequences_per_second", "inference_sequences_per_second", "latency_p50_ms",
             "latency_p99_ms", "seed", "train_steps"} <= set(found)
     predictions, nbest = written(config), written(config, "nbest_predictions.json")
@@ -187,6 +187,70 @@ def test_version_2_has_null_odds_and_both_thresholds(data, tmp_path, joint_head)
     assert all(("answerability_accuracy" in entry) == joint_head for entry in train_entries)
     if joint_head:
         assert all(0 <= entry["answerability_accuracy"] <= 1 for entry in train_entries)
+
+
+# --- Evaluation during training ---
+
+
+@pytest.fixture
+def dev_f1(monkeypatch):
+    """Replaces F1 on the development set: by the number of the evaluation, from the list that is returned."""
+    values, evaluate = [], squad_metrics.evaluate
+
+    def scored(*args, **kwargs):
+        return {**evaluate(*args, **kwargs), "f1": values.pop(0)}
+
+    monkeypatch.setattr(squad_metrics, "evaluate", scored)
+    return values
+
+
+def best_of(config):
+    return Checkpoints(config.checkpoint_dir).best()[1]
+
+
+def test_the_best_checkpoint_stays_beside_the_newest_and_both_are_named(data, tmp_path, dev_f1):
+    config = make_config(data, tmp_path / "out", eval_steps=6, keep_checkpoint_max=1)
+    dev_f1 += [60.0, 60.0, 30.0]  # after 6, 12 and at the end, 16
+    results = run(config)
+    assert [found.step for found in Checkpoints(config.checkpoint_dir).list()] == [6, 16] and not dev_f1
+    assert best_of(config) == {"checkpoint": "ckpt-6", "step": 6, "f1": 60.0}
+    assert results["best_checkpoint"]["step"] == 6 and results["f1"] == 30.0 and results["train_steps"] == 16
+    last_lines = log(config).splitlines()[-2:]
+    assert "ckpt-16 (F1 30.00)" in last_lines[0] and "ckpt-6 (F1 60.00)" in last_lines[0]
+    assert weights.read(os.path.join(config.output_dir, "best")).state["step"] == 6
+
+
+def test_early_stopping_ends_the_run_and_a_resumed_one_at_the_same_step(data, tmp_path, dev_f1):
+    config = make_config(data, tmp_path / "out", early_stopping_patience=2, eval_steps=2, num_train_epochs=8.0)
+    scores = [10.0, 60.0, 60.0, 50.0, 50.0]  # after 2, 4, 6 and 8, and of the predictions
+    dev_f1 += scores
+    results = run(config)
+    assert results["train_steps"] == 8 and best_of(config)["step"] == 4 and "early stopping" in log(config)
+    other = dataclasses.replace(config, output_dir=str(tmp_path / "other"))
+    dev_f1 += scores
+    with pytest.raises(Interrupted):
+        run(other, StopAfter(5))
+    assert run(other)["train_steps"] == 8 and best_of(other)["step"] == 4 and not dev_f1
+    expected = tensors(config)
+    for name, value in tensors(other).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    dev_f1.append(50.0)
+    assert run(other)["train_steps"] == 8  # and the same command trains no further
+
+
+def test_a_fine_tuning_without_do_eval_is_evaluated_at_its_end_too(data, tmp_path, dev_f1):
+    config = make_config(data, tmp_path / "out", evaluate_during_training=True, do_predict=False, do_eval=False)
+    dev_f1 += [10.0, 20.0]
+    assert run(config)["best_checkpoint"]["step"] == 16
+
+
+def test_the_disk_check_counts_the_best_checkpoint(data, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Checkpoints, "check_room", lambda self, *args, **kwargs: asked.append(args[-1]))
+    for eval_steps in (0, 100):
+        run(make_config(data, tmp_path / str(eval_steps), max_steps=1, eval_steps=eval_steps, do_predict=False,
+                        do_eval=False))
+    assert asked == [False, True]
 
 
 @pytest.mark.parametrize("saved", [True, False])
@@ -516,7 +580,8 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_damaged_ones_are_not_del
             assert run(config)["train_steps"] == 16  # from the one before it
             pathlib.Path(checkpoint.prefix + ".index").write_bytes(b"no index")
     said = refuses(run, config)
-    assert "can be read" in said and len(os.listdir(config.checkpoint_dir)) == 4
+    assert "can be read" in said
+    assert len([name for name in os.listdir(config.checkpoint_dir) if name.startswith("ckpt-")]) == 4
     assert run(dataclasses.replace(config, overwrite=True))["train_steps"] == 16
 
 

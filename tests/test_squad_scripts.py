@@ -79,7 +79,9 @@ class Copy(Clone):
         super().__init__(folder)
         for file in ROOT.glob("*.py"):
             shutil.copy(file, folder)
-        shutil.copytree(ROOT / "data", folder / "data", ignore=shutil.ignore_patterns("sample", "__pycache__"))
+        shutil.copytree(ROOT / "data", folder / "data", ignore=shutil.ignore_patterns("sample", "__pycache__"),
+                        dirs_exist_ok=True)
+        shutil.copytree(ROOT / "templates", folder / "templates")
         for name in ("squad_dir", "checkpoints"):
             self.environment.pop(name, None)
 
