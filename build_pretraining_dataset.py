@@ -651,12 +651,12 @@ def training_names(written: list[Optional[Written]]) -> list[str]:
     return names
 
 
-def stop_on_signals():
+def stop_on_signals(way_out: str = "run the same command again to continue"):
     """Makes the first Ctrl-C or SIGTERM raise `Interrupted` with the shell's exit status; later ones are ignored."""
     def stop(number, frame):
         for other in files.STOP_SIGNALS:
             signal.signal(other, signal.SIG_IGN)
-        error = Interrupted(f"stopped by {signal.Signals(number).name}: run the same command again to continue.")
+        error = Interrupted(f"stopped by {signal.Signals(number).name}: {way_out}.")
         error.exit_status = 128 + number
         raise error
 

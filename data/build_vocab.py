@@ -112,7 +112,8 @@ class VocabConfig:
     tokenize_chinese_chars: bool = option(True, "each CJK ideograph is a token of its own")
     byte_fallback: bool = option(False, "sentencepiece, bpe: characters outside the alphabet become bytes, not [UNK]")
     input_sentence_size: int = option(
-        1_000_000, "sentencepiece, bpe: lines to train on; a million of English text take about 2 GB of memory",
+        1_000_000, "sentencepiece, bpe: lines to train on; a million of English text take about 2.5 GB of "
+        "memory",
         minimum=1)
     report: bool = option(False, "train nothing: report how --vocab_file splits the corpus")
     vocab_file: Optional[str] = option(None, "with --report: a vocab.txt, a SentencePiece X.model or a tokenizer.json")
@@ -498,11 +499,11 @@ def report_only(config: VocabConfig):
 def main(argv) -> int:
     config = command_line.parse(VocabConfig, argv, __doc__)
     if config.report:
-        builder.stop_on_signals()
+        builder.stop_on_signals("nothing was written, run the command again")
         report_only(config)
         return 0
     check_output(config)
-    builder.stop_on_signals()
+    builder.stop_on_signals("nothing was written, run the command again")
     with configuration.sole_user(config.output_dir, "choose another --output_dir"):
         check_output(config)  # another process may have written it in the meantime
         build(config)

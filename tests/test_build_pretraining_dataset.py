@@ -246,7 +246,7 @@ def test_a_sentencepiece_vocabulary_gives_the_records_of_the_rules_and_goes_with
     manifest = builder.build(config)
     expected = [record for name in ("a.txt", "b.txt", "c.txt")
                 for record in reference_records(corpus / name, config.tokenizer(), config)]
-    assert records(tmp_path / "out", manifest["train"]) == expected and len(expected) > 30
+    assert sorted(records(tmp_path / "out", manifest["train"])) == sorted(expected) and len(expected) > 30
     assert "do_lower_case" not in manifest
     assert {"tokenizer.json", "spiece.model", "tokenizer_config.json"} < set(os.listdir(tmp_path / "out"))
     training = PretrainingConfig(pretrain_tfrecords=str(tmp_path / "out"), max_seq_length=32)

@@ -272,7 +272,7 @@ def test_other_files_stay_and_an_old_vocabulary_is_replaced_only_with_overwrite(
     folder, out = write(a="a cat\n"), write("out", notes="mine")
     monkeypatch.setattr(build_vocab, "in_process", lambda function, config: function(config))
     words = [f"--corpus_dir={folder}", f"--output_dir={out}"]
-    monkeypatch.setattr(builder, "stop_on_signals", lambda: None)
+    monkeypatch.setattr(builder, "stop_on_signals", lambda _: None)
     build_vocab.main([SCRIPT, *words])
     assert sorted(content(out)) == ["notes", "tokenizer_config.json", "vocab.txt", "vocab_report.json"]
     before = content(out)
@@ -404,7 +404,7 @@ def test_bad_input_is_refused_in_one_sentence(write, tmp_path, in_process, refus
     words = [SCRIPT, f"--corpus_dir={folder}"]
     assert "--output_dir" in refuses(build_vocab.main, words)
     assert "is the corpus folder" in refuses(build_vocab.main, [*words, f"--output_dir={folder}/../text"])
-    monkeypatch.setattr(builder, "stop_on_signals", lambda: None)
+    monkeypatch.setattr(builder, "stop_on_signals", lambda _: None)
     assert f"{tmp_path / 'out'} " in refuses(build_vocab.main, [*words, f"--output_dir={tmp_path / 'out'}"])
     assert (tmp_path / "out").read_text() == "a file"
 
