@@ -430,12 +430,12 @@ def find_checkpoint(name: str, check: bool = True) -> Optional[str]:
     """The checkpoint prefix that `name` stands for, or None where there is no checkpoint.
 
     Args:
-        name: a prefix, its `.index` file, a folder of checkpoints, or the folder of a run: of a folder the newest
+        name: a prefix, one of its files, a folder of checkpoints, or the folder of a run: of a folder the newest
             checkpoint of phase 2, else of phase 1. A folder followed by `/best`: the one that `best.json` names.
         check: of a folder, pass over damaged checkpoints, which takes reading them. False: its newest one.
     Raises: UserError: the folder has checkpoints, and none of them can be read.
     """
-    for prefix in (name, name[:-len(".index")] if name.endswith(".index") else name):
+    for prefix in (name, re.sub(r"\.(index|data-\d{5}-of-\d{5})$", "", name)):
         if os.path.exists(prefix + ".index"):
             return prefix
     parent, last = os.path.split(name)
@@ -507,7 +507,7 @@ def restore(prefix: str, model: tf.Module, optimizer: Optional[tf.Module] = None
         with readable(prefix) as alias:
             status = tf.train.Checkpoint(**parts).read(alias).expect_partial()  # the state, and perhaps the optimizer
             status.assert_existing_objects_matched()
-    except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError) as error:
+    except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError, IndexError) as error:
         raise unreadable(prefix, error) from error
     except (ValueError, AssertionError, tf.errors.InvalidArgumentError) as error:
         tf.get_logger().setLevel("ERROR")  # or each variable not restored gets a line after our sentence

@@ -84,6 +84,11 @@ LARGEST = dict(vocab_size=LARGEST_VOCABULARY, hidden_size=2**16, embedding_size=
                num_attention_heads=2**10, intermediate_size=2**18, max_position_embeddings=2**20, type_vocab_size=2**10)
 
 
+# Keys of a `config.json` that would make it another network, and the values that this project implements.
+IMPLEMENTED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False,
+               "pruned_heads": {}}
+
+
 @dataclasses.dataclass(frozen=True)
 class ElectraConfig:
     """One encoder. Field names are those of Hugging Face's `config.json` for `model_type: electra`."""
@@ -154,8 +159,12 @@ class ElectraConfig:
     def from_content(cls, content: dict, where: str) -> ElectraConfig:
         """The encoder that a `config.json` describes; keys that do not describe it are ignored.
 
-        Raises: UserError naming `where` the content comes from.
+        Raises: UserError naming `where` the content comes from, also where it describes what is not implemented.
         """
+        for key, implemented in IMPLEMENTED.items():
+            if content.get(key) not in (None, implemented):
+                raise UserError(f"{where}: {key} is {in_brief(content[key])}, which is not implemented: use a model "
+                                f"with {json.dumps(implemented)}.")
         known = {field.name for field in dataclasses.fields(cls)}
         try:
             return cls(**{key: value for key, value in content.items() if key in known})
@@ -856,7 +865,7 @@ class ReaderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class InferenceConfig(ReaderConfig):
-    """Questions about a text, or a file of questions and texts."""
+    """Questions about a text, a file of questions and texts, or a page to ask them on."""
 
     question: typing.Optional[str] = option(
         None, "question (default: read questions from standard input, one per line)")
@@ -868,6 +877,11 @@ class InferenceConfig(ReaderConfig):
     output_file: typing.Optional[str] = option(
         None, "file for the answers to --input_file, in JSON lines; an interrupted call continues when it is repeated")
     overwrite: bool = option(False, "replace --output_file")
+    serve: bool = option(
+        False, "serve a page to ask questions, until Ctrl-C; --context or --context_file is the text that it shows")
+    host: str = option(
+        "127.0.0.1", "address to serve at; 0.0.0.0 lets other machines use the model, without a password")
+    port: int = option(8000, "port to serve at; 0 for any free one", minimum=0, maximum=65535)
     disable_progress_bar: bool = option(False, "hide the progress bar")
 
     def __post_init__(self):
@@ -881,7 +895,10 @@ class InferenceConfig(ReaderConfig):
             raise UserError("--input_file and --output_file belong together: pass both.")
         if self.input_file and self.question:
             raise UserError("--question and --input_file are both given: pass one of them.")
-        if not (self.input_file or self.context or self.context_file):
+        if self.serve and (self.question or self.input_file):
+            other = "question" if self.question else "input_file"
+            raise UserError(f"--serve and --{other} are both given: pass one of them.")
+        if not (self.serve or self.input_file or self.has_context):
             raise UserError("exactly one of --context and --context_file is required: pass the text or a file with it.")
 
     def read_context(self) -> str:

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import socket
 from typing import Dict, NamedTuple, Optional
 
 import files
@@ -204,7 +205,21 @@ def check_inference(config: InferenceConfig) -> None:
                             "--overwrite.")
         if not sum(1 for _ in squad_utils.read_questions(config.input_file, context)):
             raise UserError(f"--input_file={config.input_file} contains no questions: name a file with some.")
+    if config.serve:
+        check_port(config.host, config.port)
     check_weights(config.init_checkpoint)
+
+
+def check_port(host: str, port: int):
+    """Raises UserError: no server can be bound to it."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that has just ended does not count
+            probe.bind(address)
+    except OSError as error:
+        raise UserError(f"--host={host} --port={port} cannot be used ({error.strerror}): choose another --port, or 0 "
+                        "for any free one.") from error
 
 
 def check_export(config: ExportConfig) -> None:
@@ -219,8 +234,7 @@ def check_export(config: ExportConfig) -> None:
 
 def check_weights(name: str):
     """Raises UserError where there are no weights of this name here, and none can be on the Hugging Face hub."""
-    prefix = name[:-len(".index")] if name.endswith(".index") else name
-    if name and not (os.path.exists(name) or os.path.exists(prefix + ".index") or os.path.basename(name) == "best"):
+    if name and not (os.path.exists(name) or os.path.exists(name + ".index") or os.path.basename(name) == "best"):
         hub.check_name(name)
 
 

@@ -3,6 +3,7 @@
     python run_inference.py --init_checkpoint=results/squad --question="Who built it?" --context_file=article.txt
     python run_inference.py --init_checkpoint=results/squad --context="..."        reads questions from standard input
     python run_inference.py --init_checkpoint=results/squad --input_file=questions.jsonl --output_file=answers.jsonl
+    python run_inference.py --init_checkpoint=results/squad --serve                a page at http://127.0.0.1:8000/
 
 Prints the n best answers, each with its probability and the sentence that contains it, the answer marked by >> and <<.
 A context longer than the model's window is split into overlapping windows (sliding window, --doc_stride). Questions are
@@ -22,6 +23,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import sys
 from typing import Optional
 
@@ -187,6 +189,11 @@ def main(argv):
     preflight.check_inference(config)
     context = config.read_context() if config.has_context else ""
     reader = Reader(config, log=lambda sentence: configuration.print_on_stderr(f"note: {sentence}"))
+    if config.serve:
+        import server
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        server.serve(reader, config.init_checkpoint, config.host, config.port, context, configuration.print_on_stderr)
+        return
     if not config.input_file:
         converse(reader, context, config.question)
         return

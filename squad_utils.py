@@ -770,7 +770,7 @@ FEWEST = 10  # right and wrong answers, below which it is not
 
 
 class Calibration(NamedTuple):
-    """A temperature and what it does to the expected calibration error, 0 to 1 (Guo et al. 2017)."""
+    """A temperature, and the expected calibration error of all questions, 0 to 1 (Naeini et al. 2015)."""
 
     temperature: float
     error: float  # of probabilities at this temperature
@@ -831,7 +831,7 @@ def _minimum(function, low: float, high: float, steps: int = 20) -> float:
     return (low + high) / 2
 
 
-def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
+def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> float:
     """The mean difference between confidence and accuracy over bins of equal width, weighted by their sizes.
 
     Args:

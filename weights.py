@@ -21,6 +21,7 @@ import glob
 import hashlib
 import os
 import re
+import shutil
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -280,8 +281,8 @@ def _read_folder(name: str, folder: str) -> Source:
     parts = [part for part in parts if os.path.isdir(part)]
     if parts and not os.path.exists(os.path.join(folder, "config.json")):
         return merge([_read_folder(part, part) for part in parts])._replace(name=name)
-    for file, load in (("model.safetensors", _load_safetensors), ("tf_model.h5", _load_keras),
-                       ("pytorch_model.bin", _load_torch)):
+    for file, load in (("model.safetensors", _load_safetensors), (hub.SHARDS, _load_sharded),
+                       ("tf_model.h5", _load_keras), ("pytorch_model.bin", _load_torch)):
         path = os.path.join(folder, file)
         if os.path.lexists(path):
             try:
@@ -312,6 +313,10 @@ def _read_folder(name: str, folder: str) -> Source:
     if any(ours.startswith("generator_predictions/") for ours in tensors):
         tensors = {as_generator(ours): value for ours, value in tensors.items()}
     unused = sorted(theirs for theirs in found if not _NO_WEIGHTS.fullmatch(theirs))
+    unknown = [theirs for theirs in unused if re.match(r"electra[./](encoder|embeddings)[./]", theirs)]
+    if unknown:
+        raise UserError(f"{path}: {unknown[0]} belongs to an encoder of another kind, which is not implemented: name "
+                        "an ELECTRA or BERT model without such tensors.")
     return _beside(name, folder, tensors, unused)
 
 
@@ -329,6 +334,9 @@ def _beside(name: str, folder: str, tensors, unused) -> Source:
     tokenizer = ElectraTokenizer.from_folder(folder) if configuration.find_vocabulary(folder) else None
     if tokenizer or config:
         size = tokenizer.vocab_size if tokenizer else config.vocab_size
+        if config and config.vocab_size < size:
+            raise UserError(f"{config_file}: vocab_size is {config.vocab_size}, but the vocabulary beside it has "
+                            f"{size} tokens: put the config.json there that belongs to it.")
         rows = _vocabulary_size(tensors)
         if rows < size:
             file = os.path.basename(tokenizer.vocab_file) if tokenizer else "config.json"
@@ -418,6 +426,16 @@ def _load_safetensors(path: str) -> Iterator[Tuple[str, np.ndarray]]:
                         "float32.") from error
 
 
+def _load_sharded(path: str) -> Iterator[Tuple[str, np.ndarray]]:
+    """The tensors of all files that a `model.safetensors.index.json` names."""
+    for file, names in hub.shards(path).items():
+        tensors = dict(_load_safetensors(os.path.join(os.path.dirname(path), file)))
+        missing = [name for name in names if _with_electra_prefix(name) not in tensors]
+        if missing:
+            raise UserError(f"{path}: {missing[0]} is not in {file}: download both again.")
+        yield from tensors.items()
+
+
 def _load_torch(path: str) -> Iterator[Tuple[str, np.ndarray]]:
     try:
         import torch
@@ -446,12 +464,14 @@ def _load_keras(path: str) -> Iterator[Tuple[str, np.ndarray]]:
     Layers that use the embeddings list them once more; they must be the same.
     """
     import h5py
-    datasets, largest = {}, 100 * os.path.getsize(path)  # far more than compression saves
+    datasets, left = {}, 100 * os.path.getsize(path)  # bytes: far more than compression saves
 
     def visit(name, item):
+        nonlocal left
         if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub":
-            if (item.size or 0) * item.dtype.itemsize > largest:
-                raise ValueError(f"{name} is larger than the file")
+            left -= (item.size or 0) * item.dtype.itemsize
+            if left < 0:
+                raise ValueError(f"with {name} its tensors are larger than the file")
             datasets[name] = item[()]
 
     try:
@@ -736,7 +756,8 @@ def save_folder(network: tf.Module, kind: str, tokenizer: ElectraTokenizer, fold
 def _write_folder(network: tf.Module, kind: str, tokenizer: ElectraTokenizer, folder: str, saved_model: bool):
     import safetensors.numpy
     os.makedirs(folder, exist_ok=True)
-    safetensors.numpy.save_file(huggingface_tensors(network), os.path.join(folder, "model.safetensors"),
+    weights_file = os.path.join(folder, "model.safetensors")
+    safetensors.numpy.save_file(huggingface_tensors(network), weights_file,
                                 metadata={"format": "pt"})  # transformers 4 refuses a file without it
     content = {**network.encoder.config.to_dict(), "pad_token_id": tokenizer.pad_id}
     if kind != "question_answering":
@@ -745,7 +766,9 @@ def _write_folder(network: tf.Module, kind: str, tokenizer: ElectraTokenizer, fo
         content["question_answering"] = network.settings
         if not network.joint_head:
             content["architectures"] = [ARCHITECTURES[kind]]
-    files.write_json(os.path.join(folder, "config.json"), content)
+    config_file = os.path.join(folder, "config.json")
+    files.write_json(config_file, content)
+    shutil.copymode(config_file, weights_file)  # safetensors creates it for the owner alone
     tokenizer.save(folder)
     if saved_model:
         save_serving(network, os.path.join(folder, "saved_model"))
