@@ -788,8 +788,10 @@ class SquadConfig(DeviceOptions):
     def evaluates_in_training(self) -> bool:
         return bool(self.evaluate_during_training or self.eval_steps or self.early_stopping_patience)
 
-    def evaluates_after(self, step: int, epoch_ended: bool) -> bool:
-        """Whether an evaluation is due after an update that is not the last one."""
+    def evaluates_after(self, step: int, epoch_ended: bool, num_train_steps: int) -> bool:
+        """Whether an evaluation is due after an update, besides that of --do_eval after the last one."""
+        if step == num_train_steps:
+            return self.evaluates_in_training and not self.do_eval
         every_epoch = self.evaluate_during_training or self.early_stopping_patience and not self.eval_steps
         return bool(every_epoch and epoch_ended or self.eval_steps and step % self.eval_steps == 0)
 

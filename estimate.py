@@ -184,7 +184,7 @@ def fine_tuning(config: SquadConfig, folder: str, timed_updates: int) -> Phase:
     epoch = [next(windows) for _ in range(windows.batches_per_epoch)]
     epochs, examples = updates * accumulation / len(epoch), sum(len(batch.rows) for batch in epoch)
     ends = {min(updates, math.ceil(number * len(epoch) / accumulation)) for number in range(1, math.ceil(epochs) + 1)}
-    evaluated = [step for step in range(1, updates) if config.evaluates_after(step, step in ends)]
+    evaluated = [step for step in range(1, updates) if config.evaluates_after(step, step in ends, updates)]
     saves = max(1, len({*ends, *evaluated}))
     parameters = preflight.squad_parameters(source.config)
     checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max)

@@ -374,10 +374,8 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
     def epoch_ended() -> bool:
         return windows.batches_since_epoch_end < accumulation
 
-    def evaluation_due(step: int) -> bool:  # --do_eval evaluates after the last one
-        if step == setup.num_train_steps:
-            return config.evaluates_in_training and not config.do_eval
-        return config.evaluates_after(step, epoch_ended())
+    def evaluation_due(step: int) -> bool:
+        return config.evaluates_after(step, epoch_ended(), setup.num_train_steps)
 
     progress = DevProgress(config, checkpoints, run_report, workers)
     job = training.Job(
