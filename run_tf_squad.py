@@ -581,7 +581,6 @@ def predict(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
         return None, None
     if not workers.is_chief:
         return {}, None
-    version_2 = config.version_2_with_negative
 
     def search(temperature: float) -> squad_utils.Found:
         return squad_utils.search_answers(
