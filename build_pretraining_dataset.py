@@ -73,12 +73,12 @@ from typing import Iterator, NamedTuple, Optional
 
 import google_crc32c
 import numpy as np
-import tokenizers
 import tqdm
 
 import command_line
 import configuration
 import files
+import sentencepiece_model
 import tfrecord
 import tokenization
 from configuration import Interrupted, RunFailed, UserError, option
@@ -446,9 +446,6 @@ def write_shard(shard: int) -> Written:
     written = Written(collections.Counter(), collections.Counter())
     packers = {split: Packer(config, split, shard, tokenizer.sep_id) for split in ("train", "eval")}
     paths = [f"{folder}/{split}-{shard}.part" for split in ("train", "eval")]
-    for path in paths:  # a worker of a killed build, which ends a moment later than that, may still have them open
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
     with open(paths[0], "wb") as train, open(paths[1], "wb") as held_out:
         for number, chunk in enumerate(shards[shard], 1):
             ids, begins, documents = read_documents(chunk, config, tokenizer)
@@ -546,11 +543,17 @@ def write_shards(config: BuildConfig, folder: str, shards: list[list[Chunk]], fi
 
 def content_key(config: BuildConfig, tokenizer: ElectraTokenizer, sizes: dict[str, int]) -> dict:
     """What the bytes of the shards depend on, for `STATE_FILE`."""
-    sources = [pathlib.Path(module.__file__).read_bytes() for module in (sys.modules[__name__], tokenization, tfrecord)]
-    corpus = {os.path.basename(path): [size, os.stat(path).st_mtime_ns] for path, size in sizes.items()}
+    modules = (sys.modules[__name__], tokenization, sentencepiece_model, tfrecord)
+    sources = [pathlib.Path(module.__file__).read_bytes() for module in modules]
     return {"format": STATE_FORMAT, "options": config.content_options, "vocabulary": tokenizer.fingerprint,
-            "corpus": hashlib.sha256(repr(sorted(corpus.items())).encode("utf-8", "surrogateescape")).hexdigest(),
-            "program": hashlib.sha256(b"".join(sources) + tokenizers.__version__.encode()).hexdigest()}
+            "corpus": corpus_state(sizes),
+            "program": hashlib.sha256(b"".join(sources) + tokenization.tokenizers.__version__.encode()).hexdigest()}
+
+
+def corpus_state(sizes: dict[str, int]) -> str:
+    """A checksum of the names, sizes and times of change of the files."""
+    files_and_times = [(os.path.basename(path), size, os.stat(path).st_mtime_ns) for path, size in sizes.items()]
+    return hashlib.sha256(repr(files_and_times).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def difference(saved: dict, key: dict) -> str:
@@ -607,7 +610,7 @@ def file_checksum(path: str) -> int:
 
 
 def read_finished(folder: str, num_shards: int) -> dict[int, Written]:
-    """The finished shards of an interrupted build, by number, after their files were verified."""
+    """The finished shards of an interrupted build, by number, after their files were verified. Removes the others."""
     found, listed = {}, {}
     for shard in range(num_shards):
         try:
@@ -632,6 +635,10 @@ def read_finished(folder: str, num_shards: int) -> dict[int, Written]:
         if not intact:
             print(f"shard {shard} of the interrupted build in {folder} is damaged and discarded.", flush=True)
             del found[shard]
+    for name in os.listdir(folder):  # a worker of a killed build ends a moment later, and may have them open
+        shard = re.match(r"(train|eval|shard)-([0-9]+)\.", name)
+        if shard and int(shard[2]) not in found:
+            os.remove(f"{folder}/{name}")
     return found
 
 
@@ -699,7 +706,7 @@ def build(config: BuildConfig) -> dict:
             with kept_if_useful(folder):
                 files.write_json(f"{folder}/{STATE_FILE}", key)
                 written = write_shards(config, folder, shards, finished)
-                if content_key(config, tokenizer, list_corpus(config.corpus_dir)) != key:
+                if corpus_state(list_corpus(config.corpus_dir)) != key["corpus"]:
                     raise UserError(f"the text in --corpus_dir={config.corpus_dir} changed during the build: run the "
                                     "command again.")
                 manifest = finish(config, tokenizer, sizes, folder, written)
@@ -743,8 +750,8 @@ def check_space(config: BuildConfig, shards: list[list[Chunk]], finished: dict[i
                        for chunk in shard)
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise UserError(f"--output_dir={config.output_dir} has {free / 1e9:,.1f} GB free and needs about "
-                        f"{needed / 1e9:,.1f} GB: free some space or choose another disk.")
+        raise UserError(f"--output_dir={config.output_dir} has {free / 1e9:,.3g} GB free and needs about "
+                        f"{needed / 1e9:,.3g} GB: free some space or choose another disk.")
 
 
 @contextlib.contextmanager
@@ -812,11 +819,7 @@ def finish(config: BuildConfig, tokenizer: ElectraTokenizer, sizes: dict[str, in
                     shutil.copyfileobj(part, file, 1 << 20)
         tfrecord.write_index(f"{new}/{name}", f"{new}/{name}{tfrecord.INDEX_SUFFIX}")
         listed["eval"].append((name, total["eval"]))
-    os.mkdir(f"{new}/tokenizer")
-    tokenizer.save(f"{new}/tokenizer")
-    for name in os.listdir(f"{new}/tokenizer"):
-        os.rename(f"{new}/tokenizer/{name}", f"{new}/{name}")
-    os.rmdir(f"{new}/tokenizer")
+    tokenizer.save(new)
     padding = 1 - total["tokens"] / ((total["train"] + total["eval"]) * config.max_seq_length)
     median = median_of(lengths)
     note = padding_note(config, padding, median)

@@ -4,7 +4,7 @@
         --output_dir=results/models/base/exported --savedmodel
 
 Writes, into a folder that appears when complete: `discriminator/` and `generator/` (if the objective has both), each
-with config.json, model.safetensors, vocab.txt, tokenizer_config.json, and with --savedmodel a SavedModel in
+with config.json, model.safetensors, the vocabulary, tokenizer_config.json, and with --savedmodel a SavedModel in
 `saved_model/`. A checkpoint of run_tf_squad.py becomes `question_answering/`, which transformers load if it has
 the independent head (--nojoint_head). Size and settings are those saved in the checkpoint; a checkpoint with missing or
 unexpected variables is refused.

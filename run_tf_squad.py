@@ -6,7 +6,7 @@
 
 Writes to --output_dir: checkpoints/ (one per epoch; best.json names the one with the best F1), predictions.json,
 nbest_predictions.json, null_odds.json (2.0), results.json, logfile.txt, logs/ (JSON lines, TensorBoard, curves),
-vocab.txt. scripts/electra_squad.sh is the recipe.
+the vocabulary. scripts/electra_squad.sh is the recipe.
 
 AdamW with layer-wise learning rates: a layer's is `0.8 ** (num_layers + 2 - depth)` of the head's, with depth 0 for the
 embeddings and i + 1 for layer i, so that the top layer has 0.8 squared, as google-research/electra released it.

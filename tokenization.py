@@ -418,7 +418,7 @@ def check_settings(settings: dict, config_file: str, vocab_file: str):
         problems += [key for key in ("do_lower_case", "keep_accents") if key in settings]
     if not vocab_file.endswith(".json"):
         special = {token_name(settings.get(f"{role}_token")) for role in ROLES} | set(SPECIAL_TOKENS)
-        if any(token_name(token) not in special for token in (settings.get("added_tokens_decoder") or {}).values()):
+        if any(token not in special for token in added_tokens(settings)):
             problems.append("added_tokens_decoder")
     if problems:
         key = problems[0]
@@ -429,7 +429,14 @@ def check_settings(settings: dict, config_file: str, vocab_file: str):
 
 def token_name(value) -> Optional[str]:
     """A special token of a settings file: its text, or an object with it as `content`."""
-    return value.get("content") if isinstance(value, dict) else value
+    value = value.get("content") if isinstance(value, dict) else value
+    return value if value is None else str(value)
+
+
+def added_tokens(settings: dict) -> List[str]:
+    """The tokens that a tokenizer_config.json declares, special ones among them."""
+    entries = settings.get("added_tokens_decoder")
+    return [token_name(entry) for entry in entries.values()] if isinstance(entries, dict) else []
 
 
 def find_special_tokens(ids: Dict[str, int], path: str, settings: dict, by_file: Dict[str, str]) -> Dict[str, str]:
@@ -530,11 +537,12 @@ def read_content(path: str, settings: dict) -> dict:
     for part in parts_of(content.get("pre_tokenizer")):
         if part.get("type") == "ByteLevel" and type(settings.get("add_prefix_space")) is bool:
             part["add_prefix_space"] = settings["add_prefix_space"]
-    added = [entry.get("content") for entry in content.get("added_tokens") or [] if isinstance(entry, dict)]
-    for entry in (settings.get("added_tokens_decoder") or {}).values():
-        if token_name(entry) not in added and token_name(entry) not in model["vocab"]:
-            raise UserError(f"{path} lacks the token {token_name(entry)!r}, which the tokenizer_config.json beside it "
-                            "adds: save the tokenizer again with transformers, which writes both.")
+    entries = content.get("added_tokens")
+    added = [entry.get("content") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    for token in added_tokens(settings):
+        if token not in added and token not in model["vocab"]:
+            raise UserError(f"{path} lacks the token {token!r}, which the tokenizer_config.json beside it adds: save "
+                            "the tokenizer again with transformers, which writes both.")
     return content
 
 
@@ -542,8 +550,8 @@ def parts_of(step: Optional[dict]) -> List[dict]:
     """The steps of a normalizer or pre-tokenizer of a tokenizer.json, also those of a sequence."""
     if not isinstance(step, dict):
         return []
-    inner = step.get("normalizers") or step.get("pretokenizers") or []
-    return [step, *(found for part in inner for found in parts_of(part))]
+    inner = step.get("normalizers") or step.get("pretokenizers")
+    return [step, *(found for part in (inner if isinstance(inner, list) else []) for found in parts_of(part))]
 
 
 def bert_normalizer(content: dict) -> Optional[dict]:

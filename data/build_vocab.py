@@ -299,7 +299,8 @@ def sample_lines(config: VocabConfig, sizes: Dict[str, int]) -> List[str]:
 def learn_sentencepiece(config: VocabConfig) -> Learned:
     import sentencepiece
     sizes = builder.list_corpus(config.corpus_dir)
-    lines = sample_lines(config, sizes)
+    lines = [line for line in sample_lines(config, sizes)  # without lines of control characters, which all vanish
+             if any(unicodedata.category(character)[0] not in "CZ" for character in line)]
     if not lines:
         raise UserError(f"--corpus_dir={config.corpus_dir} contains no text: add text files.")
     normalizer = tokenizers.normalizers.Sequence([  # the first steps of sentencepiece_model.RULES

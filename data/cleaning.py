@@ -8,8 +8,7 @@ near        an estimated Jaccard similarity of at least `near_duplicate_similari
             hashes by the library rensa; candidates agree in all rows of one of BANDS bands, and are then compared by
             their whole signatures.
 
-Of documents that are the same, the first in the order of the input stays. Memory for duplicates: about 30 bytes a
-document, and CANDIDATES documents at a time.
+Of documents that are the same, the first in the order of the input stays.
 """
 from __future__ import annotations
 
@@ -22,12 +21,11 @@ import unicodedata
 from typing import List, Optional, Sequence
 
 import numpy as np
-import rensa
 
 from configuration import UserError
 
 SHINGLE_WORDS = 5
-PERMUTATIONS, BANDS = 128, 32  # four rows a band: 84% of pairs at 0.47, 99.9% at 0.66, and nearly all at 0.8
+PERMUTATIONS, BANDS = 128, 32  # four rows a band: finds 80% of the pairs at 0.47, 99.8% at 0.65
 SIGNATURE = np.dtype((np.uint32, PERMUTATIONS))
 LANGUAGE_CHARACTERS = 3000  # of a document, from which its language is identified
 _NO_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
@@ -138,6 +136,7 @@ def key_of(text: str, seed: int) -> bytes:
 
 def signature(text: str) -> List[int]:
     """MinHash of a text: PERMUTATIONS numbers of 32 bits."""
+    import rensa  # prepare_corpus.check_libraries says how to install it
     lowered = text.lower()
     words: Sequence[str] = re.findall(r"\w+", lowered)
     between = " "

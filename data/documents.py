@@ -5,8 +5,8 @@
     .xml                          a MediaWiki dump (wikipedia.py); an article is a document
     .parquet, .arrow              the column `text`; Hugging Face datasets folders hold such files (needs pyarrow)
 
-All but the last two may be compressed: .gz, .bz2, .xz, .zst. Hidden files and folders, and what `datasets` writes
-beside its data, are left out; a folder that a symbolic link leads to is read once.
+All but the last two may be compressed: .gz, .bz2, .xz, .zst. Hidden files and folders, and what `datasets` and
+data/download.py write beside the data, are left out; a folder that a symbolic link leads to is read once.
 
 How lines of a text file belong together is detected from its first SAMPLE_BYTES (see `detect`), or stated:
 
@@ -37,6 +37,7 @@ import os
 import re
 import sys
 import unicodedata
+import zlib
 from typing import Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -49,6 +50,7 @@ DOCUMENT_CHARACTERS = 20_000  # of a piece of a book: about 5,000 tokens
 LONGEST_DOCUMENT = 200_000  # in characters; a longer one, of any format, is cut at ends of paragraphs
 LONGEST_LINE = 16 << 20  # in bytes
 GUTENBERG_BYTES = 64 << 20  # a book is cleaned as a whole
+GUTENBERG_SAMPLE = 50_000  # at its beginning and end, by which it is recognized
 PARAGRAPHS = ("auto", "blank_lines", "lines", "sentences")
 
 
@@ -63,7 +65,7 @@ COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 KINDS = {".txt": "text", ".text": "text", "": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".xml": "xml",
          ".parquet": "parquet", ".arrow": "arrow"}
 NEEDS_PYARROW = ("parquet", "arrow")
-LEFT_OUT = re.compile(r"\.|dataset_info\.json$|dataset_dict\.json$|state\.json$|cache-.*\.arrow$")
+LEFT_OUT = re.compile(r"\.|manifest\.json$|dataset_info\.json$|dataset_dict\.json$|state\.json$|cache-.*\.arrow$")
 
 
 def kind_of(path: str) -> Tuple[Optional[str], str]:
@@ -154,6 +156,7 @@ class Source(NamedTuple):
     encoding: str = "utf-8"
     encoding_errors: str = "strict"
     text_key: str = "text"
+    processes: int = 1  # that parse a MediaWiki dump
 
     def decode(self, data: bytes, path: str, offset: int) -> str:
         """Raises: UserError: names the file and the byte, `offset` being where `data` begins."""
@@ -193,7 +196,7 @@ def read_lines(part: Range, source: Source) -> Iterator[str]:
                     yield from re.split("\r\n?", text.rstrip("\r\n"))
                 else:
                     yield text[:-1] if text.endswith("\n") else text
-    except (EOFError, OSError, ValueError, lzma.LZMAError) as error:
+    except (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
         if compression and not getattr(error, "errno", None):
             raise _damaged(path, error) from error
         raise
@@ -347,9 +350,6 @@ def documents_of(lines: Iterable[str], layout: Layout) -> Iterator[str]:
 
 # --- Formats ---
 
-_GUTENBERG = re.compile(r"\*\*\* ?START OF (THE|THIS) PROJECT GUTENBERG", re.IGNORECASE)
-
-
 def read(part: Range, source: Source, name: str) -> Tuple[str, Iterator[Document]]:
     """The documents of a file or part of one.
 
@@ -362,7 +362,7 @@ def read(part: Range, source: Source, name: str) -> Tuple[str, Iterator[Document
     if kind == "text":
         return _read_text(part, source, name)
     reader = {"jsonl": _json_texts, "parquet": _table_texts, "arrow": _table_texts}.get(kind)
-    return kind, _number(_texts_as_documents(reader(part, source), source) if reader else _articles(part), name)
+    return kind, _number(_texts_as_documents(reader(part, source), source) if reader else _articles(part, source), name)
 
 
 def _number(documents: Iterator, name: str) -> Iterator[Document]:
@@ -383,13 +383,24 @@ def head_of(path: str, source: Source) -> List[str]:
 
 def _read_text(part: Range, source: Source, name: str) -> Tuple[str, Iterator[Document]]:
     head = head_of(part.path, source)
-    if part.begin == 0 and part.end is None and any(_GUTENBERG.match(line) for line in head) and (
+    if source.paragraphs == "auto" and part.begin == 0 and part.end is None and (
             os.path.getsize(part.path) <= GUTENBERG_BYTES):
         import gutenberg
-        text = gutenberg.clean("\n".join(read_lines(part, source)))
-        return "gutenberg", _number(documents_of(text.split("\n"), Layout("lines", False)), name)
+        if gutenberg.is_book("\n".join(head)[:GUTENBERG_SAMPLE], _end_of(part.path)):
+            text = gutenberg.clean("\n".join(read_lines(part, source)))
+            paragraphs = map(clean, text.split("\n"))
+            return "gutenberg", _number(documents_of(paragraphs, Layout("lines", False)), name)
     layout = detect(head, source.paragraphs)
     return layout.paragraphs, _number(documents_of(read_lines(part, source), layout), name)
+
+
+def _end_of(path: str) -> str:
+    """The last characters of a text file; none of a compressed one."""
+    if kind_of(path)[1]:
+        return ""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - GUTENBERG_SAMPLE))
+        return file.read().decode("utf-8", "ignore")
 
 
 def _texts_as_documents(texts: Iterator[str], source: Source) -> Iterator[str]:
@@ -427,7 +438,7 @@ def _json_texts(part: Range, source: Source) -> Iterator[str]:
         except (RecursionError, TypeError, ValueError) as error:
             raise UserError(f"{part.path}, line {number}{where} is not a JSON object with a text "
                             f"({in_short(error)}): fix or remove that line.") from error
-        yield text
+        yield re.sub("[\ud800-\udfff]", "", text)  # halves of a character, from a broken escape
 
 
 def _table_texts(part: Range, source: Source) -> Iterator[str]:
@@ -435,7 +446,9 @@ def _table_texts(part: Range, source: Source) -> Iterator[str]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError(f"{part.path} needs the library pyarrow: pip install pyarrow.") from error
+        reason = "" if isinstance(error, ModuleNotFoundError) else f" ({in_short(error)})"
+        raise UserError(f"{part.path} needs the library pyarrow{reason}: pip install pyarrow, with NumPy 1 "
+                        "pyarrow==17.0.0.") from error
     try:
         if kind_of(part.path)[0] == "parquet":
             table = pyarrow.parquet.ParquetFile(part.path)
@@ -453,16 +466,20 @@ def _table_texts(part: Range, source: Source) -> Iterator[str]:
             raise UserError(f"{part.path} has no column {source.text_key!r}, only {', '.join(names)}: name the column "
                             "of the text with --text_key.")
         for batch in batches:
-            for text in batch.column(batch.schema.get_field_index(source.text_key)).to_pylist():
+            column = batch.column(batch.schema.get_field_index(source.text_key))
+            column.validate(full=True)  # damaged data would end the process
+            for text in column.to_pylist():
                 if isinstance(text, str):
                     yield text
                 elif text is not None:
                     raise UserError(f"{part.path}: the column {source.text_key!r} does not hold text: name another "
                                     "with --text_key.")
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        if getattr(error, "errno", None):  # of the file system, not of pyarrow
+            raise
         raise UserError(f"{part.path} is damaged ({in_short(error)}): copy or download it again.") from error
 
 
-def _articles(part: Range) -> Iterator[Document]:
+def _articles(part: Range, source: Source) -> Iterator[Document]:
     import wikipedia
-    return wikipedia.read_dump(part.path)
+    return wikipedia.read_dump(part.path, source.processes)

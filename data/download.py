@@ -7,11 +7,11 @@
     python data/download.py --dataset=xquad --language=de --output_dir=downloads/xquad_de
 
 Every file is verified (size, checksum where one is published), and a call that is repeated resumes where the last one
-stopped and downloads nothing twice. docs/downloads.md has the datasets, their licences and their mirrors. Written to
+stopped and downloads nothing twice. docs/downloads.md has the datasets, their licenses and their mirrors. Written to
 --output_dir, which holds one dataset:
-    manifest.json             source, licence, and of every file URL, size, SHA-256 and how it was verified
+    manifest.json             source, license, and of every file URL, size, SHA-256 and how it was verified
     *.xml.bz2                 Wikipedia: the dump, or its parts
-    <number>.txt              Gutenberg: the books, in UTF-8, with Project Gutenberg's header and licence
+    <number>.txt              Gutenberg: the books, in UTF-8, with Project Gutenberg's header and license
     train-v1.1.json ...       questions, in the format of SQuAD 1.1 (2.0) and under the names that
                               scripts/electra_squad.sh --squad_dir reads
     original/                 the files that these were converted from
@@ -49,13 +49,13 @@ from configuration import Interrupted, UserError, option  # noqa: E402
 WIKIPEDIA_MIRRORS = ("https://dumps.wikimedia.org", "https://mirror.accum.se/mirror/wikimedia.org/dumps",
                      "https://wikimedia.mirror.clarkson.edu", "https://wikipedia.c3sl.ufpr.br",
                      "https://wikimedia.bringyour.com")
-WIKIPEDIA_LICENCE = "CC BY-SA 4.0 and GFDL"
+WIKIPEDIA_LICENSE = "CC BY-SA 4.0 and GFDL"
 WIKI_NAMES = {"be-tarask": "be_x_old", "gsw": "als", "lzh": "zh_classical", "nan": "zh_min_nan", "nb": "no",
               "yue": "zh_yue"}  # where the name of the dump is not the language code
 DATES_TRIED = 6  # the newest dump may be unfinished
 # https://www.gutenberg.org/policy/robot_access.html forbids programs on www.gutenberg.org and sends them to its mirrors
 GUTENBERG_MIRRORS = ("https://gutenberg.pglaf.org", "https://aleph.gutenberg.org")
-GUTENBERG_LICENCE = "public domain in the USA, except books that say otherwise"
+GUTENBERG_LICENSE = "public domain in the USA, except books that say otherwise"
 PAUSE_SECONDS = 2.0  # between two books, as that page asks
 
 
@@ -121,11 +121,11 @@ class DownloadConfig:
 class Folder:
     """--output_dir and its manifest, which is written after every file."""
 
-    def __init__(self, config: DownloadConfig, licence: str, page: str):
+    def __init__(self, config: DownloadConfig, license: str, page: str):
         self.config, self.path = config, os.path.join(config.output_dir, "manifest.json")
         self.session = open_session()
         self.manifest = {"made_by": "data/download.py", "dataset": config.dataset, "language": config.language or "",
-                         "licence": licence, "page": page, "files": {}}
+                         "license": license, "page": page, "files": {}}
         if os.path.lexists(self.path):
             self._resume()
 
@@ -184,7 +184,7 @@ class Dump(NamedTuple):
 def download_wikipedia(config: DownloadConfig) -> Folder:
     """Downloads the dump, and resumes the date that an earlier call has chosen."""
     wiki = WIKI_NAMES.get(config.language, config.language.replace("-", "_")) + "wiki"
-    folder = Folder(config, WIKIPEDIA_LICENCE, "https://dumps.wikimedia.org/legal.html")
+    folder = Folder(config, WIKIPEDIA_LICENSE, "https://dumps.wikimedia.org/legal.html")
     mirrors = config.mirrors(WIKIPEDIA_MIRRORS)
     begun, chosen = folder.manifest.get("date", ""), config.date
     if begun:
@@ -260,7 +260,7 @@ def check_bz2(path: str):
 
 
 def download_gutenberg(config: DownloadConfig) -> Folder:
-    folder = Folder(config, GUTENBERG_LICENCE, "https://www.gutenberg.org/policy/license.html")
+    folder = Folder(config, GUTENBERG_LICENSE, "https://www.gutenberg.org/policy/license.html")
     mirrors, missing, numbers = config.mirrors(GUTENBERG_MIRRORS), [], list_books(config)
     temporary = folder.target(".download")  # hidden from readers of the folder
     for number in tqdm.tqdm(numbers, desc="books", disable=None):
@@ -362,19 +362,19 @@ def decoded(path: str) -> str:
 def download_questions(config: DownloadConfig) -> Folder:
     entry = QUESTION_SETS[config.dataset]
     language = config.language or entry.languages[0]
-    folder = Folder(config, entry.licence, entry.page)
+    folder = Folder(config, entry.license, entry.page)
     for name, source in entry.files.items():
         if not entry.is_original and os.path.lexists(folder.target(name)) and name not in folder.manifest["files"]:
             raise UserError(f"{folder.target(name)} exists, and this command did not write it: choose another "
                             "--output_dir.")
-        url = source.url.format(language=language)
-        urls = [f"{mirror}/{url.rpartition('/')[2]}" for mirror in config.mirrors(())] or [url]
+        file = source.file(language)
+        urls = [f"{mirror}/{file}" for mirror in config.mirrors(())] or [source.url.format(language=language)]
         digest = source.digest or (source.digests or {}).get(language, "")
         is_json = source.kind == "squad" and not source.member
         if entry.is_original:
             folder.obtain(name, urls, digest, source.size, check_json)
             continue
-        original = folder.obtain(f"original/{url.rpartition('/')[2]}", urls, digest, source.size,
+        original = folder.obtain(f"original/{file}", urls, digest, source.size,
                                  check_json if is_json else None)
         id_prefix = (entry.language_in_id or {}).get(language, "")
         convert_file(folder, name, original, source, language, id_prefix)
@@ -432,8 +432,8 @@ def main(argv) -> int:
     stop_on_signals()
     manifest = download(config)
     total = sum(entry["bytes"] for entry in manifest["files"].values())
-    print(f"{config.output_dir}: {len(manifest['files']):,} files, {total / 1e6:,.1f} MB; licence: "
-          f"{manifest['licence']} ({manifest['page']})", flush=True)
+    print(f"{config.output_dir}: {len(manifest['files']):,} files, {total / 1e6:,.1f} MB; license: "
+          f"{manifest['license']} ({manifest['page']})", flush=True)
     return 0
 
 

@@ -25,6 +25,7 @@ import random
 import re
 import shutil
 import stat
+import sys
 import tarfile
 import tempfile
 import time
@@ -81,12 +82,18 @@ def open_session() -> requests.Session:
     return session
 
 
+def _say(line: str):
+    """Prints a line above the progress bars."""
+    tqdm.tqdm.write(line)
+    sys.stdout.flush()
+
+
 # --- One file ---
 
 
 def fetch(urls: Sequence[str], path: str, *, size: Optional[int] = None, digest: str = "",
           check: Optional[Callable[[str], None]] = None, offline: bool = False,
-          session: Optional[requests.Session] = None) -> Fetched:
+          session: Optional[requests.Session] = None, by_hand: bool = True) -> Fetched:
     """Downloads a file, unless it is there already and passes the same tests.
 
     Args:
@@ -96,6 +103,7 @@ def fetch(urls: Sequence[str], path: str, *, size: Optional[int] = None, digest:
         digest: `sha256:<hex>`, likewise `sha1` or `md5`, where it is known.
         check: called with the complete file; raises Corrupt if its content is wrong.
         offline: use the file that is there, and never connect.
+        by_hand: the message after a failure says where to put the file.
     Raises: UserError: no URL has a file that passes the tests, or the disk is full.
     """
     name = os.path.basename(path)
@@ -105,7 +113,7 @@ def fetch(urls: Sequence[str], path: str, *, size: Optional[int] = None, digest:
         except Corrupt as reason:
             if offline:
                 raise UserError(f"{path} {reason}: replace it, or omit --offline to download it again.") from reason
-            print(f"{path} {reason}: it is downloaded again", flush=True)
+            _say(f"{path} {reason}: it is downloaded again")
     if offline:
         raise UserError(f"{path} does not exist, and --offline forbids its download: download {urls[0]} to there, or "
                         "omit --offline.")
@@ -121,14 +129,14 @@ def fetch(urls: Sequence[str], path: str, *, size: Optional[int] = None, digest:
             failures.append(f"{url}: {reason}")
     kind = Missing if all(re.search(": 4(04|10) [^:]*$", failure) for failure in failures) else UserError
     raise kind(f"{name} could not be downloaded ({'; '.join(failures)}): check the connection and run the command "
-               f"again, or download the file to {path} by other means.")
+               f"again{f', or download the file to {path} by other means' if by_hand else ''}.")
 
 
 def fetch_text(urls: Sequence[str], largest: int = 64 << 20, session: Optional[requests.Session] = None) -> str:
     """The text of a small file that is not kept, such as an index. Raises: UserError, as `fetch` does."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, urls[0].rstrip("/").rpartition("/")[2] or "index")
-        fetched = fetch(urls, path, check=lambda path: _refuse_above(path, largest), session=session)
+        fetched = fetch(urls, path, check=lambda path: _refuse_above(path, largest), session=session, by_hand=False)
         with open(fetched.path, encoding="utf-8", errors="replace") as file:
             return file.read()
 
@@ -230,7 +238,7 @@ def _fetch_from(session: requests.Session, url: str, part: _Part, check, name: s
         if failed >= ATTEMPTS:
             return f"{error}, {ATTEMPTS} times"
         pause = min(LONGEST_WAIT_SECONDS, max(error.wait, wait * random.uniform(0.8, 1.2)))
-        print(f"{name}: {error}; retrying in {pause:.0f} s", flush=True)
+        _say(f"{name}: {error}; retrying in {pause:.0f} s")
         time.sleep(pause)
         wait *= 2
 
@@ -293,7 +301,7 @@ def _receive(response: requests.Response, part: _Part, start: int, total: Option
     if total is not None and total - start + SPARE_BYTES > shutil.disk_usage(folder).free:
         raise UserError(f"{folder} has {shutil.disk_usage(folder).free / 1e9:.1f} GB free, but {name} needs "
                         f"{(total - start + SPARE_BYTES) / 1e9:.1f} GB more: make room, or choose another folder.")
-    print(f"{name}: {f'resuming after {start / 1e6:,.1f} MB' if start else 'downloading'}, {response.url}", flush=True)
+    _say(f"{name}: {f'resuming after {start / 1e6:,.1f} MB' if start else 'downloading'}, {response.url}")
     received, broken, said, began = start, False, time.monotonic(), time.monotonic()
     try:
         with open(part.path, "ab" if start else "wb") as file, tqdm.tqdm(
@@ -306,8 +314,8 @@ def _receive(response: requests.Response, part: _Part, start: int, total: Option
                 bar.update(len(piece))
                 if bar.disable and time.monotonic() - said > LOG_SECONDS:
                     said = time.monotonic()
-                    print(f"{name}: {received / 1e6:,.0f}{f' of {total / 1e6:,.0f}' if total else ''} MB, "
-                          f"{(received - start) / 1e6 / (said - began):.1f} MB/s", flush=True)
+                    _say(f"{name}: {received / 1e6:,.0f}{f' of {total / 1e6:,.0f}' if total else ''} MB, "
+                          f"{(received - start) / 1e6 / (said - began):.1f} MB/s")
     except requests.exceptions.ChunkedEncodingError:  # with urllib3 1, such an end looks like that of the file
         broken = True
     except requests.RequestException:  # an OSError too

@@ -19,7 +19,7 @@ the order of the files.
 
 The work is done in pieces of up to 16 MB. Finished pieces and shards are kept in <output_dir>.partial: after a kill or
 a crash the same command checks them by size and hash and continues. They take the size of the text twice. A folder
-that is up to date is left as it is. Memory does not grow with the size of the text, except by about 30 bytes a document
+that is up to date is left as it is. Memory does not grow with the size of the text, except by about 50 bytes a document
 for near-duplicates.
 
 Exit status: 0, 2 (invalid option or input), 1 (a worker process failed), 130 (Ctrl-C) or 143 (SIGTERM).
@@ -28,9 +28,11 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -233,16 +235,22 @@ def finish(path: str, written: List[str], **content):
     files.write_json(path, {**content, "files": {name: digest_of(os.path.join(folder, name)) for name in written}})
 
 
-def finished(path: str) -> Optional[dict]:
-    """What `finish` recorded, or None where it did not, or the files are not as they were."""
+def read_record(path: str) -> dict:
+    """A JSON object of this command's own; empty where it is missing or damaged."""
     try:
         with open(path, encoding="utf-8") as file:
             made = json.load(file)
-        folder = os.path.dirname(path)
+    except (OSError, ValueError):
+        return {}
+    return made if isinstance(made, dict) else {}
+
+
+def finished(path: str) -> Optional[dict]:
+    """What `finish` recorded, or None where it did not, or the files are not as they were."""
+    made, folder = read_record(path), os.path.dirname(path)
+    with contextlib.suppress(OSError, KeyError, AttributeError):
         if all(digest_of(os.path.join(folder, name)) == digest for name, digest in made["files"].items()):
             return made
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
     return None
 
 
@@ -301,6 +309,8 @@ def read_piece(number: int):
     """Reads, filters and splits the documents of a piece, and writes their runs and `<number>.json`."""
     config, folder, plan, done = _worker
     run, runs, written = Run(), [], []
+    # A dump that is alone is parsed by all processes.
+    source = config.source._replace(processes=max(1, config.processes // len(plan["pieces"])))
     filters, counts, layouts, dropped = config.filters, collections.Counter(), collections.Counter(), {}
 
     def write():
@@ -311,9 +321,9 @@ def read_piece(number: int):
             run = Run()
 
     for part in map(documents.Range._make, plan["pieces"][number]):
-        name = part.path if not part.begin else f"{part.path}@{part.begin}"
-        layout, found = documents.read(part._replace(path=os.path.join(plan["base"], part.path)), config.source,
-                                       name)
+        name = os.fsencode(part.path).decode("utf-8", "backslashreplace")  # a file name may be any bytes
+        name += f"@{part.begin}" if part.begin else ""
+        layout, found = documents.read(part._replace(path=os.path.join(plan["base"], part.path)), source, name)
         layouts[layout] += not part.begin  # the first part stands for the file
         for document in found:
             counts.update(documents=1, characters=len(document.text))
@@ -353,8 +363,9 @@ class Corpus:
     def size(self) -> int:
         return int(self.base[-1])
 
-    def rows(self, run: int) -> np.ndarray:
-        return np.load(f"{self.folder}/pieces/{self.names[run]}.index.npy")
+    def rows(self, run: int, mapped: bool = False) -> np.ndarray:
+        """The index of a run; `mapped`: only what is looked at is read."""
+        return np.load(f"{self.folder}/pieces/{self.names[run]}.index.npy", "r" if mapped else None)
 
     def signatures(self, run: int, mapped: bool = False) -> np.ndarray:
         return np.load(f"{self.folder}/pieces/{self.names[run]}.signatures.npy", "r" if mapped else None)
@@ -367,7 +378,8 @@ class Corpus:
     def _document(self, rank: int) -> Tuple[str, str]:
         run = int(np.searchsorted(self.base, rank, "right")) - 1
         order, path = rank - int(self.base[run]), f"{self.folder}/pieces/{self.names[run]}"
-        row = next(row for row in self.rows(run) if row["order"] == order)
+        rows = self.rows(run)
+        row = rows[np.flatnonzero(rows["order"] == order)[0]]
         with open(f"{path}.docs", "rb") as file:
             file.seek(int(row["offset"]))
             text = file.read(min(int(row["size"]), 8 * EXAMPLE_CHARACTERS)).decode("utf-8", "ignore")
@@ -383,7 +395,7 @@ def exact_duplicates(corpus: Corpus) -> np.ndarray:
     for begin, end in zip(bounds, [*bounds[1:], None]):
         high, low, rank = [], [], []
         for run in range(len(corpus.names)):
-            rows = corpus.rows(run)
+            rows = corpus.rows(run, mapped=True)
             first = np.searchsorted(rows["high"], begin)
             last = len(rows) if end is None else np.searchsorted(rows["high"], end)
             high.append(rows["high"][first:last])
@@ -485,7 +497,7 @@ def order_documents(config: PrepareConfig, folder: str, corpus: Corpus) -> dict:
     save_array(f"{folder}/dropped.npy", dropped)
     finish(path, ["dropped.npy"], bounds=bounds, sizes=[int(sizes[begin:end].sum()) for begin, end in zip(
         bounds, bounds[1:])], dropped=left_out)
-    return finished(path)
+    return read_record(path)
 
 
 # --- Stage 3: shards ---
@@ -498,7 +510,7 @@ def write_shard(number: int):
     counts, name = collections.Counter(), f"corpus-{number:06d}.txt"
     total = max(1, plan["order"]["sizes"][number])
     begin, end = plan["order"]["bounds"][number:number + 2]
-    steps = min(end - begin, total // BLOCK_BYTES + 1)
+    steps = max(1, min(end - begin, total // BLOCK_BYTES + 1))
     bounds = [begin + (end - begin) * step // steps for step in range(steps + 1)]
     with files.replacing(f"{folder}/shards/{name}") as temporary, open(temporary, "wb") as file:
         for first, last in zip(bounds, bounds[1:]):
@@ -516,7 +528,7 @@ def write_shard(number: int):
 def documents_between(corpus: Corpus, run: int, dropped: np.ndarray, first: int, last: int
                       ) -> List[Tuple[Tuple[int, int], int, bytes]]:
     """(key, rank, text) of the documents of a run in the bins `first` to `last`."""
-    rows = np.load(f"{corpus.folder}/pieces/{corpus.names[run]}.index.npy", "r")
+    rows = corpus.rows(run, mapped=True)
     bins = rows["high"] >> np.uint64(64 - BINS)
     rows = np.array(rows[np.searchsorted(bins, first):np.searchsorted(bins, last)])
     if not len(rows):
@@ -599,7 +611,7 @@ def run_stage(config: PrepareConfig, folder: str, plan: dict, function: Callable
         for process in multiprocessing.active_children():  # idle, or still working although another has failed
             process.terminate()
         pool.shutdown()
-    return [finished(place.format(number)) for number in range(len(sizes))]
+    return [result or read_record(place.format(number)) for number, result in enumerate(results)]
 
 
 def stop_on_signals():
@@ -650,8 +662,9 @@ def report_of(config: PrepareConfig, result: Result) -> str:
              f"{counts.get('documents', 0):,} of {counts.get('documents_read', 0):,} documents stay: "
              f"{counts.get('sentences', 0):,} sentences, {counts.get('bytes', 0) / 1e6:,.1f} MB.", "",
              "| files | read as |", "|---|---|",
-             *(f"| {number:,} | {layout} |" for layout, number in sorted(result.layouts.items())), "",
-             "| left out | documents | share | text (MB) | because |", "|---|---|---|---|---|"]
+             *(f"| {number:,} | {layout} |" for layout, number in sorted(result.layouts.items())), ""]
+    if result.dropped:
+        lines += ["| left out | documents | share | text (MB) | because |", "|---|---|---|---|---|"]
     for reason, entry in result.dropped.items():
         size = entry.get("characters", entry.get("bytes", 0)) / 1e6
         lines.append(f"| {reason} | {entry['documents']:,} | {entry['documents'] / read:.1%} | {size:,.1f} | "
@@ -674,9 +687,12 @@ def check_output(config: PrepareConfig, content: List[dict]) -> bool:
         return False
     path = os.path.join(config.output_dir, "manifest.json")
     made = configuration.read_json_object(path) if os.path.exists(path) else {}
-    if made.get("format") != CORPUS_FORMAT:
-        raise UserError(f"--output_dir={config.output_dir} contains other files than a prepared corpus: choose another "
-                        "folder.")
+    own = {"manifest.json", "report.md", "report.json", *(entry["file"] for entry in made.get("text", []))}
+    foreign = {os.path.relpath(os.path.join(place, name), config.output_dir)
+               for place, _, names in os.walk(config.output_dir) for name in names} - own
+    if made.get("format") != CORPUS_FORMAT or foreign:
+        raise UserError(f"--output_dir={config.output_dir} contains {min(foreign or own)}, which is not part of a "
+                        "prepared corpus: choose another folder.")
     if same_input(made, {"options": config.deciding(), "input": content}) and all(
             os.path.exists(os.path.join(config.output_dir, entry["file"])) for entry in made["text"]):
         return True
@@ -696,19 +712,29 @@ def check_disk(config: PrepareConfig, content: List[dict], folder: str):
                         f"{needed / 1e9:,.1f} GB: free some space or choose another disk.")
 
 
+def check_libraries(config: PrepareConfig):
+    """Raises UserError: a library is not installed."""
+    needed = {"sentencex": True, "rensa": config.deduplicate == "near", "py3langid": config.filter_language}
+    missing = [name for name, used in needed.items() if used and importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"{' and '.join(missing)} must be installed: run pip install -r requirements.txt.")
+
+
 def prepare(config: PrepareConfig):
     """Writes the prepared corpus. Raises: UserError, RunFailed, Interrupted."""
     start_time = time.monotonic()
+    check_libraries(config)
     output_dir = os.path.realpath(config.output_dir)
     folder = f"{output_dir}.partial"
     if config.filter_language:
         cleaning.check_language(config.language)
-    before = read_plan(f"{folder}/plan.json")
+    before = read_record(f"{folder}/plan.json")
     base, names = find_input(config)
     content = documents.content(base, names, [
-        entry for made in (before, read_plan(f"{output_dir}/manifest.json")) for entry in made.get("input", [])])
+        entry for made in (before, read_record(f"{output_dir}/manifest.json")) for entry in made.get("input", [])])
     files.remove_leftovers(output_dir)
     if check_output(config, content):
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed at its very end
         print(f"{config.output_dir} is up to date", flush=True)
         return
     check_disk(config, content, folder)
@@ -720,14 +746,6 @@ def prepare(config: PrepareConfig):
     files.remove_junk(folder)
     files.write_json(f"{folder}/plan.json", plan)
     write_corpus(config, folder, plan, start_time)
-
-
-def read_plan(path: str) -> dict:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError):
-        return {}
 
 
 def write_corpus(config: PrepareConfig, folder: str, plan: dict, start_time: float):
@@ -778,7 +796,11 @@ def main(argv) -> int:
     config = command_line.parse(PrepareConfig, argv, __doc__)
     stop_on_signals()
     with configuration.sole_user(config.output_dir, "choose another --output_dir", beside=True):
-        prepare(config)
+        try:
+            prepare(config)
+        except OSError as error:
+            raise UserError(f"{error.filename or config.output_dir} could not be read or written ({error.strerror}): "
+                            "fix that or choose another folder, and run the same command again.") from error
     return 0
 
 

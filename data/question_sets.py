@@ -1,4 +1,4 @@
-"""Question answering datasets in the manner of SQuAD: where they are, their licences, and their conversion.
+"""Question answering datasets in the manner of SQuAD: where they are, their licenses, and their conversion.
 
 One table, `QUESTION_SETS`. Every entry has been seen under its address in public code; a checksum is listed only where
 at least one published record of it was found, and for the others data/download.py records the one of the first
@@ -24,10 +24,14 @@ class Source(NamedTuple):
     digests: Optional[Dict[str, str]] = None  # by language
     size: Optional[int] = None
     kind: str = "squad"  # or `parquet`, as Hugging Face converts datasets
+    name: str = ""  # of the downloaded file, if not that in the URL
+
+    def file(self, language: str) -> str:
+        return self.name or self.url.format(language=language).rpartition("/")[2]
 
 
 class QuestionSet(NamedTuple):
-    licence: str
+    license: str
     languages: Tuple[str, ...]
     page: str
     files: Dict[str, Source]  # by the name that run_tf_squad.py expects
@@ -82,8 +86,8 @@ QUESTION_SETS = {
             "ru": "russian-", "sw": "swahili-", "te": "telugu-"}),
     "germanquad": QuestionSet(
         "CC BY 4.0", ("de",), "https://huggingface.co/datasets/deepset/germanquad", {
-            "train-v1.1.json": Source(_GERMANQUAD + "train/0000.parquet", kind="parquet"),
-            "dev-v1.1.json": Source(_GERMANQUAD + "test/0000.parquet", kind="parquet")},
+            "train-v1.1.json": Source(_GERMANQUAD + "train/0000.parquet", kind="parquet", name="train.parquet"),
+            "dev-v1.1.json": Source(_GERMANQUAD + "test/0000.parquet", kind="parquet", name="test.parquet")},
         "needs pyarrow; dev is the test set"),
     "fquad": QuestionSet(
         "CC BY-NC-SA 3.0", ("fr",), "https://fquad.illuin.tech/", {
@@ -229,12 +233,12 @@ def _nearest(context: str, text: str, start: int) -> int:
 
 def table() -> str:
     """The table of docs/downloads.md."""
-    rows = ["| `--dataset` | languages | licence | files | checksum | note |", "|---|---|---|---|---|---|"]
+    rows = ["| dataset | languages | license | files | checksum | note |", "|---|---|---|---|---|---|"]
     for name, entry in QUESTION_SETS.items():
         stems = ", ".join(os.path.splitext(file)[0] for file in entry.files)
         sources = entry.files.values()
         known = "published" if all(source.digest for source in sources) else "some" if any(
             source.digest or source.digests for source in sources) else "first download"
-        rows.append(f"| [`{name}`]({entry.page}) | {', '.join(entry.languages)} | {entry.licence} | {stems} | {known} "
+        rows.append(f"| [`{name}`]({entry.page}) | {', '.join(entry.languages)} | {entry.license} | {stems} | {known} "
                     f"| {entry.note} |")
     return "\n".join(rows)

@@ -5,7 +5,8 @@ abbreviations are part of it: nothing is downloaded. Corrections:
 
 1.  It keeps a quotation together. One of more than LONG_QUOTATION characters is split at the sentences inside it,
     because the dataset builder truncates what is longer than a record.
-2.  A quotation and what follows it in the same sentence stay together: `"Who?" asked the man.`
+2.  What begins with a lower-case letter belongs to the sentence before it (`"Who?" asked the man.`), unless that has
+    no capitals; so does what has no letters or digits, such as a closing quotation mark.
 3.  Abbreviations and ordinal numbers that it does not know do not end a sentence (NOT_FINAL, GERMAN_ORDINAL).
 
 The text of a paragraph is kept; only white space between sentences is dropped.
@@ -13,9 +14,7 @@ The text of a paragraph is kept; only white space between sentences is dropped.
 from __future__ import annotations
 
 import re
-from typing import List
-
-import sentencex
+from typing import Iterable, List
 
 LONG_QUOTATION = 250  # characters
 
@@ -38,8 +37,13 @@ GERMAN_ORDINAL = re.compile(
     r"Bundestag|Spieltag|Minute|Runde|Weltkrieg)")
 _LAST_WORD = re.compile(r"(?<![\w.])([^\W\d_]+)\.\s*$")
 _OPENING = re.compile(r"(?<![^\s(\[—–-])[\"“„«‘'‹]")
-_AFTER_QUOTATION = re.compile(r"[\"”’»“'›][,;]?\s*$")
+_WORD = re.compile(r"[^\W_]")
 _AFTER_JAPANESE = re.compile(r"(と|って|など|の|は|が|を|に|も|とか)")
+
+
+def _segment(language: str, text: str) -> Iterable[str]:
+    import sentencex  # prepare_corpus.check_libraries says how to install it
+    return sentencex.segment(language, text)
 
 
 def split(paragraph: str, language: str) -> List[str]:
@@ -49,7 +53,7 @@ def split(paragraph: str, language: str) -> List[str]:
         language: a code of ISO 639, such as `de`; one that the library does not know gets its general rules.
     """
     found: List[str] = []
-    for piece in sentencex.segment(language, paragraph):
+    for piece in _segment(language, paragraph):
         found += _split_quotation(piece, language) if len(piece) > LONG_QUOTATION else [piece]
     if len(found) > 1:
         found = _join(found, language)
@@ -62,7 +66,7 @@ def _split_quotation(piece: str, language: str) -> List[str]:
     if masked == piece:
         return [piece]
     parts, begin = [], 0
-    for part in sentencex.segment(language, masked):
+    for part in _segment(language, masked):
         parts.append(piece[begin:begin + len(part)])
         begin += len(part)
     return [*parts, piece[begin:]]
@@ -73,7 +77,7 @@ def _join(pieces: List[str], language: str) -> List[str]:
     known, joined = NOT_FINAL.get(language, ()), pieces[:1]
     for piece in pieces[1:]:
         before = joined[-1]
-        if piece[:1].islower() and _AFTER_QUOTATION.search(before):
+        if piece[:1].islower() and not before.islower() or not _WORD.search(piece):
             together = True
         elif language == "ja" and before.endswith(("」", "』")) and _AFTER_JAPANESE.match(piece):
             together = True

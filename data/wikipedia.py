@@ -39,6 +39,7 @@ from configuration import RunFailed, UserError, in_short
 
 BLOCK_BYTES = 1 << 22  # read at once
 CHUNK_BYTES = 1 << 20  # of XML, for a worker
+SMALL_DUMP = 8 << 20  # in bytes of the file: it is read before processes would have started
 LARGEST_HEADER = 16 << 20  # before the first page
 LARGEST_PAGE = 256 << 20
 STREAM_START = re.compile(rb"BZh[1-9]1AY&SY")  # in a bz2 file, by chance once in 10^24 bytes
@@ -58,12 +59,12 @@ def read_dump(path: str, processes: Optional[int] = None,
     """The articles of a dump.
 
     Args:
-        processes: that parse (default: the available cores); 1 parses in this process.
+        processes: that parse (default: the available cores, for a small dump 1); 1 parses in this process.
         progress: called with the number of bytes of the file that have been processed since the last call.
     Raises: UserError: no MediaWiki dump, or a damaged one. RunFailed: a worker process was killed. OSError.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = processes or cores
+    processes = processes or (1 if os.path.getsize(path) < SMALL_DUMP else cores)
     site, chunks = _open(path)
     work = functools.partial(_articles, path, site)
     results = map(work, chunks) if processes == 1 else _in_parallel(work, chunks, processes)
@@ -282,15 +283,18 @@ LIST_TAGS = frozenset(["li", "dd", "dt"])
 MEDIA_FILE = re.compile(r"\.(jpe?g|png|gif|svg|tiff?|webp|ogg|oga|ogv|webm|mp3|mp4|wav|mid|flac|pdf|djvu|stl)$", re.I)
 LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(-[a-z]{2,10})*")
 VARIANTS = re.compile(r"-\{(.*?)\}-", re.DOTALL)  # of a script or region, in Chinese, Serbian, ...
-# Templates that stand for a word: which of their parameters it is.
-TEXT_TEMPLATES = {"nowrap": (1,), "nobr": (1,), "nobreak": (1,), "nowr": (1,), "small": (1,), "big": (1,), "em": (1,),
-                  "strong": (1,), "abbr": (1,), "lang": (2,), "transl": (2,), "transliteration": (2,), "script": (2,),
-                  "convert": (1, 2), "cvt": (1, 2)}
+# Templates that stand for a word, with what they show of their parameters.
+TEXT_TEMPLATES = {
+    **dict.fromkeys(["nowrap", "nobr", "nobreak", "nowr", "small", "big", "em", "strong", "abbr", "tooltip", "sup",
+                     "sub", "math", "mvar", "sic", "flag", "ill", "interlanguage link", "val"], "{1}"),
+    **dict.fromkeys(["lang", "transl", "transliteration", "script"], "{2}"),
+    "convert": "{1} {2}", "cvt": "{1} {2}", "frac": "{1}/{2}", "circa": "c. {1}", "as of": "as of {1}", '"': '"{1}"'}
 CHARACTER_TEMPLATES = {"ndash": "–", "mdash": "—", "snd": " – ", "spaced ndash": " – ", "nbsp": " ", "'": "'", "!": "|",
                        "=": "=", "·": " · ", "bullet": " • ", "dot": " · "}
 _kept = "|".join(map(re.escape, [*TEXT_TEMPLATES, *CHARACTER_TEMPLATES]))
-# A template without others inside. A name that begins like one that is kept is left to the parser.
-UNREAD_TEMPLATE = re.compile(rf"(?<!\{{)\{{\{{(?!\{{|\s*(?:{_kept}|formatnum))[^{{}}]*\}}\}}(?!\}})", re.IGNORECASE)
+# A template without others inside, of which nothing is shown.
+_shown = rf"\s*(?:(?:{_kept}|lang-[a-z-]+)\s*[|}}]|formatnum:)"
+UNREAD_TEMPLATE = re.compile(rf"(?<!\{{)\{{\{{(?!\{{|{_shown})[^{{}}]*\}}\}}(?!\}})", re.IGNORECASE)
 DEEPEST_TEMPLATE = 5  # deeper ones are left to the parser
 # A place where a paragraph ends, and the beginning of an item of a list.
 BREAK, ITEM = "\x02", "\x03"
@@ -392,10 +396,11 @@ def _read_template(node, site: Site, parts: List[str]):
     elif name.startswith("formatnum:"):
         parts.append(name.partition(":")[2])
     elif name in TEXT_TEMPLATES or re.fullmatch("lang-[a-z-]+", name):
-        for number, key in enumerate(TEXT_TEMPLATES.get(name, (1,))):
-            if node.has(str(key)):
-                parts.append(" " if number else "")
-                _read(node.get(str(key)).value, site, parts)
+        for number, piece in enumerate(re.split(r"\{(\d)\}", TEXT_TEMPLATES.get(name, "{1}"))):
+            if number % 2 == 0:
+                parts.append(piece)
+            elif node.has(piece):
+                _read(node.get(piece).value, site, parts)
 
 
 def _read_tag(node, site: Site, parts: List[str]):
@@ -415,9 +420,11 @@ def _read_tag(node, site: Site, parts: List[str]):
 
 
 # What markup that was never closed, or closed twice, leaves behind.
-LEFTOVER_LINE = re.compile(r"^\s*(?:\{\||\|\}|\|-|\||!).*$|\{\{.*$", re.MULTILINE)
-LEFTOVERS = re.compile(r"'{2,5}|\[\[|\]\]|\}\}|\{\{|__[^\W\d_][^\W\d]*?__|</?[a-zA-Z][^<>\n]{0,200}>|\xad|\ufeff")
+LEFTOVER_LINE = re.compile(r"^\s*(?:\{\||\|\}|\|-|\||![^\n]*(?:!!|\|)).*$|\{\{.*$", re.MULTILINE)
+LEFTOVERS = re.compile(r"'{2,5}|\[\[|\]\]|\}\}|\{\{|__[^\W\d_][^\W\d]*?__|</?[a-zA-Z][^<>\n]{0,200}>"
+                       "|[\xad\u200e\u200f\u2060\ufeff]")
 EMPTY_BRACKETS = re.compile(r" ?(?:\([\s,;:/–-]*\)|（[\s,;:、，；：]*）)")
+REPEATED_COMMA = re.compile(r"([,;、，；])(?:\s*[,;、，；])+")
 FIRST_IN_BRACKETS = re.compile(r"([(（])\s*[,;、，；]\s*")
 
 
@@ -430,6 +437,7 @@ def _paragraphs(text: str) -> str:
         lines = block.split("\n") if is_item else [block]  # a line break ends an item
         for number, line in enumerate(lines):
             line = FIRST_IN_BRACKETS.sub(r"\1", EMPTY_BRACKETS.sub("", LEFTOVERS.sub("", line).replace(ITEM, "")))
+            line = REPEATED_COMMA.sub(r"\1", line)
             line = re.sub(r" ([,.])(?=\s|$)", r"\1", " ".join(line.split())).translate(RESTORED)
             if not any(unicodedata.category(character)[0] in "LN" for character in line[:200]):
                 continue

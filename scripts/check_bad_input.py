@@ -695,6 +695,8 @@ def judge_files(run: Run) -> List[str]:
         new = path not in before
         if path.startswith(("streams/", "home/.")) or before.get(path) == content:
             continue
+        if ".partial/" in path and run.status not in (0, 2):  # where an interrupted build of a dataset continues
+            continue
         if new and (TEMPORARY.search(path) or path.startswith("tmp/")):
             found.append(f"left {path}")
         elif refused and not KEPT.search(path) and (leaves_nothing or not new):

@@ -181,7 +181,7 @@ class BenchmarkConfig:
 
 # --- The tables ---
 
-VOCABULARIES = {"wordpiece": "vocab.txt", "sentencepiece": "spiece.model", "bpe": "tokenizer.json"}
+VOCABULARIES = {"wordpiece": "vocab.txt", "sentencepiece": "spiece.model", "bpe": "spiece.model"}
 
 WORKERS = dict(meaning="number of workers, one device each; 0 and 1 both mean one (alias: --num_hpu)", alias="num_hpu")
 HOSTFILE = own("hostfile", "", "hosts of the workers, in lines like 'host1 slots=8' (default: this machine)",
@@ -208,6 +208,7 @@ CORPUS_OPTIONS = [  # of text that is prepared, and of its vocabulary
         "--filter_language'"),
     own("vocab_type", "wordpiece", "type of a new vocabulary: wordpiece, sentencepiece or bpe", tuple(VOCABULARIES)),
     own("vocab_size", "30522", "maximum size of a new vocabulary, in tokens"),
+    own("pack_documents", "false", "fill records from several short documents, with [SEP] between them"),
 ]
 
 
@@ -446,7 +447,8 @@ Gutenberg (books or book_list).""", [
         own("data_dir", "", "folder for the data (default: data/<dataset>)", path="output"),
         *(shared[name] for name in ("language", "prepare_options")),
         own("vocab_file", "", "a vocabulary, in place of a new one", path="input"),
-        *(shared[name] for name in ("vocab_type", "vocab_size", "max_seq_length_p1", "max_seq_length_p2")),
+        *(shared[name] for name in ("vocab_type", "vocab_size", "pack_documents", "max_seq_length_p1",
+                                    "max_seq_length_p2")),
         own("date", "latest", "wiki: date of the dump, such as 20250101"),
         own("books_dir", "", "books: folder of text files", path="input"),
         own("books", "", "books: numbers of Project Gutenberg, separated by commas"),
@@ -687,12 +689,13 @@ def corpus_data(call: Call, lengths: Dict[int, str]) -> Tuple[Dict[int, str], Di
     else:
         num_bytes = sum(sizes.values())
     base, vocab_file = vocabulary(call, corpus, base, steps)
-    data = {phase: f"{base}/seq_len_{length}" for phase, length in lengths.items()}
+    packed = call["pack_documents"] == "true"
+    data = {phase: f"{base}/seq_len_{length}" + "_packed" * packed for phase, length in lengths.items()}
     for phase, length in lengths.items():
         if not corpus.endswith("/prepared/text"):
             refuse_other_corpus(call, data[phase], sizes)
         steps[data[phase]] = records_step(corpus, vocab_file, data[phase], length, 16,
-                                          0.005 if num_bytes > 1e8 else 0.05)
+                                          0.005 if num_bytes > 1e8 else 0.05) + ["--pack_documents"] * packed
     missing = [folder for folder in steps if not os.path.isdir(call.in_work_dir(folder))]
     if missing and call["estimate"] == "true":
         raise UserError(f"--estimate needs the records of --corpus_dir, and {missing[0]} is not built yet: build it "
@@ -714,6 +717,10 @@ def needs_preparing(call: Call, folder: str, sizes: Dict[str, int]) -> bool:
     """Whether the text is not in the builder's own format: files in one folder, one sentence per line."""
     if call["prepare"] != "auto":
         return call["prepare"] == "true"
+    manifest = os.path.join(os.path.dirname(os.path.realpath(folder)), "manifest.json")
+    with contextlib.suppress(UserError):
+        if configuration.read_json_object(manifest).get("format") == "electra-corpus":
+            return False  # the folder text/ of a prepared corpus
     documents = text_formats()
     if any(os.path.dirname(name) for name in documents.find(folder)[0]):
         return True
@@ -744,7 +751,10 @@ def preparing(call: Call, corpus: str, base: str) -> Tuple[str, Dict[str, List[s
         for path in files.matching(call.in_work_dir(os.path.join(base, name))):
             with contextlib.suppress(UserError):
                 known += configuration.read_json_object(path).get("input", [])
-    content = documents.content(folder, names, known)
+    try:
+        content = documents.content(folder, names, known)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): fix that, or remove it.") from error
     options = preparation_options(call)
     deciding = [options, [[entry["file"], entry["bytes"], entry["blake2b"]] for entry in content]]
     place = f"{base}/{hashlib.blake2b(json.dumps(deciding).encode(), digest_size=5).hexdigest()}"
@@ -795,11 +805,12 @@ def create_datasets(call: Call) -> Plan:
                      *options])
     steps: Dict[str, List[str]] = {}
     place, vocab_file = vocabulary(call, f"{folder}/prepared/text", folder, steps)
+    packed = call["pack_documents"] == "true"
     for phase in (1, 2):
         length = call[f"max_seq_length_p{phase}"]
-        steps[f"{place}/seq_len_{length}"] = records_step(
-            f"{folder}/prepared/text", vocab_file, f"{place}/seq_len_{length}", length, call["num_out_files"],
-            call["eval_fraction"])
+        records = f"{place}/seq_len_{length}" + "_packed" * packed
+        steps[records] = records_step(f"{folder}/prepared/text", vocab_file, records, length, call["num_out_files"],
+                                      call["eval_fraction"]) + ["--pack_documents"] * packed
     built = building(steps)
     moved = {f"build_{number + len(commands)}": command for number, command in enumerate(steps.values())}
     return Plan({"device": "cpu", "built_folders": [""] * len(commands) + built["built_folders"],

@@ -15,6 +15,7 @@ PARTS: Dict[str, Dict[str, List[str]]] = {
         "place": ["Köln", "München", "Düsseldorf", "Bad Tölz", "Gießen", "Frankfurt\u00a0am\u00a0Main", "Ulm"],
         "work": ["Bäckermeisterin", "Gießerei", "Donaudampfschifffahrtsgesellschaft", "Schule für Blinde", "Mühle"],
         "year": ["1848", "１９１２", "1973", "2001", "1789"],
+        "syllables": ["schön", "wald", "heim", "ber", "gen", "müh", "le", "stein", "graf", "eß", "linden", "ö", "hof"],
     },
     "chinese": {
         "first": ["王", "李", "张", "刘", "欧阳", "司马", "陈"],
@@ -22,6 +23,7 @@ PARTS: Dict[str, Dict[str, List[str]]] = {
         "place": ["北京", "上海市", "乌鲁木齐", "台北", "香港特别行政区", "成都", "ＸＹ镇"],
         "work": ["一家面包店", "第三中学", "天文台", "图书馆", "造船厂"],
         "year": ["1949年", "一九八四年", "２００８年", "公元前221年", "1912年"],
+        "syllables": list("安德烈卡尔文森伯格罗马诺维奇"),
     },
     "arabic": {
         "first": ["مُحَمَّد", "فاطمة", "أحمد", "إبراهيم", "لَيْلَى", "عبد الله", "زينب"],
@@ -29,6 +31,7 @@ PARTS: Dict[str, Dict[str, List[str]]] = {
         "place": ["القاهرة", "بغداد", "الدار البيضاء", "دِمَشْق", "الرياض", "تونس"],
         "work": ["مدرسة للبنات", "مرصد", "مكتبة كبيرة", "مصنع للسُّفن", "مستشفى"],
         "year": ["١٩٤٨", "1973", "سنة ٢٠٠١", "1258م"],
+        "syllables": ["ال", "با", "سِي", "مَر", "دو", "ني", "خال", "رَش", "تَم", "قا", "وي", "ين"],
     },
 }
 SENTENCES = {
@@ -56,6 +59,8 @@ LANGUAGES = tuple(PARTS)
 def sentence(language: str, draw: random.Random) -> Tuple[str, Dict[str, str]]:
     """A sentence, and the facts in it by what they are."""
     facts = {kind: draw.choice(values) for kind, values in PARTS[language].items()}
+    if draw.random() < 0.5:  # an invented name: there are more words than a vocabulary can hold
+        facts["last"] = "".join(draw.choices(PARTS[language]["syllables"], k=draw.randint(2, 4))).capitalize()
     facts["name"] = facts.pop("first") + ("" if language == "chinese" else " ") + facts.pop("last")
     template = draw.choice(SENTENCES[language])
     facts = {kind: value for kind, value in facts.items() if f"{{{kind}}}" in template}

@@ -51,7 +51,8 @@ class Clone:
         for file in (*ROOT.glob("requirements*.txt"), *modules):
             shutil.copy(file, folder)
         (folder / "data").mkdir()
-        shutil.copy(ROOT / "data" / "documents.py", folder / "data")
+        for name in ("documents.py", "create_datasets_from_start.sh"):
+            shutil.copy(ROOT / "data" / name, folder / "data")
 
     def command(self, *arguments, wrapper="electra.sh"):
         return ["bash", str(self.folder / "scripts" / wrapper), *map(str, arguments)]

@@ -19,13 +19,16 @@ import termios
 import time
 import types
 
+import languages
 import numpy as np
 import pytest
 
 import build_pretraining_dataset as builder
 import files
+import pretrain_utils
 import tfrecord
-from configuration import RunFailed
+import tokenization
+from configuration import PretrainingConfig, RunFailed
 from tokenization import ElectraTokenizer
 
 COMMAND = [sys.executable, builder.__file__]
@@ -232,6 +235,26 @@ def test_shards_mix_the_corpus_and_are_nearly_equal(configure, tmp_path, in_proc
     assert all(set(of_shard // 1000) == {0, 1, 2, 3} for of_shard in places)
     for parts in zip(*(np.array_split(of_shard, 4) for of_shard in places)):  # a window of the order in training
         assert len(set(np.concatenate(parts) // 250)) >= 7 and len(set(np.concatenate(parts) // 1000)) == 4
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_a_sentencepiece_vocabulary_gives_the_records_of_the_rules_and_goes_with_them(
+        kind, corpus, configure, in_process, tmp_path):
+    text = (corpus / "a.txt").read_text(encoding="utf-8")
+    path = languages.train_sentencepiece(tmp_path / "x.model", text.split("\n"), model_type=kind, vocab_size=300)
+    config = configure(vocab_file=path, num_out_files=1)
+    manifest = builder.build(config)
+    expected = [record for name in ("a.txt", "b.txt", "c.txt")
+                for record in reference_records(corpus / name, config.tokenizer(), config)]
+    assert records(tmp_path / "out", manifest["train"]) == expected and len(expected) > 30
+    assert "do_lower_case" not in manifest
+    assert {"tokenizer.json", "spiece.model", "tokenizer_config.json"} < set(os.listdir(tmp_path / "out"))
+    training = PretrainingConfig(pretrain_tfrecords=str(tmp_path / "out"), max_seq_length=32)
+    shards = [str(tmp_path / "out" / entry["file"]) for entry in manifest["train"]]
+    tokenizer = pretrain_utils.open_tokenizer(training, shards)
+    assert tokenizer.fingerprint == manifest["tokenizer_fingerprint"]
+    pretrain_utils.check_manifests(shards, tokenizer, 32)
+    builder.build(configure(vocab_file=path, overwrite=True))
 
 
 def test_draws_have_the_shares_of_the_paper():
@@ -601,7 +624,7 @@ def test_what_has_changed_is_discarded_with_a_line_that_says_so(change, reason, 
         options["vocab_file"] = str(tmp_path / "corpus" / "subfolder" / "vocab.txt")
         pathlib.Path(options["vocab_file"]).write_text("\n".join([*VOCABULARY, "##new"]), encoding="utf-8")
     elif change == "program":
-        monkeypatch.setattr(builder.tokenizers, "__version__", "0.0")
+        monkeypatch.setattr(tokenization.tokenizers, "__version__", "0.0")
     elif change == "processes":
         options["num_processes"] = 3
     else:

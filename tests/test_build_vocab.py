@@ -17,6 +17,7 @@ import sys
 import termios
 
 import languages
+import numpy as np
 import pytest
 import support
 
@@ -27,6 +28,7 @@ import build_vocab  # noqa: E402
 from build_vocab import VocabConfig, learn  # noqa: E402
 
 import build_pretraining_dataset as builder  # noqa: E402
+import squad_utils  # noqa: E402
 from configuration import RunFailed  # noqa: E402
 from tokenization import SPECIAL_TOKENS, ElectraTokenizer  # noqa: E402
 
@@ -190,6 +192,24 @@ def test_characters_beyond_the_coverage_become_bytes_or_unknown(write):
     assert plain.unk_id in plain.encode("\u0283").ids
     by_bytes = learn(config(folder, byte_fallback=True, **options)).tokenizer(config(folder))
     assert [by_bytes.tokens[i] for i in by_bytes.encode("\u0283").ids] == ["▁", "<0xCA>", "<0x83>"]
+
+
+@pytest.mark.parametrize("language", languages.LANGUAGES)
+def test_answers_to_questions_are_the_exact_characters(language, write, tmp_path):
+    (tmp_path / "questions.json").write_text(json.dumps(languages.squad(language, 200)))
+    examples = squad_utils.read_squad(str(tmp_path / "questions.json"), version_2=False)
+    folder = write(a="\n".join(languages.corpus(language, 500)))
+    for options in (dict(type="sentencepiece"), dict(type="bpe"), dict(type="bpe", do_lower_case=False),
+                    dict(type="bpe", byte_fallback=True, character_coverage=0.98)):
+        tokenizer = learn(config(folder, vocab_size=900, **options)).tokenizer(config(folder))
+        features = squad_utils.build_features(examples, tokenizer, max_seq_length=384)
+        exact = 0
+        for row in np.flatnonzero(features.is_impossible == 0):
+            example = examples[features.example_index[row]]
+            found = example.context[features.char_start[row, features.start_positions[row]]:
+                                    features.char_end[row, features.end_positions[row]]]
+            exact += found == example.answers[0][0]
+        assert exact >= 199, options
 
 
 # --- The report ---
@@ -377,7 +397,7 @@ def test_bad_input_is_refused_in_one_sentence(write, tmp_path, in_process, refus
     assert "at least 12," in sentence(vocab_size=10, **pieces)
     assert "--character_coverage=0.95" in sentence(character_coverage=0.95, **pieces)
     assert "contains no text" in sentence(tmp_path / "none", **pieces)
-    assert "--corpus_dir=" in sentence(tmp_path / "blank", **pieces)
+    assert "contains no text" in sentence(tmp_path / "blank", **pieces)
     assert "--vocab_file" in sentence(report=True)
     (tmp_path / "out").write_text("a file")
     assert f"{tmp_path / 'out'} " in sentence()

@@ -27,7 +27,7 @@ from configuration import GENERATOR_FRACTIONS, SIZES
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WRAPPERS = ("electra.sh", "electra_squad.sh", "finetune_ckpts_on_squad.sh", "benchmark_pretraining.sh",
-            "benchmark_squad.sh")
+            "benchmark_squad.sh", "../data/create_datasets_from_start.sh")
 
 # --- What the pages hold ---
 
@@ -105,9 +105,11 @@ CONFIGURATIONS = {
     "run_pretraining.py": "PretrainingConfig", "run_tf_squad.py": "SquadConfig", "run_inference.py": "InferenceConfig",
     "postprocess_pretrained_ckpt.py": "ExportConfig", "build_pretraining_dataset.py": "BuildConfig",
     "data/build_vocab.py": "VocabConfig", "data/make_sample_data.py": "SampleDataConfig",
+    "data/prepare_corpus.py": "PrepareConfig", "data/download.py": "DownloadConfig",
     "scripts/sweep_squad.py": "SweepConfig", "scripts/benchmark.py": "BenchmarkConfig",
     "estimate.py": "EstimateConfig", "analysis.py": "AnalysisConfig",
-    "scripts/check_weights.py": "CheckConfig", "scripts/check_squad.py": "CheckConfig"}
+    "scripts/check_weights.py": "CheckConfig", "scripts/check_squad.py": "CheckConfig",
+    "scripts/check_vocabularies.py": "CheckConfig"}
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +170,11 @@ def check(checkpoints: str, words, wrappers):
 
 def check_script(checkpoints: str, script: str, words, wrappers):
     folder, _, name = script.rpartition("/")
-    assert folder == "scripts", script
+    assert folder == "scripts" or script == "data/create_datasets_from_start.sh", script
+    if folder == "data":
+        name = f"../{script}"
+        if words[:1] == ["corpus"]:
+            (wrappers.folder / words[1]).mkdir(exist_ok=True)
     if name == "test.sh":
         assert all((ROOT / word).is_file() for word in words), words
     elif name == "install_horovod.sh":

@@ -97,6 +97,10 @@ def test_parquet_and_arrow_are_read_or_name_their_library(write, tmp_path, refus
     assert texts(path) == texts(tmp_path / "data-0.arrow") == ["One.", "Two."]
     assert "--text_key" in refuses(texts, path, Source(text_key="body"))
     assert "--text_key" in refuses(texts, path, Source(text_key="label"))
+    content = (tmp_path / "data-0.arrow").read_bytes()
+    offset = content.index(b"One.Two.")
+    write("data-0.arrow", content[:offset - 20] + b"\x7f" * 20 + content[offset:])
+    assert "data-0.arrow" in refuses(texts, tmp_path / "data-0.arrow")
 
 
 def test_files_are_found_in_subfolders_once_and_in_the_order_of_bytes(write, tmp_path):
@@ -154,7 +158,8 @@ def test_a_bad_line_of_json_is_refused_by_file_and_line(write, refuses, line, wo
 
 @pytest.mark.parametrize("suffix, content", [
     (".gz", gzip.compress(b"text " * 1000)[:40]), (".gz", b"no gzip"), (".xz", lzma.compress(b"text " * 1000)[:40]),
-    (".bz2", bz2.compress(b"text " * 1000)[:30])])
+    (".bz2", bz2.compress(b"text " * 1000)[:30]),
+    (".gz", gzip.compress(bytes(range(97, 123)) * 9)[:10] + b"\x07" * 50)])
 def test_damaged_compression_is_refused(write, refuses, suffix, content):
     assert f"a.txt{suffix}" in refuses(texts, write(f"a.txt{suffix}", content))
 
@@ -221,6 +226,11 @@ def test_the_layout_can_be_stated(write):
         assert texts(path, Source(paragraphs=paragraphs)) == expected
 
 
+def test_halves_of_characters_from_json_are_dropped(write):
+    lines = "\\n".join(f"Line {number} \\ud800here." for number in range(9))
+    assert "".join(texts(write("a.jsonl", f'{{"text": "{lines}"}}\n'))).encode().count(b"here") == 9
+
+
 def test_wrapped_text_in_json_is_joined_too(write):
     path = write("a.jsonl", json.dumps({"text": book(paragraphs=5)}) + "\n")
     (text,) = texts(path)
@@ -244,3 +254,14 @@ def test_parts_of_a_file_give_the_documents_of_the_whole(write):
 
 def test_detected_layouts_keep_a_stated_one():
     assert detect(["x"], "sentences") == Layout("sentences", True)
+
+
+def test_books_of_project_gutenberg_are_recognized_and_cleaned(write):
+    licence = "Redistribution is subject to the trademark license.\n" * 30
+    path = write("1342.txt", "The Project Gutenberg eBook of A House\n\n*** START OF THE PROJECT GUTENBERG EBOOK A "
+                 f"HOUSE ***\n\n{book()}\n\n*** END OF THE PROJECT GUTENBERG EBOOK A HOUSE ***\n\n{licence}")
+    assert layout_of(path) == "gutenberg"
+    found = "\n".join(texts(path))
+    assert "Gutenberg" not in found and "trademark" not in found
+    assert found.split()[:2] == ["CHAPTER", "1"] and found.count("\n") >= 120
+    assert read(Range(str(path)), Source(paragraphs="blank_lines"), "x")[0] == "blank_lines"

@@ -310,21 +310,29 @@ def test_rows_of_parquet_files_become_articles():
     assert [entry["id"] for entry in paragraph["qas"]] == ["1", "2"]
 
 
+def test_without_pyarrow_parquet_files_are_refused_by_name(server, run, refuses, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    server.content["/train.parquet"] = b"PAR1"
+    assert "pyarrow" in refuses(run, "germanquad")
+
+
 def test_questions_of_another_structure_are_refused(server, run, refuses):
     for content in ({"data": [{"paragraphs": [{"context": "a", "qas": [{"id": 1}]}]}]}, {"data": [{"paragraphs": []}]}):
         server.content["/cmrc2018_train.json"] = json.dumps(content).encode()
         assert "cmrc2018_train.json" in refuses(run, "cmrc2018", folder=str(len(content["data"][0]["paragraphs"])))
 
 
-def test_every_set_has_an_address_a_licence_and_names_that_the_wrapper_reads():
+def test_every_set_has_an_address_a_license_and_names_that_the_wrapper_reads():
     names = {f"{split}-v{version}.json" for split in ("train", "dev") for version in ("1.1", "2.0")}
     for entry in question_sets.QUESTION_SETS.values():
-        assert entry.licence and entry.page.startswith("https://") and set(entry.files) <= names
+        assert entry.license and entry.page.startswith("https://") and set(entry.files) <= names
         for source in entry.files.values():
             digests = [source.digest, *(source.digests or {}).values()]
             assert source.url.startswith("https://")
             assert all(not digest or digest.startswith("sha256:") and len(digest) == 71 for digest in digests)
             assert set(source.digests or ()) <= set(entry.languages)
+        downloaded = [source.file(entry.languages[0]) for source in entry.files.values()]
+        assert len(set(downloaded)) == len(downloaded)
 
 
 # --- Options ---

@@ -31,7 +31,7 @@ SHA1 = "sha1:" + hashlib.sha1(CONTENT).hexdigest()
 def server(monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(downloads, "TIMEOUT_SECONDS", (5.0, 0.3))
+    monkeypatch.setattr(downloads, "TIMEOUT_SECONDS", (10.0, 10.0))
     monkeypatch.setattr(downloads, "PIECE_BYTES", 10_000)
     with web_server.serving() as running:
         running.content["/file"] = CONTENT
@@ -90,7 +90,8 @@ def test_a_connection_that_ends_early_is_resumed_where_it_ended(server, fetch, t
     assert len(waits) == 2 and waits[1] > waits[0] * 1.2
 
 
-def test_a_server_that_stalls_is_left_and_resumed(server, fetch, tmp_path):
+def test_a_server_that_stalls_is_left_and_resumed(server, fetch, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads, "TIMEOUT_SECONDS", (10.0, 0.5))
     server.faults["/file"] = [Fault(stall=100_000)]
     fetch()
     assert (tmp_path / "file").read_bytes() == CONTENT

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -147,6 +148,15 @@ def test_a_model_is_downloaded_once_then_read_from_the_cache_also_offline(hub, t
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0 and out.startswith(str(tmp_path / "cache")), err
     assert len(hub.requests) == count
+
+
+def test_a_tokenizer_json_is_downloaded_where_there_is_no_vocab_txt(hub):
+    assert read() == (43, 23) and "tokenizer.json" not in {request[1] for request in hub.requests}
+    tokens = hub.files.pop("vocab.txt").decode().split("\n")[:23]
+    model = {"type": "WordLevel", "vocab": {token: number for number, token in enumerate(tokens)}, "unk_token": "[UNK]"}
+    hub.files["tokenizer.json"] = json.dumps({"version": "1.0", "added_tokens": [], "model": model}).encode()
+    shutil.rmtree(constants.HF_HUB_CACHE)
+    assert read() == (43, 23) and weights.read(REPOSITORY).tokenizer.vocab_file.endswith("/tokenizer.json")
 
 
 def test_the_next_weights_format_is_used_if_there_is_no_safetensors_file(hub, monkeypatch):

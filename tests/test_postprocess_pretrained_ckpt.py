@@ -9,10 +9,12 @@ import shutil
 import subprocess
 import sys
 
+import languages
 import numpy as np
 import pytest
 import safetensors.numpy
 import tensorflow as tf
+import tokenizers
 
 import modeling
 import postprocess_pretrained_ckpt
@@ -70,6 +72,24 @@ def test_the_command_writes_both_networks_and_says_where(tmp_path, vocab_file):
         rows = slice(0, 41) if name.endswith(weights.VOCABULARY_TENSORS) else slice(None)
         np.testing.assert_array_equal(found[name], variable.numpy()[rows], err_msg=name)
     assert not [name for name in os.listdir(tmp_path) if ".tmp" in name]
+
+
+def test_a_sentencepiece_vocabulary_is_exported_as_itself(tmp_path):
+    lines = [line for line in languages.corpus("german", 100) if line]
+    make_run(tmp_path / "run", languages.train_sentencepiece(tmp_path / "x.model", lines, vocab_size=101))
+    export(tmp_path / "run", tmp_path / "out")
+    folder = tmp_path / "out" / "discriminator"
+    assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors", "spiece.model", "tokenizer.json",
+                                          "tokenizer_config.json"]
+    assert (folder / "spiece.model").read_bytes() == (tmp_path / "x.model").read_bytes()
+    source = weights.read(str(tmp_path / "out"))
+    assert source.tokenizer.fingerprint == ElectraTokenizer(str(tmp_path / "x.model")).fingerprint
+    assert weights.open_tokenizer(source).encode("Köln") == source.tokenizer.encode("Köln")
+    # What transformers adds around the text of this file:
+    theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    pair, own = theirs.encode("In Köln.", "Wo?"), source.tokenizer.encode
+    first, second = own("In Köln.").ids, own("Wo?").ids
+    assert pair.ids == [2, *first, 3, *second, 3] and pair.type_ids == [0] * (len(first) + 2) + [1] * (len(second) + 1)
 
 
 def test_a_checkpoints_folder_means_its_newest(run, tmp_path, capsys):

@@ -167,6 +167,13 @@ def test_large_files_are_cut_at_lines(tmp_path):
         assert all(text[:part.end].endswith(b"\n") for part in parts[:-1])
 
 
+def test_file_names_may_be_any_bytes(text, in_process):
+    (text / "a.jsonl").rename(text / "\udcff a\n.jsonl")
+    prepare_corpus.prepare(config(text))
+    assert "\\xff a" in (text.parent / "out" / "report.md").read_text()
+    prepare_corpus.prepare(config(text))  # up to date
+
+
 # --- Duplicates ---
 
 
@@ -224,6 +231,8 @@ def test_a_folder_that_is_up_to_date_is_left_and_other_text_is_refused_or_replac
     prepare_corpus.prepare(config(text, overwrite=True))
     assert manifest(text.parent / "out")["counts"]["documents"] == json.loads(before["manifest.json"])[
         "counts"]["documents"] + 1
+    (text.parent / "out" / "notes").write_text("x")
+    assert "notes" in refuses(prepare_corpus.prepare, config(text, seed=3, overwrite=True))
     (text.parent / "mine").mkdir()
     (text.parent / "mine" / "notes").write_text("x")
     assert "--output_dir" in refuses(prepare_corpus.prepare, config(text, "mine", overwrite=True))
@@ -308,6 +317,10 @@ def test_calls_that_cannot_work_are_refused(text, tmp_path, refuses, in_process,
     assert "loosen" in refuses(prepare, config(text, min_characters=10**6))
     (text / "broken.jsonl").write_text("{\n")
     assert "broken.jsonl, line 1" in refuses(prepare, config(text))
+    monkeypatch.setattr(prepare_corpus.importlib.util, "find_spec", lambda name: None)
+    text_of_refusal = refuses(prepare, config(text, filter_language=True))
+    assert "sentencex and rensa and py3langid" in text_of_refusal and "requirements.txt" in text_of_refusal
+    monkeypatch.setattr(prepare_corpus.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(prepare_corpus.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10}))
     assert "GB free" in refuses(prepare, config(text, "new"))
 

@@ -314,6 +314,14 @@ def test_a_vocabulary_that_is_given_is_part_of_the_place_of_records_of_prepared_
     assert "--prepare_options" in refuses(corpus_plan, tmp_path, "--prepare_options='")
 
 
+def test_packed_records_have_a_place_of_their_own(tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("One sentence.\n")
+    made = corpus_plan(tmp_path, "--pack_documents").variables
+    assert made["built_folders"][1:] == ["data/mine/seq_len_128_packed", "data/mine/seq_len_512_packed"]
+    assert "--pack_documents" in made["build_1"] and "--pack_documents" not in made["build_0"]
+
+
 def test_whether_text_is_prepared_can_be_stated(tmp_path):
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("One sentence.\nAnd another one.\n")
@@ -322,6 +330,8 @@ def test_whether_text_is_prepared_can_be_stated(tmp_path):
     (tmp_path / "text" / "b.jsonl").write_text('{"text": "x"}\n')
     assert len(corpus_plan(tmp_path).variables["built_folders"]) == 4
     assert len(corpus_plan(tmp_path, "--prepare=false").variables["built_folders"]) == 3
+    (tmp_path / "manifest.json").write_text('{"format": "electra-corpus"}')  # of a corpus whose folder is text/
+    assert len(corpus_plan(tmp_path).variables["built_folders"]) == 3
 
 
 def test_a_corpus_that_cannot_be_used_is_refused(tmp_path, refuses, monkeypatch):

@@ -66,7 +66,11 @@ CASES = [
 ]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 10), reason="sentencex 0.6.1, the last for Python 3.8, splits fewer cases")
+newer_library = pytest.mark.skipif(sys.version_info < (3, 10),
+                                   reason="sentencex 0.6.1, the last for Python 3.8, splits fewer cases")
+
+
+@newer_library
 @pytest.mark.parametrize("language, expected", CASES, ids=[f"{language}-{number}" for number, (language, _) in
                                                            enumerate(CASES)])
 def test_a_paragraph_is_split_as_a_reader_would(language, expected):
@@ -74,6 +78,16 @@ def test_a_paragraph_is_split_as_a_reader_would(language, expected):
     assert sentences.split(between.join(expected), language) == expected
 
 
+@newer_library
+@pytest.mark.parametrize("text, expected", [
+    ("He sang: Ta ra la! and was happy. Then he left.", ["He sang: Ta ra la! and was happy.", "Then he left."]),
+    ("I have come to terms . \"", ["I have come to terms . \""]),
+    ("all is lower case. even names are. so it is.", ["all is lower case.", "even names are.", "so it is."])])
+def test_lower_case_and_lone_marks_do_not_begin_a_sentence(text, expected):
+    assert sentences.split(text, "en") == expected
+
+
+@newer_library
 def test_a_long_quotation_is_split_and_keeps_its_marks():
     said = [f"This is sentence number {number} of a speech that goes on and on." for number in range(8)]
     paragraph = f"“{' '.join(said)}” he said, and left. “Good.”"

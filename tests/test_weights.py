@@ -12,6 +12,7 @@ import sys
 import types
 
 import h5py
+import languages
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -361,6 +362,23 @@ def test_rows_of_another_vocabulary_are_matched_by_token(tokenizer, tmp_path, re
     text = refuses(weights.load, weights.read(folder), other.trainable_variables, own)
     assert "41" in text and "vocab.txt" in text
     weights.load(weights.read(folder), fresh.trainable_variables, tokenizer)  # the same number of rows
+
+
+def test_rows_of_another_kind_of_vocabulary_are_matched_as_words_and_parts_of_words(tokenizer, tmp_path):
+    model = make_model(seed=1)
+    folder = export(model, tokenizer, tmp_path / "model")
+    path = languages.train_sentencepiece(tmp_path / "x.model", ["the cat sat on the cats mat, lowest"] * 9,
+                                         vocab_size=40, model_type="bpe")
+    own = ElectraTokenizer(path)
+    other = make_model(seed=2, config=dataclasses.replace(CONFIG, vocab_size=own.vocab_size))
+    weights.load(weights.read(folder), other.trainable_variables, own)
+    table, theirs = other.embeddings.word_embeddings.numpy(), model.embeddings.word_embeddings.numpy()
+
+    def same(piece, token):
+        return np.array_equal(table[own.tokens.index(piece)], theirs[tokenizer.tokens.index(token)])
+
+    assert same("▁the", "the") and same("[MASK]", "[MASK]") and same(",", ",") and same("s", "##s")
+    assert not same("a", "a")  # inside a word
 
 
 @pytest.mark.parametrize("make, problem", [
