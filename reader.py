@@ -76,8 +76,8 @@ class Reader:
         beam = self.model.beam_size if self.model.joint_head else 1
         self.buckets = sorted({*(length for length in BUCKETS if beam <= length < self.length), self.length})
         any_shape = {name: tf.TensorSpec([None, None], tf.int32) for name in squad_utils.NETWORK_INPUTS}
-        self._answers = tf.function(self.model.answers, autograph=False,
-                                    input_signature=None if device.kind == "hpu" else [any_shape])
+        self.signature = None if device.kind == "hpu" else [any_shape]
+        self._answers = tf.function(self.model.answers, autograph=False, input_signature=self.signature)
 
     @classmethod
     def from_pretrained(cls, name: str, **options) -> Reader:

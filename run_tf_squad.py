@@ -579,6 +579,7 @@ def predict(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
         return None, None
     if not workers.is_chief:
         return {}, None
+
     def search(temperature: float) -> squad_utils.Found:
         return squad_utils.search_answers(
             answers.model.joint_head, dev.examples, dev.features, outputs, config.n_best_size, config.max_answer_length,

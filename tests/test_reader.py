@@ -147,7 +147,7 @@ def test_on_hpu_every_graph_has_fixed_shapes_and_there_are_few(independent, monk
         traced.append(tuple(features["input_ids"].shape))
         return answers(features)
 
-    reader._answers = tf.function(trace, autograph=False, input_signature=reader._answers.input_signature)
+    reader._answers = tf.function(trace, autograph=False, input_signature=reader.signature)
     for count in (3, 20, 7, 4, 18, 3):
         reader.answer([WHERE] * (count % 2 + 1), words(count, count))
     assert sorted(traced) == [(1, 32), (2, 32)]
