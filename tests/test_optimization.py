@@ -261,7 +261,7 @@ class Descent(Optimizer):
     def __init__(self, variables, rate):
         super().__init__(variables, constant_rate(rate), beta_1=0.0, beta_2=0.0, weight_decay_rate=0.0)
 
-    def direction(self, value, first, second, corrections, weight_decay, exempt):
+    def direction(self, value, first, second, correction_1, correction_2, weight_decay):
         return first
 
 
