@@ -12,6 +12,8 @@ bfloat16 too, other units are dropped, at the same rate. Shape suffixes: see mod
 from __future__ import annotations
 
 import math
+import os
+import sys
 
 import tensorflow as tf
 
@@ -23,6 +25,27 @@ ENABLED = False  # set by devices.open_device
 def _compiled(function):
     """Compiles a function of tensors (and Python numbers) with XLA, once for each shape."""
     return tf.function(function, autograph=False, jit_compile=True)
+
+
+def enable():
+    """Compiles from now on.
+
+    XLA logs its first compilation, and TensorFlow 2.15 an error that is none for as many compiled operations as run at
+    once, whatever the log level. That happens here, where it is hidden.
+    """
+    global ENABLED
+    ENABLED = True
+    busy = _compiled(lambda x: tf.reduce_sum(tf.sin(tf.sin(tf.sin(tf.sin(x))))))
+    at_once = tf.function(lambda x: [busy(x + number) for number in range(4 * os.cpu_count())], autograph=False)
+    sys.stderr.flush()
+    shown = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        at_once(tf.zeros([2 ** 18]))
+    finally:
+        os.dup2(shown, 2)
+        os.close(shown)
 
 
 def elementwise(function):
@@ -251,7 +274,9 @@ def attention(q_TD, k_TD, v_TD, mask_bias, heads: int, rate: float, seed):
     @tf.custom_gradient
     def apply(q_TD, k_TD, v_TD):
         q, k, v = _split_all(q_TD, k_TD, v_TD, mask_bias, heads)
-        probs = tf.nn.softmax(_masked(tf.matmul(q, k, transpose_b=True), mask_bias))
+        scores = tf.matmul(q, k, transpose_b=True)
+        # Without its shape, which graph optimization does not see behind compiled code, it logs a warning in bfloat16.
+        probs = tf.nn.softmax(tf.ensure_shape(_masked(scores, mask_bias), scores.shape))
         keep = _kept(probs, rate, seed) if drops else None
         context = tf.matmul(_scaled(probs, keep, rate) if drops else probs, v)
 

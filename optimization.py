@@ -25,6 +25,9 @@ import fused
 from workers import ALONE, Workers
 
 
+COMPILED_SIZE = 2 ** 18  # elements of a variable whose update fused.py compiles: for less it takes longer than it saves
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """Learning rate as a function of the number of completed updates. `power=1` is linear decay."""
@@ -114,9 +117,11 @@ class Optimizer(tf.Module):
         scale = scale * applied
         keep_first, keep_second = applied * (1 - self.beta_1), applied * (1 - self.beta_2)
         rates = {multiplier: learning_rate * (multiplier * applied) for multiplier in dict.fromkeys(self.multipliers)}
-        changes, direction = fused.elementwise(self._changes), fused.elementwise(self.direction)
+        plain = self._changes, self.direction
+        compiled = [fused.elementwise(function) for function in plain]
         for members in self._together():
             variables = [self.trained[i] for i in members]
+            changes, direction = compiled if variables[0].shape.num_elements() >= COMPILED_SIZE else plain
             value, first, second, gradient = (_joined([of[i] for i in members]) for of in (
                 self.trained, self.first_moments, self.second_moments, gradients))
             # In place, as every change of a variable here: new tensors would leave gaps in memory where the old ones were.

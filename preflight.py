@@ -281,8 +281,8 @@ def pretraining_bytes(config: PretrainingConfig, encoder: ElectraConfig) -> floa
                 for network in networks)
     if generator:  # logits over the vocabulary at the masked positions, and their gradients
         total += 8 * config.train_batch_size * config.max_predictions_per_seq * encoder.padded_vocab_size
-    if config.precision in ("bf16", "hmp"):
-        total *= 0.85 if config.xla == "false" else 0.5  # fused.py keeps activations in bfloat16
+    compiled, in_bfloat16 = config.device == "cpu" and config.xla != "false", config.precision in ("bf16", "hmp")
+    total *= (0.5 if in_bfloat16 else 0.7) if compiled else (0.85 if in_bfloat16 else 1)  # fused.py keeps less
     return PROCESS_BYTES + BYTES_PER_PARAMETER * pretraining_parameters(config, encoder) + total
 
 

@@ -179,7 +179,7 @@ if that exists, else the bundled sample data is used. Switches can be given with
         of("train_batch_size_p1", "2"),
         of("learning_rate_p1", "6e-3"),
         of("num_workers", **WORKERS),
-        of("xla", "xla", meaning="compile with XLA: xla or auto (gpu; cpu with bf16), true, false; ignored on hpu",
+        of("xla", "xla", meaning="compile with XLA: true (also: xla, auto) or false; ignored on hpu",
            choices=("xla", "auto", "true", "false")),
         of("warmup_steps_p1", "5", "num_warmup_steps"),
         of("train_steps_p1", "20", "num_train_steps"),
