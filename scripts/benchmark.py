@@ -58,6 +58,7 @@ import tensorflow as tf  # noqa: E402
 
 import build_pretraining_dataset  # noqa: E402
 import devices  # noqa: E402
+import estimate  # noqa: E402
 import files  # noqa: E402
 import flops  # noqa: E402
 import modeling  # noqa: E402
@@ -355,12 +356,7 @@ class Peer:
 
 def process_seconds() -> float:
     """Seconds since this process was started; outside Linux since its first import."""
-    try:
-        with open("/proc/self/stat", encoding="ascii") as stat, open("/proc/uptime", encoding="ascii") as uptime:
-            ticks = int(stat.read().rpartition(")")[2].split()[19])
-            return float(uptime.read().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError):
-        return time.monotonic() - LOADED
+    return estimate.age("self") or time.monotonic() - LOADED
 
 
 def peak_memory(device: devices.Device) -> Optional[float]:
