@@ -58,7 +58,8 @@ def _float32(*tensors):
 
 
 def _mixed(bits):
-    """A bijection of uint32 in which every bit of the input changes half of the output: MurmurHash3's finalizer."""
+    """A bijection of uint32: the finalizer of MurmurHash3 (Appleby), in which each bit of the input changes half of the
+    bits of the output."""
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         bits = tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, tf.constant(shift, tf.uint32)))
         bits *= tf.constant(factor, tf.uint32)
@@ -70,15 +71,15 @@ def _hashed(shape, rate, seed):
     """A dropout mask from a hash of the unit's number, keyed with `seed` before and between two rounds."""
     first, second = tf.unstack(tf.bitcast(seed, tf.uint32))
     numbers = tf.bitcast(tf.range(math.prod(shape)), tf.uint32)
-    bits = _mixed(tf.bitwise.bitwise_xor(
-        _mixed(numbers * tf.constant(0x9E3779B1, tf.uint32) + first), second))
+    bits = _mixed(numbers * tf.constant(0x9E3779B1, tf.uint32) + first)
+    bits = _mixed(tf.bitwise.bitwise_xor(bits, second))
     return tf.reshape(bits >= tf.constant(round(rate * 2 ** 32), tf.uint32), shape)
 
 
 def _kept(x, rate: float, seed):
     """The dropout mask of `x` as bool, a function of `seed`. In float32 it is the same one as in modeling.dropout.
 
-    In bfloat16, where TensorFlow's random numbers would be 4 to 7% of an update, it is a hash, at a tenth of their cost.
+    In bfloat16, where TensorFlow's random numbers would be 4 to 7% of an update, it is a hash at a tenth of their cost.
     """
     if x.dtype == tf.float32:
         return pretrain_utils.uniform(x.shape, seed) >= rate

@@ -24,8 +24,7 @@ import tensorflow as tf
 import fused
 from workers import ALONE, Workers
 
-
-COMPILED_SIZE = 2 ** 18  # elements of a variable whose update fused.py compiles: for less it takes longer than it saves
+COMPILED_SIZE = 2 ** 18  # elements of a variable whose update fused.py compiles: below, that takes longer than it saves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +123,7 @@ class Optimizer(tf.Module):
             changes, direction = compiled if variables[0].shape.num_elements() >= COMPILED_SIZE else plain
             value, first, second, gradient = (_joined([of[i] for i in members]) for of in (
                 self.trained, self.first_moments, self.second_moments, gradients))
-            # In place, as every change of a variable here: new tensors would leave gaps in memory where the old ones were.
+            # In place, like every change of a variable here: new tensors would leave gaps where the old ones were.
             for i, *of_moments in zip(members, *(_parts(change, variables) for change in changes(
                     gradient, first, second, scale, keep_first, keep_second))):
                 self.first_moments[i].assign_add(of_moments[0])

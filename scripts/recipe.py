@@ -106,8 +106,8 @@ class BenchmarkConfig:
     bf16_config_path: Optional[str] = like(DeviceOptions, "bf16_config_path")
     force: bool = like(DeviceOptions, "force")
     out_dir: str = option("results/benchmark", "folder for the results")
-    plot: Optional[str] = option(None, "measure nothing: draw the share of the ceiling and the memory in all JSON files "
-                                 "of the task in out_dir to this PNG file")
+    plot: Optional[str] = option(None, "measure nothing: draw the share of the ceiling and the memory in all JSON "
+                                 "files of the task in out_dir to this PNG file")
 
     def __post_init__(self):
         configuration.check_options(self)
