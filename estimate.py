@@ -354,7 +354,7 @@ def age(process: Union[int, str]) -> Optional[float]:
 def wrapper_seconds() -> float:
     """What the wrapper of this process took before it started it, as it will before a training."""
     space, _, wrappers = os.environ.get("ELECTRA_WRAPPER", "").partition(":")
-    outer = age(wrappers.partition(",")[0]) if space == files.process_space() else None
+    outer = age(wrappers.partition(",")[0]) if wrappers and space == files.process_space() else None
     return max(0.0, outer - (age("self") or outer)) if outer else 0.0
 
 
