@@ -493,7 +493,9 @@ def draw(config: BenchmarkConfig):
             axes[0, column].set_title(others, fontsize=9)
             for row, (value_of, label) in enumerate(rows):
                 draw_panel(axes[row, column], results, name, common, value_of)
-                axes[row, column].set(xlabel=name, ylim=(0, None), **({} if column else {"ylabel": label}))
+                axes[row, column].set(xlabel=name, **({} if column else {"ylabel": label}))
+        for first in axes[:, 0]:
+            first.set_ylim(bottom=0)  # of the whole row, once all of it is drawn
         axes[0, 0].legend()
 
 
