@@ -366,7 +366,7 @@ class DeviceOptions:
     device: str = option("cpu", "device to run on", choices=("cpu", "gpu", "hpu"))
     precision: str = option("fp32", "precision: fp32, bf16 (hmp is an alias), or tf32 on gpu",
                             choices=("fp32", "bf16", "hmp", "tf32"))
-    xla: str = option("auto", "compile with XLA: all on gpu, elementwise operations on cpu (auto: with bf16 only); "
+    xla: str = option("auto", "compile with XLA: all on gpu, elementwise operations on cpu (auto is true there); "
                       "ignored on hpu", choices=("auto", "true", "false"))
     bf16_config_path: typing.Optional[str] = option(
         None, "hpu with bf16: JSON file that lists the operations to convert (default: data/bf16_electra.json)")

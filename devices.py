@@ -63,8 +63,7 @@ def open_device(kind: str, precision: str, xla: str = "auto", bf16_config_path: 
     Args:
         kind: cpu, gpu or hpu.
         precision: fp32; bf16 (hmp is its old name); tf32 (gpu only).
-        xla: auto, true or false. It compiles the whole update on gpu, and elementwise operations on cpu, where auto
-            compiles with bf16 only; hpu ignores it.
+        xla: auto or true compile the whole update on gpu, and elementwise operations on cpu; hpu ignores it.
         bf16_config_path: hpu with bf16 only: a JSON file with the lists of operations to convert (default:
             data/bf16_electra.json).
         workers: ranks of this process; on gpu and hpu each worker of a machine uses its own card.
@@ -84,8 +83,9 @@ def open_device(kind: str, precision: str, xla: str = "auto", bf16_config_path: 
     description, note = _OPENERS[kind](precision, workers, bf16_config_path)
     compute_dtype = tf.bfloat16 if precision == "bf16" and kind != "hpu" else tf.float32
     jit_compile = kind == "gpu" and xla != "false"
-    # In float32 only if requested: there XLA gains little, and results would differ from those of other releases.
-    fused.ENABLED = kind == "cpu" and (xla == "true" or xla == "auto" and precision == "bf16")
+    fused.ENABLED = False
+    if kind == "cpu" and xla != "false":
+        fused.enable()
     return Device(kind, precision, compute_dtype, jit_compile, description, note, workers)
 
 

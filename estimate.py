@@ -15,7 +15,7 @@ The model of the time on W workers, which share the micro-batches of an update:
   bytes of the gradients, 4 per parameter (2 with --gradient_compression), in 2 (W - 1) messages of LATENCY seconds.
 - evaluations: a forward pass takes a third of a training step; drawing the curves takes CURVES_SECONDS.
 - checkpoints: a copy in memory, and the last one until it is on disk.
-- start: to the end of the first update, and the end of the process, if timed.
+- start: of the wrapper; of the command to the end of its first update, and its end, if timed.
 """
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ LATENCY = 30e-6  # seconds of a message between two workers
 FORWARD = 1 / 3  # of the time of a training step: the backward pass takes twice as long as the forward pass
 COPY_BYTES, WRITE_BYTES = 1e9, 2e8  # per second: a checkpoint to host memory; to disk, read back
 CURVES_SECONDS = 1.0  # after each evaluation, and at the end
+EVALUATION_START = 0.12  # of the start: the first evaluation traces and compiles the forward pass
 LEAST_SECONDS = 10  # of timed updates: with a small model three of them are over too soon
 MOST_MICRO_BATCHES = 8  # of a timed update: longer ones are extrapolated
 
@@ -346,6 +347,23 @@ def pace_of(phase: Phase, entries: List[dict], first: float, memory: Optional[in
     return Pace(1 / (phase.flops * per_flop), start, sum(interval.updates for interval in steady), memory)
 
 
+def age(process: Union[int, str]) -> Optional[float]:
+    """Seconds since a process, by its id or `self`, was started; None where that is not known."""
+    with contextlib.suppress(OSError, ValueError):  # no /proc, or it has ended
+        with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as stat, \
+                open("/proc/uptime", encoding="ascii") as uptime:
+            ticks = int(stat.read().rpartition(")")[2].split()[19])
+            return float(uptime.read().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
+    return None
+
+
+def wrapper_seconds() -> float:
+    """What the wrapper of this process took before it started it, as it will before a training."""
+    space, _, wrappers = os.environ.get("ELECTRA_WRAPPER", "").partition(":")
+    outer = age(wrappers.partition(",")[0]) if wrappers and space == files.process_space() else None
+    return max(0.0, outer - (age("self") or outer)) if outer else 0.0
+
+
 def peak_memory(pid: int) -> Optional[int]:
     """Bytes that a process has used at most so far; None where that is not known."""
     with contextlib.suppress(OSError, ValueError, StopIteration):  # no /proc, or it has ended
@@ -374,7 +392,7 @@ class Times(NamedTuple):
     accumulation: int
     training: float
     exchange: float  # included in `training`
-    evaluation: float  # with the curves
+    evaluation: float  # with the curves, and what the first one traces
     saving: float
     start: float
 
@@ -404,7 +422,8 @@ def times_on(phase: Phase, pace: Pace, workers: int, gbits: float) -> Optional[T
     size = preflight.checkpoint_bytes(phase.parameters)
     saving = phase.saves * size / COPY_BYTES + size / WRITE_BYTES if phase.disk else 0.0
     return Times(batch_size, accumulation, phase.sequences * unequal / workers / rate + exchange, exchange,
-                 phase.evaluations * (phase.evaluated * FORWARD / rate / workers + CURVES_SECONDS) + CURVES_SECONDS,
+                 phase.evaluations * (phase.evaluated * FORWARD / rate / workers + CURVES_SECONDS) + CURVES_SECONDS
+                 + (EVALUATION_START * pace.start_seconds if phase.evaluations else 0.0),
                  saving, pace.start_seconds)
 
 
@@ -413,8 +432,9 @@ def paces(config: EstimateConfig, phases: Sequence[Phase], programs: Sequence[st
     sequences, the FLOPs per second are the same."""
     rates = config.rates
     if not rates:
-        return [time_updates(phase, program, config.timed_updates) if phase.updates else Pace(0.0)
-                for phase, program in zip(phases, programs)]
+        found = [time_updates(phase, program, config.timed_updates) if phase.updates else Pace(0.0)
+                 for phase, program in zip(phases, programs)]
+        return [found[0]._replace(start_seconds=found[0].start_seconds + wrapper_seconds()), *found[1:]]
     if len(rates) == 1:
         rates = [rates[0] * phases[0].flops / phase.flops for phase in phases]
     return [Pace(rate) for rate in rates]

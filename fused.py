@@ -11,6 +11,10 @@ bfloat16 too, other units are dropped, at the same rate. Shape suffixes: see mod
 """
 from __future__ import annotations
 
+import math
+import os
+import sys
+
 import tensorflow as tf
 
 import pretrain_utils
@@ -23,21 +27,63 @@ def _compiled(function):
     return tf.function(function, autograph=False, jit_compile=True)
 
 
+def enable():
+    """Compiles from now on.
+
+    XLA logs its first compilation, and TensorFlow 2.15 an error that is none for as many compiled operations as run at
+    once, whatever the log level. That happens here, where it is hidden.
+    """
+    global ENABLED
+    ENABLED = True
+    busy = _compiled(lambda x: tf.reduce_sum(tf.sin(tf.sin(tf.sin(tf.sin(x))))))
+    at_once = tf.function(lambda x: [busy(x + number) for number in range(4 * os.cpu_count())], autograph=False)
+    sys.stderr.flush()
+    shown = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        at_once(tf.zeros([2 ** 18]))
+    finally:
+        os.dup2(shown, 2)
+        os.close(shown)
+
+
+def elementwise(function):
+    """`function`, compiled where elementwise operations are."""
+    return _compiled(function) if ENABLED else function
+
+
 def _float32(*tensors):
     return [tf.cast(tensor, tf.float32) for tensor in tensors]
+
+
+def _mixed(bits):
+    """A bijection of uint32: the finalizer of MurmurHash3 (Appleby), in which each bit of the input changes half of the
+    bits of the output."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        bits = tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, tf.constant(shift, tf.uint32)))
+        bits *= tf.constant(factor, tf.uint32)
+    return tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, tf.constant(16, tf.uint32)))
+
+
+@_compiled
+def _hashed(shape, rate, seed):
+    """A dropout mask from a hash of the unit's number, keyed with `seed` before and between two rounds."""
+    first, second = tf.unstack(tf.bitcast(seed, tf.uint32))
+    numbers = tf.bitcast(tf.range(math.prod(shape)), tf.uint32)
+    bits = _mixed(numbers * tf.constant(0x9E3779B1, tf.uint32) + first)
+    bits = _mixed(tf.bitwise.bitwise_xor(bits, second))
+    return tf.reshape(bits >= tf.constant(round(rate * 2 ** 32), tf.uint32), shape)
 
 
 def _kept(x, rate: float, seed):
     """The dropout mask of `x` as bool, a function of `seed`. In float32 it is the same one as in modeling.dropout.
 
-    In bfloat16 it takes 16 random bits for each unit instead of 32, since random numbers are 7% of an update there.
+    In bfloat16, where TensorFlow's random numbers would be 4 to 7% of an update, it is a hash at a tenth of their cost.
     """
     if x.dtype == tf.float32:
         return pretrain_utils.uniform(x.shape, seed) >= rate
-    size = x.shape.num_elements()
-    bits = tf.raw_ops.StatelessRandomUniformFullInt(shape=[(size + 1) // 2], seed=seed, dtype=tf.int32)
-    draws = tf.reshape(tf.bitcast(bits, tf.uint16), [-1])[:size]
-    return tf.reshape(draws >= tf.constant(round(rate * 2 ** 16), tf.uint16), x.shape)
+    return _hashed(tuple(x.shape), rate, seed)
 
 
 @_compiled
@@ -229,7 +275,9 @@ def attention(q_TD, k_TD, v_TD, mask_bias, heads: int, rate: float, seed):
     @tf.custom_gradient
     def apply(q_TD, k_TD, v_TD):
         q, k, v = _split_all(q_TD, k_TD, v_TD, mask_bias, heads)
-        probs = tf.nn.softmax(_masked(tf.matmul(q, k, transpose_b=True), mask_bias))
+        scores = tf.matmul(q, k, transpose_b=True)
+        # Without its shape, which graph optimization does not see behind compiled code, it logs a warning in bfloat16.
+        probs = tf.nn.softmax(tf.ensure_shape(_masked(scores, mask_bias), scores.shape))
         keep = _kept(probs, rate, seed) if drops else None
         context = tf.matmul(_scaled(probs, keep, rate) if drops else probs, v)
 

@@ -21,7 +21,10 @@ from typing import List, Optional, Sequence
 import numpy as np
 import tensorflow as tf
 
+import fused
 from workers import ALONE, Workers
+
+COMPILED_SIZE = 2 ** 18  # elements of a variable whose update fused.py compiles: below, that takes longer than it saves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,23 +116,30 @@ class Optimizer(tf.Module):
         scale = scale * applied
         keep_first, keep_second = applied * (1 - self.beta_1), applied * (1 - self.beta_2)
         rates = {multiplier: learning_rate * (multiplier * applied) for multiplier in dict.fromkeys(self.multipliers)}
+        plain = self._changes, self.direction
+        compiled = [fused.elementwise(function) for function in plain]
         for members in self._together():
             variables = [self.trained[i] for i in members]
+            changes, direction = compiled if variables[0].shape.num_elements() >= COMPILED_SIZE else plain
             value, first, second, gradient = (_joined([of[i] for i in members]) for of in (
                 self.trained, self.first_moments, self.second_moments, gradients))
-            gradient = tf.math.multiply_no_nan(gradient, scale)
-            # "Biased first (second) moment estimate"; with applied = 0 both stay bit-identical.
-            first += (gradient - first) * keep_first
-            second += (tf.square(gradient) - second) * keep_second
+            # In place, like every change of a variable here: new tensors would leave gaps where the old ones were.
+            for i, *of_moments in zip(members, *(_parts(change, variables) for change in changes(
+                    gradient, first, second, scale, keep_first, keep_second))):
+                self.first_moments[i].assign_add(of_moments[0])
+                self.second_moments[i].assign_add(of_moments[1])
+            first, second = (_joined([of[i] for i in members]) for of in (self.first_moments, self.second_moments))
             exempt = is_bias_or_norm(variables[0].name)
-            direction = self.direction(value, first, second, corrections, 0.0 if exempt else self.weight_decay_rate,
-                                       exempt)
-            rate = self._joined_rates(rates, members)
-            new = first, second, rate * direction
-            for i, new_m, new_v, change in zip(members, *(_parts(tensor, variables) for tensor in new)):
-                self.first_moments[i].assign(new_m)
-                self.second_moments[i].assign(new_v)
+            update = self.scaled(direction(value, first, second, *corrections,
+                                           0.0 if exempt else self.weight_decay_rate), value, exempt)
+            for i, change in zip(members, _parts(self._joined_rates(rates, members) * update, variables)):
                 self.trained[i].assign_sub(change)
+
+    @staticmethod
+    def _changes(gradient, first, second, scale, keep_first, keep_second):
+        """What is added to "biased first (second) moment estimate"; 0 where all factors are 0."""
+        gradient = tf.math.multiply_no_nan(gradient, scale)
+        return (gradient - first) * keep_first, (tf.square(gradient) - second) * keep_second
 
     def _joined_rates(self, rates, members: List[int]):
         """Learning rate of variables that are updated together: a scalar, or one number for each element."""
@@ -159,15 +169,19 @@ class Optimizer(tf.Module):
         """Adds 1 to `step` if the update was applied or skipped."""
         self.step.assign_add(tf.cast(done, tf.int32))
 
-    def direction(self, value, first, second, corrections, weight_decay: float, exempt: bool):
-        """The update direction, to be multiplied by the learning rate. `corrections`: 1 - beta ** t for each moment."""
+    def direction(self, value, first, second, correction_1, correction_2, weight_decay: float):
+        """The update direction, element by element. `correction`: 1 - beta ** t of the moment."""
         raise NotImplementedError
+
+    def scaled(self, direction, value, exempt: bool):
+        """The direction, to be multiplied by the learning rate. `exempt`: a bias or layer norm."""
+        return direction
 
 
 class AdamW(Optimizer):
-    def direction(self, value, first, second, corrections, weight_decay, exempt):
+    def direction(self, value, first, second, correction_1, correction_2, weight_decay):
         # lr * sqrt(c2) / c1 * m / (sqrt(v) + epsilon): the correction is a factor, the moments are not corrected.
-        update = first / (tf.sqrt(second) + self.epsilon) * (tf.sqrt(corrections[1]) / corrections[0])
+        update = first / (tf.sqrt(second) + self.epsilon) * (tf.sqrt(correction_2) / correction_1)
         return update + weight_decay * value if weight_decay else update
 
 
@@ -181,16 +195,17 @@ class LAMB(Optimizer):
     def is_elementwise(self, variable):
         return super().is_elementwise(variable) and self.skip_adaptive
 
-    def direction(self, value, first, second, corrections, weight_decay, exempt):
-        update = (first / corrections[0]) / (tf.sqrt(second / corrections[1]) + self.epsilon)
-        if weight_decay:
-            update += weight_decay * value
+    def direction(self, value, first, second, correction_1, correction_2, weight_decay):
+        update = (first / correction_1) / (tf.sqrt(second / correction_2) + self.epsilon)
+        return update + weight_decay * value if weight_decay else update
+
+    def scaled(self, direction, value, exempt):
         if exempt and self.skip_adaptive:
-            return update
-        value_norm, update_norm = (tf.sqrt(tf.reduce_sum(tf.square(x))) for x in (value, update))
+            return direction
+        value_norm, update_norm = (tf.sqrt(tf.reduce_sum(tf.square(x))) for x in (value, direction))
         # 1 if either norm is 0; the inner maximum keeps the unused branch finite.
         trust_ratio = tf.where((value_norm > 0) & (update_norm > 0), value_norm / tf.maximum(update_norm, 1e-30), 1.0)
-        return trust_ratio * update
+        return trust_ratio * direction
 
 
 class TrainStep(tf.Module):
@@ -288,8 +303,10 @@ class TrainStep(tf.Module):
 
     def _update(self):
         self._update_by([tf.convert_to_tensor(accumulator) for accumulator in self.accumulators])
+        # A 0 that is no constant: graph optimization would keep tensors of zeros as large as the accumulators.
+        zero = self.update_sums[0]
         for accumulator in self.accumulators:
-            accumulator.assign(tf.zeros_like(accumulator))
+            accumulator.assign(tf.math.multiply_no_nan(accumulator, zero))
 
     def _update_by(self, gradients):
         """One update from this worker's summed gradients, unless a value is not finite now or was before."""

@@ -12,12 +12,15 @@ the turns. Tracing and compiling come before the first turn and count only for t
 --against=hf does the same work with Hugging Face transformers on PyTorch (tests/transformers_peer.py), in a process and
 an environment of its own, in turns with this project.
 
-Prints a table and writes <out_dir>/<task>_<model_size>_<device>_<precision>.json. docs/performance.md explains both.
+Prints a table and writes <out_dir>/<task>_<model_size>_<device>_<precision>_<batch>x<length>.json. docs/performance.md
+explains both. --plot=FILE draws what these files hold.
 """
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
+import glob
 import itertools
 import json
 import os
@@ -37,8 +40,9 @@ sys.path[:0] = [os.path.dirname(HERE), HERE]
 from recipe import BenchmarkConfig  # noqa: E402  (found through the line above, like the rest)
 
 import command_line  # noqa: E402
+import configuration  # noqa: E402
 import preflight  # noqa: E402
-from configuration import ElectraConfig, RunFailed, SquadConfig, check_folder  # noqa: E402
+from configuration import ElectraConfig, RunFailed, SquadConfig, UserError, check_folder  # noqa: E402
 
 
 def check(config: BenchmarkConfig):
@@ -59,6 +63,7 @@ import tensorflow as tf  # noqa: E402
 
 import build_pretraining_dataset  # noqa: E402
 import devices  # noqa: E402
+import estimate  # noqa: E402
 import files  # noqa: E402
 import flops  # noqa: E402
 import modeling  # noqa: E402
@@ -392,12 +397,7 @@ class Peer:
 
 def process_seconds() -> float:
     """Seconds since this process was started; outside Linux since its first import."""
-    try:
-        with open("/proc/self/stat", encoding="ascii") as stat, open("/proc/uptime", encoding="ascii") as uptime:
-            ticks = int(stat.read().rpartition(")")[2].split()[19])
-            return float(uptime.read().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError):
-        return time.monotonic() - LOADED
+    return estimate.age("self") or time.monotonic() - LOADED
 
 
 def peak_memory(device: devices.Device) -> Optional[float]:
@@ -505,8 +505,65 @@ def table(found: dict) -> str:
     return "\n".join(lines)
 
 
+# --- The plot ---
+
+
+def settings_of(found: dict) -> Dict[str, object]:
+    config = found["config"]
+    return {"batch size": config["train_batch_size"], "sequence length": config["max_seq_length"],
+            "model": config["model_size"]}
+
+
+def draw(config: BenchmarkConfig):
+    """Training in all JSON files of the task: one column for each setting that varies while the others stay the same.
+
+    Raises: UserError: there are no files to draw. OSError: see `report.saved_figure`.
+    """
+    results = []
+    for path in sorted(glob.glob(os.path.join(glob.escape(config.out_dir), f"{config.task}_*.json"))):
+        with open(path, encoding="utf-8") as file:
+            results.append(configuration.parse_json_object(file.read(), path))
+    if not results:
+        raise UserError(f"--out_dir={config.out_dir} has no results of {config.task} to draw: run the benchmark first.")
+    common = {name: collections.Counter(settings_of(found)[name] for found in results).most_common(1)[0][0]
+              for name in settings_of(results[0])}
+    share = "share_of_ceiling_by_cpu_time" if config.device == "cpu" else "share_of_ceiling"
+    rows = ((lambda found: found["results"]["training"].get(share), "share of the ceiling"),
+            (lambda found: found["peak_memory_bytes"] and found["peak_memory_bytes"] / 1e9, "peak memory, GB"))
+    with report.saved_figure(config.plot, figsize=(11, 6)) as figure:
+        axes = figure.subplots(len(rows), len(common), sharey="row", squeeze=False)
+        for column, name in enumerate(common):
+            others = ", ".join(f"{other} {value}" for other, value in common.items() if other != name)
+            axes[0, column].set_title(others, fontsize=9)
+            for row, (value_of, label) in enumerate(rows):
+                draw_panel(axes[row, column], results, name, common, value_of)
+                axes[row, column].set(xlabel=name, **({} if column else {"ylabel": label}))
+        for first in axes[:, 0]:
+            first.set_ylim(bottom=0)  # of the whole row, once all of it is drawn
+        axes[0, 0].legend()
+
+
+def draw_panel(axis, results: List[dict], name: str, common: Dict[str, object], value_of: Callable):
+    """A line for each precision, over the values of a setting, at equal distances."""
+    seen = [found for found in results if all(settings_of(found)[other] == value for other, value in common.items()
+                                              if other != name) and value_of(found) is not None]
+    order = list(configuration.SIZES) if name == "model" else []
+    places = sorted({settings_of(found)[name] for found in seen},
+                    key=lambda value: order.index(value) if value in order else value)
+    for precision in sorted({found["config"]["precision"] for found in seen}):
+        points = sorted((places.index(settings_of(found)[name]), value_of(found)) for found in seen
+                        if found["config"]["precision"] == precision)
+        axis.plot(*zip(*points), marker="o", label=precision)
+    axis.set_xticks(range(len(places)), [str(place) for place in places])
+    axis.grid(alpha=0.3)
+
+
 def main(argv):
     config = command_line.parse(BenchmarkConfig, argv, __doc__)
+    if config.plot:
+        draw(config)
+        print(f"written: {config.plot}")
+        return
     check(config)
     device = devices.open_device(config.device, config.precision, config.xla, config.bf16_config_path)
     os.makedirs(config.out_dir, exist_ok=True)

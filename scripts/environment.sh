@@ -171,6 +171,16 @@ run() {
   if [[ -n $stopped && -n $resumable ]] && (( status > 128 )); then status=75; fi  # it had not yet begun to wait for TERM
 }
 
+# Runs the one command of a recipe, and ends.
+run_recipe() {
+  recipe "$@"
+  if [[ -n $dry_run ]]; then planned_python; else use_python "$device"; fi
+  running "$python" "${command[@]}"
+  [[ -z $dry_run ]] || exit 0
+  run "$python" "${command[@]}"
+  exit "$status"
+}
+
 run_group() {
   [[ -z $stopped ]] || leave
   set -m  # job control gives it a process group of its own

@@ -142,6 +142,8 @@ class BenchmarkConfig:
     bf16_config_path: Optional[str] = like(DeviceOptions, "bf16_config_path")
     force: bool = like(DeviceOptions, "force")
     out_dir: str = option("results/benchmark", "folder for the results")
+    plot: Optional[str] = option(None, "measure nothing: draw the share of the ceiling and the memory in all JSON "
+                                 "files of the task in out_dir to this PNG file")
 
     def __post_init__(self):
         configuration.check_options(self)
@@ -172,7 +174,8 @@ class BenchmarkConfig:
 
     @property
     def json_file(self) -> str:
-        name = "_".join((self.task, self.model_size, self.device, self.precision))
+        shape = f"{self.train_batch_size}x{self.max_seq_length}"
+        name = "_".join((self.task, self.model_size, self.device, self.precision, shape))
         return os.path.join(self.out_dir, f"{name}.json")
 
     def sole_user(self):
@@ -229,7 +232,7 @@ if that exists, else the bundled sample data is used. Switches can be given with
         of("train_batch_size_p1", "2"),
         of("learning_rate_p1", "6e-3"),
         of("num_workers", **WORKERS),
-        of("xla", "xla", meaning="compile with XLA: xla or auto (gpu; cpu with bf16), true, false; ignored on hpu",
+        of("xla", "xla", meaning="compile with XLA: true (also: xla, auto) or false; ignored on hpu",
            choices=("xla", "auto", "true", "false")),
         of("warmup_steps_p1", "5", "num_warmup_steps"),
         of("train_steps_p1", "20", "num_train_steps"),
@@ -415,7 +418,8 @@ def benchmark_table(task: str) -> Table:
     names = [name for name in BenchmarkConfig.__dataclass_fields__ if name not in ("task", *others)]
     renamed = {"model_size": "electra_model", "train_batch_size": "batch_size", "predict_batch_size":
                "infer_batch_size"}
-    paths = {"model_config": "input", "bf16_config_path": "input", "out_dir": "output"}
+    paths = {"model_config": "input", "bf16_config_path": "input", "out_dir": "output",
+             "plot": "output"}
     entries = [flag(BenchmarkConfig, renamed.get(name, name), defaults.get(name), name, path=paths.get(name))
                for name in names]
     what = {"pretraining": "pre-training", "squad": "fine-tuning on SQuAD"}[task]

@@ -139,3 +139,19 @@ def test_records_are_full_but_for_one_in_twenty(tmp_path):
     lengths = features["input_mask"].sum(axis=1)
     assert lengths.max() == 64 and 5 <= lengths.min() and 0.02 < (lengths < 64).mean() < 0.08
     assert features["segment_ids"].sum() > 0 and features["input_ids"].max() < tokenizer.vocab_size
+
+
+def test_results_of_several_settings_are_drawn_and_nothing_is_measured(tmp_path, refuses):
+    out = tmp_path / "out"
+    config = benchmark.BenchmarkConfig(out_dir=str(out), plot=str(tmp_path / "cost.png"))
+    assert "run the benchmark first" in refuses(benchmark.draw, config)
+    out.mkdir()
+    for changes in ({}, {"train_batch_size": 32}, {"max_seq_length": 512}, {"model_size": "tiny"},
+                    {"precision": "bf16"}):
+        found = dataclasses.replace(config, plot=None, **changes)
+        (out / found.json_file.rpartition("/")[2]).write_text(json.dumps({
+            "config": dataclasses.asdict(found), "peak_memory_bytes": 4e9,
+            "results": {"training": {"share_of_ceiling_by_cpu_time": 0.7}}}))
+    assert len(list(out.iterdir())) == 5  # results of different settings do not replace each other
+    benchmark.main(["benchmark.py", f"--out_dir={out}", f"--plot={config.plot}"])
+    assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")

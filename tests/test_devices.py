@@ -53,9 +53,9 @@ def test_cpu_opens_in_its_precisions(precision, name, compute_dtype):
 
 @pytest.mark.skipif(GPU, reason="a visible GPU cannot be hidden after other tests used it")
 @pytest.mark.parametrize("precision, xla, compiled", [
-    ("fp32", "auto", False), ("fp32", "true", True), ("fp32", "false", False),
+    ("fp32", "auto", True), ("fp32", "true", True), ("fp32", "false", False),
     ("bf16", "auto", True), ("bf16", "true", True), ("bf16", "false", False)])
-def test_cpu_compiles_elementwise_operations_with_bf16_or_on_request(precision, xla, compiled):
+def test_cpu_compiles_elementwise_operations_unless_refused(precision, xla, compiled):
     assert open_device("cpu", precision, xla).jit_compile is False
     assert fused.ENABLED is compiled
 

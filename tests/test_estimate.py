@@ -154,6 +154,18 @@ def test_checkpoints_take_a_copy_each_and_the_last_one_until_it_is_written():
     assert times.saving == pytest.approx(5 * size / estimate.COPY_BYTES + size / estimate.WRITE_BYTES)
 
 
+def test_the_first_evaluation_traces_and_the_start_of_the_wrapper_counts(monkeypatch):
+    pace = Pace(10.0, start_seconds=20.0)
+    without, once = (estimate.times_on(make_phase(evaluations=count, evaluated=30), pace, 1, 100) for count in (0, 1))
+    assert once.evaluation - without.evaluation == pytest.approx(1 + estimate.CURVES_SECONDS + 0.12 * 20)
+    for wrappers, expected in ((f"{os.getppid()},{os.getpid()}", estimate.age(os.getppid()) - estimate.age("self")),
+                               ("", 0.0), ("999999999", 0.0)):
+        monkeypatch.setenv("ELECTRA_WRAPPER", f"{files.process_space()}:{wrappers}")
+        assert estimate.wrapper_seconds() == pytest.approx(expected, abs=0.5)
+    monkeypatch.setenv("ELECTRA_WRAPPER", f"elsewhere:{os.getppid()}")
+    assert estimate.wrapper_seconds() == 0
+
+
 @pytest.mark.parametrize("done, last, every, expected", [(0, 20, 20, 1), (0, 20, 8, 3), (8, 20, 8, 2), (20, 20, 8, 0),
                                                          (0, 5, 100, 1)])
 def test_what_is_due_every_few_updates_is_due_after_the_last_one_too(done, last, every, expected):

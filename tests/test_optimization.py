@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import fused
 import modeling
+import optimization
 from configuration import ElectraConfig
 from optimization import LAMB, AdamW, Optimizer, Schedule, TrainStep, is_bias_or_norm, layerwise_multipliers
 from workers import Workers
@@ -231,6 +233,39 @@ def test_vectors_that_are_updated_together_get_what_each_would_get_alone(kind):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("kind", [LAMB, AdamW])
+def test_the_compiled_update_of_cpu_is_the_plain_one(kind, monkeypatch):
+    rng = np.random.default_rng(4)
+    value, bias, *gradients = (rng.normal(size=size) for size in ([3, 4], [4], [3, 4], [4]))
+    results = []
+    for compiled in (False, True):
+        monkeypatch.setattr(fused, "ENABLED", compiled)
+        monkeypatch.setattr(optimization, "COMPILED_SIZE", 1)
+        variables = variables_of([value, bias], ["dense/kernel", "dense/bias"])
+        optimizer = kind(variables, constant_rate(0.1))
+        for scale, finite in ((1.0, True), (0.0, False), (0.5, True)):
+            bad = [tf.constant(g if finite else np.full_like(g, np.nan), tf.float32) for g in gradients]
+            update(optimizer, bad, scale, tf.constant(finite))
+        results.append(values_of([*variables, *optimizer.first_moments, *optimizer.second_moments]))
+    for plain, found in zip(*results):
+        np.testing.assert_allclose(found, plain, rtol=1e-6)
+
+
+def test_an_update_changes_moments_in_place_and_keeps_no_zeros():
+    """New tensors would leave gaps in memory, and constants of zeros as large as the gradients take 10% of it."""
+    model = Linear(LAMB, accumulation_steps=2)
+    operations = model.step._update.get_concrete_function().graph.get_operations()
+    replaced = [op.inputs[0].name for op in operations if op.type == "AssignVariableOp"]
+    kept_in_place = [*model.optimizer.first_moments, *model.optimizer.second_moments, model.kernel, model.bias]
+    captured = {id(variable.handle): inner.name for variable in kept_in_place
+                for outer, inner in model.step._update.get_concrete_function().graph.captures
+                if outer is variable.handle}
+    assert len(captured) == 6 and not set(captured.values()) & set(replaced)
+    for op in operations:
+        if op.type == "AssignVariableOp" and op.inputs[1].shape.rank:
+            assert op.inputs[1].op.type not in ("Const", "Fill", "ZerosLike") or op.inputs[1].shape.rank < 2
+
+
 def test_update_0_of_a_warm_up_changes_the_moments_only():
     variables = variables_of([[1.0, 2.0]], ["a/kernel"])
     optimizer = LAMB(variables, Schedule(1.0, 10, 5))
@@ -261,7 +296,7 @@ class Descent(Optimizer):
     def __init__(self, variables, rate):
         super().__init__(variables, constant_rate(rate), beta_1=0.0, beta_2=0.0, weight_decay_rate=0.0)
 
-    def direction(self, value, first, second, corrections, weight_decay, exempt):
+    def direction(self, value, first, second, correction_1, correction_2, weight_decay):
         return first
 
 

@@ -50,7 +50,7 @@ def phase_2(config, data, **changes):
 
 def train(config, stop_after=None):
     never = training.StopRequest()
-    run_pretraining.train(config, devices.open_device("cpu", "fp32"), stop_after or never)
+    run_pretraining.train(config, devices.open_device("cpu", config.precision), stop_after or never)
 
 
 def tensors(config, name):
@@ -165,6 +165,15 @@ def test_a_mixture_resumes_to_the_bit_and_logs_what_each_dataset_gave(data, tmp_
     last = [line for line in console(whole).splitlines() if "the mixture has given" in line][-1]
     first, second = map(int, re.findall(r" ([0-9]+) records \(", last))
     assert first + second == 4 * 12 and 24 <= first <= 46 and f"({first / 90:.2f} of its epochs)" in last
+
+
+def test_a_run_in_bf16_stopped_and_resumed_equals_an_uninterrupted_one(data, tmp_path):
+    one, other = (make_config(data, tmp_path / name, precision="bf16", num_train_steps=4) for name in ("one", "other"))
+    train(one)
+    with pytest.raises(Interrupted, match="at step 2 of phase 1"):
+        train(other, StopAfter(2))
+    train(dataclasses.replace(other, restore_checkpoint="latest"))
+    assert_same_bits(tensors(one, "ckpt-4"), tensors(other, "ckpt-4"))
 
 
 def test_a_stop_within_an_update_drops_it_and_resuming_repeats_it(data, tmp_path, finished):
