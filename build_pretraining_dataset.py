@@ -17,19 +17,38 @@ Examples are made as by the builder released with Clark et al. 2020 (arXiv:2003.
     `[CLS] first [SEP] second [SEP]`; an example with an empty second segment is `[CLS] first [SEP]`.
 
 Two differences from that builder: once the second segment has started, no later sentence is added to the first, and
-`target` is drawn for every example. Every random choice, including which documents are held out (--eval_fraction), is a
-hash of the seed, the file name and the byte offset of the document; each shard is written by one process, from parts of
-the corpus that depend only on its size and --num_out_files. So any --num_processes gives the same bytes. A document
-longer than `DOCUMENT_BOUND` may be split between lines; its parts are then separate documents, each held out or not.
+`target` is drawn for every example.
+
+With --pack_documents, an example that reaches the end of its document continues with the next one, and [SEP] separates
+the two ("full sentences" of Liu et al. 2019, arXiv:1907.11692): the documents of a shard that are on the same side of
+the split between training and held-out ones form one long text, in the order of the corpus within each chunk. The rules
+above apply to that text; [SEP] counts as a token of the sentence after it. So sentences stay in order, a document may
+begin in one example and end in the next, and segment_ids still mark the two halves of an example, not documents: a
+[SEP] between documents has the segment of the text around it, and where a segment ends, its own [SEP] is the separator.
+ELECTRA has no objective about pairs of segments, which therefore may come from different documents, and [SEP] is never
+masked. Attention does reach from one document to another.
+
+Every random choice, including which documents are held out (--eval_fraction), is a hash of the seed, the file name and
+the byte offset of the document (with --pack_documents, of the seed, the shard and the number of the example). The
+corpus is cut into chunks of whole documents, which are sorted by such a hash and dealt out to the shards, so that each
+shard has text from all over the corpus and the shards are nearly equal in size. Each shard is written by one process,
+and the chunks depend only on the sizes of the files and --num_out_files. So any --num_processes gives the same bytes. A
+document longer than `DOCUMENT_BOUND` may be split between lines; its parts are then separate documents, each held out
+or not. Records are not shuffled: training does that, in windows of 10,000 records from 16 shards (pretrain_utils.py),
+and as the chunks are in random order, such a window has text from 16 places of the corpus or more.
 
 Output, in a folder that replaces --output_dir when it is complete: `train-00000-of-00016.tfrecord` ..., with
 --eval_fraction `eval/eval-00000-of-00001.tfrecord`, beside each shard its index (`<shard>.idx`, see tfrecord.py),
-`vocab.txt`, `tokenizer_config.json`, `manifest.json`. A record is a `tf.train.Example` with three int64 lists of length
-max_seq_length: input_ids; input_mask, 1 on tokens; segment_ids, 1 on the second segment and its [SEP]. TensorFlow is
-not imported: records are encoded with numpy.
+the vocabulary, `tokenizer_config.json`, `manifest.json`. A record is a `tf.train.Example` with three int64 lists of
+length max_seq_length: input_ids; input_mask, 1 on tokens; segment_ids, 1 on the second segment and its [SEP].
+TensorFlow is not imported: records are encoded with numpy.
 
 Exit status: 0, 2 (invalid option or input), 1 (a worker process failed), 130 (Ctrl-C) or 143 (SIGTERM). Unless it is 0,
-nothing is left behind, and an existing dataset in --output_dir is unchanged.
+an existing dataset in --output_dir is unchanged. An interrupted build continues when the same command runs again, with
+any --num_processes: finished shards are kept beside the output, in `.<name of the output>.partial`, and the dataset is
+the same to the byte. They are used again if the options, the text (names, sizes and times of change), the vocabulary
+and this program are unchanged and their checksums are right. Otherwise they are discarded, which a line of output says.
+After invalid text nothing is kept.
 """
 from __future__ import annotations
 
@@ -40,44 +59,50 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import json
+import heapq
 import multiprocessing
 import os
 import pathlib
+import re
 import shutil
 import signal
+import sys
 import threading
 import time
-from typing import Iterator, Optional
+from typing import Iterator, NamedTuple, Optional
 
+import google_crc32c
 import numpy as np
-import tokenizers
 import tqdm
 
 import command_line
 import configuration
 import files
+import sentencepiece_model
 import tfrecord
+import tokenization
 from configuration import Interrupted, RunFailed, UserError, option
 from tokenization import ElectraTokenizer
 
-CHUNK_BYTES = 4 << 20  # largest planned chunk: a worker has one in memory at a time
+CHUNK_BYTES = 1 << 20  # largest planned chunk: a worker has one in memory at a time
+CHUNKS_PER_SHARD = 16  # or more
 DOCUMENT_BOUND = 1 << 20  # a document that goes more bytes than this past a chunk's planned end is split there
 LINE_BOUND = 16 << 20  # a longer line at a chunk's planned end is refused
-LINES_PER_CALL = 64  # lines joined for one call of the tokenizer
-LINE_END = "ꀀꀁꀂ"  # joins them: three letters of the Yi script that do not form a word
 ROW_TOKENS = 1 << 16  # tokens of the examples that are encoded at once: fits a core's cache
 STRIP_ACCENTS = {"none": None, "true": True, "false": False}  # the option, for the tokenizer
 FEW_RECORDS = 100  # a held-out loss of fewer is mostly chance
+MUCH_PADDING = 1 / 3  # share of the positions above which a warning says so
+STATE_FILE = "state.json"  # of an interrupted build: what its shards depend on
+STATE_FORMAT = "electra-pretraining-build-1"
 LOG_SECONDS = 30  # between progress lines if the output is not a terminal
 
 
 @dataclasses.dataclass(frozen=True)
 class BuildConfig:
-    """One build. Every option except the folders and the number of processes affects what is written."""
+    """One build. Every option except the folders, the number of processes and --overwrite affects what is written."""
 
     corpus_dir: Optional[str] = option(None, "folder of UTF-8 text files, one sentence per line")
-    vocab_file: Optional[str] = option(None, "WordPiece vocabulary, one token per line")
+    vocab_file: Optional[str] = option(None, "vocabulary: a vocab.txt, a SentencePiece X.model or a tokenizer.json")
     output_dir: Optional[str] = option(None, "folder to create")
     max_seq_length: int = option(128, "length of every record, in tokens", minimum=8)
     num_processes: Optional[int] = option(None, "worker processes (default: the available cores)", minimum=1)
@@ -90,11 +115,15 @@ class BuildConfig:
     strip_accents: Optional[str] = option(
         None, "strip accents: true, false, or none (as do_lower_case); default: as the tokenizer_config.json says, "
         "else none", choices=tuple(STRIP_ACCENTS))
+    pack_documents: bool = option(
+        False, "fill records from several documents, with [SEP] between them: little padding where documents are short")
     seed: int = option(42, "random seed for lengths, segments and held-out documents", minimum=0, maximum=2**31 - 1)
     eval_fraction: float = option(0.0, "fraction of documents held out in <output_dir>/eval", minimum=0.0, maximum=0.9)
     encoding_errors: str = option("strict", "bytes that are not valid UTF-8: strict stops with an error, replace drops "
                                   "them", choices=("strict", "replace"))
-    overwrite: bool = option(False, "replace an existing dataset in output_dir (never other files)")
+    overwrite: bool = option(
+        False, "replace an existing dataset in output_dir (never other files) once the new one is complete; an "
+        "interrupted build continues with or without it")
 
     def __post_init__(self):
         configuration.check_options(self)
@@ -118,6 +147,13 @@ class BuildConfig:
             given["strip_accents"] = STRIP_ACCENTS[self.strip_accents]
         return ElectraTokenizer.from_folder(os.path.dirname(self.vocab_file), self.vocab_file, **given)
 
+    @property
+    def content_options(self) -> dict:
+        """The options that affect what is written, by flag."""
+        others = ("corpus_dir", "vocab_file", "output_dir", "num_processes", "overwrite")
+        values = {**dataclasses.asdict(self), "num_out_files": self.out_files}
+        return {f"--{name}": value for name, value in values.items() if name not in others}
+
 
 # --- The corpus and its chunks ---
 
@@ -140,19 +176,27 @@ def list_corpus(corpus_dir: str) -> dict[str, int]:
 
 
 def plan_shards(sizes: dict[str, int], config: BuildConfig) -> list[list[Chunk]]:
-    """Splits the files into chunks and assigns each to the smallest shard so far. Leaves out empty shards."""
-    planned_bytes = sum(sizes.values()) // (8 * config.out_files)  # eight chunks per shard, if not too large
+    """Splits the files into chunks and assigns each, in random order, to the smallest shard so far.
+
+    Leaves out empty shards. Raises: UserError: a line is too long.
+    """
+    planned_bytes = sum(sizes.values()) // (CHUNKS_PER_SHARD * config.out_files)
     planned_bytes = min(CHUNK_BYTES, max(1024, planned_bytes))
-    shards, loads = [[] for _ in range(config.out_files)], [0] * config.out_files
+    chunks = []
     for path, size in sizes.items():
         with open(path, "rb") as file:
             begin = 0
             while begin < size:
                 end = find_cut(file, begin + planned_bytes, size, config.blanks_separate_docs)
-                least = loads.index(min(loads))
-                shards[least].append(Chunk(path, begin, end))
-                loads[least] += end - begin
+                chunks.append(Chunk(path, begin, end))
                 begin = end
+    chunks.sort(key=lambda chunk: random_bits(config.seed, os.fsencode(os.path.basename(chunk.path)), chunk.begin, -2))
+    shards = [[] for _ in range(config.out_files)]
+    loads = [(0, number) for number in range(config.out_files)]  # a heap of (bytes, shard)
+    for chunk in chunks:
+        load, least = heapq.heappop(loads)
+        shards[least].append(chunk)
+        heapq.heappush(loads, (load + chunk.end - chunk.begin, least))
     return [shard for shard in shards if shard]
 
 
@@ -175,19 +219,6 @@ def find_cut(file, planned: int, size: int, blanks_separate_docs: bool) -> int:
 
 
 # --- Text to examples ---
-
-def joining_tokenizer(config: BuildConfig) -> ElectraTokenizer:
-    """The tokenizer, with `LINE_END` added as a word whose id is the vocabulary's size.
-
-    It joins lines, because tokenizing one long text takes a quarter less time than many short ones. The ids are the
-    same as for separate lines: BERT's normalisation and WordPiece never look across white space.
-    """
-    tokenizer = config.tokenizer()
-    backend = json.loads(tokenizer.backend.to_str())
-    backend["model"]["vocab"][LINE_END] = tokenizer.vocab_size
-    tokenizer.backend = tokenizers.Tokenizer.from_str(json.dumps(backend))
-    return tokenizer
-
 
 def read_documents(chunk: Chunk, config: BuildConfig, tokenizer: ElectraTokenizer
                    ) -> tuple[np.ndarray, list[int], list[tuple[int, int, int]]]:
@@ -216,15 +247,7 @@ def read_documents(chunk: Chunk, config: BuildConfig, tokenizer: ElectraTokenize
             in_document = False
         offset += len(line) + 1
 
-    marked = [np.zeros(0, np.int32)]
-    for first in range(0, len(lines), LINES_PER_CALL):
-        text = f" {LINE_END} ".join([*lines[first:first + LINES_PER_CALL], ""])
-        marked.append(np.array(tokenizer.encode_batch([text])[0], np.int32))
-    marked = np.concatenate(marked)
-    ids = marked[marked != tokenizer.vocab_size]
-    lengths = np.diff(np.flatnonzero(marked == tokenizer.vocab_size), prepend=-1) - 1
-    if len(lengths) != len(lines):
-        raise UserError(f"{chunk.path} contains the word {LINE_END}, which the builder uses internally: remove it.")
+    ids, lengths = tokenizer.encode_lines(lines)
     with_tokens = np.flatnonzero(lengths)  # not lines of control characters
     begins = [0, *np.cumsum(lengths[with_tokens]).tolist()]
     sentences = np.searchsorted(with_tokens, [*firsts, len(lines)]).tolist()
@@ -245,18 +268,37 @@ def draw(bits: int, max_seq_length: int) -> tuple[int, bool, bool]:
     return target, (bits >> 20 & 0xFFFFF) < 0.10 * 2**20, bool(bits >> 40 & 1)
 
 
-def examples_of_document(begins: list[int], line: int, end_line: int, key, max_seq_length: int
-                         ) -> Iterator[tuple[int, int, int, int]]:
-    """Makes examples of sentences `line` to `end_line` (see `read_documents`) by the rules in the module's docstring.
+class Text(NamedTuple):
+    """Sentences that examples are made of: sentence i is `ids[starts[i]:begins[i + 1]]`, and none is empty.
 
-    Yields: the two segments in `ids`: begin, number of tokens, begin, number of tokens (0 without a second segment).
+    In a packed text, a sentence that begins a document has [SEP] before it, at `begins[i] == starts[i] - 1`, which is
+    left out where a segment begins with the sentence. Otherwise `starts` is `begins`.
     """
-    number = 0
+
+    ids: np.ndarray  # int32 [tokens]
+    begins: list[int]  # one more than there are sentences
+    starts: list[int]
+
+
+def make_examples(text: Text, line: int, end_line: int, key, max_seq_length: int, number: int = 0,
+                  complete: bool = True) -> tuple[list[tuple[int, int, int, int]], int, int]:
+    """Makes examples of sentences `line` to `end_line` by the rules in the module's docstring.
+
+    Args:
+        key: begins the keys of the random draws.
+        number: of the first example, the rest of the keys.
+        complete: the document ends at `end_line`. Otherwise what is too short for an example there is left.
+    Returns: for each example its two segments in `text.ids`: begin, number of tokens, begin, number of tokens (0: no
+        second segment); the first sentence that is left, and the number of the next example.
+    """
+    examples, begins, starts = [], text.begins, text.starts
     while line < end_line:
         target, single_segment, exceed = draw(random_bits(*key, number), max_seq_length)
-        begin = begins[line]
+        begin = starts[line]
         # The first line by whose start the target is reached, or the end of the document.
         end = bisect.bisect_left(begins, begin + target, line + 1, end_line)
+        if not complete and end == end_line and begins[end] - begin < target:
+            break
         first_target = (target - 3) // 2
         split = max(line + 1, bisect.bisect_left(begins, begin + first_target, line, end + 1) - 1)
         if exceed and split < end and begins[split] - begin < first_target:
@@ -264,10 +306,44 @@ def examples_of_document(begins: list[int], line: int, end_line: int, key, max_s
         if single_segment:
             split = end
         first_length = min(begins[split] - begin, max_seq_length - 2)
-        second_length = min(begins[end] - begins[split], max(0, max_seq_length - 3 - first_length))
-        yield begin, first_length, begins[split], second_length
+        second_length = min(begins[end] - starts[split], max_seq_length - 3 - first_length) if split < end else 0
+        examples.append((begin, first_length, starts[split], max(0, second_length)))
         line = end
         number += 1
+    return examples, line, number
+
+
+# --- Several documents in one text ---
+
+class Packer:
+    """Makes examples of the documents of one split of a shard as one long text, chunk by chunk.
+
+    What is too short for an example at the end of a chunk begins the text of the next one.
+    """
+
+    def __init__(self, config: BuildConfig, split: str, shard: int, sep_id: int):
+        self.key = config.seed, split.encode(), shard
+        self.max_seq_length, self.sep_id = config.max_seq_length, sep_id
+        self.number = 0  # of the next example
+        self.rest = Text(np.zeros(0, np.int32), [0], [0])
+
+    def add(self, text: Text, documents: list[tuple[int, int]], last: bool) -> tuple[Text, list]:
+        """The rest with some documents (first and end sentence in `text`) after it, and the examples of that."""
+        pieces, begins, starts = [self.rest.ids], self.rest.begins[:-1], self.rest.starts[:-1]
+        position = len(self.rest.ids)
+        for line, end_line in documents:
+            first, end = text.begins[line], text.begins[end_line]
+            pieces += [np.array([self.sep_id], np.int32), text.ids[first:end]]
+            shifted = [begin - first + position + 1 for begin in text.begins[line:end_line]]
+            begins += [position, *shifted[1:]]
+            starts += shifted
+            position += end - first + 1
+        packed = Text(np.concatenate(pieces), [*begins, position], [*starts, position])
+        examples, line, self.number = make_examples(packed, 0, len(begins), self.key, self.max_seq_length, self.number,
+                                                    complete=last)
+        first = packed.begins[line]
+        self.rest = Text(packed.ids[first:], *([place - first for place in places[line:]] for places in packed[1:]))
+        return packed, examples
 
 
 # --- Examples to records ---
@@ -316,7 +392,7 @@ def input_ids(ids: np.ndarray, examples: np.ndarray, max_seq_length: int, tokeni
 
 def encode_records(ids: np.ndarray, examples: np.ndarray, max_seq_length: int, tokenizer: ElectraTokenizer
                    ) -> Iterator[bytes]:
-    """Framed records of `tf.train.Example`, in pieces. examples: int64 [B, 4], rows of `examples_of_document`.
+    """Framed records of `tf.train.Example`, in pieces. examples: int64 [B, 4], rows of `make_examples`.
 
     Only input_ids vary in size (varints of one to three bytes, for ids below 2**21); the other values are bytes 0 or 1.
     """
@@ -354,67 +430,108 @@ def start_worker(config: BuildConfig, folder: str, shards: list[list[Chunk]], by
     global _worker
     begin_worker()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _worker = config, folder, shards, bytes_done, joining_tokenizer(config)
+    _worker = config, folder, shards, bytes_done, config.tokenizer()
 
 
-def write_shard(shard: int) -> collections.Counter:
-    """Writes `train-<shard>.part` with its index, and `eval-<shard>.part`.
+class Written(NamedTuple):
+    """A finished shard: counts of records, documents and tokens, and of the documents by their number of tokens."""
 
-    Returns: counts of records, documents and tokens.
-    """
+    counts: collections.Counter
+    lengths: collections.Counter
+
+
+def write_shard(shard: int) -> Written:
+    """Writes `train-<shard>.part` with its index, and `eval-<shard>.part`, and then that the shard is finished."""
     config, folder, shards, bytes_done, tokenizer = _worker
-    length, counts = config.max_seq_length, collections.Counter()
-    batch = max(1, ROW_TOKENS // length)
-    with open(f"{folder}/train-{shard}.part", "wb") as train, open(f"{folder}/eval-{shard}.part", "wb") as held_out:
-        for chunk in shards[shard]:
+    written = Written(collections.Counter(), collections.Counter())
+    packers = {split: Packer(config, split, shard, tokenizer.sep_id) for split in ("train", "eval")}
+    paths = [f"{folder}/{split}-{shard}.part" for split in ("train", "eval")]
+    with open(paths[0], "wb") as train, open(paths[1], "wb") as held_out:
+        for number, chunk in enumerate(shards[shard], 1):
             ids, begins, documents = read_documents(chunk, config, tokenizer)
-            name, examples = os.fsencode(os.path.basename(chunk.path)), {"train": [], "eval": []}
+            text, name = Text(ids, begins, begins), os.fsencode(os.path.basename(chunk.path))
+            splits = {"train": [], "eval": []}
             for offset, line, end_line in documents:
                 key = (config.seed, name, offset)
-                split = "eval" if random_bits(*key, -1) < config.eval_fraction * 2**64 else "train"
-                examples[split] += examples_of_document(begins, line, end_line, key, length)
+                split = splits["eval" if random_bits(*key, -1) < config.eval_fraction * 2**64 else "train"]
+                if config.pack_documents:
+                    split.append((line, end_line))
+                else:
+                    split += make_examples(text, line, end_line, key, config.max_seq_length)[0]
+                written.lengths[rounded(begins[end_line] - begins[line])] += 1
             for split, file in (("train", train), ("eval", held_out)):
-                rows = np.array(examples[split], np.int64).reshape(-1, 4)
-                for begin in range(0, len(rows), batch):
-                    file.writelines(encode_records(ids, rows[begin:begin + batch], length, tokenizer))
-                kept, special = int(rows[:, [1, 3]].sum()), 2 * len(rows) + int(np.count_nonzero(rows[:, 3]))
-                counts.update({split: len(rows), "tokens": kept + special, "cut_tokens": -kept})
-            counts.update(documents=len(documents), cut_tokens=len(ids))
+                of_split, examples = text, splits[split]
+                if config.pack_documents:
+                    of_split, examples = packers[split].add(text, examples, last=number == len(shards[shard]))
+                written.counts.update(write_examples(file, of_split.ids, examples, config, tokenizer, split))
+            written.counts.update(documents=len(documents), cut_tokens=len(ids))
             bytes_done[shard] += chunk.end - chunk.begin
-    if counts["train"]:
-        tfrecord.write_index(f"{folder}/train-{shard}.part", f"{folder}/train-{shard}.part{tfrecord.INDEX_SUFFIX}")
-    return counts
+    if written.counts["train"]:
+        tfrecord.write_index(paths[0], paths[0] + tfrecord.INDEX_SUFFIX)
+    save_finished(folder, shard, written)
+    return written
 
 
-def write_shards(config: BuildConfig, folder: str, shards: list[list[Chunk]]) -> list[collections.Counter]:
-    """Writes all shards in worker processes. Raises: RunFailed: a worker failed; UserError, OSError: as in a worker."""
-    total = sum(chunk.end - chunk.begin for shard in shards for chunk in shard)
+def write_examples(file, ids: np.ndarray, examples: list, config: BuildConfig, tokenizer: ElectraTokenizer, split: str
+                   ) -> dict[str, int]:
+    """Writes the records of `make_examples` and returns their counts."""
+    rows, batch = np.array(examples, np.int64).reshape(-1, 4), max(1, ROW_TOKENS // config.max_seq_length)
+    for begin in range(0, len(rows), batch):
+        file.writelines(encode_records(ids, rows[begin:begin + batch], config.max_seq_length, tokenizer))
+    kept, special = int(rows[:, [1, 3]].sum()), 2 * len(rows) + int(np.count_nonzero(rows[:, 3]))
+    tokens = kept
+    if config.pack_documents:  # some of them are [SEP]
+        before = np.cumsum(np.concatenate([[0], ids == tokenizer.sep_id]))
+        tokens -= int((before[rows[:, [0, 2]] + rows[:, [1, 3]]] - before[rows[:, [0, 2]]]).sum())
+    return {split: len(rows), "tokens": kept + special, "cut_tokens": -tokens}
+
+
+def rounded(count: int) -> int:
+    """To three digits: keeps the number of different lengths small."""
+    return count if count < 1000 else int(f"{count:.2e}".replace(".", "").split("e")[0]) * 10 ** (len(str(count)) - 3)
+
+
+def write_shards(config: BuildConfig, folder: str, shards: list[list[Chunk]], finished: dict[int, Written]
+                 ) -> list[Written]:
+    """Writes the shards that are not finished, in worker processes, and returns all.
+
+    Raises: RunFailed: a worker failed; UserError, OSError: as in a worker.
+    """
+    todo = [number for number in range(len(shards)) if number not in finished]
+    if not todo:
+        return [finished[number] for number in range(len(shards))]
+    sizes = [sum(chunk.end - chunk.begin for chunk in shard) for shard in shards]
     context = multiprocessing.get_context("spawn")  # fork is unsafe with the threads of a progress bar
     bytes_done = context.RawArray("q", len(shards))  # one writer each: no lock that a killed worker could hold
+    for number in finished:
+        bytes_done[number] = sizes[number]
     pool = concurrent.futures.ProcessPoolExecutor(
-        min(config.processes, len(shards)), context, start_worker, (config, folder, shards, bytes_done))
-    bar = tqdm.tqdm(total=total, unit="B", unit_scale=True, desc="building", disable=None)
+        min(config.processes, len(todo)), context, start_worker, (config, folder, shards, bytes_done))
+    total, initial = sum(sizes), sum(bytes_done)
+    bar = tqdm.tqdm(total=total, initial=initial, unit="B", unit_scale=True, desc="building", disable=None)
     start_time = log_time = time.monotonic()
     try:
         with files.blocked_signals(in_new_processes=True):  # they start here
-            futures = waiting = [pool.submit(write_shard, shard) for shard in range(len(shards))]
+            futures = {number: pool.submit(write_shard, number) for number in todo}
+        waiting = futures.values()
         while waiting:
             done, waiting = concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_EXCEPTION)
             bar.update(sum(bytes_done) - bar.n)
             if bar.disable and time.monotonic() > log_time + LOG_SECONDS:
                 log_time = time.monotonic()
                 print(bar.format_meter(sum(bytes_done), total, log_time - start_time, 0, "building", unit="B",
-                                       unit_scale=True), flush=True)
+                                       unit_scale=True, initial=initial), flush=True)
             for future in done:
                 future.result()
-        return [future.result() for future in futures]
+        return [finished[number] if number in finished else futures[number].result() for number in range(len(shards))]
     except (UserError, OSError, Interrupted):
         raise
     except concurrent.futures.BrokenExecutor as error:
-        raise RunFailed("a worker process was killed (if memory ran out, use fewer --num_processes); nothing was "
-                        "written.") from error
+        raise RunFailed("a worker process was killed (if memory ran out, use fewer --num_processes): run the same "
+                        "command again to continue.") from error
     except Exception as error:
-        raise RunFailed(f"a worker failed ({type(error).__name__}: {error}); nothing was written.") from error
+        raise RunFailed(f"a worker failed ({type(error).__name__}: {error}); the same command continues with the "
+                        "finished shards.") from error
     finally:
         bar.close()
         for process in multiprocessing.active_children():  # idle, or still working although the build has failed
@@ -422,12 +539,124 @@ def write_shards(config: BuildConfig, folder: str, shards: list[list[Chunk]]) ->
         pool.shutdown()
 
 
-def stop_on_signals():
+# --- What an interrupted build leaves ---
+
+def content_key(config: BuildConfig, tokenizer: ElectraTokenizer, sizes: dict[str, int]) -> dict:
+    """What the bytes of the shards depend on, for `STATE_FILE`."""
+    modules = (sys.modules[__name__], tokenization, sentencepiece_model, tfrecord)
+    sources = [pathlib.Path(module.__file__).read_bytes() for module in modules]
+    return {"format": STATE_FORMAT, "options": config.content_options, "vocabulary": tokenizer.fingerprint,
+            "corpus": corpus_state(sizes),
+            "program": hashlib.sha256(b"".join(sources) + tokenization.tokenizers.__version__.encode()).hexdigest()}
+
+
+def corpus_state(sizes: dict[str, int]) -> str:
+    """A checksum of the names, sizes and times of change of the files."""
+    files_and_times = [(os.path.basename(path), size, os.stat(path).st_mtime_ns) for path, size in sizes.items()]
+    return hashlib.sha256(repr(files_and_times).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def difference(saved: dict, key: dict) -> str:
+    """What differs between two keys, for a sentence; empty: nothing."""
+    if saved == key:
+        return ""
+    before = saved.get("options")
+    if saved.get("format") == key["format"] and isinstance(before, dict):
+        for flag, value in key["options"].items():
+            if before.get(flag) != value:
+                return f"{flag} was {str(before.get(flag))[:100]} and is {value} now"
+        for name in ("corpus", "vocabulary"):
+            if saved.get(name) != key[name]:
+                return f"the {name} has changed"
+    return "another version of this program made it"
+
+
+def discard(folder: str, reason: str):
+    """Deletes an interrupted build. Raises: UserError: the folder is not one."""
+    names = os.listdir(folder) if os.path.isdir(folder) else [""] if os.path.lexists(folder) else []
+    foreign = [name for name in names if not re.fullmatch(
+        rf"({re.escape(STATE_FILE)}|(shard|train|eval)-[0-9]+\.(json|part(\.idx)?))(\.tmp-.*)?|new|old", name)]
+    if foreign:
+        raise UserError(f"{os.path.join(folder, foreign[0])} is not part of an interrupted build, which would be kept "
+                        "there: move it away.")
+    if reason and names:
+        print(f"the interrupted build in {folder} is discarded: {reason}.", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def save_finished(folder: str, shard: int, written: Written):
+    """Flushes a shard to disk, then writes `shard-<shard>.json`, which says that it is finished."""
+    sizes = {}
+    for name in shard_files(shard, written):
+        files.sync(f"{folder}/{name}")
+        sizes[name] = [os.path.getsize(f"{folder}/{name}"), file_checksum(f"{folder}/{name}")]
+    files.write_json(f"{folder}/shard-{shard}.json", {
+        "counts": written.counts, "lengths": {str(length): count for length, count in written.lengths.items()},
+        "files": sizes})
+
+
+def shard_files(shard: int, written: Written) -> list[str]:
+    index = [f"train-{shard}.part{tfrecord.INDEX_SUFFIX}"] if written.counts["train"] else []
+    return [f"train-{shard}.part", f"eval-{shard}.part", *index]
+
+
+def file_checksum(path: str) -> int:
+    """CRC-32C."""
+    crc = 0
+    with open(path, "rb") as file:
+        for content in iter(lambda: file.read(1 << 20), b""):
+            crc = google_crc32c.extend(crc, content)
+    return crc
+
+
+def read_finished(folder: str, num_shards: int) -> dict[int, Written]:
+    """The finished shards of an interrupted build, by number, after their files were verified. Removes the others."""
+    found, listed = {}, {}
+    for shard in range(num_shards):
+        try:
+            saved = configuration.read_json_object(f"{folder}/shard-{shard}.json")
+            found[shard] = Written(collections.Counter(saved["counts"]), collections.Counter(
+                {int(length): count for length, count in saved["lengths"].items()}))
+            listed[shard] = saved["files"]
+        except (UserError, KeyError, TypeError, ValueError, AttributeError):
+            continue
+    if os.path.isdir(f"{folder}/new"):  # it was stopped while it gave the shards their names
+        for shard, name in enumerate(training_names([found.get(n) for n in range(num_shards)])):
+            for suffix in ("", tfrecord.INDEX_SUFFIX) if name else ():
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(f"{folder}/new/{name}{suffix}", f"{folder}/train-{shard}.part{suffix}")
+        shutil.rmtree(f"{folder}/new")
+    for shard, written in list(found.items()):
+        try:
+            intact = all(listed[shard].get(name) == [os.path.getsize(f"{folder}/{name}"), file_checksum(
+                f"{folder}/{name}")] for name in shard_files(shard, written))
+        except (OSError, AttributeError):
+            intact = False
+        if not intact:
+            print(f"shard {shard} of the interrupted build in {folder} is damaged and discarded.", flush=True)
+            del found[shard]
+    for name in os.listdir(folder):  # a worker of a killed build ends a moment later, and may have them open
+        shard = re.match(r"(train|eval|shard)-([0-9]+)\.", name)
+        if shard and int(shard[2]) not in found:
+            os.remove(f"{folder}/{name}")
+    return found
+
+
+def training_names(written: list[Optional[Written]]) -> list[str]:
+    """The names of the training shards in the dataset; empty for those without records."""
+    train = [shard for shard, of_shard in enumerate(written) if of_shard and of_shard.counts["train"]]
+    names = [""] * len(written)
+    for number, shard in enumerate(train):
+        names[shard] = f"train-{number:05d}-of-{len(train):05d}.tfrecord"
+    return names
+
+
+def stop_on_signals(way_out: str = "run the same command again to continue"):
     """Makes the first Ctrl-C or SIGTERM raise `Interrupted` with the shell's exit status; later ones are ignored."""
     def stop(number, frame):
         for other in files.STOP_SIGNALS:
             signal.signal(other, signal.SIG_IGN)
-        error = Interrupted(f"stopped by {signal.Signals(number).name}; nothing was written: run the command again.")
+        error = Interrupted(f"stopped by {signal.Signals(number).name}: {way_out}.")
         error.exit_status = 128 + number
         raise error
 
@@ -447,7 +676,7 @@ def check_output(output_dir: str, overwrite: bool):
     if manifest:
         shards = {entry["file"] for entry in manifest["train"] + manifest["eval"]}
         foreign -= shards | {shard + tfrecord.INDEX_SUFFIX for shard in shards}
-        foreign -= {"manifest.json", "vocab.txt", "tokenizer_config.json"}
+        foreign -= {"manifest.json", "tokenizer_config.json", *configuration.VOCABULARY_FILES}
     if foreign:
         raise UserError(f"--output_dir={output_dir} contains {min(foreign)}, which is not part of a dataset: choose "
                         "another folder.")
@@ -465,76 +694,158 @@ def build(config: BuildConfig) -> dict:
     output_dir, corpus_dir = os.path.realpath(config.output_dir), os.path.realpath(config.corpus_dir)
     if os.path.commonpath([output_dir, corpus_dir]) == corpus_dir:
         raise UserError(f"--output_dir={config.output_dir} is inside --corpus_dir: choose another folder.")
+    partial = files.partial_name(output_dir)
     try:
         sizes = list_corpus(config.corpus_dir)
         files.remove_leftovers(output_dir)
         check_output(output_dir, config.overwrite)
-        with contextlib.ExitStack() as last, files.new_folder(output_dir, replace=config.overwrite) as folder:
-            needed, free = 1.2 * sum(sizes.values()), shutil.disk_usage(folder).free  # records take 1.1 to 2 times that
-            if free < needed:
-                raise UserError(f"--output_dir={config.output_dir} has {free / 1e9:,.1f} GB free and needs about "
-                                f"{needed / 1e9:,.1f} GB: free some space or choose another disk.")
-            counts = write_shards(config, folder, plan_shards(sizes, config))
-            total = sum(counts, collections.Counter())
-            manifest = finish(config, tokenizer, sizes, folder, counts, total)
+        key, shards = content_key(config, tokenizer, sizes), plan_shards(sizes, config)
+        finished = open_partial(partial, key, len(shards))
+        check_space(config, shards, finished)
+        with contextlib.ExitStack() as last, files.kept_folder(output_dir, replace=config.overwrite) as folder:
+            with kept_if_useful(folder):
+                files.write_json(f"{folder}/{STATE_FILE}", key)
+                written = write_shards(config, folder, shards, finished)
+                if corpus_state(list_corpus(config.corpus_dir)) != key["corpus"]:
+                    raise UserError(f"the text in --corpus_dir={config.corpus_dir} changed during the build: run the "
+                                    "command again.")
+                manifest = finish(config, tokenizer, sizes, folder, written)
             check_output(output_dir, config.overwrite)  # another build may have written it in the meantime
             # From here on a signal is too late to stop the build: it waits until the folder is in place.
             last.enter_context(contextlib.suppress(Interrupted))
             last.enter_context(files.blocked_signals())
     except OSError as error:
-        temporary = not error.filename or str(error.filename).startswith(f"{output_dir}.tmp-")
+        temporary = not error.filename or str(error.filename).startswith((f"{output_dir}.tmp-", partial))
+        kept = f" (finished shards are kept in {partial})" if os.path.isdir(partial) else ""
         raise UserError(f"{config.output_dir if temporary else error.filename} could not be read or written "
-                        f"({error.strerror}): make room or choose another folder.") from error
-    padding = 1 - total["tokens"] / ((total["train"] + total["eval"]) * config.max_seq_length)
-    megabytes, elapsed_seconds = sum(sizes.values()) / 1e6, time.monotonic() - start_time
-    if config.eval_fraction and total["eval"] < FEW_RECORDS:
-        print(f"note: the held-out records ({total['eval']:,}) are too few for a steady held-out loss: --eval_fraction="
-              f"{min(0.5, 2 * FEW_RECORDS / (total['train'] + total['eval'])):.2g} would hold out more.", flush=True)
-    print(f"{config.output_dir}: {total['documents']:,} documents, {total['train']:,} training and {total['eval']:,} "
-          f"held-out records, {total['tokens']:,} tokens, {total['cut_tokens']:,} truncated, padding {padding:.1%}; "
-          f"{megabytes:,.1f} MB in {elapsed_seconds:,.1f} s, {megabytes / elapsed_seconds:.2f} MB/s", flush=True)
+                        f"({error.strerror}): make room and run the same command again to continue{kept}, or choose "
+                        "another folder.") from error
+    report(config, manifest, sum(sizes.values()) / 1e6, time.monotonic() - start_time)
     return manifest
+
+
+def open_partial(partial: str, key: dict, num_shards: int) -> dict[int, Written]:
+    """What is finished of an interrupted build that `key` belongs to; another one is discarded."""
+    if not os.path.lexists(partial):
+        return {}
+    try:
+        reason = difference(configuration.read_json_object(f"{partial}/{STATE_FILE}"), key)
+    except UserError:
+        reason = f"it has no valid {STATE_FILE}"
+    if reason:
+        discard(partial, reason)
+        return {}
+    finished = read_finished(partial, num_shards)
+    if finished:
+        print(f"continuing an interrupted build: {len(finished)} of {num_shards} shards are finished.", flush=True)
+    return finished
+
+
+def check_space(config: BuildConfig, shards: list[list[Chunk]], finished: dict[int, Written]):
+    """Raises: UserError: too little room for the shards that are not finished; they take 1.1 to 2 times their text."""
+    existing = os.path.realpath(config.output_dir)
+    while not os.path.isdir(existing):
+        existing = os.path.dirname(existing)
+    needed = 1.2 * sum(chunk.end - chunk.begin for number, shard in enumerate(shards) if number not in finished
+                       for chunk in shard)
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise UserError(f"--output_dir={config.output_dir} has {free / 1e9:,.3g} GB free and needs about "
+                        f"{needed / 1e9:,.3g} GB: free some space or choose another disk.")
+
+
+@contextlib.contextmanager
+def kept_if_useful(folder: str):
+    """Deletes an interrupted build after invalid input, or if no shard of it is finished."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, UserError) or not any(name.startswith("shard-") for name in os.listdir(folder)):
+            discard(folder, "")
+        raise
+
+
+def report(config: BuildConfig, manifest: dict, megabytes: float, elapsed_seconds: float):
+    """Prints what was written and, last, what makes it worse than it could be."""
+    train, held_out = (sum(file["records"] for file in manifest[split]) for split in ("train", "eval"))
+    if config.eval_fraction and held_out < FEW_RECORDS:
+        more = min(0.5, max(2 * config.eval_fraction, 2 * FEW_RECORDS / (train + held_out)))
+        print(f"note: the held-out records ({held_out:,}) are too few for a steady held-out loss: --eval_fraction="
+              f"{more:.2g} would hold out more.", flush=True)
+    print(f"{config.output_dir}: {manifest['num_documents']:,} documents, {train:,} training and {held_out:,} held-out "
+          f"records, {manifest['num_tokens']:,} tokens, {manifest['num_cut_tokens']:,} truncated, padding "
+          f"{manifest['padding']:.1%}; {megabytes:,.1f} MB in {elapsed_seconds:,.1f} s, "
+          f"{megabytes / elapsed_seconds:.2f} MB/s", flush=True)
+    if "padding_note" in manifest:
+        command_line.print_on_stderr(f"warning: {manifest['padding_note']}")
+
+
+def padding_note(config: BuildConfig, padding: float, median: int) -> str:
+    """What to do about much padding, in a few sentences; empty: there is little."""
+    if padding <= MUCH_PADDING:
+        return ""
+    ends = "a blank line ends a document" if config.blanks_separate_docs else "each file is one document"
+    paragraphs = "If blank lines only separate paragraphs, use --noblanks_separate_docs. " * config.blanks_separate_docs
+    pack = "--pack_documents fills records from several documents." * (not config.pack_documents)
+    return (f"{padding:.0%} of the positions in the records are padding, because the documents are short: half of them "
+            f"have at most {median:,} tokens, and a record has {config.max_seq_length} ({ends}). {paragraphs}{pack}"
+            ).rstrip()
 
 
 def finish(config: BuildConfig, tokenizer: ElectraTokenizer, sizes: dict[str, int], folder: str,
-           counts: list[collections.Counter], total: collections.Counter) -> dict:
-    """Turns the parts in `folder` into the dataset; the held-out parts are joined. counts: of each shard."""
-    train = [shard for shard, count in enumerate(counts) if count["train"]]
-    if not train:
+           written: list[Written]) -> dict:
+    """Makes the dataset in `<folder>/new` of the parts in `folder`; the held-out parts are joined."""
+    names = training_names(written)
+    num_train = sum(map(bool, names))
+    if not num_train:
         raise UserError(f"--corpus_dir={config.corpus_dir} contains no documents, or all of them are held out: add "
                         "text.")
-    if len(train) < config.out_files:
-        print(f"the corpus is small: {len(train)} training files instead of {config.out_files}", flush=True)
-    written = {"train": [], "eval": []}
-    for number, shard in enumerate(train):
-        name = f"train-{number:05d}-of-{len(train):05d}.tfrecord"
-        for suffix in ("", tfrecord.INDEX_SUFFIX):
-            os.rename(f"{folder}/train-{shard}.part{suffix}", f"{folder}/{name}{suffix}")
-        written["train"].append((name, counts[shard]["train"]))
+    if num_train < config.out_files:
+        print(f"the corpus is small: {num_train} training files instead of {config.out_files}", flush=True)
+    new, listed = f"{folder}/new", {"train": [], "eval": []}
+    os.mkdir(new)
+    for shard, name in enumerate(names):
+        if name:
+            for suffix in ("", tfrecord.INDEX_SUFFIX):
+                os.rename(f"{folder}/train-{shard}.part{suffix}", f"{new}/{name}{suffix}")
+            listed["train"].append((name, written[shard].counts["train"]))
+    total, lengths = (sum(counters, collections.Counter()) for counters in zip(*written))
     if total["eval"]:
         name = "eval/eval-00000-of-00001.tfrecord"
-        os.mkdir(f"{folder}/eval")
-        with open(f"{folder}/{name}", "wb") as file:  # TFRecord files are joined by appending
-            for shard in range(len(counts)):
+        os.mkdir(f"{new}/eval")
+        with open(f"{new}/{name}", "wb") as file:  # TFRecord files are joined by appending
+            for shard in range(len(written)):
                 with open(f"{folder}/eval-{shard}.part", "rb") as part:
                     shutil.copyfileobj(part, file, 1 << 20)
-        tfrecord.write_index(f"{folder}/{name}", f"{folder}/{name}{tfrecord.INDEX_SUFFIX}")
-        written["eval"].append((name, total["eval"]))
-    for part in pathlib.Path(folder).glob("*.part"):  # joined, or without records
-        part.unlink()
-    tokenizer.save(folder)
+        tfrecord.write_index(f"{new}/{name}", f"{new}/{name}{tfrecord.INDEX_SUFFIX}")
+        listed["eval"].append((name, total["eval"]))
+    tokenizer.save(new)
+    padding = 1 - total["tokens"] / ((total["train"] + total["eval"]) * config.max_seq_length)
+    median = median_of(lengths)
+    note = padding_note(config, padding, median)
     manifest = {
         "format": tfrecord.DATASET_FORMAT, "version": 1, "max_seq_length": config.max_seq_length,
         "vocab_size": tokenizer.vocab_size, "tokenizer_fingerprint": tokenizer.fingerprint,
-        "do_lower_case": tokenizer.do_lower_case, "strip_accents": tokenizer.strip_accents,
-        "blanks_separate_docs": config.blanks_separate_docs, "seed": config.seed, "eval_fraction": config.eval_fraction,
-        "num_documents": total["documents"], "num_tokens": total["tokens"], "num_cut_tokens": total["cut_tokens"],
+        **tokenizer.casing, "blanks_separate_docs": config.blanks_separate_docs,
+        "pack_documents": config.pack_documents, "seed": config.seed, "eval_fraction": config.eval_fraction,
+        "num_documents": total["documents"], "median_document_tokens": median, "num_tokens": total["tokens"],
+        "num_cut_tokens": total["cut_tokens"], "padding": round(padding, 4), **({"padding_note": note} if note else {}),
         "corpus": [{"file": os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace"), "bytes": size}
                    for path, size in sizes.items()],  # a file name may be any bytes
-        **{split: [{"file": name, "bytes": os.path.getsize(f"{folder}/{name}"), "records": records}
-                   for name, records in shards] for split, shards in written.items()}}
-    files.write_json(f"{folder}/manifest.json", manifest)
+        **{split: [{"file": name, "bytes": os.path.getsize(f"{new}/{name}"), "records": records}
+                   for name, records in shards] for split, shards in listed.items()}}
+    files.write_json(f"{new}/manifest.json", manifest)
     return manifest
+
+
+def median_of(lengths: collections.Counter) -> int:
+    """The median of numbers that are given with their counts."""
+    left = sum(lengths.values()) / 2
+    for length in sorted(lengths):
+        left -= lengths[length]
+        if left <= 0:
+            return length
+    return 0
 
 
 def main(argv) -> int:

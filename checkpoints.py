@@ -109,7 +109,7 @@ class Checkpoints:
         return None
 
     def best(self) -> Dict[int, dict]:
-        """By phase, what `best.json` says about the checkpoint with the lowest held-out loss."""
+        """By phase, what `best.json` says about the best checkpoint, see `evaluated`."""
         try:
             content = configuration.read_json_object(os.path.join(self.folder, BEST))
         except UserError:  # absent or damaged: none is known
@@ -117,7 +117,8 @@ class Checkpoints:
         best = {}
         for phase in (1, 2):
             entry = content.get(f"phase {phase}")
-            if isinstance(entry, dict) and type(entry.get("step")) is int and type(entry.get("loss")) in (int, float):
+            if isinstance(entry, dict) and type(entry.get("step")) is int and any(
+                    type(entry.get(metric)) in (int, float) for metric in ("loss", "f1")):
                 checkpoint = self._named(phase, entry["step"])
                 if entry.get("checkpoint") == checkpoint.name and os.path.exists(checkpoint.prefix + ".index"):
                     best[phase] = entry
@@ -267,20 +268,22 @@ class Checkpoints:
                 except OSError as error:
                     logging.warning("warning: %s could not be removed (%s).", old.prefix, in_short(error))
 
-    def evaluated(self, phase: int, step: int, loss: float):
+    def evaluated(self, phase: int, step: int, value: float, metric: str = "loss"):
         """Keeps the checkpoint of this step, if there is one, where its held-out loss is the lowest of the phase so
-        far: `best.json` names it."""
+        far, or its F1 (metric `f1`) the highest: `best.json` names it."""
         self.finish()
-        checkpoint, best = self._named(phase, step), self.best()
-        if not os.path.exists(checkpoint.prefix + ".index") or not loss < best.get(phase, {}).get("loss", float("inf")):
+        checkpoint, best, sign = self._named(phase, step), self.best(), -1 if metric == "f1" else 1
+        known = best.get(phase, {}).get(metric, sign * float("inf"))
+        if not os.path.exists(checkpoint.prefix + ".index") or not sign * value < sign * known:
             return
-        best[phase] = {"checkpoint": checkpoint.name, "step": step, "loss": loss}
+        best[phase] = {"checkpoint": checkpoint.name, "step": step, metric: value}
         try:
             self._write_best(best)
         except OSError as error:
             logging.warning("warning: %s could not be written (%s).", os.path.join(self.folder, BEST), in_short(error))
             return
-        logging.info("%s has the lowest held-out loss so far, %.4f, and is kept (%s).", checkpoint.prefix, loss, BEST)
+        what = "highest F1 on the development set" if metric == "f1" else "lowest held-out loss"
+        logging.info("%s has the %s so far, %.4f, and is kept (%s).", checkpoint.prefix, what, value, BEST)
 
     def _write_best(self, best: Dict[int, dict]):
         files.write_json(os.path.join(self.folder, BEST),
@@ -427,12 +430,12 @@ def find_checkpoint(name: str, check: bool = True) -> Optional[str]:
     """The checkpoint prefix that `name` stands for, or None where there is no checkpoint.
 
     Args:
-        name: a prefix, its `.index` file, a folder of checkpoints, or the folder of a run: of a folder the newest
-            checkpoint of phase 2, else of phase 1. A folder followed by `/best`: the one with the lowest held-out loss.
+        name: a prefix, one of its files, a folder of checkpoints, or the folder of a run: of a folder the newest
+            checkpoint of phase 2, else of phase 1. A folder followed by `/best`: the one that `best.json` names.
         check: of a folder, pass over damaged checkpoints, which takes reading them. False: its newest one.
     Raises: UserError: the folder has checkpoints, and none of them can be read.
     """
-    for prefix in (name, name[:-len(".index")] if name.endswith(".index") else name):
+    for prefix in (name, re.sub(r"\.(index|data-\d{5}-of-\d{5})$", "", name)):
         if os.path.exists(prefix + ".index"):
             return prefix
     parent, last = os.path.split(name)
@@ -504,7 +507,7 @@ def restore(prefix: str, model: tf.Module, optimizer: Optional[tf.Module] = None
         with readable(prefix) as alias:
             status = tf.train.Checkpoint(**parts).read(alias).expect_partial()  # the state, and perhaps the optimizer
             status.assert_existing_objects_matched()
-    except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError) as error:
+    except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError, IndexError) as error:
         raise unreadable(prefix, error) from error
     except (ValueError, AssertionError, tf.errors.InvalidArgumentError) as error:
         tf.get_logger().setLevel("ERROR")  # or each variable not restored gets a line after our sentence

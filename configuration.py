@@ -1,9 +1,9 @@
 """Configuration: model sizes, options of the commands, errors and exit statuses.
 
 `ElectraConfig` is one Transformer encoder, with the field names of Hugging Face's `config.json`. `PretrainingConfig`,
-`SquadConfig`, `InferenceConfig` and `ExportConfig` are the options of the commands that use TensorFlow: every field is
-a flag, whose name, default, bounds and help text are written once, here. All are frozen dataclasses, validated when
-created.
+`SquadConfig`, `InferenceConfig` and `ExportConfig` are the options of the commands that use TensorFlow, and
+`ReaderConfig` those of reader.Reader: every field is a flag, whose name, default, bounds and help text are written
+once, here. All are frozen dataclasses, validated when created.
 
 Sizes follow Clark et al. 2020 (arXiv:2003.10555), table 6 (small, base, large); `tiny` is for tests and laptops. The
 exceptions set a command's exit status: `UserError` 2, `RunFailed` 1, `Interrupted` 75 (EX_TEMPFAIL).
@@ -84,6 +84,11 @@ LARGEST = dict(vocab_size=LARGEST_VOCABULARY, hidden_size=2**16, embedding_size=
                num_attention_heads=2**10, intermediate_size=2**18, max_position_embeddings=2**20, type_vocab_size=2**10)
 
 
+# Keys of a `config.json` that would make it another network, and the values that this project implements.
+IMPLEMENTED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False,
+               "pruned_heads": {}}
+
+
 @dataclasses.dataclass(frozen=True)
 class ElectraConfig:
     """One encoder. Field names are those of Hugging Face's `config.json` for `model_type: electra`."""
@@ -154,8 +159,12 @@ class ElectraConfig:
     def from_content(cls, content: dict, where: str) -> ElectraConfig:
         """The encoder that a `config.json` describes; keys that do not describe it are ignored.
 
-        Raises: UserError naming `where` the content comes from.
+        Raises: UserError naming `where` the content comes from, also where it describes what is not implemented.
         """
+        for key, implemented in IMPLEMENTED.items():
+            if content.get(key) not in (None, implemented):
+                raise UserError(f"{where}: {key} is {in_brief(content[key])}, which is not implemented: use a model "
+                                f"with {json.dumps(implemented)}.")
         known = {field.name for field in dataclasses.fields(cls)}
         try:
             return cls(**{key: value for key, value in content.items() if key in known})
@@ -190,6 +199,15 @@ def refuse_unknown_keys(given, config_class, where: str):
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}."
             raise UserError(f"unknown key {key!r} in {where}: {hint}")
+
+
+VOCABULARY_FILES = ("vocab.txt", "tokenizer.json", "spiece.model")  # in order of preference
+
+
+def find_vocabulary(folder: str) -> typing.Optional[str]:
+    """The vocabulary file in a folder (see tokenization.py), or None."""
+    paths = [os.path.join(folder, name) for name in VOCABULARY_FILES]
+    return next((path for path in paths if os.path.exists(path)), None)
 
 
 def read_json_object(path: str) -> dict:
@@ -305,6 +323,12 @@ def profiled(config) -> typing.Optional[typing.Tuple[int, int]]:
     return int(found[1]), int(found[2])
 
 
+def user_cache() -> str:
+    """This project's folder in the user's cache folder (XDG base directory specification: absolute paths only)."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    return os.path.join(named if os.path.isabs(named) else os.path.expanduser("~/.cache"), "electra")
+
+
 def require_options(config, *names: str):
     """Raises UserError naming the first of `names` that was not given."""
     for name in names:
@@ -386,7 +410,8 @@ class PretrainingConfig(DeviceOptions):
         "google/electra-small-discriminator,google/electra-small-generator")
     # Data
     pretrain_tfrecords: typing.Optional[str] = option(
-        None, "training shards: a folder, a glob, or a comma-separated list of either")
+        None, "training shards: a folder, a glob, or a comma-separated list of either; with a weight after each, such "
+        "as wiki:0.7,books:0.3, a mixture of datasets in these proportions")
     eval_tfrecords: typing.Optional[str] = option(
         None, "held-out shards, in the same forms; evaluated every --eval_freq updates and at the end")
     eval_freq: typing.Optional[int] = option(
@@ -400,7 +425,8 @@ class PretrainingConfig(DeviceOptions):
         0, "number of damaged records that may be skipped, in the training shards and in the held-out ones; the next "
         "intact record of the same shard takes the place of each", minimum=0)
     vocab_file: typing.Optional[str] = option(
-        None, "WordPiece vocabulary (default: the vocab.txt beside the training shards)")
+        None, "vocabulary: a vocab.txt, a SentencePiece X.model or a tokenizer.json (default: the one beside the "
+        "training shards)")
     max_seq_length: int = option(128, "sequence length of the records, in tokens", minimum=8)
     mask_prob: float = option(0.15, "fraction of the real tokens that is masked", minimum=0.001, maximum=0.9)
     # Optimization
@@ -617,7 +643,9 @@ class SquadConfig(DeviceOptions):
         None, "weights to start from in place of --electra_model: a checkpoint of this project (a prefix, or its "
         "folder), a model folder, a TF1 checkpoint, or a model on the Hugging Face hub; evaluation and prediction need "
         "one with a question-answering head (their default: the newest checkpoint in --output_dir)")
-    vocab_file: typing.Optional[str] = option(None, "WordPiece vocabulary (default: the one beside the weights)")
+    vocab_file: typing.Optional[str] = option(
+        None, "vocabulary: a vocab.txt, a SentencePiece X.model or a tokenizer.json (default: the one beside the "
+        "weights)")
     do_lower_case: typing.Optional[str] = option(
         None, "lower-case the text (default: as in the tokenizer of the weights)", choices=("true", "false"))
     joint_head: bool = option(
@@ -632,6 +660,9 @@ class SquadConfig(DeviceOptions):
     train_file: typing.Optional[str] = option(None, "default: <data_dir>/train-v1.1.json or train-v2.0.json")
     predict_file: typing.Optional[str] = option(None, "default: <data_dir>/dev-v1.1.json or dev-v2.0.json")
     version_2_with_negative: bool = option(False, "SQuAD 2.0: some questions have no answer")
+    strict_answers: bool = option(
+        False, "refuse training data in which an answer is not at its answer_start (default: the answer is found by "
+        "its text where that occurs once, else the question is skipped, with a warning)")
     max_seq_length: int = option(384, "maximum length of question and context window together, in tokens", minimum=8)
     doc_stride: typing.Optional[int] = option(
         None, "stride between the windows of a long context, in tokens (default: 128, or what fits a max_seq_length "
@@ -642,7 +673,9 @@ class SquadConfig(DeviceOptions):
     length_buckets: str = option(
         "128,192,256,384", "batches are padded to the first of these lengths that fits their examples; lengths above "
         "max_seq_length are ignored, and it is always included. --length_buckets=384 pads everything to 384")
-    cache_dir: typing.Optional[str] = option(None, "folder of the feature cache (default: <output_dir>/cache)")
+    cache_dir: typing.Optional[str] = option(
+        None, "folder of the feature cache (default: electra/features in $XDG_CACHE_HOME, or in "
+        "~/.cache)")
     skip_cache: bool = option(False, "neither read nor write the feature cache")
     # Optimization
     train_batch_size: int = option(16, "examples per micro-batch and worker", minimum=1)
@@ -673,6 +706,14 @@ class SquadConfig(DeviceOptions):
     null_score_diff_threshold: float = option(
         0.0, "2.0: null-odds threshold above which a question is left unanswered (the -5.6 of NVIDIA's recipe belongs "
         "to --answerability_from_gold)")
+    metric: str = option(
+        "squad", "how answers are scored: squad, mlqa (all languages of MLQA, see --language) or cmrc (CMRC 2018, "
+        "Chinese)", choices=("squad", "mlqa", "cmrc"))
+    language: typing.Optional[str] = option(
+        None, "language of the answers, for --metric=mlqa", choices=("ar", "de", "en", "es", "hi", "vi", "zh"))
+    ensemble: typing.Optional[str] = option(
+        None, "answer as an ensemble, with --do_predict or --do_eval: two or more output folders of evaluations on the "
+        "same questions, separated by commas; no model is loaded")
     eval_script: typing.Optional[str] = option(
         None, "official evaluation script to run on the predictions and compare with")
     # Output
@@ -685,7 +726,13 @@ class SquadConfig(DeviceOptions):
     log_freq: int = option(10, "updates between two logged lines", minimum=1)
     save_checkpoints_minutes: float = option(
         0.0, "minutes between two checkpoints, in addition to the one of every epoch (0: off)", minimum=0.0)
-    evaluate_during_training: bool = option(False, "evaluate on the development set after every epoch")
+    evaluate_during_training: bool = option(
+        False, "evaluate on the development set after every epoch; the checkpoint with the best F1 is kept")
+    eval_steps: int = option(
+        0, "evaluate on the development set every so many updates too, and save a checkpoint there (0: off)", minimum=0)
+    early_stopping_patience: int = option(
+        0, "end training when F1 on the development set has not improved in so many evaluations, one per epoch or "
+        "every --eval_steps (0: off)", minimum=0)
     profile_steps: typing.Optional[str] = option(
         None, "first and last update to profile, such as 10:15; the profile is written to the TensorBoard logs")
     skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
@@ -705,6 +752,11 @@ class SquadConfig(DeviceOptions):
         if (self.beam_size or 1) > self.buckets[0]:
             raise UserError(f"--beam_size={self.beam_size} exceeds the shortest batch length, {self.buckets[0]}: "
                             "choose a smaller beam or longer --length_buckets.")
+        if self.ensemble and self.do_train:
+            raise UserError("--ensemble and --do_train are both given: omit one of them.")
+        if (self.metric == "mlqa") != (self.language is not None):
+            raise UserError(f"--metric={self.metric} and --language={self.language} do not fit: --metric=mlqa needs "
+                            "the language of the answers, and the other metrics have none.")
         window_lengths(self.max_seq_length, self.doc_stride, self.max_query_length)
         profiled(self)
 
@@ -730,7 +782,18 @@ class SquadConfig(DeviceOptions):
 
     @property
     def predicts(self) -> bool:
-        return self.do_predict or self.do_eval or self.evaluate_during_training
+        return self.do_predict or self.do_eval or self.evaluates_in_training
+
+    @property
+    def evaluates_in_training(self) -> bool:
+        return bool(self.evaluate_during_training or self.eval_steps or self.early_stopping_patience)
+
+    def evaluates_after(self, step: int, epoch_ended: bool, num_train_steps: int) -> bool:
+        """Whether an evaluation is due after an update, besides that of --do_eval after the last one."""
+        if step == num_train_steps:
+            return self.evaluates_in_training and not self.do_eval
+        every_epoch = self.evaluate_during_training or self.early_stopping_patience and not self.eval_steps
+        return bool(every_epoch and epoch_ended or self.eval_steps and step % self.eval_steps == 0)
 
     @property
     def splits(self) -> typing.List[str]:
@@ -759,7 +822,7 @@ class SquadConfig(DeviceOptions):
     @property
     def features_dir(self) -> str:
         """Folder of the feature cache."""
-        return self.cache_dir or os.path.join(self.output_dir, "cache")
+        return self.cache_dir or os.path.join(user_cache(), "features")
 
     def sole_user(self, workers=None):
         """See `sole_user`: the lock of output_dir."""
@@ -769,18 +832,14 @@ class SquadConfig(DeviceOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class InferenceConfig:
-    """Questions about a text. Lengths are in tokens."""
+class ReaderConfig:
+    """A model that answers questions. Lengths are in tokens."""
 
     init_checkpoint: typing.Optional[str] = option(
         None, "fine-tuned model: the output folder of run_tf_squad.py, one of its checkpoints, an exported folder, or "
-        "the name of an ELECTRA question-answering model on the Hugging Face Hub")
-    question: typing.Optional[str] = option(
-        None, "question (default: read questions from standard input, one per line)")
-    context: typing.Optional[str] = option(None, "text that contains the answer")
-    context_file: typing.Optional[str] = option(None, "UTF-8 file with the text")
-    vocab_file: typing.Optional[str] = option(None, "vocabulary file (default: the vocab.txt of the model)")
-    n_best_size: int = option(3, "number of answers to print", minimum=1)
+        "the name of an ELECTRA question-answering model on the Hugging Face Hub (name or name@revision)")
+    vocab_file: typing.Optional[str] = option(None, "vocabulary file (default: the one of the model)")
+    n_best_size: int = option(3, "number of answers to a question", minimum=1)
     max_answer_length: int = option(30, "maximum length of an answer, in tokens", minimum=1)
     version_2_with_negative: bool = option(
         False, "the model was fine-tuned on unanswerable questions too (SQuAD 2.0); only needed for models from other "
@@ -802,7 +861,44 @@ class InferenceConfig:
         check_options(self)
         if not self.init_checkpoint:
             raise UserError("--init_checkpoint is required: set it to a model fine-tuned with run_tf_squad.py.")
-        if bool(self.context) == bool(self.context_file):
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceConfig(ReaderConfig):
+    """Questions about a text, a file of questions and texts, or a page to ask them on."""
+
+    question: typing.Optional[str] = option(
+        None, "question (default: read questions from standard input, one per line)")
+    context: typing.Optional[str] = option(None, "text that contains the answer")
+    context_file: typing.Optional[str] = option(None, "UTF-8 file with the text")
+    input_file: typing.Optional[str] = option(
+        None, "file of questions and texts: JSON lines with `question`, `context` (default: --context or "
+        "--context_file) and optionally `id`, or a file in SQuAD's format (.json)")
+    output_file: typing.Optional[str] = option(
+        None, "file for the answers to --input_file, in JSON lines; an interrupted call continues when it is repeated")
+    overwrite: bool = option(False, "replace --output_file")
+    serve: bool = option(
+        False, "serve a page to ask questions, until Ctrl-C; --context or --context_file is the text that it shows")
+    host: str = option(
+        "127.0.0.1", "address to serve at; 0.0.0.0 lets other machines use the model, without a password")
+    port: int = option(8000, "port to serve at; 0 for any free one", minimum=0, maximum=65535)
+    disable_progress_bar: bool = option(False, "hide the progress bar")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.question is not None and not self.question.strip():
+            raise UserError(f"--question={self.question!r} is empty: pass a question, or omit the option to read "
+                            "questions from standard input.")
+        if self.context and self.context_file:
+            raise UserError("--context and --context_file are both given: pass one of them.")
+        if bool(self.input_file) != bool(self.output_file):
+            raise UserError("--input_file and --output_file belong together: pass both.")
+        if self.input_file and self.question:
+            raise UserError("--question and --input_file are both given: pass one of them.")
+        if self.serve and (self.question or self.input_file):
+            other = "question" if self.question else "input_file"
+            raise UserError(f"--serve and --{other} are both given: pass one of them.")
+        if not (self.serve or self.input_file or self.has_context):
             raise UserError("exactly one of --context and --context_file is required: pass the text or a file with it.")
 
     def read_context(self) -> str:
@@ -812,9 +908,13 @@ class InferenceConfig:
             raise UserError("the context is empty: pass a text with --context or --context_file.")
         return text
 
+    @property
+    def has_context(self) -> bool:
+        return bool(self.context or self.context_file)
+
     def _read_file(self) -> str:
         try:
-            with files.open_regular(self.context_file, encoding="utf-8") as file:
+            with files.open_regular(self.context_file, encoding="utf-8-sig") as file:
                 return file.read()
         except OSError as error:
             raise UserError(f"--context_file={self.context_file} cannot be read ({error.strerror}): correct the "
@@ -822,6 +922,39 @@ class InferenceConfig:
         except UnicodeDecodeError as error:
             raise UserError(f"--context_file={self.context_file} is not UTF-8 (byte {error.start}): convert "
                             "it.") from error
+
+
+def like(config_class, name: str, default=dataclasses.MISSING):
+    """An option that another configuration has too, with its meaning, choices and bounds."""
+    known = config_class.__dataclass_fields__[name]
+    return dataclasses.field(default=known.default if default is dataclasses.MISSING else default,
+                             metadata=known.metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class AnalysisConfig:
+    """An error analysis of one evaluation, or a comparison of two."""
+
+    runs: typing.Optional[str] = option(
+        None, "output folder of run_tf_squad.py, or two separated by a comma, which are compared")
+    predict_file: typing.Optional[str] = option(
+        None, "file of the questions (default: the one in results.json of the run)")
+    version_2_with_negative: bool = like(SquadConfig, "version_2_with_negative")
+    null_score_diff_threshold: typing.Optional[float] = option(
+        None, "2.0: null-odds threshold above which a question is left unanswered (default: that of the run)")
+    metric: typing.Optional[str] = option(
+        None, "metric: squad, mlqa or cmrc (default: that of the run)", choices=("squad", "mlqa", "cmrc"))
+    language: typing.Optional[str] = like(SquadConfig, "language")
+
+    def __post_init__(self):
+        check_options(self)
+        require_options(self, "runs")
+        if not 1 <= len(self.folders) <= 2:
+            raise UserError(f"--runs={self.runs} must name one folder, or two separated by a comma.")
+
+    @property
+    def folders(self) -> typing.List[str]:
+        return [folder.strip() for folder in self.runs.split(",") if folder.strip()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -833,7 +966,7 @@ class ExportConfig:
         "newest)")
     output_dir: typing.Optional[str] = option(None, "folder to create")
     savedmodel: bool = option(False, "also write a TensorFlow SavedModel with a serving signature")
-    vocab_file: typing.Optional[str] = option(None, "vocabulary (default: the vocab.txt in the run's folder)")
+    vocab_file: typing.Optional[str] = option(None, "vocabulary (default: the one in the run's folder)")
     overwrite: bool = option(False, "replace the export of an earlier call in output_dir")
 
     def __post_init__(self):
@@ -881,6 +1014,48 @@ def check_folder(path: str, flag: str, replaced: bool = False):
     if reason:
         shown = path if len(path) < 400 else f"{path[:400]}..."
         raise UserError(f"{shown} {reason}: choose another --{flag}.")
+
+
+MIXTURE_BLOCK = 10_000  # records of a mixture in which each dataset has exactly its share
+
+
+def split_weight(part: str, is_there: typing.Callable[[str], bool]) -> typing.Tuple[str, str]:
+    """The path and the weight in a part of a list of datasets, such as `wiki:0.7`; '' without a weight.
+
+    What is there as it stands is a path, whatever follows its last colon.
+    """
+    name, colon, weight = part.rpartition(":")
+    with contextlib.suppress(ValueError):
+        if colon and not is_there(part):
+            float(weight)
+            return name.rstrip(), weight.strip()
+    return part, ""
+
+
+def weighted_datasets(spec: str, flag: str, is_there: typing.Callable[[str], bool]
+                      ) -> typing.List[typing.Tuple[str, float]]:
+    """The parts of a comma-separated list of datasets and their weights, which add up to 1, or are all 0 without any.
+
+    Args:
+        is_there: whether a path exists, or matches as a glob.
+    Raises: UserError, naming `flag` and the part: an empty one, or a weight that cannot be used.
+    """
+    parts = [split_weight(part.strip(), is_there) for part in spec.split(",")]
+    weighted = any(weight for _, weight in parts)
+    for path, weight in parts:
+        if not path:
+            raise UserError(f"--{flag}={spec} has an empty part: give a folder, a glob, or a comma-separated list.")
+        if weighted and not weight:
+            raise UserError(f"--{flag}: {path} has no weight: give every dataset one, such as wiki:0.7,books:0.3, or "
+                            "none of them.")
+        if weighted and not 0 < float(weight) < 1e12:
+            raise UserError(f"--{flag}: {path} has weight {weight}: give it a positive number, or leave it out.")
+    total = sum(float(weight) for _, weight in parts if weight)
+    for path, weight in parts if weighted else ():
+        if float(weight) / total * MIXTURE_BLOCK < 1 - 1e-9:
+            raise UserError(f"--{flag}: the weight of {path} is {float(weight) / total:.2g} of their sum: give it at "
+                            f"least {1 / MIXTURE_BLOCK:g}, or leave it out.")
+    return [(path, float(weight) / total if weighted else 0.0) for path, weight in parts]
 
 
 @contextlib.contextmanager

@@ -98,6 +98,7 @@ class Phase(NamedTuple):
     compressed: bool  # gradients, to 16 bits
     config: Union[PretrainingConfig, SquadConfig]  # of the timed run
     timed: Sequence[Work]  # the updates of the timed run
+    mixture: Sequence[Tuple[str, float]] = ()  # datasets and how many of their epochs are to come
 
 
 def times(done: int, last: int, every: int) -> int:
@@ -147,7 +148,8 @@ def pretraining(config: PretrainingConfig, folder: str, timed_updates: int, resu
         parameters=parameters, memory=preflight.pretraining_bytes(config, inputs.encoder),
         disk=disk_bytes(config, kept, saves, parameters), folder=config.checkpoint_dir,
         compressed=config.gradient_compression != "none", config=timed,
-        timed=[Work(update, update * sequence, False)] * config.num_train_steps)
+        timed=[Work(update, update * sequence, False)] * config.num_train_steps,
+        mixture=inputs.data.mixture.epochs(sequences) if inputs.data.mixture else ())
 
 
 def disk_bytes(config, kept: int, saves: int, parameters: int) -> int:
@@ -167,7 +169,8 @@ def fine_tuning(config: SquadConfig, folder: str, timed_updates: int) -> Phase:
     timed = dataclasses.replace(
         config, output_dir=folder, cache_dir=os.path.join(folder, "cache"), skip_cache=False, overwrite=False,
         json_summary=os.path.join(folder, "squad.jsonl"), do_predict=False, do_eval=False, eval_script=None,
-        evaluate_during_training=False, skip_checkpoint=True, log_freq=min(config.log_freq, 1 + timed_updates),
+        evaluate_during_training=False, eval_steps=0, early_stopping_patience=0, skip_checkpoint=True,
+        log_freq=min(config.log_freq, 1 + timed_updates),
         profile_steps=None, num_workers=0, seed=config.seed or 0,
         gradient_accumulation_steps=min(config.gradient_accumulation_steps, MOST_MICRO_BATCHES))
     train = run_tf_squad.read_split(timed, "train", tokenizer).features
@@ -181,7 +184,9 @@ def fine_tuning(config: SquadConfig, folder: str, timed_updates: int) -> Phase:
         updates = math.ceil(windows.batches_until(config.num_train_epochs) / accumulation)
     epoch = [next(windows) for _ in range(windows.batches_per_epoch)]
     epochs, examples = updates * accumulation / len(epoch), sum(len(batch.rows) for batch in epoch)
-    saves = max(1, math.ceil(epochs))  # after each epoch
+    ends = {min(updates, math.ceil(number * len(epoch) / accumulation)) for number in range(1, math.ceil(epochs) + 1)}
+    evaluated = [step for step in range(1, updates) if config.evaluates_after(step, step in ends, updates)]
+    saves = max(1, len({*ends, *evaluated}))
     parameters = preflight.squad_parameters(source.config)
     checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max)
     alone = squad_utils.WindowOrder(train.lengths, config.buckets, config.train_batch_size, timed.seed, limit)
@@ -192,9 +197,10 @@ def fine_tuning(config: SquadConfig, folder: str, timed_updates: int) -> Phase:
         tokens=round(epochs * sum(batch.length for batch in epoch) * windows.batch_size),
         flops=flops_of(epoch, config, source.config) * workers / examples, records=len(train.lengths),
         evaluated=len(dev.lengths) if dev else 0,
-        evaluations=(config.do_predict or config.do_eval) + config.evaluate_during_training * (math.ceil(epochs) - 1),
+        evaluations=len(evaluated) + (config.do_predict or config.do_eval or config.evaluates_in_training),
         saves=saves, parameters=parameters, memory=preflight.squad_bytes(config, source.config, training=True),
-        disk=disk_bytes(config, checkpoints.most_kept(), saves, parameters), folder=config.checkpoint_dir,
+        disk=disk_bytes(config, checkpoints.most_kept(keep_best=bool(evaluated)), saves, parameters),
+        folder=config.checkpoint_dir,
         compressed=config.gradient_compression != "none", config=timed,
         timed=list(itertools.islice(window_updates(alone, timed, source.config), min(updates, 1000))))
 
@@ -491,6 +497,9 @@ def rows(phases: Sequence[Phase], speeds: Sequence[Pace]) -> Iterator[List[str]]
     yield ["tokens, with padding", *(count(phase.tokens) for phase in phases)]
     yield ["sequences in the data", *(count(phase.records) for phase in phases)]
     yield ["epochs", *(f"{phase.sequences / phase.records:,.2f}" for phase in phases)]
+    for name in dict.fromkeys(name for phase in phases for name, _ in phase.mixture):
+        own = [dict(phase.mixture).get(name) for phase in phases]
+        yield [f"epochs of {name}", *("-" if epochs is None else f"{epochs:,.2f}" for epochs in own)]
     yield ["parameters", *(count(phase.parameters) for phase in phases)]
     yield ["memory per worker", *(gigabytes(phase.memory) for phase in phases)]
     if any(pace.memory for pace in speeds):

@@ -224,41 +224,80 @@ def new_folder(path: str, replace: bool = False) -> Iterator[str]:
     """
     path = os.path.realpath(path)
     remove_leftovers(path)
+    _check_target(path, replace)
+    temporary = temporary_name(path)
+    _in_use.add(temporary)
+    try:
+        os.makedirs(os.path.join(temporary, "new"))
+        yield os.path.join(temporary, "new")
+        _move_new(temporary, path, replace)
+    finally:
+        _in_use.discard(temporary)
+        _put_back(temporary, path)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def partial_name(path: str) -> str:
+    """The folder of `kept_folder`: hidden, beside `path`."""
+    folder, name = os.path.split(os.path.realpath(path))
+    return os.path.join(folder, f".{name}.partial")
+
+
+@contextlib.contextmanager
+def kept_folder(path: str, replace: bool = False) -> Iterator[str]:
+    """Yields the folder `partial_name(path)`, which stays if the block fails, for the next call to continue.
+
+    The block creates a folder `new` in it, which replaces `path` as in `new_folder`; after that the rest is removed.
+    The caller holds a lock, because all calls for one `path` share the folder.
+
+    Args, Raises: see `new_folder`.
+    """
+    path = os.path.realpath(path)
+    remove_leftovers(path)
+    _check_target(path, replace)
+    temporary = partial_name(path)
+    os.makedirs(temporary, exist_ok=True)
+    try:
+        yield temporary
+        _move_new(temporary, path, replace)
+    finally:
+        _put_back(temporary, path)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_target(path: str, replace: bool):
     if os.path.lexists(path) and (not os.path.isdir(path) or not replace and os.listdir(path)):
         code = errno.EEXIST if os.path.isdir(path) else errno.ENOTDIR
         raise OSError(code, os.strerror(code), path)
-    temporary = temporary_name(path)
-    new, old = os.path.join(temporary, "new"), os.path.join(temporary, "old")
-    _in_use.add(temporary)
-    try:
-        os.makedirs(new)
-        yield new
-        with blocked_signals():
-            if replace and os.path.isdir(path):
-                os.rename(path, old)
-            os.rename(new, path)  # fails if `path` is a folder that is not empty
-    finally:
-        _in_use.discard(temporary)
-        _remove_temporary(temporary, path)
+
+
+def _move_new(temporary: str, path: str, replace: bool):
+    with blocked_signals():
+        if replace and os.path.isdir(path):
+            os.rename(path, os.path.join(temporary, "old"))
+        os.rename(os.path.join(temporary, "new"), path)  # fails if `path` is a folder that is not empty
 
 
 def remove_leftovers(path: str):
     """Removes temporary folders that killed processes left beside `path`; puts back a folder they were replacing.
 
-    `new_folder` does so too; call this before checking what is in `path`.
+    `new_folder` and `kept_folder` do so too; call this before checking what is in `path`.
     """
     path = os.path.realpath(path)
+    _put_back(partial_name(path), path)
     for leftover in glob.glob(glob.escape(path) + ".tmp-*"):
         with contextlib.suppress(OSError):  # a file, or another user's
             if set(os.listdir(leftover)) <= {"new", "old"} and _is_abandoned(leftover):
-                _remove_temporary(leftover, path)
+                _put_back(leftover, path)
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _remove_temporary(temporary: str, path: str):
+def _put_back(temporary: str, path: str):
+    """Puts the replaced folder back, or deletes it if the new one is in its place."""
     old = os.path.join(temporary, "old")
     if os.path.isdir(old) and not os.path.lexists(path):
         os.rename(old, path)
-    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -12,13 +12,15 @@ import hashlib
 import logging
 import os
 import re
-from typing import Iterator, List, Optional
+from typing import Dict, Iterator, List, Optional
 
 import absl.logging
 
+import configuration
 from configuration import UserError, in_short
 
-WEIGHT_FILES = ("model.safetensors", "tf_model.h5", "pytorch_model.bin")  # in order of preference
+SHARDS = "model.safetensors.index.json"  # names the files that the tensors are in
+WEIGHT_FILES = ("model.safetensors", SHARDS, "tf_model.h5", "pytorch_model.bin")  # in order of preference
 
 
 class Unavailable(UserError):
@@ -36,14 +38,16 @@ def check_name(name: str):
     if os.path.isdir(owner):
         raise UserError(f"{name} does not exist, although there is a folder {owner}: name a checkpoint or a model "
                         "folder, or start from another folder to download the model of this name.")
-    if os.path.lexists(name) or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
+    if os.path.lexists(name) or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?(@[\w-][\w./-]*)?", name):
         raise UserError(f"{name} does not exist: name a checkpoint, a model folder, or a model on the Hugging Face hub "
                         "such as google/electra-small-discriminator.")
 
 
-def download(repository: str) -> str:
+def download(name: str) -> str:
     """Downloads configuration, vocabulary and weights of a model; cached files are not requested again.
 
+    Args:
+        name: such as google/electra-small-discriminator, or with a branch, a tag or a commit, name@revision.
     Returns: the local folder with the files.
     Raises: UserError: no such model, no network and nothing in the cache, or a corrupt file, which is deleted.
     """
@@ -53,8 +57,11 @@ def download(repository: str) -> str:
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
     from huggingface_hub.utils import validate_repo_id
+    repository, _, revision = name.partition("@")
+    version = {"revision": revision or None}
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
@@ -64,7 +71,7 @@ def download(repository: str) -> str:
     def fetch(file: str) -> Optional[str]:
         """Local path of the file, or None if the repository (or in offline mode the cache) does not have it."""
         try:
-            cached = huggingface_hub.try_to_load_from_cache(repository, file)
+            cached = huggingface_hub.try_to_load_from_cache(repository, file, **version)
         except (OSError, ValueError) as error:
             raise UserError(f"{repository} cannot be read from the cache {huggingface_hub.constants.HF_HUB_CACHE} "
                             f"({in_short(error)}): delete its folder there, and it is downloaded again.") from error
@@ -74,7 +81,7 @@ def download(repository: str) -> str:
             _log_partial_files(repository)
         try:
             with _retries_collected() as retries:
-                path = cached or huggingface_hub.hf_hub_download(repository, file)
+                path = cached or huggingface_hub.hf_hub_download(repository, file, **version)
         except LocalEntryNotFoundError as error:
             if huggingface_hub.constants.HF_HUB_OFFLINE and file not in ("config.json", WEIGHT_FILES[-1]):
                 return None
@@ -94,20 +101,43 @@ def download(repository: str) -> str:
         reason = re.sub(r"^\[Errno -?\d+\] ", "", " ".join(first.split()))[:200].rstrip(".") or type(cause).__name__
         if isinstance(error, RepositoryNotFoundError):
             reason = "no such model, or it requires HF_TOKEN"
+        if isinstance(error, RevisionNotFoundError):
+            reason = f"the model has no revision {revision!r}"
         return Unavailable(
-            f"{repository} is not a local folder and could not be downloaded from {huggingface_hub.constants.ENDPOINT} "
-            f"({reason}): check the name and the connection, or download config.json, vocab.txt and "
-            f"{' or '.join(WEIGHT_FILES[:2])} of {repository} on another machine and pass the folder with these files")
+            f"there is no folder or checkpoint {name} here, and no model of this name could be downloaded from "
+            f"{huggingface_hub.constants.ENDPOINT} ({reason}): check the name and the connection, or download "
+            f"config.json, vocab.txt and model.safetensors or tf_model.h5 of {repository} on another machine and pass "
+            "the folder with these files")
 
     config_file = fetch("config.json")
     if config_file is None:
         raise UserError(f"{repository} has no config.json on the Hugging Face Hub: use an ELECTRA or BERT model.")
-    for file in ("vocab.txt", "tokenizer_config.json"):
-        fetch(file)
-    if not any(fetch(file) for file in WEIGHT_FILES):
+    fetch("tokenizer_config.json")
+    if not fetch("vocab.txt"):
+        for file in configuration.VOCABULARY_FILES[1:]:
+            fetch(file)
+    found = next((file for file in WEIGHT_FILES if fetch(file)), None)
+    if found is None:
         raise UserError(f"{repository} has none of {', '.join(WEIGHT_FILES)} on the Hugging Face Hub: use another "
                         "model.")
-    return os.path.dirname(config_file)
+    folder = os.path.dirname(config_file)
+    for file in shards(os.path.join(folder, SHARDS)) if found == SHARDS else ():
+        if not fetch(file):
+            raise UserError(f"{repository} has no {file} on the Hugging Face Hub, although its {SHARDS} names it: use "
+                            "another model.")
+    return folder
+
+
+def shards(index: str) -> Dict[str, List[str]]:
+    """The tensors in each file that a `model.safetensors.index.json` names. Raises: UserError."""
+    weight_map = configuration.read_record(index, "download it again", weight_map=dict)["weight_map"]
+    found: Dict[str, List[str]] = {}
+    for tensor, file in weight_map.items():
+        if not isinstance(file, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", file):
+            raise UserError(f"{index}: {configuration.in_brief(tensor)} is in {configuration.in_brief(file)}, which is "
+                            "not the name of a .safetensors file beside it: download it again.")
+        found.setdefault(file, []).append(tensor)
+    return found
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@
         --output_dir=results/models/base/exported --savedmodel
 
 Writes, into a folder that appears when complete: `discriminator/` and `generator/` (if the objective has both), each
-with config.json, model.safetensors, vocab.txt, tokenizer_config.json, and with --savedmodel a SavedModel in
+with config.json, model.safetensors, the vocabulary, tokenizer_config.json, and with --savedmodel a SavedModel in
 `saved_model/`. A checkpoint of run_tf_squad.py becomes `question_answering/`, which transformers load if it has
 the independent head (--nojoint_head). Size and settings are those saved in the checkpoint; a checkpoint with missing or
 unexpected variables is refused.
@@ -51,6 +51,9 @@ def export(config: ExportConfig):
         with files.new_folder(output_dir, replace=config.overwrite) as folder:
             for kind, network in networks.items():
                 weights.save_folder(network, kind, run.tokenizer, os.path.join(folder, kind), config.savedmodel)
+                temperature = weights.read_temperature(run.prefix)
+                if is_squad and temperature != 1:
+                    weights.keep_temperature(os.path.join(folder, kind), temperature)
     except OSError as error:
         raise UserError(f"--output_dir={output_dir} could not be written ({in_short(error)}), and nothing was left: "
                         "make room or choose another folder.") from error

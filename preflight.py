@@ -11,11 +11,13 @@ import contextlib
 import dataclasses
 import errno
 import os
+import socket
 from typing import Dict, NamedTuple, Optional
 
 import files
 import hub
 import pretrain_utils
+import squad_utils
 from checkpoints import Checkpoints, find_checkpoint
 from configuration import (
     DeviceOptions,
@@ -191,9 +193,33 @@ def check_squad(config: SquadConfig) -> None:
 
 
 def check_inference(config: InferenceConfig) -> None:
-    """Raises UserError: the text cannot be read, or there are no such weights."""
-    config.read_context()
+    """Raises UserError: the text or the questions cannot be read, the answers cannot be written, or there are no such
+    weights."""
+    context = config.read_context() if config.has_context else None
+    if config.input_file:
+        check_folder(os.path.dirname(os.path.abspath(config.output_file)), "output_file")
+        if os.path.isdir(config.output_file):
+            raise UserError(f"--output_file={config.output_file} is a directory: name a file.")
+        if os.path.exists(config.output_file) and not config.overwrite:
+            raise UserError(f"--output_file={config.output_file} exists already: choose another, or replace it with "
+                            "--overwrite.")
+        if not sum(1 for _ in squad_utils.read_questions(config.input_file, context)):
+            raise UserError(f"--input_file={config.input_file} contains no questions: name a file with some.")
+    if config.serve:
+        check_port(config.host, config.port)
     check_weights(config.init_checkpoint)
+
+
+def check_port(host: str, port: int):
+    """Raises UserError: no server can be bound to it."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that has just ended does not count
+            probe.bind(address)
+    except OSError as error:
+        raise UserError(f"--host={host} --port={port} cannot be used ({error.strerror}): choose another --port, or 0 "
+                        "for any free one.") from error
 
 
 def check_export(config: ExportConfig) -> None:
@@ -208,8 +234,7 @@ def check_export(config: ExportConfig) -> None:
 
 def check_weights(name: str):
     """Raises UserError where there are no weights of this name here, and none can be on the Hugging Face hub."""
-    prefix = name[:-len(".index")] if name.endswith(".index") else name
-    if name and not (os.path.exists(name) or os.path.exists(prefix + ".index") or os.path.basename(name) == "best"):
+    if name and not (os.path.exists(name) or os.path.exists(name + ".index") or os.path.basename(name) == "best"):
         hub.check_name(name)
 
 

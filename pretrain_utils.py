@@ -8,7 +8,8 @@ tensors and one seed.
 
 Data order is a function of (seed, epoch) over the whole corpus, in global record numbers; each worker reads its slice
 of every global micro-batch. So a position in the data is a single number, any position can be computed without reading
-the records before it, and the order depends on neither the number of workers nor the batch size.
+the records before it, and the order depends on neither the number of workers nor the batch size. The same holds for a
+mixture of weighted datasets (`Mixture`), of which each has an order and epochs of its own.
 """
 from __future__ import annotations
 
@@ -16,12 +17,13 @@ import bisect
 import collections
 import concurrent.futures
 import contextlib
+import fractions
 import functools
 import hashlib
 import os
 import sys
 import threading
-from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from absl import logging
@@ -167,24 +169,39 @@ class Shard(NamedTuple):
     index_path: Optional[str] = None  # None: gzip-compressed, and read from its beginning
 
 
-def find_shards(spec: str, flag: str) -> List[str]:
+class Part(NamedTuple):
+    """One dataset of a mixture."""
+
+    name: str  # the folder or glob that was given
+    weight: float  # the weights of a mixture add up to 1
+    paths: List[str]  # its shards
+
+
+class ShardPaths(list):
+    """Paths of shards. `mixture`: the datasets they belong to, in the same order; empty without weights."""
+
+    mixture: Sequence[Part] = ()
+
+
+def find_shards(spec: str, flag: str) -> ShardPaths:
     """Files given by a folder, a glob, or a comma-separated list of either, sorted within each.
 
-    Of a folder, all `*tfrecord*` files are used except indices. A path that exists is not read as a glob.
+    Of a folder, all `*tfrecord*` files are used except indices. A path that exists is not read as a glob. With weights
+    (see `configuration.weighted_datasets`) each part of the list is a dataset of a mixture.
 
-    Raises: UserError, naming `flag`: a part matches no file, or a file is given twice.
+    Raises: UserError, naming `flag`: a part matches no file, a file is given twice, or a weight cannot be used.
     """
-    paths: List[str] = []
-    for part in (part.strip() for part in spec.split(",")):
-        if not part:
-            raise UserError(f"--{flag}={spec} has an empty part: give a folder, a glob, or a comma-separated list.")
-        matched = files.matching(os.path.join(part, "*tfrecord*") if os.path.isdir(part) else part)
+    parts = []
+    for name, weight in configuration.weighted_datasets(spec, flag, lambda path: bool(files.matching(path))):
+        matched = files.matching(os.path.join(name, "*tfrecord*") if os.path.isdir(name) else name)
         found = [path for path in matched if os.path.isfile(path) and not path.endswith(tfrecord.INDEX_SUFFIX)]
         if not found:
-            what = "contains no *tfrecord* file" if os.path.isdir(part) else "matches no file"
-            raise UserError(f"--{flag}: {part} {what}: fix the path, or build a dataset with "
+            what = "contains no *tfrecord* file" if os.path.isdir(name) else "matches no file"
+            raise UserError(f"--{flag}: {name} {what}: fix the path, or build a dataset with "
                             "build_pretraining_dataset.py.")
-        paths += found
+        parts.append(Part(name, weight, found))
+    paths = ShardPaths(path for part in parts for path in part.paths)
+    paths.mixture = parts if parts[0].weight else ()
     twice = [path for path, count in collections.Counter(map(os.path.realpath, paths)).items() if count > 1]
     if twice:
         raise UserError(f"--{flag} includes {twice[0]} twice, which would count its records twice: remove one.")
@@ -402,7 +419,7 @@ class RecordOrder:
     def __init__(self, shards: Sequence[Shard], seed: int):
         self.shards = list(shards)
         self.seed = seed
-        self.records = sum(shard.records for shard in shards)
+        self.records = self.distinct = sum(shard.records for shard in shards)
 
     def windows(self, start: int) -> Iterator[Tuple[List[Tuple[Shard, int, int]], np.ndarray]]:
         """Windows without end, starting with the one that contains global record `start`.
@@ -436,6 +453,99 @@ class RecordOrder:
         order = permutation([self.seed, epoch], len(self.shards))
         for first in range(0, len(order), self.GROUP):
             yield [self.shards[i] for i in order[first:first + self.GROUP]]
+
+
+Windows = Iterator[Tuple[List[Tuple[Shard, int, int]], np.ndarray]]  # see RecordOrder.windows
+
+
+class Mixture:
+    """The order of the records of several datasets in fixed proportions, which can be entered at any record number.
+
+    Of every `BLOCK` records, each dataset gives the same number: its share of the weights, rounded. A dataset gives its
+    records in its own order, epoch after epoch, so that small ones repeat sooner. Which of a block's records come from
+    which dataset is shuffled. There is no end: `records` counts the records of all datasets.
+
+    Args:
+        names, weights: of the datasets; the weights add up to 1, and none is below 1 / BLOCK.
+        orders: of the datasets.
+    """
+
+    BLOCK = configuration.MIXTURE_BLOCK
+
+    def __init__(self, names: Sequence[str], weights: Sequence[float], orders: Sequence[RecordOrder], seed: int):
+        self.names, self.orders, self.seed = list(names), list(orders), seed
+        self.shares = shares(weights, self.BLOCK)  # records of each dataset in a block
+        self.shards = [shard for order in orders for shard in order.shards]
+        self.records = sum(order.records for order in orders)
+        # How many records come before a dataset repeats.
+        self.distinct = min(order.records * self.BLOCK // share for order, share in zip(orders, self.shares))
+
+    def windows(self, start: int) -> Windows:
+        """Blocks without end, see `RecordOrder.windows`."""
+        block, offset = divmod(start, self.BLOCK)
+        readers = [_Reader(order.windows(block * share)) for order, share in zip(self.orders, self.shares)]
+        while True:
+            source, chosen, parts = self._sources(block), np.empty(self.BLOCK, np.int64), []
+            for number, (reader, share) in enumerate(zip(readers, self.shares)):
+                before = sum(last - first for _, first, last in parts)
+                own_parts, own = reader.take(share)
+                parts += own_parts
+                chosen[source == number] = own + before
+            yield parts, chosen[offset:]
+            block, offset = block + 1, 0
+
+    def _sources(self, block: int) -> np.ndarray:
+        """The number of the dataset of each record in a block: int [BLOCK]."""
+        in_order = np.repeat(np.arange(len(self.shares)), self.shares)
+        return in_order[permutation([self.seed, block, 0], self.BLOCK)]
+
+    def given(self, count: int) -> List[int]:
+        """How many of the first `count` records come from each dataset."""
+        block, rest = divmod(count, self.BLOCK)
+        partly = np.bincount(self._sources(block)[:rest], minlength=len(self.shares))
+        return [block * share + int(more) for share, more in zip(self.shares, partly)]
+
+    def epochs(self, count: int) -> List[Tuple[str, float]]:
+        """The names of the datasets, and how many of their epochs `count` records are."""
+        return [(name, count * share / self.BLOCK / order.records)
+                for name, share, order in zip(self.names, self.shares, self.orders)]
+
+    def contributions(self, count: int) -> str:
+        """What each dataset gives to the first `count` records, in words."""
+        return "; ".join(f"{name} {given:,} records ({given / order.records:.2f} of its epochs)"
+                         for name, given, order in zip(self.names, self.given(count), self.orders))
+
+
+class _Reader:
+    """Reads on in the windows of an order, a given number of records at a time."""
+
+    def __init__(self, windows: Windows):
+        self._windows, self._parts, self._chosen = windows, [], np.zeros(0, np.int64)
+
+    def take(self, count: int):
+        """The next records, in the form of a window."""
+        parts, pieces, before = [], [], 0
+        while count:
+            if not len(self._chosen):
+                self._parts, self._chosen = next(self._windows)
+            pieces.append(self._chosen[:count] + before)
+            self._chosen = self._chosen[count:]
+            parts += self._parts
+            before += sum(last - first for _, first, last in self._parts)
+            count -= len(pieces[-1])
+        return parts, np.concatenate(pieces)
+
+
+def shares(weights: Sequence[float], total: int) -> List[int]:
+    """Integers in the proportions of the weights that add up to `total`: rounded down, the rest to the largest
+    remainders."""
+    exact = [fractions.Fraction(weight) for weight in weights]
+    exact = [weight * total / sum(exact) for weight in exact]
+    found = [max(1, int(share)) for share in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: found[i] - exact[i])  # stable: ties as in the list
+    for i in by_remainder[:total - sum(found)]:
+        found[i] += 1
+    return found
 
 
 # --- Batches ---
@@ -474,7 +584,7 @@ class RecordFormat:
             raise UserError(f"{path} has {masks[0]} but not all of {', '.join(STATIC_MASKS)}: its masked tokens cannot "
                             "be restored; use records with all three features or none.")
         self.has_static_masks = bool(masks)
-        self._slots = len(features["masked_lm_positions"]) if masks else 0
+        self._slots = self.static_masks = len(features["masked_lm_positions"]) if masks else 0
         wrong = [name for name in (*FEATURES, *masks) if features[name].dtype != (
             np.float32 if name == "masked_lm_weights" else np.int64) or name in masks and len(
                 features[name]) != self._slots]
@@ -538,8 +648,8 @@ def restore_static_masks(input_ids, masked_lm_positions, masked_lm_ids, masked_l
     return restored
 
 
-def micro_batches(order: RecordOrder, record_format: RecordFormat, batch_size: int, start: int = 0, rank: int = 0,
-                  world_size: int = 1) -> Iterator[Dict[str, np.ndarray]]:
+def micro_batches(order: Union[RecordOrder, Mixture], record_format: RecordFormat, batch_size: int, start: int = 0,
+                  rank: int = 0, world_size: int = 1) -> Iterator[Dict[str, np.ndarray]]:
     """Batches of `batch_size` for one worker, without end, starting at global record number `start`.
 
     The k-th batch of worker r of W is records [(k W + r) B, (k W + r + 1) B) of the global order. A worker reads no
@@ -548,9 +658,9 @@ def micro_batches(order: RecordOrder, record_format: RecordFormat, batch_size: i
     """
     open_readers = collections.OrderedDict()
 
-    def reader(shard):
+    def reader(shard, most):
         if shard.path not in open_readers:
-            if len(open_readers) >= RecordOrder.GROUP:
+            while len(open_readers) >= most:
                 open_readers.popitem(last=False)
             open_readers[shard.path] = tfrecord.open_shard(*shard)
         open_readers.move_to_end(shard.path)
@@ -571,7 +681,8 @@ def micro_batches(order: RecordOrder, record_format: RecordFormat, batch_size: i
         for shard, first, last in parts:
             end = begin + last - first  # numbers of this part: [begin, end)
             places = in_file_order[slice(*np.searchsorted(numbers, [begin, end]))]
-            found = read_records(reader(shard), own[places] - begin + first, record_format.damaged)
+            found = read_records(reader(shard, max(RecordOrder.GROUP, len(parts))), own[places] - begin + first,
+                                 record_format.damaged)
             for place, record in zip(places.tolist(), found):
                 records[place] = record
             begin = end
@@ -607,13 +718,20 @@ def ahead(function: Callable, items: Iterable, workers: int, lookahead: int) -> 
 class Data(NamedTuple):
     """A dataset: the order of its records, and how to decode them."""
 
-    order: RecordOrder
+    order: Union[RecordOrder, Mixture]
     record_format: RecordFormat
 
     @property
+    def mixture(self) -> Optional[Mixture]:
+        return self.order if isinstance(self.order, Mixture) else None
+
+    @property
     def fingerprint(self) -> list:
-        """The shards' names and sizes, which a saved data position refers to."""
-        return [[os.path.basename(shard.path), shard.records] for shard in self.order.shards]
+        """The shards' names and sizes, and a mixture's shares, which a saved data position refers to."""
+        shards = [[os.path.basename(shard.path), shard.records] for shard in self.order.shards]
+        of_mixture = [["mixture", *([share, len(order.shards)] for share, order in zip(
+            self.mixture.shares, self.mixture.orders))]] if self.mixture else []
+        return shards + of_mixture
 
 
 def open_tokenizer(config: PretrainingConfig, shards) -> ElectraTokenizer:
@@ -624,14 +742,13 @@ def open_tokenizer(config: PretrainingConfig, shards) -> ElectraTokenizer:
     manifest = next(iter(read_manifests(shards).values()), {})
     casing = {key: manifest[key] for key in ("do_lower_case", "strip_accents") if key in manifest}
     if config.vocab_file:
-        tokenizer = ElectraTokenizer(config.vocab_file, **casing)
+        tokenizer = ElectraTokenizer.from_folder(os.path.dirname(config.vocab_file), config.vocab_file, **casing)
     else:
         folder = os.path.dirname(shards[0])
-        places = [place for place in dataset_folders(folder)
-                  if os.path.exists(os.path.join(place, "vocab.txt"))]
+        places = [place for place in dataset_folders(folder) if configuration.find_vocabulary(place)]
         if not places:
-            raise UserError(f"{folder} has no vocab.txt beside the shards: give the vocabulary they were built with as "
-                            "--vocab_file.")
+            raise UserError(f"{folder} has no vocabulary (vocab.txt or tokenizer.json) beside the shards: give the "
+                            "vocabulary they were built with as --vocab_file.")
         tokenizer = ElectraTokenizer.from_folder(places[0], **casing)
     return tokenizer
 
@@ -647,10 +764,33 @@ def open_data(paths, config: PretrainingConfig, tokenizer: ElectraTokenizer, rem
     damaged = DamagedRecords(config.skip_bad_records, os.path.join(folder, "damaged"), paths)
     formats = [RecordFormat(shard, config.max_seq_length, tokenizer.vocab_size, damaged)
                for shard in filled]
-    return Data(RecordOrder(filled, config.seed), formats[0])
+    for other in formats:
+        if other.static_masks != formats[0].static_masks:
+            raise UserError(f"{formats[0].path} and {other.path} differ in BERT's static masks (masked_lm_positions): "
+                            "use datasets of one kind.")
+    return Data(mixed(paths.mixture, filled, config.seed) if getattr(paths, "mixture", ()) else RecordOrder(
+        filled, config.seed), formats[0])
+
+
+def mixed(parts: Sequence[Part], shards: Sequence[Shard], seed: int) -> Mixture:
+    """The mixture of datasets whose shards with records are `shards`. Raises: UserError: a dataset cannot be mixed."""
+    orders = []
+    for number, part in enumerate(parts):
+        of_part = [shard for shard in shards if shard.path in part.paths]
+        compressed = next((shard.path for shard in of_part if shard.index_path is None), None)
+        if not of_part:
+            raise UserError(f"{part.name} contains no records: leave it out of the mixture, or rebuild it.")
+        if compressed:
+            raise UserError(f"{compressed} is gzip-compressed, and the records of a mixture are not read in order: "
+                            "decompress the shards.")
+        orders.append(RecordOrder(of_part, seed + number))
+    return Mixture([part.name for part in parts], [part.weight for part in parts], orders, seed)
 
 
 def held_out_batches(config: PretrainingConfig, data: Data) -> Tuple[int, int]:
-    """The number of batches in an evaluation and their size: --train_batch_size, or all records if they are fewer."""
-    batch_size = min(config.train_batch_size, data.order.records)
-    return min(config.num_eval_steps, data.order.records // batch_size), batch_size
+    """The number of batches in an evaluation and their size: --train_batch_size, or all records if they are fewer.
+
+    A mixture ends before one of its datasets repeats.
+    """
+    batch_size = min(config.train_batch_size, data.order.distinct)
+    return min(config.num_eval_steps, data.order.distinct // batch_size), batch_size

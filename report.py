@@ -568,14 +568,14 @@ class Report:
         if self.writes and not os.path.exists(self.plot_file):
             self.plot()
 
-    def summary(self):
+    def summary(self, updates: int):
         """The last line of a finished run, and the curves."""
         if not self.writes:
             return
         with self.speed.excluded():
             self.plot()
         curves = f" Curves: {self.plot_file}" if os.path.exists(self.plot_file) else ""
-        logging.info("%s is finished: %d updates. %s%s", self.name, self.num_train_steps,
+        logging.info("%s is finished: %d updates. %s%s", self.name, updates,
                      self.speed.summary(self.peak_flops), curves)
 
 

@@ -2,132 +2,68 @@
 
     python run_inference.py --init_checkpoint=results/squad --question="Who built it?" --context_file=article.txt
     python run_inference.py --init_checkpoint=results/squad --context="..."        reads questions from standard input
+    python run_inference.py --init_checkpoint=results/squad --input_file=questions.jsonl --output_file=answers.jsonl
+    python run_inference.py --init_checkpoint=results/squad --serve                a page at http://127.0.0.1:8000/
 
 Prints the n best answers, each with its probability and the sentence that contains it, the answer marked by >> and <<.
 A context longer than the model's window is split into overlapping windows (sliding window, --doc_stride). Questions are
 truncated to 64 tokens, or to a quarter of the window if it is shorter than 256 tokens.
 
 A model fine-tuned on SQuAD 2.0 also predicts whether the question is answerable, by comparing the null odds with a
-threshold, and `(no answer)` is listed with its probability (`with_no_answer`). A question-answering model from another
-project does not record its SQuAD version: set --version_2_with_negative for SQuAD 2.0.
+threshold, and `(no answer)` is listed with its probability. The threshold is tuned on scores, not on probabilities, so
+the prediction may differ from the first answer. A question-answering model from another project does not record its
+SQuAD version: set --version_2_with_negative for SQuAD 2.0.
+
+For --input_file, one line of JSON is written for each question; see docs/squad.md. reader.py is the same for programs.
 """
 from __future__ import annotations
 
-import math
+import hashlib
+import itertools
+import json
 import os
 import re
+import signal
 import sys
-from typing import List, Optional, Tuple
+from typing import Optional
 
 import command_line
 import preflight
-from configuration import InferenceConfig, UserError, window_lengths
+from configuration import InferenceConfig, Interrupted, UserError
 
 if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that the other imports take
     command_line.refuse_early(InferenceConfig, __doc__, check=preflight.check_inference)
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
-import numpy as np
-import tensorflow as tf
+import dataclasses
 
-import devices
+from tqdm import tqdm
+
+import configuration
+import files
 import squad_utils
-import weights
+import training
+from reader import Reader, Result
 
-WINDOWS = 32  # windows per batch
+TOGETHER = 64  # questions that are answered between two writes
 
-
-class Reader:
-    """A fine-tuned model that answers questions."""
-
-    def __init__(self, config: InferenceConfig):
-        self.config = config
-        device = devices.open_device(config.device, config.precision, "false")
-        if device.note:
-            print(f"note: {device.note}", file=sys.stderr, flush=True)
-        source = weights.read(config.init_checkpoint, config.vocab_file)
-        self.tokenizer = weights.open_tokenizer(source, config.vocab_file)
-        self.model = weights.question_answering(source, self.tokenizer, compute_dtype=device.compute_dtype)
-        if config.version_2_with_negative and not self.model.version_2 and (source.head or self.model.joint_head):
-            raise UserError(f"{source.name} was fine-tuned on SQuAD 1.1: remove --version_2_with_negative.")
-        self.version_2 = self.model.version_2 or config.version_2_with_negative
-        self.length, self.query_length, self.stride = window(config, self.model.config.max_position_embeddings)
-        if self.model.joint_head and self.model.beam_size > self.length:
-            raise UserError(f"--max_seq_length={self.length} is smaller than the model's beam_size of "
-                            f"{self.model.beam_size}: choose a larger one.")
-        self._answers = tf.function(self.model.answers, autograph=False)
-
-    def answer(self, question: str, context: str) -> Tuple[List[squad_utils.Answer], Optional[float]]:
-        """Answers a question.
-
-        Returns: the n best answers, for SQuAD 2.0 including "no answer" (an empty text), and the null odds, or None if
-            the model has none.
-        """
-        config = self.config
-        examples = [squad_utils.Example("0", question, context, (), False)]
-        features = squad_utils.build_features(examples, self.tokenizer, self.length, self.stride, self.query_length)
-        pieces = []
-        for first in range(0, len(features.lengths), WINDOWS):
-            found = self._answers({name: tf.constant(getattr(features, name)[first:first + WINDOWS])
-                                   for name in squad_utils.NETWORK_INPUTS})
-            pieces.append({name: value.numpy() for name, value in found.items()})
-        outputs = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-        nbest, odds = squad_utils.search_answers(self.model.joint_head, examples, features, outputs,
-                                                 config.n_best_size, config.max_answer_length)
-        if self.version_2:
-            return with_no_answer(nbest["0"], odds["0"], self.model.joint_head), odds["0"]
-        return nbest["0"], odds.get("0")
-
-    def report(self, question: str, context: str) -> str:
-        """The answers to a question as text for the console."""
-        answers, odds = self.answer(question, context)
-        lines = []
-        if self.version_2:
-            verdict = "unanswerable" if odds > self.config.null_score_diff_threshold else "answerable"
-            lines.append(f"{verdict} (null odds {odds:.2f}, threshold {self.config.null_score_diff_threshold:g})")
-        for answer in answers:
-            lines.append(f"{answer.probability:6.1%}  {answer.text or '(no answer)'}")
-            if answer.text:
-                lines.append(f"        {in_sentence(context, answer.start, answer.end)}")
-        return "\n".join(lines)
+# --- The console ---
 
 
-def window(config: InferenceConfig, positions: int) -> Tuple[int, int, int]:
-    """Returns max_seq_length, the maximum length of the question, and doc_stride, in tokens.
-
-    Raises: UserError: an option does not fit the model or the window.
-    """
-    length = config.max_seq_length or min(384, positions)
-    if length > positions:
-        raise UserError(f"--max_seq_length={length} exceeds the model's max_position_embeddings of {positions}: choose "
-                        "a smaller one.")
-    stride, query_length = window_lengths(length, config.doc_stride)
-    room = length - query_length - 3  # [CLS] and two [SEP]
-    if stride > room:
-        raise UserError(f"--doc_stride={stride} would skip tokens: a window of {length} tokens holds {room} tokens of "
-                        f"context if the question is long; choose at most {room}.")
-    return length, query_length, stride
-
-
-def with_no_answer(answers: List[squad_utils.Answer], null_odds: float, joint_head: bool) -> List[squad_utils.Answer]:
-    """Adds "no answer" (an empty text) to the answers, sorted by probability.
-
-    With the joint head its probability is the sigmoid of the answerability logit. With the independent head it is the
-    softmax over the scores of `answers` and the score of [CLS] as both start and end. The probabilities of `answers`
-    are scaled to the remainder. With several windows the smallest logit or [CLS] score counts, as in `null_odds`. The
-    threshold is tuned on scores, not on probabilities, so the predicted answerability may differ from the first answer.
-    """
-    if not any(answer.text for answer in answers):
-        return answers  # the context has no tokens
-    log_odds = null_odds  # of no answer against all answers together
-    if not joint_head:  # here null_odds compare no answer with the best answer
-        log_odds += math.log(answers[0].probability)
-    with_answer = math.exp(-np.logaddexp(0.0, log_odds))
-    none = squad_utils.Answer("", 0, 0, null_odds if joint_head else null_odds + answers[0].score,
-                              math.exp(-np.logaddexp(0.0, -log_odds)))
-    scaled = [answer._replace(probability=answer.probability * with_answer) for answer in answers]
-    return sorted([*scaled, none], key=lambda answer: -answer.probability)
+def describe(result: Result, context: str, threshold: float) -> str:
+    """The answers to a question as text for the console."""
+    lines = []
+    if not any(answer.text for answer in result.answers):
+        return "100.0%  (no answer): the text has no words"
+    if result.answerable is not None:
+        verdict = "answerable" if result.answerable else "unanswerable"
+        lines.append(f"{verdict} (null odds {result.null_odds:.2f}, threshold {threshold:g})")
+    for answer in result.answers:
+        lines.append(f"{answer.probability:6.1%}  {answer.text or '(no answer)'}")
+        if answer.text:
+            lines.append(f"        {in_sentence(context, answer.start, answer.end)}")
+    return "\n".join(lines)
 
 
 def in_sentence(context: str, start: int, end: int) -> str:
@@ -139,12 +75,14 @@ def in_sentence(context: str, start: int, end: int) -> str:
     return " ".join(marked.split())
 
 
-def main(argv):
-    config = command_line.parse(InferenceConfig, argv, __doc__)
-    context = config.read_context()
-    reader = Reader(config)
-    if config.question:
-        print(reader.report(config.question, context))
+def converse(reader: Reader, context: str, question: Optional[str]):
+    """Prints the answers to a question, or to those of standard input. Raises: UserError: they are not UTF-8."""
+    def reply(question: str):
+        (result,) = reader.results([question], [context])
+        print(describe(result, context, reader.config.null_score_diff_threshold), flush=True)
+
+    if question:
+        reply(question)
         return
     prompt = "question: " if sys.stdin.isatty() else ""
     while True:
@@ -155,7 +93,113 @@ def main(argv):
         except UnicodeDecodeError as error:
             raise UserError(f"a question on standard input is not UTF-8 ({error.reason}): convert it.") from error
         if question:
-            print(reader.report(question, context), flush=True)
+            reply(question)
+
+
+# --- Files ---
+
+
+def answer_file(config: InferenceConfig, reader: Reader, stop: training.StopRequest):
+    """Answers the questions of --input_file into --output_file, which appears when complete.
+
+    Until then the answers are in `<output_file>.partial`, where a repeated call continues. `.partial.json` beside it
+    says what they are answers to.
+
+    Raises: UserError: the partial answers are those of another call, or another process writes them. Interrupted.
+    """
+    partial = f"{config.output_file}.partial"
+    try:
+        with files.hold(f"{config.output_file}.lock", log=configuration.print_on_stderr):
+            done = resume(partial, identity(config, reader), config.overwrite)
+            answer_rest(config, reader, stop, partial, done)
+            os.replace(partial, config.output_file)
+            os.remove(f"{partial}.json")
+    except files.Held as holder:
+        raise UserError(f"--output_file={config.output_file} is being written by {holder}: wait until that has ended, "
+                        "or choose another.") from holder
+    print(f"the answers are in {config.output_file}.")
+
+
+def identity(config: InferenceConfig, reader: Reader) -> dict:
+    """What the answers depend on."""
+    digest = hashlib.sha256((config.read_context() if config.has_context else "").encode(errors="backslashreplace"))
+    with open(config.input_file, "rb") as file:
+        for piece in iter(lambda: file.read(1 << 20), b""):
+            digest.update(piece)
+    own = ("output_file", "input_file", "context", "context_file", "overwrite", "disable_progress_bar")
+    options = {name: value for name, value in dataclasses.asdict(config).items() if name not in own}
+    return {"input": digest.hexdigest(), "weights": reader.weights_id, "temperature": reader.temperature, **options}
+
+
+def resume(partial: str, call: dict, overwrite: bool) -> int:
+    """How many answers there are from an interrupted call; none are left of a line that was cut off.
+
+    Raises: UserError: they are those of another call.
+    """
+    record = f"{partial}.json"
+    if os.path.exists(partial) and os.path.exists(record):
+        if configuration.read_json_object(record) == call:
+            done, end = 0, 0
+            with open(partial, "rb+") as file:
+                for line in file:
+                    if line.endswith(b"\n"):
+                        done, end = done + 1, end + len(line)
+                file.truncate(end)
+            return done
+        if not overwrite:
+            raise UserError(f"{partial} holds answers of an interrupted call with other options, questions or weights: "
+                            "repeat that call, or discard them with --overwrite.")
+    open(partial, "w", encoding="utf-8").close()
+    files.write_json(record, call)
+    return 0
+
+
+def answer_rest(config: InferenceConfig, reader: Reader, stop: training.StopRequest, partial: str, done: int):
+    """Appends the answers to the questions after the first `done` ones."""
+    context = config.read_context() if config.has_context else None
+    total = sum(1 for _ in squad_utils.read_questions(config.input_file, context))
+    questions = itertools.islice(squad_utils.read_questions(config.input_file, context), done, None)
+    hidden = config.disable_progress_bar or not sys.stderr.isatty()
+    if done:
+        configuration.print_on_stderr(f"continuing after {done} of {total} questions.")
+    with open(partial, "ab") as file, tqdm(total=total, initial=done, unit="question", disable=hidden) as bar:
+        for chunk in iter(lambda: list(itertools.islice(questions, TOGETHER)), []):
+            results = reader.results([each.question for each in chunk], [each.context for each in chunk])
+            lines = [to_line(each, result) for each, result in zip(chunk, results)]
+            file.write("".join(lines).encode("utf-8", errors="backslashreplace"))  # which makes a JSON escape
+            file.flush()
+            done += len(chunk)
+            bar.update(len(chunk))
+            if stop.signal_name and done < total:
+                os.fsync(file.fileno())
+                raise Interrupted(f"stopped by {stop.signal_name} after {done} of {total} questions; the same command "
+                                  "continues there.")
+        os.fsync(file.fileno())
+
+
+def to_line(question: squad_utils.Question, result: Result) -> str:
+    answers = [answer._asdict() for answer in result.answers]
+    found = {"id": question.id, "question": question.question, "prediction": result.prediction, "answers": answers,
+             "null_odds": result.null_odds}
+    return json.dumps(found, ensure_ascii=False) + "\n"
+
+
+def main(argv):
+    config = command_line.parse(InferenceConfig, argv, __doc__)
+    preflight.check_inference(config)
+    context = config.read_context() if config.has_context else ""
+    reader = Reader(config, log=lambda sentence: configuration.print_on_stderr(f"note: {sentence}"))
+    if config.serve:
+        import server
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        server.serve(reader, config.init_checkpoint, config.host, config.port, context, configuration.print_on_stderr)
+        return
+    if not config.input_file:
+        converse(reader, context, config.question)
+        return
+    with training.StopRequest() as stop:
+        stop.begin()
+        answer_file(config, reader, stop)
 
 
 if __name__ == "__main__":

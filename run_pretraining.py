@@ -278,9 +278,10 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
 def compare_inputs(config: PretrainingConfig, data: pretrain_utils.Data, tokenizer: ElectraTokenizer, workers: Workers):
     """Raises UserError: a worker reads other shards or another vocabulary than rank 0 does."""
     def sizes(paths):
-        return checksum([(os.path.basename(path), os.path.getsize(path)) for path in paths])
+        weights = [part.weight for part in paths.mixture]
+        return checksum([(os.path.basename(path), os.path.getsize(path)) for path in paths] + weights)
 
-    shards = [shard.path for shard in data.order.shards]
+    shards = pretrain_utils.find_shards(config.pretrain_tfrecords, "pretrain_tfrecords")
     facts = {"--pretrain_tfrecords": f"{data.order.records} records with checksum {sizes(shards)}",
              "--vocab_file": f"one with checksum {tokenizer.fingerprint[:12]}"}
     if config.eval_tfrecords:
@@ -350,8 +351,13 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
     train_step = optimization.TrainStep(model.loss, model.metric_names, setup.optimizer,
                                         config.gradient_accumulation_steps, jit_compile=device.jit_compile,
                                         workers=workers, skip_budget=config.skip_bad_updates, skipped=start.skipped)
-    with checkpoints:
-        training.run_updates(job, train_step, run_report, stop, workers)
+    try:
+        with checkpoints:
+            training.run_updates(job, train_step, run_report, stop, workers)
+    finally:
+        if data.mixture:
+            done = start.record + (train_step.step_done() - start.step) * setup.global_batch
+            logging.info("the mixture has given %s.", data.mixture.contributions(done))
 
 
 def held_out_loss(metrics: Dict[str, float], config: PretrainingConfig) -> float:
@@ -399,6 +405,11 @@ def describe_run(config, device, setup: Setup):
            f"{updates * global_batch / data.order.records:.2f} epochs" if updates > 0 else ""
     logging.info("data: %d records in %d shards; %d sequences (%d tokens) an update%s.", data.order.records,
                  len(data.order.shards), global_batch, global_batch * config.max_seq_length, left)
+    if data.mixture:
+        shares = ", ".join(f"{name} {share / data.mixture.BLOCK:.2%}"
+                           for name, share in zip(data.mixture.names, data.mixture.shares))
+        logging.info("mixture: %s; after update %d it will have given %s.", shares, config.num_train_steps,
+                     data.mixture.contributions(start.record + max(0, updates) * global_batch))
     if data.record_format.has_static_masks:
         logging.info("the records hold BERT's static masks: the original tokens are restored before dynamic masking.")
     files.write_json(os.path.join(config.logs, f"configuration_phase{config.phase}.json"), {

@@ -4,8 +4,9 @@
         --init_checkpoint=results/models/base/checkpoints
     python run_tf_squad.py --do_predict --predict_file=questions.json --output_dir=results/squad
 
-Writes to --output_dir: checkpoints/ (one per epoch), predictions.json, nbest_predictions.json, null_odds.json (2.0),
-results.json, logfile.txt, logs/ (JSON lines, TensorBoard, curves), vocab.txt. scripts/electra_squad.sh is the recipe.
+Writes to --output_dir: checkpoints/ (one per epoch; best.json names the one with the best F1), predictions.json,
+nbest_predictions.json, null_odds.json (2.0), results.json, logfile.txt, logs/ (JSON lines, TensorBoard, curves),
+the vocabulary. scripts/electra_squad.sh is the recipe.
 
 AdamW with layer-wise learning rates: a layer's is `0.8 ** (num_layers + 2 - depth)` of the head's, with depth 0 for the
 embeddings and i + 1 for layer i, so that the top layer has 0.8 squared, as google-research/electra released it.
@@ -15,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import glob
 import hashlib
-import json
 import math
 import os
 import random
@@ -25,11 +25,12 @@ import time
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import command_line
+import ensemble
 import preflight
 from configuration import Interrupted, PretrainingConfig, SquadConfig, UserError
 
 if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that the other imports take
-    command_line.refuse_early(SquadConfig, __doc__, check=preflight.check_squad, resumable=True)
+    command_line.refuse_early(SquadConfig, __doc__, check=ensemble.before_tensorflow, resumable=True)
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
@@ -38,6 +39,7 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
+import analysis
 import configuration
 import devices
 import files
@@ -47,6 +49,8 @@ import modeling
 import optimization
 import pretrain_utils
 import report
+import squad_metrics
+import squad_results
 import squad_utils
 import training
 import weights
@@ -104,8 +108,11 @@ class Split(NamedTuple):
 
 
 def read_examples(config: SquadConfig, name: str) -> List[squad_utils.Example]:
-    needs_answers = name == "train" or config.do_eval or config.evaluate_during_training
-    return squad_utils.read_squad(config.data_file(name), config.version_2_with_negative, needs_answers)
+    needs_answers = name == "train" or config.do_eval or config.evaluates_in_training
+    offsets = squad_utils.Offsets.IGNORE
+    if name == "train":
+        offsets = squad_utils.Offsets.REFUSE if config.strict_answers else squad_utils.Offsets.REPAIR
+    return squad_utils.read_squad(config.data_file(name), config.version_2_with_negative, needs_answers, offsets)
 
 
 def lengths(config: SquadConfig) -> Dict[str, int]:
@@ -271,7 +278,8 @@ def prepare(config: SquadConfig, device: devices.Device, inputs: Inputs) -> Setu
         checkpoints.clean()
         restore_or_load(setup, inputs, workers)
         if not config.skip_checkpoint:
-            checkpoints.check_disk(model, step=done, num_train_steps=updates, replace=found is None)
+            checkpoints.check_disk(model, step=done, num_train_steps=updates, replace=found is None,
+                                   keep_best=config.evaluates_in_training)
     workers.broadcast([*model.variables, *optimizer.variables])
     return setup
 
@@ -363,19 +371,23 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
             if last:
                 checkpoints.complete()
 
-    def epoch_ended(step: int) -> bool:
+    def epoch_ended() -> bool:
         return windows.batches_since_epoch_end < accumulation
 
+    def evaluation_due(step: int) -> bool:
+        return config.evaluates_after(step, epoch_ended(), setup.num_train_steps)
+
+    progress = DevProgress(config, checkpoints, run_report, workers)
     job = training.Job(
         setup.step, setup.num_train_steps, micro_batches, config.log_freq, config.save_checkpoints_minutes,
-        saves_after=epoch_ended,
-        evaluates_after=lambda step: (config.evaluate_during_training and epoch_ended(step)
-                                      and step < setup.num_train_steps),
+        saves_after=lambda step: epoch_ended() or evaluation_due(step),
+        evaluates_after=evaluation_due,
         save=None if config.skip_checkpoint else save,
-        evaluate=lambda step: predict(config, answers, inputs.dev, workers, stop)[1],
+        evaluate=lambda step: progress.note(step, predict(config, answers, inputs.dev, workers, stop)[1]),
         bad_update=lambda step: f"update {step} (seed {setup.seed})",
         not_finite=lambda step: not_finite(step, setup, config),
-        interrupted=lambda *stopped: resume_hint(config, setup.num_train_steps, *stopped))
+        interrupted=lambda *stopped: resume_hint(config, setup.num_train_steps, *stopped),
+        ends_early=progress.ends_early)
     if config.recompute:
         modeling.recompute_layers(model)
     train_step = optimization.TrainStep(model.loss, model.metric_names, setup.optimizer, accumulation,
@@ -384,8 +396,55 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
     with checkpoints:
         rates = training.run_updates(job, train_step, run_report, stop, workers)
     speed = {"train_sequences_per_second": rates["sequences_per_second"]} if rates else {}
-    return answers, {"train_steps": setup.num_train_steps, "seed": setup.seed,
+    return answers, {"train_steps": train_step.step_done(), "seed": setup.seed,
                      "learning_rate": config.learning_rate, **speed}
+
+
+class DevProgress:
+    """F1 on the development set during a fine-tuning: which checkpoint is the best, and when to end early.
+
+    All of it follows from the log of metrics, so that a resumed run decides as an uninterrupted one does.
+    """
+
+    def __init__(self, config: SquadConfig, checkpoints: Checkpoints, run_report: report.Report, workers: Workers):
+        self.patience, self.checkpoints, self.workers = config.early_stopping_patience, checkpoints, workers
+        entries = report.read_metrics_log(run_report.log.path) if workers.is_chief else []
+        self.f1 = {entry["step"]: entry["f1"] for entry in entries if entry["kind"] == "eval" and "f1" in entry}
+
+    def note(self, step: int, scores: Optional[Dict[str, float]]) -> Optional[Dict[str, float]]:
+        """Called after each evaluation; returns `scores`, which are None where it was stopped."""
+        if scores:
+            self.f1[step] = scores["f1"]
+            self.checkpoints.evaluated(1, step, scores["f1"], "f1")
+        return scores
+
+    def ends_early(self) -> bool:
+        """Whether F1 has not improved in `patience` evaluations. Every worker calls this alike."""
+        if not self.patience:
+            return False
+        best = max(self.f1, key=lambda step: (self.f1[step], -step), default=0)
+        without = sum(step > best for step in self.f1)
+        if without >= self.patience:
+            logging.info("early stopping: F1 on the development set has not improved in %d evaluations; it was %.2f at "
+                         "step %d.", without, self.f1[best], best)
+        return self.workers.from_chief(without >= self.patience)
+
+
+def name_best(config: SquadConfig, results: dict) -> dict:
+    """Logs which checkpoint is the last and which is the best. Returns: its part of results.json.
+
+    Args:
+        results: what is known about the last one.
+    """
+    checkpoints = Checkpoints(config.checkpoint_dir)
+    best, last = checkpoints.best().get(1), checkpoints.list(1)[-1:]
+    if not best or not last:
+        return {}
+    f1 = f" (F1 {results['f1']:.2f})" if "f1" in results else ""
+    prefix = os.path.join(config.checkpoint_dir, best["checkpoint"])
+    logging.info("the last checkpoint is %s%s; the best by F1 on the development set is %s (F1 %.2f).",
+                 last[0].prefix, f1, prefix if best["step"] != last[0].step else "the same", best["f1"])
+    return {"best_checkpoint": {"checkpoint": prefix, "step": best["step"], "f1": best["f1"]}}
 
 
 METRICS = (
@@ -458,8 +517,9 @@ class Interval(NamedTuple):
 class Answers:
     """`model.answers` as graphs, one for each shape of a batch, which every evaluation of a run uses again."""
 
-    def __init__(self, model: modeling.QuestionAnswering):
-        self.model = model
+    def __init__(self, model: modeling.QuestionAnswering, temperature: float = 1.0, path: Optional[str] = None):
+        self.model, self.temperature = model, temperature
+        self.path = path  # of the weights, where a temperature can be kept
         self._function = tf.function(model.answers, autograph=False)
         self._graphs: Dict[tuple, Callable] = {}
 
@@ -479,24 +539,15 @@ def run_model(config: SquadConfig, answers: Answers, features: squad_utils.Featu
     model, shares = answers.model, workers.gather(own_outputs(config, answers, features, workers, stop))
     if None in shares:
         return None, None
-    outputs: Dict[str, np.ndarray] = {}
-    for rows, length, found in (part for parts, _ in shares for part in parts):
-        for name, value in found.items():
-            if name not in outputs:
-                shape = value.shape[1:] if model.joint_head else [config.max_seq_length]
-                outputs[name] = np.full([len(features.lengths), *shape], 0 if model.joint_head else modeling.MASKED,
-                                        value.dtype)
-            if model.joint_head:
-                outputs[name][rows] = value
-            else:
-                outputs[name][rows, :length] = value
+    outputs = squad_utils.join_outputs((part for parts, _ in shares for part in parts), len(features.lengths),
+                                       None if model.joint_head else config.max_seq_length)
     slowest = max(sum(latencies) for _, latencies in shares)
     return outputs, Interval(len(features.lengths) / max(slowest, 1e-9),
                              np.array([latency for _, latencies in shares for latency in latencies]))
 
 
 def own_outputs(config, answers: Answers, features, workers, stop) -> Optional[Tuple[list, List[float]]]:
-    """This worker's share: (rows, padded length, outputs by name) of each of its batches, and their latencies."""
+    """This worker's share: each of its batches with its outputs by name, and their latencies."""
     batches = squad_utils.plan_batches(features.lengths, config.buckets, config.predict_batch_size,
                                        np.argsort(features.lengths, kind="stable"))
     batches = batches[workers.rank::workers.size]
@@ -512,7 +563,7 @@ def own_outputs(config, answers: Answers, features, workers, stop) -> Optional[T
         tensors = squad_utils.feed(features, batch, config.predict_batch_size)
         found = {name: value.numpy() for name, value in answers(tensors).items()}
         latencies.append(time.monotonic() - started)
-        parts.append((batch.rows, batch.length, {name: value[:len(batch.rows)] for name, value in found.items()}))
+        parts.append((batch, {name: value[:len(batch.rows)] for name, value in found.items()}))
     return parts, latencies
 
 
@@ -528,28 +579,55 @@ def predict(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
         return None, None
     if not workers.is_chief:
         return {}, None
-    nbest, null_odds = squad_utils.search_answers(answers.model.joint_head, dev.examples, dev.features, outputs,
-                                                  config.n_best_size, config.max_answer_length)
-    version_2 = config.version_2_with_negative
-    raw = squad_utils.predictions(nbest, null_odds)
-    final = squad_utils.predictions(nbest, null_odds, config.null_score_diff_threshold) if version_2 else raw
+
+    def search(temperature: float) -> squad_utils.Found:
+        return squad_utils.search_answers(
+            answers.model.joint_head, dev.examples, dev.features, outputs, config.n_best_size, config.max_answer_length,
+            config.version_2_with_negative, temperature)
+
+    found = search(answers.temperature)
+    result = squad_results.Answers(found.nbest, found.null_odds)
+    calibration = {}
+    if write and config.do_eval:
+        calibration = calibrate(config, answers, dev, outputs, found, result.predictions(config))
+        if calibration:
+            result = result._replace(nbest=search(answers.temperature).nbest)
     if write:
-        written = {"predictions.json": final, "nbest_predictions.json": {
-            id_: [answer._asdict() for answer in found] for id_, found in nbest.items()}}
-        if version_2:
-            written["null_odds.json"] = null_odds
-        for name, content in written.items():  # in ASCII: a lone surrogate of the data has no UTF-8 form
-            files.write_text(os.path.join(config.output_dir, name), json.dumps(content, indent=1) + "\n")
+        squad_results.write(config, result)
     scores = None
-    if config.do_eval or config.evaluate_during_training:
-        scores = squad_utils.evaluate(dev.examples, final, version_2)
-        if version_2:
-            searched = squad_utils.evaluate(dev.examples, raw, version_2, null_odds)
-            scores.update({name: value for name, value in searched.items() if name.startswith("best_")},
-                          null_score_diff_threshold=config.null_score_diff_threshold)
+    if config.do_eval or config.evaluates_in_training:
+        scores = squad_results.scores_of(config, dev.examples, result)
+    if write and config.do_eval:
+        analysis.write_after_evaluation(config, dev.examples, result)
     percentiles = {f"latency_p{p}_ms": 1000 * float(np.percentile(interval.latencies, p)) for p in (50, 90, 95, 99)}
     return {"inference_sequences_per_second": interval.sequences_per_second,
-            "predict_batch_size": config.predict_batch_size, **percentiles}, scores
+            "predict_batch_size": config.predict_batch_size, **percentiles, **calibration}, scores
+
+
+def calibrate(config: SquadConfig, answers: Answers, dev: Split, outputs: Dict[str, np.ndarray],
+              found: squad_utils.Found, predicted: Dict[str, str]) -> dict:
+    """Finds the temperature of the probabilities and keeps it with the model. Returns: its part of results.json; empty
+    where there are too few right or wrong answers to find one."""
+    metric = squad_metrics.named(config.metric, config.language)
+    right, _ = squad_metrics.score_each(dev.examples, predicted, config.version_2_with_negative, metric)
+    calibration = squad_utils.calibrate(answers.model.joint_head, dev.examples, dev.features, outputs, found, predicted,
+                                        right, config.max_answer_length)
+    if calibration is None:
+        return {}
+    answers.temperature = calibration.temperature
+    logging.info("probabilities: expected calibration error %.3f at temperature %.2f, %.3f without.", calibration.error,
+                 calibration.temperature, calibration.error_uncalibrated)
+    path = answers.path
+    if config.do_train and not config.skip_checkpoint:
+        path = Checkpoints(config.checkpoint_dir).newest(1, quiet=True).prefix
+    if path:
+        try:
+            weights.keep_temperature(path, calibration.temperature)
+        except OSError as error:
+            logging.warning("the temperature could not be kept with the model: %s could not be written (%s).",
+                            error.filename, error.strerror)
+    return {"temperature": calibration.temperature, "expected_calibration_error": calibration.error,
+            "expected_calibration_error_uncalibrated": calibration.error_uncalibrated}
 
 
 def run_eval_script(config: SquadConfig, dev: Split, scores: Dict[str, float]):
@@ -624,7 +702,9 @@ def run_on(device: devices.Device, config: SquadConfig, stop: training.StopReque
             found = find_own_run(config, Checkpoints(config.checkpoint_dir), fingerprints, workers.size)
         found = workers.from_chief(found)
     else:
-        answers = Answers(trained_model(config, source, tokenizer, device.compute_dtype))
+        local = os.path.exists(source.name) or find_checkpoint(source.name)  # else it lies in the cache of the Hub
+        answers = Answers(trained_model(config, source, tokenizer, device.compute_dtype), source.temperature,
+                          source.path if local else None)
     not_given = config.not_given
     config = (as_resumed(config, found) if found else config).fitted(workers.size)
     log_fitted(config, not_given, found, workers)
@@ -633,7 +713,8 @@ def run_on(device: devices.Device, config: SquadConfig, stop: training.StopReque
         dev = read_split(config, "dev", tokenizer) if config.predicts else None
     compare_inputs(config, source, tokenizer, workers)
     results_file = os.path.join(config.output_dir, "results.json")
-    results = {"version_2": config.version_2_with_negative, "model": source.name}
+    results = {"version_2": config.version_2_with_negative, "model": source.name,
+               **(squad_results.evaluated_on(config) if config.do_predict or config.do_eval else {})}
     if os.path.exists(results_file) and (found if config.do_train else not config.init_checkpoint):
         results = {**configuration.read_json_object(results_file), **results}  # of the same model: still valid
     if config.do_train:
@@ -642,6 +723,10 @@ def run_on(device: devices.Device, config: SquadConfig, stop: training.StopReque
         results.update(summary)
     if config.do_predict or config.do_eval:
         results.update(answer(config, answers, dev, workers, stop))
+    if workers.is_chief and config.do_train and not config.skip_checkpoint:
+        if config.do_eval:
+            Checkpoints(config.checkpoint_dir).evaluated(1, results["train_steps"], results["f1"], "f1")
+        results.update(name_best(config, results if config.do_eval else {}))
     if workers.is_chief:
         files.write_json(results_file, results)
         logging.info("results are in %s.", results_file)
@@ -684,6 +769,9 @@ def answer(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
 
 def main(argv):
     config = command_line.parse(SquadConfig, argv, __doc__)
+    if config.ensemble:
+        ensemble.before_tensorflow(config)
+        return
     if config.check_only:
         check_only(config)
         return

@@ -158,6 +158,8 @@ class Job(NamedTuple):
     bad_update: Callable[[int], str]  # what identifies the update of a step in a message, such as its seeds
     not_finite: Callable[[int], str]  # the sentence for an update whose loss or gradient was not finite
     interrupted: Callable[[str, int, bool], str]  # the sentence for a stop: what stopped it, step, anything new
+    # Early stopping: whether to end the run, asked on every worker after an evaluation and before the first update.
+    ends_early: Callable[[], bool] = lambda: False
 
 
 class Progress:
@@ -218,7 +220,7 @@ class Progress:
 
 def run_updates(job: Job, train_step: TrainStep, report: Report, stop: StopRequest, workers: Workers
                 ) -> Dict[str, float]:
-    """The training loop: update, log, save, evaluate, until all updates are done or a stop is requested.
+    """The training loop: update, log, save, evaluate, until all updates are done, or a stop is requested or early.
 
     The first update is logged because it traces and compiles, the second because it gives the pace. Every worker calls
     this with the same cadence. Whatever ends the loop early, the last update that was done is saved before.
@@ -229,7 +231,7 @@ def run_updates(job: Job, train_step: TrainStep, report: Report, stop: StopReque
     """
     progress = Progress(job, train_step, report, workers)
     complete = not progress.evaluation_is_missing() or progress.evaluate(job.step)
-    if job.step >= job.num_train_steps:
+    if job.step >= job.num_train_steps or job.step and job.ends_early():
         if not complete:
             raise Interrupted(job.interrupted(stopped_by(stop), job.step, False))
         report.redraw()
@@ -253,6 +255,9 @@ def run_updates(job: Job, train_step: TrainStep, report: Report, stop: StopReque
                         agreement.saved()
                     if evaluation_due:
                         complete = progress.evaluate(step)
+                        if complete and job.ends_early():
+                            progress.save(last=True)
+                            break
         except Ended as ended:
             if train_step.step_done() > progress.logged:
                 progress.log()
@@ -272,7 +277,7 @@ def run_updates(job: Job, train_step: TrainStep, report: Report, stop: StopReque
             raise
     if not complete:
         raise Interrupted(job.interrupted(stopped_by(stop), job.num_train_steps, True))
-    report.summary()
+    report.summary(step)
     return report.speed.average()
 
 

@@ -15,15 +15,18 @@ Out (`save_folder`): a folder that transformers 4 and 5 load without a missing o
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import hashlib
 import os
 import re
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+import shutil
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 import configuration
 import files
@@ -120,9 +123,11 @@ class Source(NamedTuple):
     tensors: Dict[str, np.ndarray]  # float32, by our names; without vocabulary padding unless from our checkpoints
     unused: List[str]  # tensors that this project does not use, by their original names
     config: Optional[ElectraConfig]  # of the encoder; TF1 checkpoints may come without one
-    tokenizer: Optional[ElectraTokenizer]  # if a vocab.txt lies beside the weights
+    tokenizer: Optional[ElectraTokenizer]  # if a vocabulary lies beside the weights
     head: Optional[dict] = None  # settings of this project's question-answering head: joint_head, version_2, beam_size
     state: Optional[dict] = None  # of this project's checkpoints
+    path: Optional[str] = None  # the checkpoint prefix or folder that was read
+    temperature: float = 1.0  # of the probabilities of answers, see `keep_temperature`
 
 
 def read(name: str, vocab_file: Optional[str] = None) -> Source:
@@ -131,10 +136,14 @@ def read(name: str, vocab_file: Optional[str] = None) -> Source:
     Args:
         name: a checkpoint prefix (of this project or TF1), a folder (checkpoints, Hugging Face, exported, TF1), or a
             model on the Hugging Face hub, such as google/electra-small-discriminator, which is downloaded once.
-        vocab_file: of a checkpoint of this project without a vocab.txt in its run's folder.
+        vocab_file: of a checkpoint of this project without a vocabulary in its run's folder.
     Raises: UserError: there are no such weights, or they are damaged or incomplete.
     """
     path = find_weights(name)
+    return _read(name, path, vocab_file)._replace(path=path, temperature=read_temperature(path))
+
+
+def _read(name: str, path: str, vocab_file: Optional[str]) -> Source:
     try:
         if os.path.isdir(path):
             return _read_folder(name, path)
@@ -168,9 +177,10 @@ def find_weights(name: str) -> str:
 
 
 def _read_own(name: str, prefix: str, vocab_file: Optional[str]) -> Source:
-    in_folder = os.path.exists(os.path.join(run_folder(prefix), "vocab.txt"))
+    in_folder = configuration.find_vocabulary(run_folder(prefix))
     saved = open_checkpoint(prefix, None if in_folder else vocab_file)
-    tensors = {variable.name.split(":")[0]: variable.numpy() for variable in saved.model().trainable_variables}
+    named = ((variable.name.split(":")[0], variable.numpy()) for variable in saved.model().trainable_variables)
+    tensors = {ours: as_float32(value, ours, prefix) for ours, value in named}
     return Source(name, tensors, [], saved.encoder, saved.tokenizer, saved.state.get("head"), saved.state)
 
 
@@ -213,7 +223,7 @@ class SavedRun(NamedTuple):
 def run_folder(prefix: str) -> str:
     """The folder of the run that wrote a checkpoint, also of one that was moved aside (`Checkpoints.set_aside`)."""
     folder = os.path.dirname(os.path.dirname(os.path.abspath(prefix)))
-    if not os.path.exists(os.path.join(folder, "vocab.txt")) and os.path.basename(folder) == "checkpoints":
+    if not configuration.find_vocabulary(folder) and os.path.basename(folder) == "checkpoints":
         return os.path.dirname(folder)
     return folder
 
@@ -224,7 +234,7 @@ def open_checkpoint(name: str, vocab_file: Optional[str] = None, tokenizer: Opti
 
     Args:
         name: see `find_checkpoint`.
-        vocab_file: its vocabulary (default: the vocab.txt of the run's folder).
+        vocab_file: its vocabulary (default: the one in the run's folder).
         tokenizer: the vocabulary of the data in use, in place of both.
         pretraining: refuse a checkpoint of a SQuAD fine-tuning.
     Raises: UserError: no such checkpoint, no vocabulary or another one than it was trained on.
@@ -236,9 +246,9 @@ def open_checkpoint(name: str, vocab_file: Optional[str] = None, tokenizer: Opti
                         "results/models/<model_name>/checkpoints.")
     if tokenizer is None:
         folder = run_folder(prefix)
-        if not vocab_file and not os.path.exists(os.path.join(folder, "vocab.txt")):
-            raise UserError(f"{folder} has no vocab.txt beside checkpoints/: keep the run's folder together, or give "
-                            "the vocabulary as --vocab_file.")
+        if not vocab_file and not configuration.find_vocabulary(folder):
+            raise UserError(f"{folder} has no vocabulary (vocab.txt or tokenizer.json) beside checkpoints/: keep "
+                            "the run's folder together, or give the vocabulary as --vocab_file.")
         tokenizer = ElectraTokenizer.from_folder(folder, vocab_file)
     if tokenizer.fingerprint != state.get("tokenizer_fingerprint"):
         raise UserError(f"checkpoint {prefix} was trained on another vocabulary than {tokenizer.vocab_file}: give the "
@@ -271,8 +281,8 @@ def _read_folder(name: str, folder: str) -> Source:
     parts = [part for part in parts if os.path.isdir(part)]
     if parts and not os.path.exists(os.path.join(folder, "config.json")):
         return merge([_read_folder(part, part) for part in parts])._replace(name=name)
-    for file, load in (("model.safetensors", _load_safetensors), ("tf_model.h5", _load_keras),
-                       ("pytorch_model.bin", _load_torch)):
+    for file, load in (("model.safetensors", _load_safetensors), (hub.SHARDS, _load_sharded),
+                       ("tf_model.h5", _load_keras), ("pytorch_model.bin", _load_torch)):
         path = os.path.join(folder, file)
         if os.path.lexists(path):
             try:
@@ -303,6 +313,10 @@ def _read_folder(name: str, folder: str) -> Source:
     if any(ours.startswith("generator_predictions/") for ours in tensors):
         tensors = {as_generator(ours): value for ours, value in tensors.items()}
     unused = sorted(theirs for theirs in found if not _NO_WEIGHTS.fullmatch(theirs))
+    unknown = [theirs for theirs in unused if re.match(r"electra[./](encoder|embeddings)[./]", theirs)]
+    if unknown:
+        raise UserError(f"{path}: {unknown[0]} belongs to an encoder of another kind, which is not implemented: name "
+                        "an ELECTRA or BERT model without such tensors.")
     return _beside(name, folder, tensors, unused)
 
 
@@ -317,13 +331,15 @@ def _beside(name: str, folder: str, tensors, unused) -> Source:
     if os.path.lexists(config_file):
         config, head = read_config(config_file), read_head(config_file)
         check_sizes(config, tensors, config_file)
-    has_vocabulary = os.path.exists(os.path.join(folder, "vocab.txt"))
-    tokenizer = ElectraTokenizer.from_folder(folder) if has_vocabulary else None
+    tokenizer = ElectraTokenizer.from_folder(folder) if configuration.find_vocabulary(folder) else None
     if tokenizer or config:
         size = tokenizer.vocab_size if tokenizer else config.vocab_size
+        if config and config.vocab_size < size:
+            raise UserError(f"{config_file}: vocab_size is {config.vocab_size}, but the vocabulary beside it has "
+                            f"{size} tokens: put the config.json there that belongs to it.")
         rows = _vocabulary_size(tensors)
         if rows < size:
-            file = "vocab.txt" if tokenizer else "config.json"
+            file = os.path.basename(tokenizer.vocab_file) if tokenizer else "config.json"
             raise UserError(f"{name} has {rows} vocabulary rows, but the {file} beside it has {size}: put the file "
                             "there that belongs to the weights.")
         if rows > configuration.round_up(size, 8):
@@ -410,6 +426,16 @@ def _load_safetensors(path: str) -> Iterator[Tuple[str, np.ndarray]]:
                         "float32.") from error
 
 
+def _load_sharded(path: str) -> Iterator[Tuple[str, np.ndarray]]:
+    """The tensors of all files that a `model.safetensors.index.json` names."""
+    for file, names in hub.shards(path).items():
+        tensors = dict(_load_safetensors(os.path.join(os.path.dirname(path), file)))
+        missing = [name for name in names if _with_electra_prefix(name) not in tensors]
+        if missing:
+            raise UserError(f"{path}: {missing[0]} is not in {file}: download both again.")
+        yield from tensors.items()
+
+
 def _load_torch(path: str) -> Iterator[Tuple[str, np.ndarray]]:
     try:
         import torch
@@ -438,12 +464,14 @@ def _load_keras(path: str) -> Iterator[Tuple[str, np.ndarray]]:
     Layers that use the embeddings list them once more; they must be the same.
     """
     import h5py
-    datasets, largest = {}, 100 * os.path.getsize(path)  # far more than compression saves
+    datasets, left = {}, 100 * os.path.getsize(path)  # bytes: far more than compression saves
 
     def visit(name, item):
+        nonlocal left
         if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub":
-            if (item.size or 0) * item.dtype.itemsize > largest:
-                raise ValueError(f"{name} is larger than the file")
+            left -= (item.size or 0) * item.dtype.itemsize
+            if left < 0:
+                raise ValueError(f"with {name} its tensors are larger than the file")
             datasets[name] = item[()]
 
     try:
@@ -566,13 +594,15 @@ def _vocabulary_rows(source: Source, tensors, tokenizer) -> Tuple[Tuple[np.ndarr
     if source.tokenizer is None or source.tokenizer.tokens == tokenizer.tokens:
         sizes = (tokenizer.vocab_size, configuration.round_up(tokenizer.vocab_size, 8))
         if source.tokenizer is None and count not in sizes:
-            raise UserError(f"{source.name} has {count} vocabulary rows and no vocab.txt beside it, but "
-                            f"{tokenizer.vocab_file} has {tokenizer.vocab_size} tokens: put its vocab.txt there, so "
-                            "that rows can be matched by token.")
+            raise UserError(f"{source.name} has {count} vocabulary rows and no vocab.txt or tokenizer.json beside it, "
+                            f"but {tokenizer.vocab_file} has {tokenizer.vocab_size} tokens: put its vocabulary there, "
+                            "so that rows can be matched by token.")
         everything = np.arange(tokenizer.vocab_size)
         return (everything, everything), ""
-    theirs = {token: row for row, token in enumerate(source.tokenizer.tokens) if row < count}
-    pairs = np.array([(row, theirs[token]) for row, token in enumerate(tokenizer.tokens) if token in theirs])
+    alike = source.tokenizer.notation == tokenizer.notation  # else `##a` there is `a` here, and `a` there `▁a` here
+    names = [vocabulary.tokens if alike else vocabulary.word_forms for vocabulary in (source.tokenizer, tokenizer)]
+    theirs = {token: row for row, token in enumerate(names[0]) if row < count}
+    pairs = np.array([(row, theirs[token]) for row, token in enumerate(names[1]) if token in theirs])
     return (pairs[:, 0], pairs[:, 1]), (f"{len(pairs)} of {tokenizer.vocab_size} vocabulary rows are taken from the "
                                         "weights by token; the others are newly initialised.")
 
@@ -605,22 +635,65 @@ def _parts(names: List[str]) -> str:
 
 def open_tokenizer(source: Source, vocab_file: Optional[str] = None, **casing) -> ElectraTokenizer:
     """`vocab_file`, else the vocabulary beside the weights; casing not given here is that of the weights."""
-    if source.tokenizer:
-        own = {"do_lower_case": source.tokenizer.do_lower_case, "strip_accents": source.tokenizer.strip_accents}
-        return ElectraTokenizer(vocab_file or source.tokenizer.vocab_file, **{**own, **casing})
-    if not vocab_file:
-        raise UserError(f"{source.name} has no vocab.txt beside it: give the vocabulary as --vocab_file.")
-    return ElectraTokenizer(vocab_file, **casing)
+    own = source.tokenizer.casing if source.tokenizer else {}
+    if vocab_file:
+        if vocab_file.endswith((".model", ".json")):
+            own = {}  # it contains its casing
+        return ElectraTokenizer.from_folder(os.path.dirname(vocab_file), vocab_file, **{**own, **casing})
+    if not source.tokenizer:
+        raise UserError(f"{source.name} has no vocab.txt or tokenizer.json beside it: give the vocabulary as "
+                        "--vocab_file.")
+    return source.tokenizer.with_casing(**casing)
+
+
+CALIBRATION = "calibration.json"  # beside the weights: the temperature of each checkpoint, or of `model`
+
+
+def _calibrated(path: str) -> Tuple[str, str]:
+    """The file that has the temperature of a folder or checkpoint prefix, and its key there."""
+    is_folder = os.path.isdir(path)
+    return os.path.join(path if is_folder else run_folder(path), CALIBRATION), (
+        "model" if is_folder else os.path.basename(path))
+
+
+def read_temperature(path: str) -> float:
+    """The temperature kept with a model (`keep_temperature`), or 1. Raises: UserError: the file is damaged."""
+    file, key = _calibrated(path)
+    if not os.path.exists(file):
+        return 1.0
+    way_out = "delete it, and evaluate the model again (run_tf_squad.py --do_eval)"
+    value = configuration.read_record(file, way_out, temperatures=dict)["temperatures"].get(key, 1.0)
+    if type(value) not in (int, float) or not 0 < value < 1e6:
+        raise UserError(f"{file}: the temperature of {key} is {configuration.in_brief(value)}: {way_out}.")
+    return float(value)
+
+
+def keep_temperature(path: str, temperature: float):
+    """Keeps the temperature that was found for a model with it, for the probabilities of its answers.
+
+    Args:
+        path: folder or checkpoint prefix.
+    Raises: OSError.
+    """
+    file, key = _calibrated(path)
+    kept = {}
+    if os.path.exists(file):
+        with contextlib.suppress(UserError):  # damaged
+            kept = dict(configuration.read_record(file, "", temperatures=dict)["temperatures"])
+    files.write_json(file, {"temperatures": {**kept, key: temperature}})
 
 
 SQUAD_WAY_OUT = "its config.json describes another model, put the right one there"
 
 
 def question_answering(source: Source, tokenizer: ElectraTokenizer, beam_size: Optional[int] = None,
-                       compute_dtype=tf.float32) -> modeling.QuestionAnswering:
+                       compute_dtype=tf.float32, log: Callable[[str], None] = logging.info
+                       ) -> modeling.QuestionAnswering:
     """A trained question-answering model: this project's, NVIDIA's recipe's, or an ElectraForQuestionAnswering.
 
-    Args: beam_size: of the joint head; None for the one it was trained with.
+    Args:
+        beam_size: of the joint head; None for the one it was trained with.
+        log: called with each sentence of `load` but the number of tensors: what is left out of the weights.
     Raises: UserError: there is no such head, or no configuration.
     """
     if source.config is None:
@@ -643,7 +716,8 @@ def question_answering(source: Source, tokenizer: ElectraTokenizer, beam_size: O
                if variable.name.split(":")[0] not in source.tensors]
     if lacking:
         raise UserError(f"{source.name} lacks {lacking[0]} of its question-answering head: name a complete model.")
-    load(source, model.trainable_variables, tokenizer, SQUAD_WAY_OUT)
+    for line in load(source, model.trainable_variables, tokenizer, SQUAD_WAY_OUT)[1:]:
+        log(f"{source.name}: {line}")
     return model
 
 
@@ -682,7 +756,8 @@ def save_folder(network: tf.Module, kind: str, tokenizer: ElectraTokenizer, fold
 def _write_folder(network: tf.Module, kind: str, tokenizer: ElectraTokenizer, folder: str, saved_model: bool):
     import safetensors.numpy
     os.makedirs(folder, exist_ok=True)
-    safetensors.numpy.save_file(huggingface_tensors(network), os.path.join(folder, "model.safetensors"),
+    weights_file = os.path.join(folder, "model.safetensors")
+    safetensors.numpy.save_file(huggingface_tensors(network), weights_file,
                                 metadata={"format": "pt"})  # transformers 4 refuses a file without it
     content = {**network.encoder.config.to_dict(), "pad_token_id": tokenizer.pad_id}
     if kind != "question_answering":
@@ -691,7 +766,9 @@ def _write_folder(network: tf.Module, kind: str, tokenizer: ElectraTokenizer, fo
         content["question_answering"] = network.settings
         if not network.joint_head:
             content["architectures"] = [ARCHITECTURES[kind]]
-    files.write_json(os.path.join(folder, "config.json"), content)
+    config_file = os.path.join(folder, "config.json")
+    files.write_json(config_file, content)
+    shutil.copymode(config_file, weights_file)  # safetensors creates it for the owner alone
     tokenizer.save(folder)
     if saved_model:
         save_serving(network, os.path.join(folder, "saved_model"))

@@ -115,7 +115,7 @@ OPTION_CALLS = {
     "build_pretraining_dataset.py": ["build"], "make_sample_data.py": ["sample"], "build_vocab.py": ["vocabulary"],
     "electra.sh": ["plan"], "electra_squad.sh": ["plan SQuAD"], "finetune_ckpts_on_squad.sh": ["plan a sweep"],
     "sweep_squad.py": ["sweep"]}
-OUTPUT_OPTIONS = ("results_dir", "log_dir", "output_dir", "out_dir", "cache_dir", "json_summary")
+OUTPUT_OPTIONS = ("results_dir", "log_dir", "output_dir", "out_dir", "cache_dir", "json_summary", "output_file")
 OUTPUTS = ("results", "answers", "exported", "built", "vocabulary", "demo", "sweep")
 
 

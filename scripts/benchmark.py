@@ -21,6 +21,7 @@ import collections
 import contextlib
 import dataclasses
 import glob
+import itertools
 import json
 import os
 import resource
@@ -186,6 +187,7 @@ class Pretraining(Work):
 
     def __init__(self, config: BenchmarkConfig, device: devices.Device, folder: str):
         tokenizer, self.program = write_vocabulary(folder), config.program(folder)
+        self.tokenizer = tokenizer
         micro_batches = config.updates * config.gradient_accumulation_steps
         write_records(folder, config.max_seq_length, config.train_batch_size * max(8, micro_batches), tokenizer)
         self.written = time.monotonic()
@@ -266,6 +268,41 @@ class Squad(Work):
         count = len(self.features.lengths)
         return Turn(count / interval.sequences_per_second, count, float(self.features.lengths.sum()),
                     done * self.program.predict_batch_size, cpu)
+
+
+# --- Input ---
+
+
+def input_rates(config: BenchmarkConfig, folder: str, tokenizer: tokenization.ElectraTokenizer) -> Dict[str, float]:
+    """Records/s that one worker reads, decodes and masks on the CPU and does nothing else: alone, and as one of 32
+    workers, each of which skips the records of the others."""
+    program = dataclasses.replace(config.program(folder), pretrain_tfrecords=os.path.join(folder, "input"))
+    for shard in range(8):  # enough for windows as in a large dataset
+        of_shard = os.path.join(program.pretrain_tfrecords, f"{shard}")
+        os.makedirs(of_shard)
+        write_records(of_shard, config.max_seq_length, 2500, tokenizer)
+    shards = pretrain_utils.find_shards(os.path.join(program.pretrain_tfrecords, "*", "*"), "pretrain_tfrecords")
+    data = pretrain_utils.open_data(shards, program, tokenizer)
+
+    @tf.function(autograph=False)
+    def masked(features, seeds):
+        return pretrain_utils.mask_tokens(
+            features["input_ids"], features["input_mask"], tokenizer.special_ids, tokenizer.mask_id, program.mask_prob,
+            program.max_predictions_per_seq, seeds[0], seeds[1])
+
+    def rate(world_size: int) -> float:
+        batches = pretrain_utils.micro_batches(data.order, data.record_format, config.train_batch_size,
+                                               world_size=world_size)
+        with tf.device("CPU"):
+            for step in itertools.count():
+                masked(*run_pretraining.as_tensors(next(batches), pretrain_utils.fold_seeds([1, step], 2)))
+                if step == 0:  # the first batch waits for the first window, and the graph is traced
+                    started = time.monotonic()
+                elif time.monotonic() > started + config.ceiling_seconds:
+                    batches.close()
+                    return step * config.train_batch_size / (time.monotonic() - started)
+
+    return {"1": rate(1), "32": rate(32)}
 
 
 # --- The ceiling ---
@@ -381,6 +418,8 @@ def measure(config: BenchmarkConfig, device: devices.Device, folder: str) -> dic
     work.warm_up()
     work.train(config.warmup_updates)
     memory = peak_memory(device)
+    of_input = {"input_records_per_second": input_rates(config, folder, work.tokenizer)} if isinstance(
+        work, Pretraining) else {}
     peer = Peer(config, work, device, folder) if config.against == "hf" else None
     turns: Dict[str, List[Turn]] = {}
     shapes, ceiling = product_shapes(config), {}
@@ -410,7 +449,7 @@ def measure(config: BenchmarkConfig, device: devices.Device, folder: str) -> dic
     return {"task": config.task, "config": dataclasses.asdict(config),
             "device": str(device), "environment": training.environment(),
             **({"peer": {"versions": peer.versions, "peak_memory_bytes": peer.memory}} if peer else {}),
-            "first_update_seconds": first, "peak_memory_bytes": memory,
+            "first_update_seconds": first, "peak_memory_bytes": memory, **of_input,
             **summary(turns, ceiling, device)}
 
 
@@ -455,6 +494,11 @@ def table(found: dict) -> str:
     lines += ["", f"ceiling: {best}, the fastest of these matrix products:", f"  {products}"]
     if found["peak_flops_per_second"]:
         lines.append(f"peak by the data sheet: {flops.in_words(found['peak_flops_per_second'])}")
+    if "input_records_per_second" in found:
+        training = found["results"]["training"]["sequences_per_second"]
+        rates = [f"{rate:,.0f} sequences/s {who} ({rate / training:,.0f} times training)" for rate, who in zip(
+            found["input_records_per_second"].values(), ("by one worker", "by one of 32 workers"))]
+        lines.append(f"input, read and masked: {', '.join(rates)}")
     memory = found["peak_memory_bytes"]
     lines.append(f"the first update was done {found['first_update_seconds']:.1f} s after the start"
                  + (f"; peak memory {memory / 1e9:.2f} GB" if memory else ""))

@@ -141,7 +141,7 @@ class World:
         self.inputs.mkdir()
         (self.folder / "matplotlib").mkdir()
         (self.folder / "tmp").mkdir()
-        for pattern in ("*.py", "*.txt", "pyproject.toml", "scripts/*", "data/*.*", "data/world/*"):
+        for pattern in ("*.py", "*.txt", "pyproject.toml", "scripts/*", "data/*.*", "data/world/*", "templates/*"):
             for path in ROOT.glob(pattern):
                 if path.is_file():
                     (self.code / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
@@ -694,6 +694,8 @@ def judge_files(run: Run) -> List[str]:
     for path, content in sorted(after.items()):
         new = path not in before
         if path.startswith(("streams/", "home/.")) or before.get(path) == content:
+            continue
+        if ".partial/" in path and run.status not in (0, 2):  # where an interrupted build of a dataset continues
             continue
         if new and (TEMPORARY.search(path) or path.startswith("tmp/")):
             found.append(f"left {path}")

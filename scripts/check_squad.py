@@ -50,13 +50,14 @@ import files  # noqa: E402
 import modeling  # noqa: E402
 import optimization  # noqa: E402
 import pretrain_utils  # noqa: E402
+import squad_metrics  # noqa: E402
 import squad_utils  # noqa: E402
 import weights  # noqa: E402
 
 
 def score(examples, features, logits) -> dict:
     nbest, odds = squad_utils.independent_answers(examples, features, logits)
-    return squad_utils.evaluate(examples, squad_utils.predictions(nbest, odds), version_2=False)
+    return squad_metrics.evaluate(examples, squad_utils.predictions(nbest, odds), version_2=False)
 
 
 def main(argv) -> int:

@@ -64,7 +64,7 @@ header_as_help() {  # for scripts without a table of options: with --help prints
 recipe() {
   local plan failed=0
   recipe_call=("$@")
-  [[ $1 == @(install_horovod|benchmark_*) ]] || resumable=yes
+  [[ $1 == @(install_horovod|benchmark_*|create_datasets_*) ]] || resumable=yes
   find_any_python
   { plan=$("$any_python" "$root/scripts/recipe.py" "$1" "$start_dir" "${@:2}" 3>&1 >&4) || failed=$?; } 4>&1
   [[ -z $stopped ]] || leave
@@ -80,16 +80,20 @@ recipe() {
   export ELECTRA_WRAPPER
 }
 
-build_data() {  # makes each of `built_folders` with the command in `build_<number>`; a folder appears when complete
+# Makes each of `built_folders` with the command in `build_<number>`. A folder appears when it is complete; one without a
+# name stands for a command that finds out itself what is done.
+build_data() {
   local number command
   (( ${#built_folders[@]} )) || return 0
   if (( rank )); then
-    for number in "${!built_folders[@]}"; do await_folder "${built_folders[number]}"; done
+    for number in "${!built_folders[@]}"; do
+      [[ -z ${built_folders[number]} ]] || await_folder "${built_folders[number]}"
+    done
     return
   fi
   [[ -n $dry_run ]] || take_lock "$python"
   for number in "${!built_folders[@]}"; do
-    [[ ! -d ${built_folders[number]} ]] || continue
+    [[ -z ${built_folders[number]} || ! -d ${built_folders[number]} ]] || continue
     command="build_${number}[@]"
     running "$python" "${!command}"
     [[ -z $dry_run ]] || continue

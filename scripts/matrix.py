@@ -71,7 +71,7 @@ tests/test_run_pretraining.py::test_a_signal_finishes_the_update_saves_says_how_
 tests/test_run_pretraining.py::test_hpu_is_refused_without_a_card_also_where_its_bridge_is_installed
 tests/test_run_tf_squad.py::test_the_files_of_the_design_are_written
 tests/test_run_tf_squad.py::test_version_2_has_null_odds_and_both_thresholds
-tests/test_run_inference.py::test_the_answer_is_found_with_its_place_and_probability
+tests/test_reader.py::test_the_answer_is_found_with_its_place_and_probability
 tests/test_postprocess_pretrained_ckpt.py::test_the_command_writes_both_networks_and_says_where
 """.split()
 

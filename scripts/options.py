@@ -193,9 +193,10 @@ class Call:
         return path if self.work_dir == self.start_dir else os.path.join(self.start_dir, path)
 
     def input_path(self, path: str) -> str:
+        path, weight = configuration.split_weight(path, lambda path: exists(path, self.start_dir))  # wiki:0.7
         found = self.in_start_dir(path) if path else ""
         there = exists(path, self.start_dir) or os.path.exists(found + ".index")
-        return found if there or path.startswith("~/") else path
+        return (found if there or path.startswith("~/") else path) + (f":{weight}" if weight else "")
 
     def in_work_dir(self, path: str) -> str:
         return os.path.join(self.work_dir, path)

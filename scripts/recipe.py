@@ -16,6 +16,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import json
 import os
 import re
 import shlex
@@ -39,10 +41,16 @@ from configuration import (  # noqa: E402
     PretrainingConfig,
     SquadConfig,
     UserError,
+    like,
     option,
 )
 
 DEVICES = DeviceOptions.__dataclass_fields__["device"].metadata["choices"]
+
+
+# The lists of a search, and the option of electra_squad.sh that each of their values is.
+SEARCHED = {"learning_rates": "learning_rate", "batch_sizes": "batch_size", "epoch_counts": "epochs",
+            "layerwise_lr_decays": "layerwise_lr_decay"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,22 +67,49 @@ class SweepConfig:
         1, "newest fine-tuned checkpoints kept of each finished fine-tuning; 0: results and predictions alone",
         minimum=0, maximum=SquadConfig.keep_checkpoint_max)
     check_only: bool = option(False, "only check the checkpoints, the options, the data and the disk space")
+    learning_rates: Optional[str] = option(None, "search: values of learning_rate, separated by commas")
+    batch_sizes: Optional[str] = option(None, "search: values of batch_size, separated by commas")
+    epoch_counts: Optional[str] = option(None, "search: values of epochs, separated by commas")
+    layerwise_lr_decays: Optional[str] = option(None, "search: values of layerwise_lr_decay, separated by commas")
+    trials: int = option(0, "search: number of random combinations of the lists (0: all combinations)", minimum=0)
+    trials_seed: int = option(0, "search: seed of the random combinations", minimum=0)
+    halving: int = option(
+        0, "search: successive halving; fine-tune all combinations for a fraction of max_steps, and again, so many "
+        "times as long, the best one in so many of them, until max_steps is reached (0: off)", minimum=0, maximum=100)
 
     def __post_init__(self):
         configuration.check_options(self)
+        for plural in SEARCHED:
+            try:
+                list(map(float, (getattr(self, plural) or "1").split(",")))
+            except ValueError as error:
+                raise UserError(f"--{plural}={getattr(self, plural)} must be numbers separated by commas.") from error
+        searched = [plural for plural in SEARCHED if getattr(self, plural)]
+        if (self.trials or self.halving) and not searched:
+            raise UserError(f"--{'trials' if self.trials else 'halving'} needs lists to search: give one or more of "
+                            f"--{', --'.join(SEARCHED)}.")
+        if self.halving == 1:
+            raise UserError("--halving=1 would keep all of them: give 2 or more.")
         if not re.fullmatch("[0-9]+(,[0-9]+)*", self.seeds):
             raise UserError(f"--seeds={self.seeds} must be integers separated by commas, such as "
                             "1,2,3.")
 
+    @property
+    def seed_list(self) -> List[str]:
+        return self.seeds.split(",")
+
+    def check_passed(self, names: List[str], max_steps: int):
+        """Raises UserError where options of electra_squad.sh (their names, and max_steps) do not fit the search."""
+        for plural, name in SEARCHED.items():
+            if getattr(self, plural) and name in names:
+                raise UserError(f"--{plural} and --{name} are both given: omit one of them.")
+        if self.halving and max_steps <= 0:
+            raise UserError(f"--halving={self.halving} needs --max_steps, the updates of the last round.")
+        if self.epoch_counts and max_steps > 0:
+            raise UserError("--epoch_counts and --max_steps are both given: omit one of them.")
+
     def sole_user(self):
         return configuration.sole_user(self.out_dir, "choose another --out_dir")
-
-
-def like(config_class, name: str, default=dataclasses.MISSING):
-    """An option that another configuration has too, with its meaning, choices and bounds."""
-    known = config_class.__dataclass_fields__[name]
-    return dataclasses.field(default=known.default if default is dataclasses.MISSING else default,
-                             metadata=known.metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +127,8 @@ class BenchmarkConfig:
     updates: int = option(8, "updates of training in each turn", minimum=1)
     warmup_updates: int = option(2, "updates before the first turn", minimum=1)
     repeats: int = option(3, "turns; the result is their median", minimum=1)
-    ceiling_seconds: float = option(1.0, "time spent on each matrix product of the ceiling, in seconds", minimum=0.001)
+    ceiling_seconds: float = option(1.0, "time spent on each matrix product of the ceiling and on reading input, in "
+                                    "seconds", minimum=0.001)
     against: str = option("none", "none, or hf: Hugging Face transformers on PyTorch does the same work in turns; its "
                           "environment is created in <out_dir>/transformers4 (about 1 GB)", choices=("none", "hf"))
     model_config: Optional[str] = like(PretrainingConfig, "model_config")
@@ -148,6 +184,8 @@ class BenchmarkConfig:
 
 # --- The tables ---
 
+VOCABULARIES = {"wordpiece": "vocab.txt", "sentencepiece": "spiece.model", "bpe": "spiece.model"}
+
 WORKERS = dict(meaning="number of workers, one device each; 0 and 1 both mean one (alias: --num_hpu)", alias="num_hpu")
 HOSTFILE = own("hostfile", "", "hosts of the workers, in lines like 'host1 slots=8' (default: this machine)",
                path="input")
@@ -163,6 +201,18 @@ ESTIMATE = [
         "disk, tokens and epochs"),
     *(flag(EstimateConfig, name) for name in ("sequences_per_second", "timed_updates", "network_gbits")),
     flag(EstimateConfig, "estimate_file", path="output")]
+
+
+CORPUS_OPTIONS = [  # of text that is prepared, and of its vocabulary
+    own("language", "en", "language of the text, as ISO 639, for splitting sentences"),
+    own("prepare", "auto", "auto: prepare corpus_dir unless it has one sentence per line; true: always; false: never",
+        ("auto", "true", "false")),
+    own("prepare_options", "", "further options of data/prepare_corpus.py, such as '--paragraphs=lines "
+        "--filter_language'"),
+    own("vocab_type", "wordpiece", "type of a new vocabulary: wordpiece, sentencepiece or bpe", tuple(VOCABULARIES)),
+    own("vocab_size", "30522", "maximum size of a new vocabulary, in tokens"),
+    own("pack_documents", "false", "fill records from several short documents, with [SEP] between them"),
+]
 
 
 def electra_table() -> Table:
@@ -208,9 +258,10 @@ if that exists, else the bundled sample data is used. Switches can be given with
            meaning="start phase 1 at step 0 from these weights: a checkpoint, a folder, or a model of the Hugging Face "
                    "hub"),
     ], [
-        own("corpus_dir", "", "in place of data_dir_p1 and data_dir_p2: folder of UTF-8 text, one sentence per line "
-            "and a blank line between documents; builds the records in data/<name of the run> once, with the "
-            "vocabulary of vocab_file or a new one", path="input"),
+        own("corpus_dir", "", "in place of data_dir_p1 and data_dir_p2: folder of text, which is prepared "
+            "(docs/corpus.md) unless its files have one sentence per line already; builds the records in data/<name of "
+            "the run> once, with the vocabulary of vocab_file or a new one", path="input"),
+        *CORPUS_OPTIONS,
         own("phase", "both", "both, 1 or 2 (2 needs a finished phase 1 of the same run)", ("both", "1", "2")),
         of("model_name"),
         of("results_dir", path="output"),
@@ -275,11 +326,12 @@ value.\
         own("mode", "train_eval", "train, eval, train_eval or prediction",
             ("train", "eval", "train_eval", "prediction"), also=("do_train",)),
         ENV,
-        of("cache_dir", "squad_dir", path="input", environment="", meaning="folder of the feature cache"),
+        of("cache_dir", "None", path="input", environment=""),
         of("max_steps"),
         of("train_iter_per_epoch"),
     ], [
         of("vocab_file", path="input"),
+        of("strict_answers"),
         of("gradient_accumulation_steps"),
         of("warmup_proportion"),
         of("weight_decay_rate"),
@@ -292,10 +344,14 @@ value.\
         of("answerability_from_gold"),
         of("null_score_diff_threshold"),
         of("evaluate_during_training"),
+        of("eval_steps"),
+        of("early_stopping_patience"),
         of("save_checkpoints_minutes"),
         of("skip_bad_updates"),
         of("profile_steps"),
         of("force"),
+        of("metric"),
+        of("language"),
         of("eval_script", path="input"),
         of("log_freq"),
         of("xla"),
@@ -322,7 +378,8 @@ def sweep_table() -> Table:
     return Table(f"""\
 usage: checkpoints=FOLDER[,FOLDER...] bash scripts/finetune_ckpts_on_squad.sh [--option=value ...]
 Exports and fine-tunes each checkpoint in its own folder under out_dir, in the order of training, and writes a table
-(sweep.txt, sweep.csv) and a plot (sweep.png). Everything is checked before the first fine-tuning.
+(sweep.txt, sweep.csv) and a plot (sweep.png). Everything is checked before the first fine-tuning. With lists, such as
+learning_rates, it searches for the best settings and prints the command of the best ones.
 
 The options after dry_run are passed to scripts/electra_squad.sh. The sweep itself sets its other options:
 {", ".join(SET_BY_SWEEP[:-1])}.\
@@ -334,6 +391,10 @@ The options after dry_run are passed to scripts/electra_squad.sh. The sweep itse
         of("device"),
         of("out_dir", path="output"),
         of("keep_checkpoint_max"),
+        *map(of, SEARCHED),
+        of("trials"),
+        of("trials_seed"),
+        of("halving"),
         DRY_RUN,
         *(entry for entry in squad_table().options if entry.name not in SET_BY_SWEEP and entry not in ESTIMATE),
     ])
@@ -368,6 +429,40 @@ Measures the speed of {what} and inference on this machine, on generated data wi
 lengths of real data, beside the fastest matrix products that TensorFlow reaches here. Prints a table and writes JSON to
 out_dir. It uses one device; training logs have the speed of several workers (docs/performance.md).\
 """, entries[:4], [*entries[4:], DRY_RUN])
+
+
+DATASETS = ("wiki", "wiki_books", "books", "squad", "corpus")
+
+
+def datasets_table() -> Table:
+    """The first position is that of NVIDIA's create_datasets_from_start.sh."""
+    shared = {entry.name: entry for entry in [*CORPUS_OPTIONS, *electra_table().options]}
+    return Table("""\
+usage: bash data/create_datasets_from_start.sh [wiki|wiki_books|books|squad|corpus FOLDER] [--option=value ...]
+Makes a dataset from its beginning, in data_dir: downloads, prepares the text, trains a vocabulary, and builds the
+records of both phases of pre-training. What is there already is used again. squad only downloads.
+
+BookCorpus can no longer be downloaded: wiki_books and books take a folder of books (books_dir), or books of Project
+Gutenberg (books or book_list).""", [
+        own("dataset", "wiki_books", "wiki (also wiki_only), wiki_books, books, squad, or corpus for text of your own",
+            (*DATASETS, "wiki_only")),
+        own("corpus_dir", "", "corpus: folder of the text", path="input"),
+    ], [
+        own("data_dir", "", "folder for the data (default: data/<dataset>)", path="output"),
+        *(shared[name] for name in ("language", "prepare_options")),
+        own("vocab_file", "", "a vocabulary, in place of a new one", path="input"),
+        *(shared[name] for name in ("vocab_type", "vocab_size", "pack_documents", "max_seq_length_p1",
+                                    "max_seq_length_p2")),
+        own("date", "latest", "wiki: date of the dump, such as 20250101"),
+        own("books_dir", "", "books: folder of text files", path="input"),
+        own("books", "", "books: numbers of Project Gutenberg, separated by commas"),
+        own("book_list", "", "books: file with numbers of Project Gutenberg, one per line", path="input"),
+        own("mirror", "", "URL of a mirror to download from"),
+        own("offline", "false", "use only what has been downloaded"),
+        own("num_out_files", "64", "training shards of each length"),
+        own("eval_fraction", "0.005", "fraction of the documents that is held out"),
+        DRY_RUN,
+    ])
 
 
 # --- The plans ---
@@ -490,8 +585,8 @@ def electra(call: Call) -> Plan:
     data, steps = electra_data(call, phases, notes)
     commands, configs = {}, []
     for phase in phases:
-        flags = electra_flags(call, phase, data[phase], held_out=call["eval"] == "auto" and (
-            data[phase] in steps or os.path.isdir(call.in_work_dir(os.path.join(data[phase], "eval")))))
+        held_out = os.path.join(data[phase], "eval") if data[phase] in steps else held_out_of(call, data[phase])
+        flags = electra_flags(call, phase, data[phase], held_out if call["eval"] == "auto" else "")
         with call.own_words(phase):
             configs.append(configuration.from_words(PretrainingConfig, flags))
             check_encoder(call, configs[-1])
@@ -547,17 +642,32 @@ def electra_data(call: Call, phases: List[int], notes: List[str]) -> Tuple[Dict[
         raise UserError(f"no data was given for phase {sample[0]}, only for the other phase: set "
                         f"--data_dir_p{sample[0]} or DATASET_P{sample[0]}, or run one phase with --phase.")
     for phase in phases:
-        for piece in data[phase].split(","):
-            if not piece:
-                raise UserError(f"--data_dir_p{phase}={data[phase]} has an empty part: remove the comma.")
+        for piece, _ in datasets(call, data[phase], phase):
             if not exists(call.in_work_dir(piece)):
                 raise UserError(f"the data of phase {phase}, {piece}, does not exist: check --data_dir_p{phase} or "
                                 f"DATASET_P{phase}.")
-    vocabularies = {vocabulary_beside(call.in_work_dir(data[phase].split(",")[0])) for phase in phases} - {None}
+    vocabularies = {vocabulary_beside(call.in_work_dir(datasets(call, data[phase], phase)[0][0])) for phase in phases}
+    vocabularies.discard(None)
     if len(vocabularies) > 1 and not call["vocab_file"]:
-        raise UserError("the vocab.txt of --data_dir_p1 and that of --data_dir_p2 differ: phase 2 continues with the "
+        raise UserError("the vocabulary of --data_dir_p1 and that of --data_dir_p2 differ: phase 2 continues with the "
                         "weights of phase 1, so build both datasets with the same vocabulary.")
     return data, {}
+
+
+def datasets(call: Call, data: str, phase: int) -> List[Tuple[str, float]]:
+    """The folders and globs of --data_dir_p1 or _p2 and their weights, 0 without any. Raises: UserError."""
+    return configuration.weighted_datasets(data, f"data_dir_p{phase}", lambda path: exists(call.in_work_dir(path)))
+
+
+def held_out_of(call: Call, data: str) -> str:
+    """The held-out shards of one dataset, or of all in a mixture, with its weights; '' where there are none."""
+    parts = [configuration.split_weight(part.strip(), lambda path: exists(call.in_work_dir(path)))
+             for part in data.split(",")]
+    folders = [os.path.join(path, "eval") for path, _ in parts]
+    known = len(parts) == 1 or all(weight for _, weight in parts)
+    if not known or not all(os.path.isdir(call.in_work_dir(folder)) for folder in folders):
+        return ""
+    return ",".join(folder + (f":{weight}" if weight else "") for folder, (_, weight) in zip(folders, parts))
 
 
 def corpus_data(call: Call, lengths: Dict[int, str]) -> Tuple[Dict[int, str], Dict[str, List[str]]]:
@@ -571,27 +681,164 @@ def corpus_data(call: Call, lengths: Dict[int, str]) -> Tuple[Dict[int, str], Di
     corpus, base = call.path("corpus_dir"), f"data/{call['model_name'] or call['electra_model']}"
     folder = call.in_work_dir(corpus)
     if not os.path.isdir(folder):
-        raise UserError(f"--corpus_dir={call['corpus_dir']} is not a folder: give the one that holds the text files.")
+        raise UserError(f"--corpus_dir={call['corpus_dir']} is not a directory: give the folder of the text files.")
     sizes = {name: os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder)
              if not name.startswith(".") and os.path.isfile(os.path.join(folder, name))}
-    if not any(sizes.values()):
-        raise UserError(f"--corpus_dir={call['corpus_dir']} contains no text: put the text files there, not into "
-                        "subfolders.")
-    held_out = 0.005 if sum(sizes.values()) > 1e8 else 0.05
-    steps, vocab_file = {}, call.path("vocab_file")
-    if not vocab_file:
-        vocab_file, steps[f"{base}/vocab"] = f"{base}/vocab/vocab.txt", [
-            "data/build_vocab.py", f"--corpus_dir={corpus}", f"--output_dir={base}/vocab"]
-    data = {phase: f"{base}/seq_len_{length}" for phase, length in lengths.items()}
+    steps: Dict[str, List[str]] = {}
+    if needs_preparing(call, folder, sizes):
+        base, steps, num_bytes = preparing(call, corpus, base)
+        corpus = f"{base}/prepared/text"
+    elif not any(sizes.values()):
+        raise UserError(f"--corpus_dir={call['corpus_dir']} contains no text: put the text files there.")
+    else:
+        num_bytes = sum(sizes.values())
+    base, vocab_file = vocabulary(call, corpus, base, steps)
+    packed = call["pack_documents"] == "true"
+    data = {phase: f"{base}/seq_len_{length}" + "_packed" * packed for phase, length in lengths.items()}
     for phase, length in lengths.items():
-        refuse_other_corpus(call, data[phase], sizes)
-        steps[data[phase]] = records_step(corpus, vocab_file, data[phase], length, 16, held_out)
+        if not corpus.endswith("/prepared/text"):
+            refuse_other_corpus(call, data[phase], sizes)
+        steps[data[phase]] = records_step(corpus, vocab_file, data[phase], length, 16,
+                                          0.005 if num_bytes > 1e8 else 0.05) + ["--pack_documents"] * packed
     missing = [folder for folder in steps if not os.path.isdir(call.in_work_dir(folder))]
     if missing and call["estimate"] == "true":
         raise UserError(f"--estimate needs the records of --corpus_dir, and {missing[0]} is not built yet: build it "
                         "with the commands that --dry_run prints, or give other records with --data_dir_p1 and "
                         "--data_dir_p2.")
     return data, steps
+
+
+def text_formats():
+    """data/documents.py."""
+    folder = os.path.join(ROOT, "data")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    import documents
+    return documents
+
+
+def needs_preparing(call: Call, folder: str, sizes: Dict[str, int]) -> bool:
+    """Whether the text is not in the builder's own format: files in one folder, one sentence per line."""
+    if call["prepare"] != "auto":
+        return call["prepare"] == "true"
+    manifest = os.path.join(os.path.dirname(os.path.realpath(folder)), "manifest.json")
+    with contextlib.suppress(UserError):
+        if configuration.read_json_object(manifest).get("format") == "electra-corpus":
+            return False  # the folder text/ of a prepared corpus
+    documents = text_formats()
+    if any(os.path.dirname(name) for name in documents.find(folder)[0]):
+        return True
+    names = sorted(name for name, size in sizes.items() if size)
+    for name in names[::len(names) // 100 + 1]:
+        if documents.kind_of(name) not in (("text", ""), (None, "")):
+            return True
+        try:
+            head = documents.head_of(os.path.join(folder, name), documents.Source(encoding_errors="replace"))
+        except OSError as error:
+            raise UserError(f"{os.path.join(folder, name)} cannot be read ({error.strerror}): fix that.") from error
+        if documents.detect(head).paragraphs != "sentences":
+            return True
+    return False
+
+
+def preparing(call: Call, corpus: str, base: str) -> Tuple[str, Dict[str, List[str]], int]:
+    """The folder of what is built from text, named by a hash of its content and of the options, so that other text or
+    options never meet what was built before; the command that prepares the text; its size in bytes."""
+    documents, folder = text_formats(), call.in_work_dir(corpus)
+    names, unknown = documents.find(folder)
+    if not names:
+        others = f", only others such as {unknown[0]}" if unknown else ""
+        raise UserError(f"--corpus_dir={call['corpus_dir']} contains no text{others}: put .txt, .jsonl, .xml, .parquet "
+                        "or .arrow files there.")
+    known = []
+    for name in ("*/prepared/manifest.json", "*/prepared.partial/plan.json"):
+        for path in files.matching(call.in_work_dir(os.path.join(base, name))):
+            with contextlib.suppress(UserError):
+                known += configuration.read_json_object(path).get("input", [])
+    try:
+        content = documents.content(folder, names, known)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): fix that, or remove it.") from error
+    options = preparation_options(call)
+    deciding = [options, [[entry["file"], entry["bytes"], entry["blake2b"]] for entry in content]]
+    place = f"{base}/{hashlib.blake2b(json.dumps(deciding).encode(), digest_size=5).hexdigest()}"
+    return place, {f"{place}/prepared": ["data/prepare_corpus.py", f"--input_dir={corpus}",
+                                         f"--output_dir={place}/prepared", *options]}, sum(
+        entry["bytes"] for entry in content)
+
+
+def preparation_options(call: Call) -> List[str]:
+    try:
+        return [f"--language={call['language']}", *shlex.split(call["prepare_options"])]
+    except ValueError as error:
+        raise UserError(f"--prepare_options={call['prepare_options']} is not a list of options ({error}).") from error
+
+
+def create_datasets(call: Call) -> Plan:
+    """The data of a run alone. The commands that download and prepare run every time: they find what is done."""
+    dataset = {"wiki_only": "wiki"}.get(call["dataset"], call["dataset"])
+    folder = call.path("data_dir") or f"data/{dataset}"
+    if (dataset == "corpus") != bool(call["corpus_dir"]):
+        raise UserError("a folder of text belongs to the dataset corpus: bash data/create_datasets_from_start.sh "
+                        "corpus FOLDER.")
+    gutenberg = [f"--{name}={call.path(name)}" for name in ("books", "book_list") if call[name]]
+    if dataset.endswith("books") and bool(call["books_dir"]) == bool(gutenberg):
+        raise UserError("BookCorpus can no longer be downloaded: give a folder of text files with --books_dir, or "
+                        "books of Project Gutenberg with --books or --book_list, but not both.")
+    for name in ("books_dir", "corpus_dir"):
+        if call[name] and not os.path.isdir(call.path(name)):
+            raise UserError(f"--{name}={call[name]} is not a directory: give the folder of the text files.")
+    common = [f"--{name}={call[name]}" for name in ("mirror",) if call[name]] + ["--offline"] * (
+        call["offline"] == "true")
+
+    def download(name: str, place: str, *options: str) -> List[str]:
+        return ["data/download.py", f"--dataset={name}", f"--output_dir={place}", *options, *common]
+
+    if dataset == "squad":
+        return Plan({"device": "cpu", **building({"": download("squad", folder)}), "finished": folder}, [], [])
+    options = preparation_options(call)
+    commands, sources = [], []
+    if dataset.startswith("wiki"):
+        sources.append(f"{folder}/download/wikipedia")
+        commands.append(download("wikipedia", sources[-1], f"--language={call['language']}", f"--date={call['date']}"))
+    if gutenberg:
+        sources.append(f"{folder}/download/gutenberg")
+        commands.append(download("gutenberg", sources[-1], *gutenberg))
+    sources += [call.path(name) for name in ("books_dir", "corpus_dir") if call[name]]
+    commands.append(["data/prepare_corpus.py", f"--input_dir={','.join(sources)}", f"--output_dir={folder}/prepared",
+                     *options])
+    steps: Dict[str, List[str]] = {}
+    place, vocab_file = vocabulary(call, f"{folder}/prepared/text", folder, steps)
+    packed = call["pack_documents"] == "true"
+    for phase in (1, 2):
+        length = call[f"max_seq_length_p{phase}"]
+        records = f"{place}/seq_len_{length}" + "_packed" * packed
+        steps[records] = records_step(f"{folder}/prepared/text", vocab_file, records, length, call["num_out_files"],
+                                      call["eval_fraction"]) + ["--pack_documents"] * packed
+    built = building(steps)
+    moved = {f"build_{number + len(commands)}": command for number, command in enumerate(steps.values())}
+    return Plan({"device": "cpu", "built_folders": [""] * len(commands) + built["built_folders"],
+                 **{f"build_{number}": command for number, command in enumerate(commands)}, **moved,
+                 "finished": " and ".join(list(steps)[-2:])}, [], [])
+
+
+def vocabulary(call: Call, corpus: str, base: str, steps: Dict[str, List[str]]) -> Tuple[str, str]:
+    """The folder of the records and the vocabulary file; adds the command that trains it to the steps."""
+    given = [name for name in ("vocab_type", "vocab_size") if name in call.given]
+    if call["vocab_file"]:
+        if given:
+            raise UserError(f"--{given[0]} is for a new vocabulary, and --vocab_file names one: omit one of them.")
+        if corpus.endswith("/prepared/text"):
+            with contextlib.suppress(OSError), open(call.in_work_dir(call.path("vocab_file")), "rb") as file:
+                base += f"/vocab_{hashlib.blake2b(file.read(), digest_size=4).hexdigest()}"
+        return base, call.path("vocab_file")
+    if not re.fullmatch("[0-9]{1,7}", call["vocab_size"]):
+        raise UserError(f"--vocab_size={call['vocab_size']} must be an integer, such as 8000.")
+    folder = "/".join([base, "_".join(["vocab", *(call[name] for name in given)])])
+    options = {"vocab_type": "type", "vocab_size": "vocab_size"}
+    steps[folder] = ["data/build_vocab.py", f"--corpus_dir={corpus}", f"--output_dir={folder}",
+                     *(f"--{options[name]}={call[name]}" for name in given)]
+    return folder if given else base, f"{folder}/{VOCABULARIES[call['vocab_type']]}"
 
 
 def refuse_other_corpus(call: Call, data: str, sizes: Dict[str, int]):
@@ -609,21 +856,23 @@ def refuse_other_corpus(call: Call, data: str, sizes: Dict[str, int]):
 
 
 def vocabulary_beside(data: str) -> Optional[bytes]:
-    """The content of the vocab.txt that belongs to shards, or None where it cannot be told."""
+    """The content of the vocabulary that belongs to shards, or None where it cannot be told."""
     folder = data if os.path.isdir(data) else os.path.dirname(data)
     for place in (folder, os.path.dirname(os.path.abspath(folder))):
+        path = configuration.find_vocabulary(place)
         with contextlib.suppress(OSError):
-            with open(os.path.join(place, "vocab.txt"), "rb") as file:
-                return file.read()
+            if path:
+                with open(path, "rb") as file:
+                    return file.read()
     return None
 
 
 PHASE_2 = {"phase2": "true", "restore_checkpoint": "latest"}  # as scripts/electra.sh passes them
 
 
-def electra_flags(call: Call, phase: int, data: str, held_out: bool) -> Dict[str, str]:
+def electra_flags(call: Call, phase: int, data: str, held_out: str) -> Dict[str, str]:
     """The options of run_pretraining.py for one phase that a call decides; scripts/electra.sh has those that it does
-    not."""
+    not. held_out: shards, or ''."""
     flags = call.flags(PretrainingConfig, phase)
     flags["pretrain_tfrecords"] = data
     if flags["model_size"] == "base":
@@ -635,7 +884,7 @@ def electra_flags(call: Call, phase: int, data: str, held_out: bool) -> Dict[str
     elif flags["xla"] == "xla":
         flags["xla"] = "auto"
     if held_out:
-        flags["eval_tfrecords"] = os.path.join(data, "eval")
+        flags["eval_tfrecords"] = held_out
     else:
         del flags["num_eval_steps"]
     if phase == 2:
@@ -659,8 +908,6 @@ def electra_squad(call: Call) -> Plan:
                      "show that everything works")
     elif not os.path.isdir(call.in_work_dir(flags["data_dir"])):
         raise UserError(f"--squad_dir={flags['data_dir']} is not a directory: give the one that holds the SQuAD files.")
-    if "cache_dir" not in flags and os.access(call.in_work_dir(flags["data_dir"]), os.W_OK):
-        flags["cache_dir"] = flags["data_dir"]
     if call["estimate"] == "true" and not call["mode"].startswith("train"):
         raise UserError(f"--estimate is for training, not for --mode={call['mode']}: omit one of them.")
     if flags["seed"] == "RANDOM":
@@ -694,7 +941,9 @@ def sweep(call: Call) -> Plan:
     passed = [f"--{entry.name}={call.path(entry.name)}" for entry in call.table.options
               if entry.config_class is not SweepConfig and entry is not DRY_RUN
               and (entry.name in call.given or entry.environment and call[entry.name])]
-    plan("electra_squad", [*passed, f"--{DRY_RUN.name}"], call.start_dir)
+    made = plan("electra_squad", [*passed, f"--{DRY_RUN.name}"], call.start_dir)
+    config.check_passed([entry.name for entry in call.table.options if entry.name in call.given],
+                        made.configs[0].max_steps)
     command = [*call.command("scripts/sweep_squad.py", flags, config), "--", *passed]
     return Plan({"device": config.device or "cpu", "command": command}, [], [config], config.out_dir, "out_dir")
 
@@ -727,7 +976,8 @@ def benchmark(task: str, call: Call) -> Plan:
                 config.out_dir, "out_dir")
 
 
-WRAPPERS = {"electra": (electra_table, electra), "electra_squad": (squad_table, electra_squad),
+WRAPPERS = {"electra": (electra_table, electra), "create_datasets_from_start": (datasets_table, create_datasets),
+            "electra_squad": (squad_table, electra_squad),
             "finetune_ckpts_on_squad": (sweep_table, sweep), "install_horovod": (horovod_table, install_horovod),
             **{f"benchmark_{task}": (functools.partial(benchmark_table, task), functools.partial(benchmark, task))
                for task in ("pretraining", "squad")}}

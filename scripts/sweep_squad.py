@@ -19,16 +19,18 @@ import csv
 import functools
 import glob
 import io
+import itertools
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -42,6 +44,7 @@ if __name__ == "__main__":  # an invalid call is refused at once, not after the 
     command_line.refuse_early(SweepConfig, __doc__, resumable=True)
 
 import recipe  # noqa: E402
+import search_squad  # noqa: E402
 
 import configuration  # noqa: E402
 import files  # noqa: E402
@@ -66,19 +69,31 @@ class Job(NamedTuple):
     checkpoint: Checkpoint
     seed: int
     folder: str
+    setting: search_squad.Setting = ()
 
     @property
     def name(self) -> str:
         return os.path.basename(self.checkpoint.prefix)
 
     @property
+    def place(self) -> str:
+        """The folder of the checkpoint."""
+        return os.path.dirname(os.path.dirname(self.folder) if self.setting else self.folder)
+
+    @property
     def exported(self) -> str:
-        return os.path.join(os.path.dirname(self.folder), "exported")
+        return os.path.join(self.place, "exported")
 
     @property
     def record(self) -> str:
         """File that says of which checkpoint the folder is."""
-        return os.path.join(os.path.dirname(self.folder), "checkpoint.json")
+        return os.path.join(self.place, "checkpoint.json")
+
+    @property
+    def words(self) -> str:
+        """What messages call it."""
+        setting = f" {search_squad.label_of({'setting': dict(self.setting)})}" if self.setting else ""
+        return f"{self.run} {self.name}{setting}"
 
     @property
     def fine_tuned(self) -> Checkpoints:
@@ -114,9 +129,9 @@ def named(name: str) -> List[Checkpoint]:
     return sorted(found.values(), key=lambda checkpoint: (os.path.dirname(checkpoint.prefix), checkpoint))
 
 
-def plan(config: SweepConfig) -> List[Job]:
+def plan(config: SweepConfig, settings: Sequence[search_squad.Setting] = ((),)) -> List[Job]:
     """The fine-tunings, in the order of --checkpoints. Raises: UserError: a name without a checkpoint."""
-    seeds = config.seeds.split(",")
+    seeds = config.seed_list
     jobs, seen = [], set()
     for name in recipe.checkpoint_names(config.checkpoints, lambda name: bool(paths_of(name))):
         for checkpoint in named(name):
@@ -124,9 +139,11 @@ def plan(config: SweepConfig) -> List[Job]:
                 continue
             seen.add(os.path.realpath(checkpoint.prefix))
             run = os.path.basename(os.path.dirname(os.path.dirname(os.path.abspath(checkpoint.prefix))))
-            for seed in seeds:
-                target = os.path.join(config.out_dir, f"{run}-{os.path.basename(checkpoint.prefix)}", f"seed-{seed}")
-                jobs.append(Job(run, checkpoint, int(seed), target))
+            place = os.path.join(config.out_dir, f"{run}-{os.path.basename(checkpoint.prefix)}")
+            for setting in settings:
+                folder = os.path.join(place, search_squad.folder_of(setting)) if setting else place
+                jobs += [Job(run, checkpoint, int(seed), os.path.join(folder, f"seed-{seed}"), setting)
+                         for seed in seeds]
     if len({job.folder for job in jobs}) < len(jobs):
         raise UserError("--checkpoints contains two runs of the same name, or --seeds a seed twice: use a different "
                         "--out_dir for each run.")
@@ -164,8 +181,9 @@ def look_at(jobs: List[Job]) -> Dict[str, Content]:
 def refuse_other_contents(jobs: List[Job], contents: Dict[str, Content]):
     """Raises UserError where a folder holds the export or fine-tunings of another checkpoint of the same name."""
     for job in jobs:
-        folder = os.path.dirname(job.folder)
-        used = os.path.exists(job.exported) or glob.glob(os.path.join(glob.escape(folder), "seed-*"))
+        folder = job.place
+        used = os.path.exists(job.exported) or any(
+            glob.glob(os.path.join(glob.escape(folder), pattern)) for pattern in ("seed-*", "*/seed-*"))
         theirs = read_origin(job.record)
         if used and job.checkpoint.prefix in contents and (
                 not theirs or theirs["fingerprint"] != contents[job.checkpoint.prefix].fingerprint):
@@ -182,7 +200,8 @@ def finished_rows(config: SweepConfig, jobs: List[Job], arguments: List[str]) ->
     folders = {job.folder for job in jobs}
     place_of = {job.run: os.path.dirname(job.checkpoint.prefix) for job in jobs}
     rows = {}
-    for file in sorted(glob.glob(os.path.join(glob.escape(config.out_dir), "*", "seed-*", "sweep.json"))):
+    for file in sorted(itertools.chain(*(glob.glob(os.path.join(glob.escape(config.out_dir), *pattern, "sweep.json"))
+                                         for pattern in (("*", "seed-*"), ("*", "*", "seed-*"))))):
         folder = os.path.dirname(file)
         row = read_row(file)
         if row["run"] not in place_of:
@@ -191,7 +210,8 @@ def finished_rows(config: SweepConfig, jobs: List[Job], arguments: List[str]) ->
             theirs = " ".join(map(str, row["arguments"])) or "none"
             raise UserError(f"{folder} was fine-tuned with other options ({theirs}): choose another --out_dir, or "
                             "delete it.")
-        record = read_origin(os.path.join(os.path.dirname(folder), "checkpoint.json"))
+        place = os.path.dirname(os.path.dirname(folder) if row.get("setting") else folder)
+        record = read_origin(os.path.join(place, "checkpoint.json"))
         if folder not in folders and record:
             theirs = os.path.dirname(record["checkpoint"])
             if os.path.isdir(theirs) and not os.path.samefile(theirs, place_of[row["run"]]):
@@ -211,8 +231,13 @@ def deciding(arguments: List[str]) -> List[str]:
 def read_row(path: str) -> dict:
     """The row of a finished fine-tuning. Raises: UserError."""
     number = (int, float)
-    return configuration.read_record(path, "delete it, and the sweep fine-tunes again", run=str, checkpoint=str,
-                                     arguments=list, phase=int, step=int, seed=int, EM=number, F1=number)
+    row = configuration.read_record(path, "delete it, and the sweep fine-tunes again", run=str, checkpoint=str,
+                                    arguments=list, phase=int, step=int, seed=int, EM=number, F1=number)
+    setting = row.get("setting", {})
+    if not isinstance(setting, dict) or not set(setting) <= set(search_squad.SHORT):
+        raise UserError(f"{path}: setting is {configuration.in_brief(setting)}, the file is damaged: delete it, and "
+                        "the sweep fine-tunes again.")
+    return {**row, **setting}
 
 
 def read_origin(path: str) -> Optional[dict]:
@@ -233,8 +258,9 @@ def check_disk(config: SweepConfig, squad: SquadConfig, left: List[Job], content
 
     left = [job for job in left if job.checkpoint.prefix in contents]
     exports = {job.exported: contents[job.checkpoint.prefix].size for job in left if not os.path.isdir(job.exported)}
-    kept = [missing(job, config.keep_checkpoint_max) for job in left]
-    while_running = [missing(job, squad.keep_checkpoint_max + 1) - size for job, size in zip(left, kept)]
+    best = int(squad.evaluates_in_training)  # kept beside the newest ones
+    kept = [missing(job, config.keep_checkpoint_max + (best if config.keep_checkpoint_max else 0)) for job in left]
+    while_running = [missing(job, squad.keep_checkpoint_max + 1 + best) - size for job, size in zip(left, kept)]
     needed = sum(exports.values()) + sum(kept) + max(while_running)
     folder = os.path.abspath(config.out_dir)
     while not os.path.isdir(folder):
@@ -298,7 +324,7 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, c
         return UserError.exit_status
     if not os.path.isdir(job.exported):
         files.remove_leftovers(job.exported)  # of an export that was stopped
-        os.makedirs(os.path.dirname(job.folder), exist_ok=True)
+        os.makedirs(job.place, exist_ok=True)
         files.write_json(job.record, {"checkpoint": os.path.abspath(job.checkpoint.prefix),
                                               "fingerprint": content.fingerprint})
         vocabulary = vocabulary_of(job.checkpoint.prefix, arguments)
@@ -310,7 +336,8 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, c
     weights = next((os.path.join(job.exported, kind) for kind in ("discriminator", "generator")
                     if os.path.isdir(os.path.join(job.exported, kind))), None)
     started = time.monotonic()
-    words = recipe.fine_tuning(config.device or content.state["device"], job.seed, weights, job.folder, arguments)
+    words = recipe.fine_tuning(config.device or content.state["device"], job.seed, weights, job.folder,
+                               [*arguments, *search_squad.words_of(job.setting)])
     status = stop.run(["bash", os.path.join(ROOT, "scripts", "electra_squad.sh"), *words],
                       {**os.environ, "PYTHON": sys.executable})
     if status == UserError.exit_status:
@@ -320,18 +347,20 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, c
         results = configuration.read_json_object(os.path.join(job.folder, "results.json"))
         files.write_json(os.path.join(job.folder, "sweep.json"), {
             "arguments": deciding(arguments), "run": job.run, "checkpoint": job.name, "phase": job.checkpoint.phase,
-            "step": job.checkpoint.step, "seed": job.seed, "seconds": round(time.monotonic() - started, 1),
+            "step": job.checkpoint.step, **({"setting": dict(job.setting)} if job.setting else {}),
+            "seed": job.seed, "seconds": round(time.monotonic() - started, 1),
             "EM": results.get("exact_match", results.get("exact")), "F1": results["f1"],
             **({"best F1": results["best_f1"]} if "best_f1" in results else {})})
-        fine_tuned = job.fine_tuned.list()
+        fine_tuned, best = job.fine_tuned.list(), job.fine_tuned.best().get(1, {}).get("step")
         for old in fine_tuned[:max(0, len(fine_tuned) - config.keep_checkpoint_max)]:
-            remove_checkpoint(old.prefix)
+            if not config.keep_checkpoint_max or old.step != best:
+                remove_checkpoint(old.prefix)
     return status
 
 
 # --- The table and the plot ---
 
-COLUMNS = ("run", "checkpoint", "phase", "step", "seed", "EM", "F1", "best F1", "seconds", "gone")
+COLUMNS = ("run", "checkpoint", "phase", "step", *search_squad.SHORT, "seed", "EM", "F1", "best F1", "seconds", "gone")
 
 
 def table(rows: List[dict]) -> str:
@@ -359,7 +388,8 @@ def _cell(value) -> str:
 def by_checkpoint(rows: List[dict]) -> Dict[str, List[dict]]:
     groups: Dict[str, List[dict]] = {}
     for row in rows:
-        groups.setdefault(f"{row['run']} {row['checkpoint']}", []).append(row)
+        groups.setdefault(" ".join(filter(None, (row["run"], row["checkpoint"], search_squad.label_of(row)))),
+                          []).append(row)
     return groups
 
 
@@ -375,7 +405,7 @@ def write_tables(rows: List[dict], out_dir: str):
     files.write_text(os.path.join(out_dir, "sweep.csv"), buffer.getvalue())
     png = os.path.join(out_dir, "sweep.png")
     try:
-        plot(rows, png)
+        (search_squad.plot if any(row.get("setting") for row in rows) else plot)(rows, png)
     except OSError as error:
         warn_once(f"warning: {png} cannot be written ({in_short(error)}): the sweep continues.")
 
@@ -414,20 +444,84 @@ def sweep(config: SweepConfig, arguments: List[str]):
 
     Raises: Interrupted: stopped on request. RunFailed: some have failed.
     """
-    jobs = plan(config)
+    settings, max_steps = search_squad.settings_of(config), 0
+    if settings != [()]:
+        max_steps = recipe.squad(arguments, dry_run=True).configs[0].max_steps
+        config.check_passed([word.partition("=")[0][2:] for word in arguments], max_steps)
+    rounds = search_squad.rounds_of(config.halving, max_steps, len(plan(config, settings)) // len(config.seed_list))
+    if config.halving:  # each round has its own
+        arguments = [word for word in arguments if not word.startswith("--max_steps=")]
+    jobs = plan(config, [search_squad.with_steps(setting, rounds[0]) for setting in settings])
     contents = look_at(jobs)
     rows = finished_rows(config, jobs, arguments)
     refuse_other_contents(jobs, contents)
-    stop, failed = Stop(), []
+    stop, failed, asked = Stop(), [], len(jobs)
     left = [job for job in jobs if job.folder not in rows]
     check_checkpoints(left, arguments)
     prepare(config, left, contents, arguments, stop)
     if config.check_only:
         return
+    run_jobs(config, arguments, jobs, rows, contents, stop, failed)
+    for steps in rounds[1:]:
+        jobs = next_round(config, jobs, rows, steps)
+        asked += len(jobs)
+        left = [job for job in jobs if job.folder not in rows]
+        if left:
+            check_disk(config, recipe.squad(arguments, dry_run=True).configs[0], left, contents)
+        run_jobs(config, arguments, jobs, rows, contents, stop, failed)
+    if rows:
+        print(table(in_order(rows, jobs)), end="")
+        if len(settings) > 1:
+            print(best_of(config, jobs, rows, contents, arguments), end="")
+        print(f"Results are in {config.out_dir}: sweep.txt, sweep.csv, sweep.png.")
+    if failed:
+        raise RunFailed(f"{len(failed)} of {asked} fine-tunings failed: {', '.join(failed)}.")
+
+
+def candidates(jobs: List[Job], rows: Dict[str, dict]) -> Dict[tuple, List[dict]]:
+    """The rows of each checkpoint and setting of the jobs, without those of which none has finished."""
+    groups: Dict[tuple, List[dict]] = {}
+    for job in jobs:
+        if job.folder in rows:
+            groups.setdefault((job.run, job.checkpoint, job.setting), []).append(rows[job.folder])
+    return groups
+
+
+def next_round(config: SweepConfig, jobs: List[Job], rows: Dict[str, dict], steps: int) -> List[Job]:
+    """The fine-tunings of the best candidates with so many updates."""
+    kept = search_squad.promoted(candidates(jobs, rows), config.halving)
+    longer = {job.folder: job for setting in dict.fromkeys(setting for _, _, setting in kept)
+              for job in plan(config, [search_squad.with_steps(setting, steps)])}
+    wanted = {(checkpoint, search_squad.with_steps(setting, steps)) for _, checkpoint, setting in kept}
+    print(f"the best {len(kept)} continue with {steps} updates.", flush=True)
+    return [job for job in longer.values() if (job.checkpoint, job.setting) in wanted]
+
+
+def best_of(config: SweepConfig, jobs: List[Job], rows: Dict[str, dict], contents: Dict[str, Content],
+            arguments: List[str]) -> str:
+    """The winner among the jobs of the last round, and the command that fine-tunes with its settings."""
+    groups = candidates(jobs, rows)
+    if not groups:
+        return ""
+    (run, checkpoint, setting), = search_squad.promoted(groups, len(groups))
+    found = groups[run, checkpoint, setting]
+    seed = max(found, key=lambda row: row["F1"])["seed"]
+    device = config.device or contents[checkpoint.prefix].state["device"]
+    words = recipe.fine_tuning(device, seed, checkpoint.prefix, os.path.join(config.out_dir, "best"),
+                               [*arguments, *search_squad.words_of(setting)])
+    spread = f"{min(row['F1'] for row in found):.2f} to {max(row['F1'] for row in found):.2f}, {len(found)} seeds"
+    return (f"\nbest: {run} {os.path.basename(checkpoint.prefix)} {search_squad.label_of({'setting': dict(setting)})}: "
+            f"F1 median {search_squad.median_f1(found):.2f} ({spread}). Fine-tune with its settings:\n"
+            f"bash scripts/electra_squad.sh {shlex.join(words)}\n")
+
+
+def run_jobs(config: SweepConfig, arguments: List[str], jobs: List[Job], rows: Dict[str, dict],
+             contents: Dict[str, Content], stop: Stop, failed: List[str]):
+    """Fine-tunes what is left of the jobs, and adds to `rows` and `failed`. Raises: Interrupted: stopped on request."""
     for number, job in enumerate(jobs, 1):
         done_before = job.folder in rows
         word = ": already done" if done_before else ""
-        print(f"[{number}/{len(jobs)}] {job.run} {job.name}, seed {job.seed}{word}", flush=True)
+        print(f"[{number}/{len(jobs)}] {job.words}, seed {job.seed}{word}", flush=True)
         status = 0
         if not done_before:
             try:
@@ -439,20 +533,15 @@ def sweep(config: SweepConfig, arguments: List[str]):
                 status = error.exit_status
         if status in (Interrupted.exit_status, -signal.SIGTERM) or stop.asked:
             write_tables(in_order(rows, jobs), config.out_dir)
-            raise Interrupted(f"the sweep was stopped at {job.run} {job.name} (seed {job.seed}), "
+            raise Interrupted(f"the sweep was stopped at {job.words} (seed {job.seed}), "
                               f"{sum(job.folder in rows for job in jobs)} of {len(jobs)} are done: run the "
                               "same command to resume.")
         if status:
-            failed.append(f"{job.run} {job.name} (seed {job.seed}, status {status})")
+            failed.append(f"{job.words} (seed {job.seed}, status {status})")
             print(f"failed: {failed[-1]}; the sweep continues.", file=sys.stderr, flush=True)
         elif not done_before:
             rows[job.folder] = read_row(os.path.join(job.folder, "sweep.json"))
         write_tables(in_order(rows, jobs), config.out_dir)
-    if rows:
-        print(table(in_order(rows, jobs)), end="")
-        print(f"Results are in {config.out_dir}: sweep.txt, sweep.csv, sweep.png.")
-    if failed:
-        raise RunFailed(f"{len(failed)} of {len(jobs)} fine-tunings failed: {', '.join(failed)}.")
 
 
 def prepare(config: SweepConfig, left: List[Job], contents: Dict[str, Content], arguments: List[str], stop: Stop):
@@ -460,20 +549,23 @@ def prepare(config: SweepConfig, left: List[Job], contents: Dict[str, Content], 
 
     Raises: UserError, with the options of electra_squad.sh. Interrupted: stopped on request.
     """
-    kinds: Dict[tuple, Job] = {}  # a job of each device and encoder
+    kinds: Dict[tuple, Job] = {}  # a job of each device, encoder and setting
     for job in left:
         if job.checkpoint.prefix in contents:
             state = contents[job.checkpoint.prefix].state
-            kinds.setdefault((config.device or state["device"], json.dumps(state["encoder"])), job)
-    plans = []
-    for (device, _), job in kinds.items():
-        words = recipe.fine_tuning(device, job.seed, os.path.abspath(job.checkpoint.prefix),
-                                   os.path.join(config.out_dir, "check"), arguments)
-        plans.append(recipe.squad(words, dry_run=config.check_only))
+            kinds.setdefault((config.device or state["device"], json.dumps(state["encoder"]), job.setting), job)
+    plans: Dict[tuple, recipe.Plan] = {}  # of each device and encoder, that with the largest batch
+    for (device, encoder, _), job in kinds.items():
+        words = recipe.fine_tuning(device, job.seed, os.path.abspath(job.checkpoint.prefix), os.path.join(
+            config.out_dir, "check"), [*arguments, *search_squad.words_of(job.setting)])
+        made = recipe.squad(words, dry_run=config.check_only)
+        known = plans.get((device, encoder))
+        if known is None or made.configs[0].train_batch_size > known.configs[0].train_batch_size:
+            plans[device, encoder] = made
     if plans:
-        check_disk(config, plans[0].configs[0], left, contents)
-    for plan_of_kind in plans:
-        check_fine_tuning(plan_of_kind, stop)
+        check_disk(config, next(iter(plans.values())).configs[0], left, contents)
+    for made in plans.values():
+        check_fine_tuning(made, stop)
 
 
 def check_fine_tuning(made: recipe.Plan, stop: Stop):
@@ -496,7 +588,7 @@ def vocabulary_of(prefix: str, arguments: List[str]) -> Optional[str]:
     """The --vocab_file of electra_squad.sh for a checkpoint that has no vocabulary beside it."""
     from weights import run_folder  # imports TensorFlow
     given = [word.partition("=")[2] for word in arguments if word.startswith("--vocab_file=")]
-    return given[-1] if given and not os.path.exists(os.path.join(run_folder(prefix), "vocab.txt")) else None
+    return given[-1] if given and not configuration.find_vocabulary(run_folder(prefix)) else None
 
 
 def check_checkpoints(left: List[Job], arguments: List[str]):
@@ -518,9 +610,11 @@ def check_checkpoints(left: List[Job], arguments: List[str]):
 
 
 def in_order(rows: Dict[str, dict], jobs: List[Job]) -> List[dict]:
-    """By run as they are named, phase, step and seed."""
+    """By run as they are named, phase, step, round of the search, settings and seed."""
     runs = list(dict.fromkeys(job.run for job in jobs))
-    return sorted(rows.values(), key=lambda row: (runs.index(row["run"]), row["phase"], row["step"], row["seed"]))
+    return sorted(rows.values(), key=lambda row: (
+        runs.index(row["run"]), row["phase"], row["step"], int(row.get("max_steps", 0)),
+        [float(value) for value in row.get("setting", {}).values()], row["seed"]))
 
 
 def main(argv):

@@ -109,3 +109,34 @@ def squad_data(tmp_path_factory):
                                modeling.DiscriminatorHead(support.SQUAD_ENCODER, make, tf.float32))
     weights.save_folder(network, "discriminator", ElectraTokenizer(str(folder / "vocab.txt")), str(folder / "model"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def reader_folder(tmp_path_factory):
+    """A folder with a vocabulary and, in `encoder`, an encoder's weights, for models that find `zed` in a text."""
+    import tensorflow as tf
+
+    import modeling
+    import weights
+    from tokenization import ElectraTokenizer
+    folder = tmp_path_factory.mktemp("reader")
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *support.FILLERS, "where", "is", "it", "?", "zed", "."]
+    (folder / "vocab.txt").write_text("\n".join(tokens))
+    make = modeling.VariableMaker(3, 0.2)
+    network = modeling.Network(modeling.Embeddings(support.READER_ENCODER, "electra/embeddings", make),
+                               modeling.Encoder(support.READER_ENCODER, "electra", make, tf.float32),
+                               modeling.DiscriminatorHead(support.READER_ENCODER, make, tf.float32))
+    weights.save_folder(network, "discriminator", ElectraTokenizer(str(folder / "vocab.txt")), str(folder / "encoder"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def joint(reader_folder):
+    """A model with the joint head, fine-tuned on SQuAD 2.0: see `support.fine_tune_reader`."""
+    return support.fine_tune_reader(reader_folder, "joint", joint_head=True)
+
+
+@pytest.fixture(scope="session")
+def independent(reader_folder):
+    """A model with the independent head, fine-tuned on SQuAD 1.1."""
+    return support.fine_tune_reader(reader_folder, "independent", joint_head=False)

@@ -50,6 +50,9 @@ class Clone:
         modules = [ROOT / f"{module}.py" for module in ("command_line", "configuration", "files")]
         for file in (*ROOT.glob("requirements*.txt"), *modules):
             shutil.copy(file, folder)
+        (folder / "data").mkdir()
+        for name in ("documents.py", "create_datasets_from_start.sh"):
+            shutil.copy(ROOT / "data" / name, folder / "data")
 
     def command(self, *arguments, wrapper="electra.sh"):
         return ["bash", str(self.folder / "scripts" / wrapper), *map(str, arguments)]
@@ -202,7 +205,8 @@ def squad_file(path, version, questions, seed):
 
 def squad_config(data, out, **changes):
     settings = dict(do_train=True, do_predict=True, do_eval=True, data_dir=str(data), output_dir=str(out),
-                    init_checkpoint=str(data / "model"), max_seq_length=48, doc_stride=12, max_query_length=8,
+                    cache_dir=str(pathlib.Path(out) / "cache"), init_checkpoint=str(data / "model"),
+                    max_seq_length=48, doc_stride=12, max_query_length=8,
                     length_buckets="24,32", train_batch_size=4, predict_batch_size=8, num_train_epochs=2.0,
                     learning_rate=1e-3, seed=5, log_freq=3)
     return SquadConfig(**{**settings, **changes})
@@ -222,3 +226,42 @@ def save_checkpoints(folder, *places, model=None, **state):
         Checkpoints(str(folder), keep=99).save(phase, step, model or tf.Module(), tf.Module(), {
             "device": "cpu", "encoder": SQUAD_ENCODER.to_dict(), "tokenizer_fingerprint": fingerprint, **state})
     return str(folder)
+
+
+# --- Question answering ---
+
+FILLERS = [f"{a}{b}" for a in "bcdfglmn" for b in ("an", "el", "ir", "om", "us")]
+READER_ENCODER = ElectraConfig(vocab_size=5 + len(FILLERS) + 6, embedding_size=16, hidden_size=32, num_hidden_layers=1,
+                               num_attention_heads=2, intermediate_size=64, max_position_embeddings=32,
+                               hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+WHERE = "where is it ?"
+
+
+def words(count, seed, zed=None):
+    """A context of invented words, with `zed` at a place in it."""
+    chosen = list(np.random.default_rng(seed).choice(FILLERS, count))
+    if zed is not None:
+        chosen[zed] = "zed"
+    return " ".join(chosen)
+
+
+def fine_tune_reader(folder, name, joint_head):
+    """Makes <folder>/<name>, a model that finds `zed` in a context; where the head is joint, of version 2.0: it also
+    predicts that the word is missing. Returns its path."""
+    import run_tf_squad
+    import training
+    paragraphs = []
+    for number in range(64):
+        impossible = joint_head and number % 2 == 1
+        context = words(18, number, None if impossible else number * 7 % 18)
+        answers = [] if impossible else [{"text": "zed", "answer_start": context.index("zed")}]
+        paragraphs.append({"context": context, "qas": [{
+            "id": str(number), "question": WHERE, "answers": answers,
+            **({"is_impossible": impossible} if joint_head else {})}]})
+    (folder / f"{name}.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    run_tf_squad.run(SquadConfig(
+        do_train=True, train_file=str(folder / f"{name}.json"), output_dir=str(folder / name), skip_cache=True,
+        init_checkpoint=str(folder / "encoder"), version_2_with_negative=joint_head, joint_head=joint_head,
+        max_seq_length=32, doc_stride=8, max_query_length=8, length_buckets="32", train_batch_size=16, max_steps=150,
+        learning_rate=1e-2, layerwise_lr_decay=0.0, seed=1, log_freq=1000), training.StopRequest())
+    return str(folder / name)

@@ -79,6 +79,7 @@ def test_pretraining_is_measured_beside_the_peer(run):
         ours, theirs = (found["results"][name + side]["turns"] for side in ("", "_hf"))
         assert {turn["sequences"] for turn in [*ours, *theirs]} == {12} and {turn["seconds"] for turn in theirs} == {2}
         assert all(0.8 * 32 < turn["tokens"] / turn["sequences"] <= 32 for turn in ours)
+    assert all(rate > 0 for rate in found["input_records_per_second"].values()) and "32 workers" in printed
     assert found["config"]["against"] == "hf" and found["peer"]["versions"] == {"torch": "x"}
 
 

@@ -19,13 +19,16 @@ import termios
 import time
 import types
 
+import languages
 import numpy as np
 import pytest
 
 import build_pretraining_dataset as builder
 import files
+import pretrain_utils
 import tfrecord
-from configuration import RunFailed
+import tokenization
+from configuration import PretrainingConfig, RunFailed
 from tokenization import ElectraTokenizer
 
 COMMAND = [sys.executable, builder.__file__]
@@ -70,10 +73,10 @@ def configure(corpus, tmp_path, tmp_path_factory):
 @pytest.fixture
 def in_process(monkeypatch):
     """Writes the shards in this process, where a test is not about workers: they take half a second to start."""
-    def write_shards(config, folder, shards):
+    def write_shards(config, folder, shards, finished):
         bytes_done = [0] * len(shards)
-        monkeypatch.setattr(builder, "_worker", (config, folder, shards, bytes_done, builder.joining_tokenizer(config)))
-        return [builder.write_shard(shard) for shard in range(len(shards))]
+        monkeypatch.setattr(builder, "_worker", (config, folder, shards, bytes_done, config.tokenizer()))
+        return [finished[shard] if shard in finished else builder.write_shard(shard) for shard in range(len(shards))]
 
     monkeypatch.setattr(builder, "write_shards", write_shards)
 
@@ -152,7 +155,106 @@ def test_records_equal_a_slow_reference_of_the_rules(corpus, configure, in_proce
     expected = [record for name in ("a.txt", "b.txt", "c.txt")
                 for record in reference_records(corpus / name, tokenizer, config)]
     assert len(expected) > 30 and any(sum(segments) for _, _, segments in expected)
-    assert actual == expected
+    assert sorted(actual) == sorted(expected)
+
+
+def packed_reference(chunks, tokenizer, config):
+    """A slow version of --pack_documents for the only shard, without held-out documents: one list of words, where
+    None is the separator before a document."""
+    sentences = []
+    for _, data in chunks:
+        for _, lines in reference_documents(data, config.blanks_separate_docs):
+            of_document = [ids for ids in (tokenizer.encode(line).ids for line in lines) if ids]
+            sentences += [[None, *of_document[0]], *of_document[1:]] if of_document else []
+
+    def joined(part):
+        ids = [id_ for sentence in part for id_ in sentence]
+        return [tokenizer.sep_id if id_ is None else id_ for id_ in (ids[1:] if ids[:1] == [None] else ids)]
+
+    length, number = config.max_seq_length, 0
+    while sentences:
+        target, single, exceed = builder.draw(builder.random_bits(config.seed, b"train", 0, number), length)
+        end = next((end for end in range(1, len(sentences)) if len(joined(sentences[:end])) >= target), len(sentences))
+        taken, sentences = sentences[:end], sentences[end:]
+        half = (target - 3) // 2
+        split = max([1, *(split for split in range(1, end + 1) if len(joined(taken[:split])) < half)])
+        split += exceed and split < end and len(joined(taken[:split])) < half
+        split = end if single else split
+        first, second = joined(taken[:split])[:length - 2], joined(taken[split:])
+        second = second[:max(0, length - 3 - len(first))]
+        ids = [tokenizer.cls_id, *first, tokenizer.sep_id, *second, *[tokenizer.sep_id] * bool(second)]
+        segments = [0] * (len(first) + 2) + [1] * (len(second) + 1) * bool(second)
+        yield tuple(values + [0] * (length - len(ids)) for values in (ids, [1] * len(ids), segments))
+        number += 1
+
+
+@pytest.mark.parametrize("length, options", [(32, {}), (256, dict(blanks_separate_docs=False))])
+def test_packed_records_equal_a_slow_reference_and_are_nearly_full(corpus, configure, in_process, tmp_path, length,
+                                                                   options):
+    (corpus / "short").write_text("river stone.\n\n" * 300 + "\x07\n\n")  # the last document has no tokens
+    options = dict(max_seq_length=length, num_out_files=1, **options)
+    manifest = builder.build(configure(pack_documents=True, **options))
+    actual, config = records(tmp_path / "out", manifest["train"], length), configure(**options)
+    (chunks,) = builder.plan_shards(builder.list_corpus(str(corpus)), config)
+    parts = [(path, pathlib.Path(path).read_bytes()[begin:end]) for path, begin, end in chunks]
+    assert actual == list(packed_reference(parts, config.tokenizer(), config)) and len(chunks) > 3
+    assert max(ids.count(3) for ids, _, _ in actual) >= 3  # two segments end with one: others are separators
+    assert manifest["padding"] < 0.08 and "padding_note" not in manifest
+    full = sum(sum(mask) for _, mask, _ in actual)
+    assert manifest["num_tokens"] == full
+    plain = builder.build(configure(**options, output_dir=str(tmp_path / "plain")))
+    assert plain["padding"] > manifest["padding"] and plain["num_documents"] == manifest["num_documents"]
+    special = sum(ids.count(2) + ids.count(3) for ids, _, _ in actual)
+    num_text_tokens = len(config.tokenizer().encode("".join(data.decode("utf-8-sig") for _, data in parts)).ids)
+    assert manifest["num_cut_tokens"] == num_text_tokens - (full - special)
+
+
+def test_packing_keeps_held_out_documents_apart_and_does_not_depend_on_processes(configure, tmp_path):
+    folder = tmp_path / "marked"
+    folder.mkdir()
+    (folder / "text").write_text("".join(f"far{document} " * 3 + "\n\n" for document in range(3000)))
+    made = [builder.build(configure(corpus_dir=str(folder), eval_fraction=0.3, pack_documents=True, max_seq_length=16,
+                                    num_processes=processes, output_dir=str(tmp_path / f"{processes}")))
+            for processes in (1, 2)]
+    assert content(tmp_path / "1") == content(tmp_path / "2")
+    train, held_out = ({id_ for ids, _, _ in records(tmp_path / "1", made[0][split], 16) for id_ in ids} - {0, 2, 3}
+                       for split in ("train", "eval"))
+    assert not train & held_out and len(train | held_out) > 2000
+
+
+def test_shards_mix_the_corpus_and_are_nearly_equal(configure, tmp_path, in_process):
+    folder = tmp_path / "marked"
+    folder.mkdir()
+    for part in range(4):  # four files; a document of four sentences whose word says where it is
+        (folder / f"{part}").write_text("".join((f"far{part * 1000 + i} " * 20 + "\n") * 4 + "\n" for i in range(1000)))
+    manifest = builder.build(configure(corpus_dir=str(folder), num_out_files=4))
+    counts = [file["records"] for file in manifest["train"]]
+    assert max(counts) < 1.1 * min(counts)
+    places = [np.array([ids[1] for ids, _, _ in records(tmp_path / "out", [file])]) - VOCABULARY.index("far0")
+              for file in manifest["train"]]
+    assert all(set(of_shard // 1000) == {0, 1, 2, 3} for of_shard in places)
+    for parts in zip(*(np.array_split(of_shard, 4) for of_shard in places)):  # a window of the order in training
+        assert len(set(np.concatenate(parts) // 250)) >= 7 and len(set(np.concatenate(parts) // 1000)) == 4
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_a_sentencepiece_vocabulary_gives_the_records_of_the_rules_and_goes_with_them(
+        kind, corpus, configure, in_process, tmp_path):
+    text = (corpus / "a.txt").read_text(encoding="utf-8")
+    path = languages.train_sentencepiece(tmp_path / "x.model", text.split("\n"), model_type=kind, vocab_size=300)
+    config = configure(vocab_file=path, num_out_files=1)
+    manifest = builder.build(config)
+    expected = [record for name in ("a.txt", "b.txt", "c.txt")
+                for record in reference_records(corpus / name, config.tokenizer(), config)]
+    assert sorted(records(tmp_path / "out", manifest["train"])) == sorted(expected) and len(expected) > 30
+    assert "do_lower_case" not in manifest
+    assert {"tokenizer.json", "spiece.model", "tokenizer_config.json"} < set(os.listdir(tmp_path / "out"))
+    training = PretrainingConfig(pretrain_tfrecords=str(tmp_path / "out"), max_seq_length=32)
+    shards = [str(tmp_path / "out" / entry["file"]) for entry in manifest["train"]]
+    tokenizer = pretrain_utils.open_tokenizer(training, shards)
+    assert tokenizer.fingerprint == manifest["tokenizer_fingerprint"]
+    pretrain_utils.check_manifests(shards, tokenizer, 32)
+    builder.build(configure(vocab_file=path, overwrite=True))
 
 
 def test_draws_have_the_shares_of_the_paper():
@@ -235,10 +337,15 @@ def test_manifest_and_summary_say_what_is_there(corpus, configure, tmp_path, cap
     num_special = sum(ids.count(2) + ids.count(3) for of_file in found for ids, _, _ in of_file)  # [CLS], [SEP]
     text = "".join((corpus / name).read_text(encoding="utf-8") for name in ("a.txt", "b.txt", "c.txt"))
     num_text_tokens = len(tokenizer.encode(text).ids)
+    lengths = sorted(length for name in ("a.txt", "b.txt", "c.txt") for _, lines in reference_documents(
+        (corpus / name).read_bytes(), True) if (length := len(tokenizer.encode("\n".join(lines)).ids)))
     assert manifest == {
         "format": "electra-pretraining-tfrecord", "version": 1, "max_seq_length": 32, "vocab_size": len(VOCABULARY),
         "tokenizer_fingerprint": tokenizer.fingerprint, "do_lower_case": True, "strip_accents": False,
-        "blanks_separate_docs": True, "seed": 42, "eval_fraction": 0.2, "num_documents": 180,
+        "blanks_separate_docs": True,
+        "pack_documents": False, "seed": 42, "eval_fraction": 0.2, "num_documents": 180,
+        "median_document_tokens": int(np.median(lengths)),
+        "padding": round(1 - num_tokens / 32 / sum(map(len, found)), 4),
         "num_tokens": num_tokens, "num_cut_tokens": num_text_tokens - (num_tokens - num_special),
         "corpus": [{"file": name, "bytes": (corpus / name).stat().st_size}
                    for name in ("a.txt", "b.txt", "c.txt", "empty.txt")],
@@ -250,6 +357,20 @@ def test_manifest_and_summary_say_what_is_there(corpus, configure, tmp_path, cap
     assert sorted(os.listdir(tmp_path)) == ["corpus", "out"]
     summary = capsys.readouterr().out
     assert "180 documents" in summary and f"{len(found[-1])} held-out records" in summary and "padding" in summary
+
+
+def test_much_padding_is_explained_in_the_manifest_and_in_the_last_line(tmp_path, configure, in_process, capsys):
+    (tmp_path / "poems").mkdir()
+    (tmp_path / "poems" / "text").write_text("river stone.\n\n" * 600)
+    options = dict(corpus_dir=str(tmp_path / "poems"), overwrite=True, num_out_files=2)
+    for more, named in (({}, ["84%", "3 tokens", "32", "blank line", "--noblanks_separate_docs", "--pack_documents"]),
+                        (dict(pack_documents=True), []), (dict(blanks_separate_docs=False), [])):
+        manifest = builder.build(configure(**options, **more))
+        last = capsys.readouterr().err
+        assert manifest.get("padding_note", "") in last and bool(last) == ("padding_note" in manifest) == bool(named)
+        assert all(word in last for word in named)
+    assert "--noblanks" not in builder.padding_note(configure(blanks_separate_docs=False), 0.5, 7)
+    assert "--pack" not in builder.padding_note(configure(pack_documents=True), 0.5, 7)
 
 
 def test_held_out_documents_are_disjoint_and_stay_when_text_is_added(tmp_path, configure, in_process):
@@ -397,19 +518,20 @@ def test_a_signal_while_the_folder_is_replaced_is_too_late_to_stop_the_build(con
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="finds worker processes in /proc")
 @pytest.mark.parametrize("number, target, num_begun, status, sentence", [
-    (signal.SIGKILL, "worker", 2, 1, "a worker process was killed"),
+    (signal.SIGKILL, "worker", 1, 1, "a worker process was killed"),
     (signal.SIGKILL, "parent", 2, -9, ""),
-    (signal.SIGINT, "group", 2, 130, "stopped by SIGINT"),  # as a terminal's Ctrl-C
+    (signal.SIGINT, "group", 1, 130, "stopped by SIGINT"),  # as a terminal's Ctrl-C
     (signal.SIGINT, "group", 0, 130, "stopped by SIGINT"),  # while the workers start
-    (signal.SIGTERM, "group", 2, 143, "stopped by SIGTERM"),  # a job scheduler's TERM may or may not reach the workers
+    (signal.SIGTERM, "group", 1, 143, "stopped by SIGTERM"),  # a job scheduler's TERM may or may not reach the workers
     (signal.SIGTERM, "parent", 2, 143, "stopped by SIGTERM")])
-def test_killed_worker_or_signal_ends_the_build_at_once_and_leaves_nothing(
+def test_killed_worker_or_signal_ends_the_build_at_once_and_the_same_command_continues(
         configure, corpus, tmp_path, number, target, num_begun, status, sentence):
-    (corpus / "long").write_text(make_text(9, 1000) * 20, encoding="utf-8")
-    process = subprocess.Popen([*COMMAND, *arguments(configure(num_processes=2, num_out_files=2))],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    (corpus / "long").write_text(make_text(9, 1000) * 10, encoding="utf-8")
+    command = [*COMMAND, *arguments(configure(num_processes=2, num_out_files=8))]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
     workers, deadline = [], time.monotonic() + 60
-    while len(workers) < 2 or len(list(tmp_path.glob("out.tmp*/new/train-*.part"))) < num_begun:
+    while len(workers) < 2 or len(list(tmp_path.glob(".out.partial/shard-*.json"))) < num_begun:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         workers = [pid for pid in children if b"spawn_main" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]
@@ -426,8 +548,129 @@ def test_killed_worker_or_signal_ends_the_build_at_once_and_leaves_nothing(
         assert time.monotonic() < deadline
         time.sleep(0.02)
     if status > 0:
-        assert sentence in errors and errors.count("\n") == 1
-        assert os.listdir(tmp_path) == ["corpus"] and time.monotonic() < deadline
+        assert sentence in errors and errors.count("\n") == 1 and time.monotonic() < deadline
+        assert sorted(os.listdir(tmp_path)) == [".out.partial", "corpus"] if num_begun else ["corpus"]
+        assert "same command" in errors
+    if target == "parent":
+        shown = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        assert "continuing" in shown and "of 8 shards" in shown
+        builder.build(configure(num_processes=1, num_out_files=8, output_dir=str(tmp_path / "whole")))
+        assert content(tmp_path / "out") == content(tmp_path / "whole")
+        assert sorted(os.listdir(tmp_path)) == ["corpus", "out", "whole"]
+
+
+@pytest.fixture
+def broken_at(monkeypatch):
+    """Makes `place` of the builder raise `error` when it is called for the shard with a number (None: always)."""
+    def run(place, error, shard=None):
+        original = getattr(builder, place)
+
+        def breaking(*args):
+            if shard is None or shard in args:
+                raise error
+            return original(*args)
+
+        monkeypatch.setattr(builder, place, breaking)
+        return lambda: monkeypatch.setattr(builder, place, original)
+
+    return run
+
+
+@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("place, shard", [("write_shard", 2), ("save_finished", 2), ("finish", None),
+                                          ("padding_note", None)])
+def test_an_interrupted_build_continues_to_the_same_bytes(place, shard, pack, configure, in_process, tmp_path, capsys,
+                                                          monkeypatch, broken_at):
+    options = dict(eval_fraction=0.2, pack_documents=pack)
+    builder.build(configure(**options, output_dir=str(tmp_path / "whole")))
+    repair = broken_at(place, RunFailed("stopped"), shard)
+    with pytest.raises(RunFailed):
+        builder.build(configure(**options))
+    partial = tmp_path / ".out.partial"
+    finished = 4 if shard is None else 2
+    assert len(list(partial.glob("shard-*.json"))) == finished and not (tmp_path / "out").exists()
+    assert (partial / "new").exists() == (place == "padding_note")
+    (partial / "shard-3.json.tmp-host-1-1").write_text("half")
+    (partial / "train-3.part").touch()
+    repair()
+    written = []
+    monkeypatch.setattr(builder, "save_finished", lambda folder, number, result, save=builder.save_finished:
+                        written.append(number) or save(folder, number, result))
+    builder.build(configure(**options))
+    assert f"{finished} of 4 shards" in capsys.readouterr().out and written == list(range(finished, 4))
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    assert sorted(os.listdir(tmp_path)) == ["corpus", "out", "whole"]
+
+
+@pytest.mark.parametrize("change, reason", [
+    ("option", "--seed was 42 and is 7 now"), ("text", "corpus"), ("time", "corpus"), ("vocabulary", "vocabulary"),
+    ("program", "version"), ("state", "state.json"), ("format", "version"), ("processes", None), ("shard", "shard 1"),
+    ("finished", None), ("index", "shard 0")])
+def test_what_has_changed_is_discarded_with_a_line_that_says_so(change, reason, corpus, configure, in_process, tmp_path,
+                                                                capsys, monkeypatch, broken_at):
+    options = dict(eval_fraction=0.2)
+    repair = broken_at("finish", RunFailed("stopped"))
+    with pytest.raises(RunFailed):
+        builder.build(configure(**options))
+    repair()
+    partial = tmp_path / ".out.partial"
+    if change == "option":
+        options["seed"] = 7
+    elif change == "text":
+        (corpus / "new").write_text("river stone\n")
+    elif change == "time":
+        os.utime(corpus / "a.txt", (1, 1))
+    elif change == "vocabulary":
+        options["vocab_file"] = str(tmp_path / "corpus" / "subfolder" / "vocab.txt")
+        pathlib.Path(options["vocab_file"]).write_text("\n".join([*VOCABULARY, "##new"]), encoding="utf-8")
+    elif change == "program":
+        monkeypatch.setattr(tokenization.tokenizers, "__version__", "0.0")
+    elif change == "processes":
+        options["num_processes"] = 3
+    else:
+        name, text = {"state": ("state.json", "{"), "format": ("state.json", "{}"), "shard": ("eval-1.part", "damaged"),
+                      "finished": ("shard-1.json", "[]"), "index": ("train-0.part.idx", "")}[change]
+        (partial / name).write_text(text)
+    capsys.readouterr()
+    builder.build(configure(**options))
+    lines = [line for line in capsys.readouterr().out.splitlines() if str(partial) in line and "discarded" in line]
+    assert len(lines) == (reason is not None) and all(reason in line for line in lines)
+    result = content(tmp_path / "out")
+    builder.build(configure(**options, overwrite=True))
+    assert content(tmp_path / "out") == result
+
+
+def test_a_foreign_folder_of_that_name_is_left_alone(configure, in_process, tmp_path, refuses):
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "thesis.txt").write_text("mine")
+    assert "thesis.txt" in refuses(builder.build, configure())
+    assert sorted(os.listdir(tmp_path)) == [".out.partial", "corpus"]
+
+
+def test_a_full_disk_keeps_what_is_finished_and_an_old_dataset_until_the_new_one_is_complete(
+        configure, in_process, tmp_path, refuses, broken_at):
+    builder.build(configure())
+    before = content(tmp_path / "out")
+    repair = broken_at("save_finished", OSError(errno.ENOSPC, "No space left on device"), 3)
+    sentence = refuses(builder.build, configure(seed=2, overwrite=True))
+    assert "No space left" in sentence and "same command" in sentence and str(tmp_path / ".out.partial") in sentence
+    assert content(tmp_path / "out") == before
+    repair()
+    builder.build(configure(seed=2, overwrite=True))
+    after = content(tmp_path / "out")
+    builder.build(configure(seed=2, output_dir=str(tmp_path / "whole")))
+    assert after == content(tmp_path / "whole") != before
+
+
+def test_text_that_changes_during_the_build_is_refused(corpus, configure, in_process, tmp_path, monkeypatch, refuses):
+    def append(*args, save=builder.save_finished):
+        with open(corpus / "a.txt", "a") as file:
+            file.write("river\n")
+        save(*args)
+
+    monkeypatch.setattr(builder, "save_finished", append)
+    assert "--corpus_dir" in refuses(builder.build, configure())
+    assert os.listdir(tmp_path) == ["corpus"]
 
 
 def test_failing_worker_ends_the_build_with_a_sentence(configure, tmp_path, monkeypatch):
@@ -463,8 +706,8 @@ def test_text_that_is_not_utf8_is_refused_with_file_and_byte_or_dropped(corpus, 
     assert "d.txt" in sentence and f"(byte {len(valid) + 3})" in sentence and "--encoding_errors" in sentence
     assert content(tmp_path / "out") == before and sorted(os.listdir(tmp_path)) == ["corpus", "out"]
     manifest = builder.build(configure(encoding_errors="replace", num_out_files=1, overwrite=True))
-    last = records(tmp_path / "out", manifest["train"])[-1][0]
-    assert [VOCABULARY[id_] for id_ in last[:5]] == ["[CLS]", "green", "lamp", "[SEP]", "[PAD]"]
+    words = [[VOCABULARY[id_] for id_ in ids[:5]] for ids, _, _ in records(tmp_path / "out", manifest["train"])]
+    assert ["[CLS]", "green", "lamp", "[SEP]", "[PAD]"] in words
 
 
 def test_bad_input_is_refused_in_one_sentence(corpus, configure, in_process, tmp_path, monkeypatch, refuses):

@@ -16,6 +16,8 @@ import subprocess
 import sys
 import termios
 
+import languages
+import numpy as np
 import pytest
 import support
 
@@ -26,6 +28,7 @@ import build_vocab  # noqa: E402
 from build_vocab import VocabConfig, learn  # noqa: E402
 
 import build_pretraining_dataset as builder  # noqa: E402
+import squad_utils  # noqa: E402
 from configuration import RunFailed  # noqa: E402
 from tokenization import SPECIAL_TOKENS, ElectraTokenizer  # noqa: E402
 
@@ -59,7 +62,7 @@ def config(folder, **options):
 @pytest.fixture
 def in_process(monkeypatch):
     """Trains in this process, where a test is not about the other one, which takes half a second to start."""
-    monkeypatch.setattr(build_vocab, "learn_in_process", learn)
+    monkeypatch.setattr(build_vocab, "in_process", lambda function, config: function(config))
 
 
 def content(folder):
@@ -114,8 +117,9 @@ def test_threads_and_files_do_not_change_a_byte(write, tmp_path):
         result = subprocess.run([sys.executable, SCRIPT, f"--corpus_dir={folder}", f"--output_dir={folder}_out",
                                  "--vocab_size=500"], check=True, capture_output=True, text=True,
                                 env={**os.environ, "RAYON_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true"})
-        assert result.stdout.count("\n") == 1 and not result.stderr  # progress is for terminals
+        assert "vocab.txt: 500 tokens" in result.stdout and not result.stderr  # progress is for terminals
         outputs.append(content(pathlib.Path(f"{folder}_out")))
+        assert b"characters_per_token" in outputs[-1].pop("vocab_report.json")
     assert outputs[0] == outputs[1] and sorted(outputs[0]) == ["tokenizer_config.json", "vocab.txt"]
     assert outputs[0]["vocab.txt"].count(b"\n") == 500
 
@@ -149,6 +153,94 @@ def test_a_corpus_too_small_for_the_vocabulary_says_how_many_tokens_it_gave(writ
     assert "19 tokens instead of --vocab_size=1000" in capsys.readouterr().out
 
 
+# --- SentencePiece ---
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "bpe"])
+def test_sentencepiece_gives_the_same_bytes_for_any_order_and_elects_special_tokens(kind, write):
+    lines = make_text(9) + [f"{line}\n" for line in languages.corpus("german", 50)]
+    shuffled = random.Random(3).sample(lines, len(lines))
+    folders = [write("one", a="".join(lines)), write("two", z="".join(shuffled[:90]), b="\n\n".join(shuffled[90:]))]
+    learned = [learn(config(folder, type=kind, vocab_size=200)) for folder in folders]
+    assert learned[0].model == learned[1].model
+    tokenizer = learned[0].tokenizer(config(folders[0]))
+    assert tokenizer.tokens[:5] == list(SPECIAL_TOKENS) and tokenizer.special_ids == (0, 1, 2, 3, 4)
+    assert tokenizer.vocab_size == 200
+    few = learn(config(folders[0], type=kind, vocab_size=100, input_sentence_size=20, character_coverage=0.98))
+    assert few.model != learned[0].model
+
+
+def test_pieces_are_cased_or_not_and_never_join_punctuation_or_ideographs(write):
+    text = "".join(f"{line}\n" for name in languages.LANGUAGES for line in languages.corpus(name, 400))
+    folder = write(a=text + "Die (Mühle) “1912年” gut.\n" * 300)
+
+    def pieces(**options):
+        return learn(config(folder, type="bpe", vocab_size=900, **options)).tokens[5:]
+
+    uncased = pieces()
+    joined = [piece.strip("▁") for piece in uncased if len(piece.strip("▁")) > 1]
+    assert "ü" in "".join(uncased) and "Ü" not in "".join(uncased) and len(joined) > 200
+    assert not any(mark in piece for piece in joined for mark in "().,“”!?年京。")
+    cased = pieces(do_lower_case=False, tokenize_chinese_chars=False)
+    assert any(piece.startswith("▁D") for piece in cased) and any("出生" in piece for piece in cased)
+
+
+def test_characters_beyond_the_coverage_become_bytes_or_unknown(write):
+    folder = write(a="".join(make_text(6, 500)) + "ka\u0283ka\n")
+    options = dict(type="bpe", vocab_size=400, character_coverage=0.99)
+    plain = learn(config(folder, **options)).tokenizer(config(folder))
+    assert plain.unk_id in plain.encode("\u0283").ids
+    by_bytes = learn(config(folder, byte_fallback=True, **options)).tokenizer(config(folder))
+    assert [by_bytes.tokens[i] for i in by_bytes.encode("\u0283").ids] == ["▁", "<0xCA>", "<0x83>"]
+
+
+@pytest.mark.parametrize("language", languages.LANGUAGES)
+def test_answers_to_questions_are_the_exact_characters(language, write, tmp_path):
+    (tmp_path / "questions.json").write_text(json.dumps(languages.squad(language, 200)))
+    examples = squad_utils.read_squad(str(tmp_path / "questions.json"), version_2=False)
+    folder = write(a="\n".join(languages.corpus(language, 500)))
+    for options in (dict(type="sentencepiece"), dict(type="bpe"), dict(type="bpe", do_lower_case=False),
+                    dict(type="bpe", byte_fallback=True, character_coverage=0.98)):
+        tokenizer = learn(config(folder, vocab_size=900, **options)).tokenizer(config(folder))
+        features = squad_utils.build_features(examples, tokenizer, max_seq_length=384)
+        exact = 0
+        for row in np.flatnonzero(features.is_impossible == 0):
+            example = examples[features.example_index[row]]
+            found = example.context[features.char_start[row, features.start_positions[row]]:
+                                    features.char_end[row, features.end_positions[row]]]
+            exact += found == example.answers[0][0]
+        assert exact >= 199, options
+
+
+# --- The report ---
+
+
+def test_the_report_has_the_figures_of_every_file(write, in_process, tmp_path, capsys):
+    folder = write(a="the cat\nthe (cat) x\n", b="the 中\n" * 3)
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, "the", "c", "##at", "(", ")", "unused"]))
+    build_vocab.report_only(VocabConfig(corpus_dir=str(folder), report=True, vocab_file=str(tmp_path / "vocab.txt"),
+                                        output_dir=str(tmp_path / "out")))
+    report = json.loads((tmp_path / "out" / "vocab_report.json").read_text())
+    a, b = report["files"]
+    # the c ##at / the ( c ##at ) [UNK]; words: the cat the cat x
+    assert (a["file"], a["tokens"], a["words"], a["characters"]) == ("a", 9, 5, 18)
+    assert (a["characters_per_token"], a["unknown_share"], a["whole_word_share"]) == (2.0, round(1 / 9, 6), 0.4)
+    assert (b["tokens"], b["unknown_share"], b["whole_word_share"]) == (6, 0.5, 0.5)
+    assert report["total"]["tokens"] == 15 and report["total"]["unknown_share"] == round(4 / 15, 6)
+    assert report["vocab_size"] == 11 and report["tokens_not_in_text"] == 1 and report["longest"][0] == "unused"
+    assert report["rarest"][0] == ["(", 1]
+    assert "11 tokens" in capsys.readouterr().out and os.listdir(tmp_path / "out") == ["vocab_report.json"]
+
+
+def test_the_report_reads_the_beginning_of_large_files(write, monkeypatch):
+    folder = write(a="the cat\n" * 1000, b="the cat\n")
+    monkeypatch.setattr(build_vocab, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(build_vocab, "REPORT_BYTES", 400)
+    report = build_vocab.make_report(config(folder), config(folder).tokenizer([*SPECIAL_TOKENS, "the", "cat"]))
+    large, small = report["files"]
+    assert small["bytes"] == 8 and 200 < large["bytes"] <= 392
+
+
 # --- The files, and who reads them ---
 
 
@@ -178,11 +270,11 @@ def test_the_files_of_the_corpus_are_those_of_the_dataset_builder(write, tmp_pat
 
 def test_other_files_stay_and_an_old_vocabulary_is_replaced_only_with_overwrite(write, tmp_path, refuses, monkeypatch):
     folder, out = write(a="a cat\n"), write("out", notes="mine")
-    monkeypatch.setattr(build_vocab, "learn_in_process", learn)
+    monkeypatch.setattr(build_vocab, "in_process", lambda function, config: function(config))
     words = [f"--corpus_dir={folder}", f"--output_dir={out}"]
-    monkeypatch.setattr(builder, "stop_on_signals", lambda: None)
+    monkeypatch.setattr(builder, "stop_on_signals", lambda _: None)
     build_vocab.main([SCRIPT, *words])
-    assert sorted(content(out)) == ["notes", "tokenizer_config.json", "vocab.txt"]
+    assert sorted(content(out)) == ["notes", "tokenizer_config.json", "vocab.txt", "vocab_report.json"]
     before = content(out)
     (folder / "a").write_text("a dog\n")
     sentence = refuses(build_vocab.main, [SCRIPT, *words])
@@ -191,6 +283,10 @@ def test_other_files_stay_and_an_old_vocabulary_is_replaced_only_with_overwrite(
     assert b"d\n" in content(out)["vocab.txt"] and content(out)["notes"] == b"mine"
     assert json.loads(content(out)["tokenizer_config.json"])["do_lower_case"] is False
     assert ElectraTokenizer.from_folder(str(out)).tokens[0] == "[PAD]"
+    build_vocab.main([SCRIPT, *words, "--overwrite", "--type=bpe"])
+    assert sorted(content(out)) == ["notes", "spiece.model", "tokenizer.json", "tokenizer_config.json",
+                                    "vocab_report.json"]
+    assert ElectraTokenizer.from_folder(str(out)).notation == "▁"
 
 
 # --- Memory, progress, ends ---
@@ -257,7 +353,7 @@ def test_a_signal_while_the_files_are_written_is_too_late(write, tmp_path, in_pr
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    assert sorted(content(tmp_path / "out")) == ["tokenizer_config.json", "vocab.txt"]
+    assert sorted(content(tmp_path / "out")) == ["tokenizer_config.json", "vocab.txt", "vocab_report.json"]
 
 
 def test_tensorflow_is_not_imported():
@@ -291,12 +387,24 @@ def test_bad_input_is_refused_in_one_sentence(write, tmp_path, in_process, refus
     assert "--min_frequency=" in sentence(min_frequency=10**20)
     assert "--character_coverage=1.5" in sentence(character_coverage=1.5)
     assert "--encoding_errors=x" in sentence(encoding_errors="x") and "--corpus_dir" in sentence(corpus_dir="")
+    assert "--type=word" in sentence(type="word") and "--vocab_file" in sentence(vocab_file="x")
+    assert "--byte_fallback" in sentence(byte_fallback=True) and "--input_sentence_size" in sentence(
+        input_sentence_size=9)
+    pieces = dict(type="sentencepiece")
+    assert "--min_frequency" in sentence(min_frequency=3, **pieces) and "--strip_accents" in sentence(
+        strip_accents="true", **pieces)
+    assert "--vocab_size=10 " in sentence(vocab_size=10, **pieces)
+    assert "at least 12," in sentence(vocab_size=10, **pieces)
+    assert "--character_coverage=0.95" in sentence(character_coverage=0.95, **pieces)
+    assert "contains no text" in sentence(tmp_path / "none", **pieces)
+    assert "contains no text" in sentence(tmp_path / "blank", **pieces)
+    assert "--vocab_file" in sentence(report=True)
     (tmp_path / "out").write_text("a file")
     assert f"{tmp_path / 'out'} " in sentence()
     words = [SCRIPT, f"--corpus_dir={folder}"]
     assert "--output_dir" in refuses(build_vocab.main, words)
     assert "is the corpus folder" in refuses(build_vocab.main, [*words, f"--output_dir={folder}/../text"])
-    monkeypatch.setattr(builder, "stop_on_signals", lambda: None)
+    monkeypatch.setattr(builder, "stop_on_signals", lambda _: None)
     assert f"{tmp_path / 'out'} " in refuses(build_vocab.main, [*words, f"--output_dir={tmp_path / 'out'}"])
     assert (tmp_path / "out").read_text() == "a file"
 
@@ -314,7 +422,7 @@ def test_command_line_has_every_field_and_a_mistake_is_one_sentence_and_status_2
 def test_a_killed_training_process_is_a_failed_run(write, monkeypatch):
     monkeypatch.setattr(builder, "begin_worker", end_at_once)
     with pytest.raises(RunFailed, match="memory"):
-        build_vocab.learn_in_process(config(write(a="a cat\n")))
+        build_vocab.in_process(learn, config(write(a="a cat\n")))
 
 
 def end_at_once():

@@ -475,6 +475,15 @@ def test_the_checkpoint_with_the_lowest_held_out_loss_is_kept_and_named(checkpoi
         assert checkpoints.best() == {} and find_checkpoint(os.path.join(checkpoints.folder, "best")) is None
 
 
+def test_the_checkpoint_with_the_highest_f1_is_kept_and_named(checkpoints):
+    for step, f1 in ((1, 5.0), (2, 70.0), (3, 4.0), (4, float("nan")), (5, 70.0)):
+        save(checkpoints, step)
+        checkpoints.evaluated(1, step, f1, "f1")
+    assert steps(checkpoints) == [2, 4, 5]
+    assert checkpoints.best() == {1: {"checkpoint": "ckpt-2", "step": 2, "f1": 70.0}}
+    assert find_checkpoint(os.path.join(checkpoints.folder, "best")).endswith("ckpt-2")
+
+
 def test_what_was_just_written_is_not_pruned_where_newer_ones_are_there(tmp_path):
     """Once the newest steps were kept: a run resumed from an old checkpoint deleted what it had just written."""
     checkpoints = Checkpoints(str(tmp_path), keep=2)

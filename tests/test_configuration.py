@@ -408,3 +408,23 @@ def test_a_folder_that_can_be_created_is_not(tmp_path):
 def test_a_folder_without_permission_is_refused(tmp_path, refuses):
     tmp_path.chmod(0o500)
     assert "permission" in refuses(configuration.check_folder, str(tmp_path / "new"), "log_dir")
+
+
+@pytest.mark.parametrize("options, steps", [
+    (dict(do_eval=True), []), (dict(do_eval=True, eval_steps=6), [6, 12]),
+    (dict(do_eval=True, evaluate_during_training=True), [8]), (dict(evaluate_during_training=True), [8, 16]),
+    (dict(do_eval=True, early_stopping_patience=2), [8]),
+    (dict(early_stopping_patience=2, eval_steps=5), [5, 10, 15, 16])])
+def test_evaluations_of_a_fine_tuning_are_due_by_epoch_and_by_updates(options, steps):
+    config = SquadConfig(do_train=True, data_dir="x", output_dir="y", **options)
+    assert [step for step in range(1, 17) if config.evaluates_after(step, step in (8, 16), 16)] == steps
+
+
+def test_a_metric_and_a_language_that_do_not_fit_are_refused(refuses):
+    common = dict(do_eval=True, data_dir="x", output_dir="y")
+    for options in (dict(metric="mlqa"), dict(language="de"), dict(metric="cmrc", language="zh")):
+        said = refuses(SquadConfig, **common, **options)
+        assert "--metric" in said and "--language" in said
+    for language in ("ar", "de", "en", "es", "hi", "vi", "zh"):
+        assert SquadConfig(**common, metric="mlqa", language=language).language == language
+    assert "--ensemble" in refuses(SquadConfig, do_train=True, data_dir="x", output_dir="y", ensemble="a,b")

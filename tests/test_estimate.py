@@ -65,6 +65,16 @@ def test_the_work_of_a_phase_is_that_of_its_options_and_data(pretraining_data, t
     assert max(len(line) for line in table.splitlines() if str(tmp_path) not in line) <= 120
 
 
+def test_a_mixture_has_the_epochs_of_each_dataset(pretraining_data, tmp_path, run, capsys):
+    mixture = f"{pretraining_data[32]}:3,{pretraining_data['held_out']}:1"
+    phase, = run(make_config(pretraining_data, tmp_path, pretrain_tfrecords=mixture),
+                 options=["--sequences_per_second=10"])["phases"]
+    assert phase["mixture"] == [[pretraining_data[32], 144 * 0.75 / 90],
+                                [pretraining_data["held_out"], 144 * 0.25 / 24]]
+    table = capsys.readouterr().out
+    assert f"epochs of {pretraining_data['held_out']}" in table and "1.50" in table and "1.20" in table
+
+
 def test_one_speed_is_that_of_the_first_phase_and_two_are_of_each(pretraining_data, tmp_path, run):
     first = make_config(pretraining_data, tmp_path)
     second = make_config(pretraining_data, tmp_path, phase2=True, restore_checkpoint="latest", max_seq_length=64,

@@ -209,6 +209,35 @@ def test_signals_wait_for_the_renames_and_a_kill_is_repaired_by_the_next_call(ta
     assert os.listdir(target.parent) == ["out"]
 
 
+def test_a_kept_folder_stays_after_a_failure_and_continues(target):
+    kept = target.parent / ".out.partial"
+    with pytest.raises(FileExistsError):
+        with files.kept_folder(str(target)):
+            pass
+    with pytest.raises(ZeroDivisionError):
+        with files.kept_folder(str(target), replace=True) as folder:
+            assert folder == str(kept) == files.partial_name(str(target))
+            (kept / "new").mkdir()
+            (kept / "new" / "file").write_text("new")
+            raise ZeroDivisionError
+    assert content(target.parent) == {"out/mine": "old", ".out.partial/new/file": "new"}
+    with files.kept_folder(str(target), replace=True) as folder:
+        (kept / "state").write_text("of the work, not of the result")
+    assert content(target.parent) == {"out/file": "new"} and os.listdir(target.parent) == ["out"]
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_kept_folder_that_was_killed_between_its_renames_is_repaired(target, done):
+    kept = target.parent / ".out.partial"
+    (kept / "new").mkdir(parents=True)
+    target.rename(kept / "old")
+    if done:
+        (kept / "new").rename(target)
+    files.remove_leftovers(str(target))
+    assert content(target.parent) == ({} if done else {"out/mine": "old"})
+    assert os.listdir(kept) == ([] if done else ["new"])
+
+
 def test_only_leftovers_of_dead_processes_are_removed(target, dead_pid):
     folder, mark = target.parent, f"out.tmp-{files.HOST}"
     kept = [f"{mark}-{os.getppid()}-1/new/file", "out.tmp/new/file", f"{mark}-x-1/new/file",

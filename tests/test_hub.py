@@ -8,12 +8,14 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import threading
 
 import huggingface_hub
 import pytest
+import safetensors.numpy
 from huggingface_hub import constants
 
 import weights
@@ -32,6 +34,7 @@ class Hub(http.server.ThreadingHTTPServer):
         sent: content that is sent instead, by name (a corrupt file).
         cut: number of bytes after which the server stops sending a file's body, once, by name.
         requests: (method, file, Range header) of every request.
+        commits: by branch, tag or commit.
     """
 
     daemon_threads = True
@@ -39,6 +42,7 @@ class Hub(http.server.ThreadingHTTPServer):
     def __init__(self, files):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.sent, self.cut, self.requests = dict(files), {}, {}, []
+        self.commits = {"main": "1" * 40, "v1": "2" * 40, "1" * 40: "1" * 40, "2" * 40: "2" * 40}
         threading.Thread(target=self.serve_forever, args=[0.02], daemon=True).start()
 
     @property
@@ -61,12 +65,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def answer(self, body):
         hub, parts = self.server, self.path.split("?")[0].strip("/").split("/")
         known = "/".join(parts[:2]) == REPOSITORY and len(parts) == 5 and parts[2] == "resolve"
+        commit = hub.commits.get(parts[3]) if known else None
         name = parts[-1]
         hub.requests.append((self.command, name, self.headers.get("Range")))
-        if not known or name not in hub.files:
+        if commit is None or name not in hub.files:
             self.send_response(404)
-            self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
-            self.send_header("X-Repo-Commit", "1" * 40)
+            self.send_header("X-Error-Code", "EntryNotFound" if commit else "RevisionNotFound" if known else
+                             "RepoNotFound")
+            self.send_header("X-Repo-Commit", commit or "1" * 40)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
@@ -76,7 +82,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         large = name.endswith((".safetensors", ".h5"))
         etag = hashlib.sha256(true) if large else hashlib.sha1(b"blob %d\0" % len(true) + true)
         self.send_header("ETag", f'"{etag.hexdigest()}"')
-        self.send_header("X-Repo-Commit", "1" * 40)
+        self.send_header("X-Repo-Commit", commit)
         self.send_header("Accept-Ranges", "bytes")
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
@@ -144,6 +150,15 @@ def test_a_model_is_downloaded_once_then_read_from_the_cache_also_offline(hub, t
     assert len(hub.requests) == count
 
 
+def test_a_tokenizer_json_is_downloaded_where_there_is_no_vocab_txt(hub):
+    assert read() == (43, 23) and "tokenizer.json" not in {request[1] for request in hub.requests}
+    tokens = hub.files.pop("vocab.txt").decode().split("\n")[:23]
+    model = {"type": "WordLevel", "vocab": {token: number for number, token in enumerate(tokens)}, "unk_token": "[UNK]"}
+    hub.files["tokenizer.json"] = json.dumps({"version": "1.0", "added_tokens": [], "model": model}).encode()
+    shutil.rmtree(constants.HF_HUB_CACHE)
+    assert read() == (43, 23) and weights.read(REPOSITORY).tokenizer.vocab_file.endswith("/tokenizer.json")
+
+
 def test_the_next_weights_format_is_used_if_there_is_no_safetensors_file(hub, monkeypatch):
     nvidia = TINY.parent.parent / "nvidia_discriminator"
     del hub.files["model.safetensors"]
@@ -155,6 +170,33 @@ def test_the_next_weights_format_is_used_if_there_is_no_safetensors_file(hub, mo
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert read() == (43, 120)
     assert len(hub.requests) == count
+
+
+def test_a_revision_is_downloaded_and_read_from_the_cache(hub, monkeypatch, refuses):
+    assert read() == (43, 23)
+    hub.files["config.json"] = hub.files["config.json"].replace(b'_range": 0.02', b'_range": 0.5')
+    revision = weights.read(f"{REPOSITORY}@v1")
+    assert revision.config.initializer_range == 0.5 and "2" * 40 in revision.path
+    count = len(hub.requests)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for name, expected in ((REPOSITORY, 0.02), (f"{REPOSITORY}@v1", 0.5), (f"{REPOSITORY}@{'2' * 40}", 0.5)):
+        assert weights.read(name).config.initializer_range == expected
+    assert len(hub.requests) == count
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert "no revision 'v2'" in refuses(weights.read, f"{REPOSITORY}@v2")
+
+
+def test_all_files_of_sharded_weights_are_downloaded(hub, refuses):
+    tensors = safetensors.numpy.load(hub.files.pop("model.safetensors"))
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    weight_map = {tensor: names[number % 2] for number, tensor in enumerate(tensors)}
+    for name in names:
+        hub.files[name] = safetensors.numpy.save({t: tensors[t] for t in tensors if weight_map[t] == name})
+    hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": weight_map}).encode()
+    assert read() == (43, 23)
+    weight_map["x"] = "model-00003-of-00002.safetensors"
+    hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": weight_map}).encode()
+    assert "model-00003-of-00002" in refuses(weights.read, f"{REPOSITORY}@v1")
 
 
 def test_a_download_that_was_killed_halfway_is_resumed(hub, tmp_path, caplog):
@@ -228,6 +270,7 @@ def test_an_unavailable_model_is_refused_with_the_way_out(hub, monkeypatch, refu
         use_endpoint(monkeypatch, endpoint)
         text = refuses(weights.read, name)
         assert name in text and endpoint in text and "config.json, vocab.txt and model.safetensors" in text
+        assert text.startswith(f"there is no folder or checkpoint {name} here") and "has been closed" not in text
     for environment in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):  # without a line per retry
         process = start(hub, **environment)
         out, err = process.communicate(timeout=120)
@@ -236,4 +279,4 @@ def test_an_unavailable_model_is_refused_with_the_way_out(hub, monkeypatch, refu
     assert "config.json, vocab.txt and model.safetensors" in err
     use_endpoint(monkeypatch, hub.url)
     del hub.files["model.safetensors"]
-    assert "model.safetensors, tf_model.h5, pytorch_model.bin" in refuses(weights.read, REPOSITORY)
+    assert "tf_model.h5, pytorch_model.bin" in refuses(weights.read, REPOSITORY)

@@ -9,10 +9,12 @@ import shutil
 import subprocess
 import sys
 
+import languages
 import numpy as np
 import pytest
 import safetensors.numpy
 import tensorflow as tf
+import tokenizers
 
 import modeling
 import postprocess_pretrained_ckpt
@@ -72,9 +74,39 @@ def test_the_command_writes_both_networks_and_says_where(tmp_path, vocab_file):
     assert not [name for name in os.listdir(tmp_path) if ".tmp" in name]
 
 
+def test_a_sentencepiece_vocabulary_is_exported_as_itself(tmp_path):
+    lines = [line for line in languages.corpus("german", 100) if line]
+    make_run(tmp_path / "run", languages.train_sentencepiece(tmp_path / "x.model", lines, vocab_size=101))
+    export(tmp_path / "run", tmp_path / "out")
+    folder = tmp_path / "out" / "discriminator"
+    assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors", "spiece.model", "tokenizer.json",
+                                          "tokenizer_config.json"]
+    assert (folder / "spiece.model").read_bytes() == (tmp_path / "x.model").read_bytes()
+    source = weights.read(str(tmp_path / "out"))
+    assert source.tokenizer.fingerprint == ElectraTokenizer(str(tmp_path / "x.model")).fingerprint
+    assert weights.open_tokenizer(source).encode("Köln") == source.tokenizer.encode("Köln")
+    # What transformers adds around the text of this file:
+    theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    pair, own = theirs.encode("In Köln.", "Wo?"), source.tokenizer.encode
+    first, second = own("In Köln.").ids, own("Wo?").ids
+    assert pair.ids == [2, *first, 3, *second, 3] and pair.type_ids == [0] * (len(first) + 2) + [1] * (len(second) + 1)
+
+
 def test_a_checkpoints_folder_means_its_newest(run, tmp_path, capsys):
     export(run, tmp_path / "out")
     assert "ckpt-p2-3 (step 3 of phase 2)" in capsys.readouterr().out
+
+
+def test_a_truncated_checkpoint_named_by_any_of_its_files_is_refused(run, tmp_path, refuses):
+    prefix = run / "checkpoints" / "ckpt-3"
+    data = prefix.with_name("ckpt-3.data-00000-of-00001")
+    export(run, tmp_path / "whole", pretrained_checkpoint=str(data))
+    content = data.read_bytes()
+    for length in (len(content) - 1, len(content) // 2, 0):
+        data.write_bytes(content[:length])
+        for name in (prefix, data, f"{prefix}.index"):
+            text = refuses(export, run, tmp_path / "out", pretrained_checkpoint=str(name))
+            assert str(prefix) in text and "cannot be read" in text
 
 
 @pytest.mark.parametrize("changes, kinds", [({"objective": "mlm"}, ["generator"]),
@@ -196,6 +228,9 @@ def test_a_fine_tuned_checkpoint_becomes_one_folder(tmp_path, vocab_file, capsys
     again = weights.question_answering(weights.read(str(tmp_path / "out" / "question_answering")), tokenizer)
     assert again.settings == model.settings
     np.testing.assert_array_equal(again.head.dense.kernel, model.head.dense.kernel)
+    weights.keep_temperature(str(tmp_path / "squad" / "checkpoints" / "ckpt-7"), 1.5)
+    export(tmp_path / "squad", tmp_path / "calibrated")
+    assert weights.read(str(tmp_path / "calibrated" / "question_answering")).temperature == 1.5
 
 
 @pytest.mark.parametrize("arguments, problem", [

@@ -24,6 +24,7 @@ import tensorflow as tf
 import files
 import pretrain_utils
 import tfrecord
+from configuration import PretrainingConfig
 from pretrain_utils import DamagedRecords, RecordFormat, RecordOrder, Shard, find_shards, fold_seeds
 from tokenization import ElectraTokenizer
 
@@ -579,6 +580,104 @@ def test_order_is_the_one_that_old_checkpoints_were_trained_in():
         "c0 b3 c1 b2 a3 b1 a1 a0 b0 a4 a2 c2")
 
 
+# --- Mixtures ---
+
+
+def test_weights_make_a_mixture_of_the_parts_of_a_list(tmp_path, write, monkeypatch):
+    for name in ("wiki/x.tfrecord", "wiki/y.tfrecord", "books/z.tfrecord", "odd:0.5/v.tfrecord", "4:2/w.tfrecord"):
+        write(name, [b"1"])
+    monkeypatch.chdir(tmp_path)
+    found = find_shards("wiki:7, books/*.tfrecord:2.5 ,odd:0.5:0.5", "data")
+    assert found == ["wiki/x.tfrecord", "wiki/y.tfrecord", "books/z.tfrecord", "odd:0.5/v.tfrecord"]
+    assert [part.name for part in found.mixture] == ["wiki", "books/*.tfrecord", "odd:0.5"]
+    assert [part.weight for part in found.mixture] == [0.7, 0.25, 0.05]
+    assert [part.paths for part in found.mixture] == [found[:2], found[2:3], found[3:]]
+    for plain in ("wiki,books", "odd:0.5", "4:2,odd:0.5"):  # folders whose names end like weights
+        assert not find_shards(plain, "data").mixture
+
+
+@pytest.mark.parametrize("spec, part", [
+    ("wiki:0,books:1", "wiki has weight 0"), ("wiki:-1,books:1", "wiki has weight -1"),
+    ("wiki:nan,books:1", "wiki has weight nan"), ("wiki:1,books:inf", "books has weight inf"),
+    ("wiki:1e308,books:1e308", "wiki has weight 1e308"), ("wiki:0,books:0", "weight 0"),
+    ("wiki:1,books", "books has no weight"), ("wiki,books:0.3", "wiki has no weight"),
+    ("wiki:1,books:0.00009", "the weight of books is 9e-05"), ("wiki:1,", "empty part"), (":0.5,wiki:1", "empty part"),
+    ("wiki:1,none:2", "none matches no file"), ("wiki:much", "wiki:much matches no file"),
+    ("wiki:1,wiki:2", "twice")])
+def test_weights_that_cannot_be_used_are_refused_by_flag_and_name(spec, part, tmp_path, write, monkeypatch, refuses):
+    write("wiki/x.tfrecord", [b"1"])
+    write("books/x.tfrecord", [b"1"])
+    monkeypatch.chdir(tmp_path)
+    text = refuses(find_shards, spec, "data")
+    assert "--data" in text and part in text
+
+
+@pytest.mark.parametrize("weights, expected", [
+    ([0.7, 0.3], [7000, 3000]), ([1 / 3] * 3, [3334, 3333, 3333]), ([1.0], [10000]),
+    ([0.9999, 0.0001], [9999, 1]), ([0.12345, 0.87655], [1234, 8766])])
+def test_shares_are_the_weights_rounded_and_complete(weights, expected):
+    assert pretrain_utils.shares(weights, 10_000) == expected
+
+
+class SmallMixture(pretrain_utils.Mixture):
+    BLOCK = 20
+
+
+def mixture(kind=SmallMixture, order=SmallOrder, seed=1):
+    """A dataset of 37 records and one of 5 that has 3 of 10 records."""
+    orders = [order([Shard(f"a{i}", size) for i, size in enumerate((30, 7))], seed),
+              order([Shard("b0", 5)], seed + 1)]
+    return kind(["a", "b"], [0.7, 0.3], orders, seed)
+
+
+def test_a_mixture_gives_each_dataset_its_share_in_its_own_order_and_epochs():
+    mixed = mixture()
+    found = list(itertools.islice(stream(mixed), 400))
+    for number, name in enumerate("ab"):
+        own = [record for record in found if record[0].startswith(name)]
+        assert own == list(itertools.islice(stream(mixed.orders[number]), len(own))) and len(own) == (280, 120)[number]
+        for first in range(0, 400, 20):
+            assert sum(path.startswith(name) for path, _ in found[first:first + 20]) == (14, 6)[number]
+    assert len({tuple(path[0] for path, _ in found[first:first + 20]) for first in range(0, 400, 20)}) > 10
+    assert mixed.records == 42 and mixed.distinct == 16  # after 5 of `b`
+    for count in (0, 1, 19, 20, 57, 400):
+        assert mixed.given(count) == [sum(path.startswith(name) for path, _ in found[:count]) for name in "ab"]
+    assert mixed.epochs(400) == [("a", 400 * 0.7 / 37), ("b", 24.0)]
+    assert "b 120 records (24.00 of its epochs)" in mixed.contributions(400)
+    assert list(itertools.islice(stream(mixture(seed=2)), 400)) != found
+
+
+def test_a_mixture_of_one_dataset_is_that_dataset():
+    order = SmallOrder([Shard("a", 30), Shard("b", 7)], 1)
+    alone = SmallMixture(["a"], [1.0], [order], 1)
+    for start in (0, 33, 90):
+        assert starting_at(alone, start, 50) == starting_at(order, start, 50)
+
+
+def test_seeking_in_a_mixture_finds_what_reading_through_would():
+    mixed = mixture()
+    through = list(itertools.islice(stream(mixed), 200))
+    for position in range(150):
+        assert starting_at(mixed, position, 25) == through[position:position + 25], position
+    far = 1000 * 20 * 37 + 11
+    assert starting_at(mixed, far, 25)[1:] == starting_at(mixed, far + 1, 24)
+
+
+def test_a_far_record_of_a_large_mixture_is_found_at_once():
+    orders = [RecordOrder([Shard(f"{name}{i}", 1_500_000) for i in range(64)], seed) for seed, name in enumerate("ab")]
+    mixed = pretrain_utils.Mixture(["a", "b"], [0.7, 0.3], orders, 1)
+    start = time.perf_counter()
+    parts, chosen = next(mixed.windows(1_234_567_890))
+    assert len(parts) and len(chosen) == 10_000 - 7_890 and time.perf_counter() - start < 0.5  # 0.02 s
+
+
+def test_the_order_of_a_mixture_is_the_one_that_old_checkpoints_were_trained_in():
+    # Computed with numpy 1.26.4, 2026-11-24. A change breaks resuming.
+    mixed = SmallMixture(["a", "b"], [0.7, 0.3], [RecordOrder([Shard("a", 5)], 7), RecordOrder([Shard("b", 3)], 8)], 7)
+    assert " ".join(f"{path}{i}" for path, i in itertools.islice(stream(mixed), 24)) == (
+        "a4 a1 b2 b0 a2 a0 b1 a3 b0 a2 b2 a4 a1 a0 a3 b1 a4 a1 a2 a0 b1 a3 a3 a0")
+
+
 # --- Records and batches ---
 
 
@@ -735,6 +834,72 @@ def test_workers_read_only_their_own_records(world_size, write, monkeypatch):
         used = [number for _ in range(16 // world_size) for number in numbers(next(batches))]
         assert counts - before == collections.Counter(used)
     assert counts == collections.Counter(range(48))
+
+
+@pytest.fixture
+def mixed_batches(write, monkeypatch):
+    """A mixture of 30 and 7 numbered records, and how to read batches of it."""
+    monkeypatch.setattr(RecordOrder, "WINDOW", 10)
+    monkeypatch.setattr(RecordOrder, "GROUP", 1)
+    monkeypatch.setattr(pretrain_utils.Mixture, "BLOCK", 20)
+    orders = [RecordOrder([shard(write(f"{name}{i}.tfrecord", numbered(first + i * count, count)))
+                           for i in range(2)], 5) for name, first, count in (("a", 0, 15), ("b", 30, 4))]
+    mixed = pretrain_utils.Mixture(["a", "b"], [0.7, 0.3], orders, 5)
+    record_format = RecordFormat(mixed.shards[0], 8, VOCAB_SIZE)
+
+    def read(count, batch_size=3, **where):
+        batches = pretrain_utils.micro_batches(mixed, record_format, batch_size, **where)
+        found = [numbers(next(batches)) for _ in range(count)]
+        batches.close()
+        return found
+
+    read.through = [mixed_record for mixed_record in sum(read(200, 1), [])]
+    return read
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 5])
+def test_workers_share_one_order_of_a_mixture(world_size, mixed_batches):
+    assert sum(number >= 30 for number in mixed_batches.through) == 60
+    assert all(set(mixed_batches.through[first:first + 120]) == set(range(38)) for first in (0, 80))
+    start, rounds = 4, 180 // (3 * world_size)
+    by_rank = [mixed_batches(rounds, start=start, rank=rank, world_size=world_size) for rank in range(world_size)]
+    union = [number for k in range(rounds) for rank in range(world_size) for number in by_rank[rank][k]]
+    assert union == mixed_batches.through[start:start + 180]
+
+
+def test_datasets_that_do_not_go_together_are_refused_by_name(write, tmp_path, vocab_file, monkeypatch, refuses):
+    monkeypatch.chdir(tmp_path)
+    tokenizer, cased = ElectraTokenizer(vocab_file), ElectraTokenizer(vocab_file, do_lower_case=False)
+    config = PretrainingConfig(pretrain_tfrecords="a", max_seq_length=8, num_train_steps=9, num_warmup_steps=1)
+
+    def dataset(name, length=8, tokenizer=tokenizer, records=3, compression="", **more):
+        ids = [2, *[7] * (length - 2), 3]
+        write(f"{name}/x.tfrecord", [example(ids, **more)] * records, compression)
+        (tmp_path / name / "manifest.json").write_text(json.dumps({
+            "format": tfrecord.DATASET_FORMAT, "max_seq_length": length,
+            "tokenizer_fingerprint": tokenizer.fingerprint}))
+
+    def opened(spec):
+        return pretrain_utils.open_data(find_shards(spec, "pretrain_tfrecords"), config, tokenizer)
+
+    masks = dict(masked_lm_positions=[1], masked_lm_ids=[9], masked_lm_weights=[1.0])
+    dataset("a")
+    dataset("b", records=5)
+    dataset("long", length=9)
+    dataset("cased", tokenizer=cased)
+    dataset("empty", records=0)
+    dataset("packed", compression="GZIP")
+    dataset("masked", **masks)
+    for name, words in (("long", "length 9"), ("cased", "casing"), ("empty", "no records"), ("packed", "gzip"),
+                        ("masked", "static masks")):
+        text = refuses(opened, f"a:0.5,{name}:0.5")
+        assert name in text and words in text
+    mixed, plain = opened("a:0.5,b:0.5"), opened("a,b")
+    assert mixed.mixture.shares == [5000, 5000] and mixed.order.records == plain.order.records == 8
+    assert plain.mixture is None and plain.fingerprint == [["x.tfrecord", 3], ["x.tfrecord", 5]]
+    assert mixed.fingerprint == [*plain.fingerprint, ["mixture", [5000, 1], [5000, 1]]]
+    assert json.loads(json.dumps(mixed.fingerprint)) == mixed.fingerprint != opened("a:0.4,b:0.6").fingerprint
+    assert pretrain_utils.held_out_batches(config, mixed) == (1, 6)  # then `a` would repeat
 
 
 # --- Damaged records ---

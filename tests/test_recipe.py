@@ -258,6 +258,82 @@ def test_a_corpus_is_built_into_the_records_of_both_phases_with_a_vocabulary_of_
     assert not [word for word in given["options_p1"] if "eval" in word]
 
 
+WRAPPED = """It was a long winter in the valley, and the road to the mill
+was closed until the end of the month. Nobody came to
+the house except the man who brought the letters.
+
+In spring the river rose.
+"""
+
+
+def test_text_that_is_not_one_sentence_per_line_is_prepared_first(tmp_path):
+    folder = tmp_path / "text" / "sub"
+    folder.mkdir(parents=True)
+    (folder / "a.txt").write_text(WRAPPED)
+    made = corpus_plan(tmp_path, "--language=de", "--vocab_size=500", "--vocab_type=sentencepiece",
+                       "--prepare_options=--deduplicate=exact --min_characters=9").variables
+    base = made["built_folders"][0][:-len("/prepared")]
+    assert re.fullmatch("data/mine/[0-9a-f]{10}", base)
+    vocabulary = f"{base}/vocab_sentencepiece_500"
+    assert made["built_folders"] == [f"{base}/prepared", vocabulary, f"{vocabulary}/seq_len_128",
+                                     f"{vocabulary}/seq_len_512"]
+    assert made["build_0"] == ["data/prepare_corpus.py", f"--input_dir={tmp_path / 'text'}",
+                               f"--output_dir={base}/prepared", "--language=de", "--deduplicate=exact",
+                               "--min_characters=9"]
+    assert {f"--corpus_dir={base}/prepared/text", "--vocab_size=500", "--type=sentencepiece"} < set(made["build_1"])
+    assert {f"--corpus_dir={base}/prepared/text", f"--vocab_file={vocabulary}/spiece.model"} < set(made["build_2"])
+
+
+def test_what_was_prepared_is_used_again_for_the_same_text_and_options_alone(tmp_path):
+    def place(*words):
+        return corpus_plan(tmp_path, *words).variables["built_folders"][0]
+
+    (tmp_path / "text").mkdir()
+    text = tmp_path / "text" / "a.txt"
+    text.write_text(WRAPPED)
+    first = place()
+    os.utime(text, (1, 1))
+    assert place() == first != place("--language=de")
+    assert place("--vocab_size=9000") == first != place("--prepare_options=--seed=2")
+    text.write_text(WRAPPED.replace("winter", "summer"))
+    assert place() != first
+    text.write_text(WRAPPED)
+    assert place() == first
+
+
+def test_a_vocabulary_that_is_given_is_part_of_the_place_of_records_of_prepared_text(tmp_path, refuses):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text(WRAPPED)
+    places = []
+    for content in ("one", "two"):
+        (tmp_path / "vocab.txt").write_text(content)
+        places.append(corpus_plan(tmp_path, f"--vocab_file={tmp_path / 'vocab.txt'}").variables["built_folders"])
+    assert places[0][0] == places[1][0] and not set(places[0][1:]) & set(places[1][1:]) and len(places[0]) == 3
+    assert "--vocab_size" in refuses(corpus_plan, tmp_path, "--vocab_file=v", "--vocab_size=9")
+    assert "--vocab_size=many" in refuses(corpus_plan, tmp_path, "--vocab_size=many")
+    assert "--prepare_options" in refuses(corpus_plan, tmp_path, "--prepare_options='")
+
+
+def test_packed_records_have_a_place_of_their_own(tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("One sentence.\n")
+    made = corpus_plan(tmp_path, "--pack_documents").variables
+    assert made["built_folders"][1:] == ["data/mine/seq_len_128_packed", "data/mine/seq_len_512_packed"]
+    assert "--pack_documents" in made["build_1"] and "--pack_documents" not in made["build_0"]
+
+
+def test_whether_text_is_prepared_can_be_stated(tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("One sentence.\nAnd another one.\n")
+    assert len(corpus_plan(tmp_path).variables["built_folders"]) == 3
+    assert len(corpus_plan(tmp_path, "--prepare=true").variables["built_folders"]) == 4
+    (tmp_path / "text" / "b.jsonl").write_text('{"text": "x"}\n')
+    assert len(corpus_plan(tmp_path).variables["built_folders"]) == 4
+    assert len(corpus_plan(tmp_path, "--prepare=false").variables["built_folders"]) == 3
+    (tmp_path / "manifest.json").write_text('{"format": "electra-corpus"}')  # of a corpus whose folder is text/
+    assert len(corpus_plan(tmp_path).variables["built_folders"]) == 3
+
+
 def test_a_corpus_that_cannot_be_used_is_refused(tmp_path, refuses, monkeypatch):
     assert "--corpus_dir" in refuses(corpus_plan, tmp_path)
     (tmp_path / "text").mkdir()
@@ -274,3 +350,63 @@ def test_a_corpus_that_cannot_be_used_is_refused(tmp_path, refuses, monkeypatch)
             assert word in refuses(corpus_plan, tmp_path)
         else:
             corpus_plan(tmp_path)
+
+
+def test_a_mixture_is_passed_with_its_weights_and_the_held_out_shards_of_all_its_datasets(tmp_path, plan, refuses):
+    for name in ("wiki/eval", "books/eval", "odd:0.5/eval", "bare"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "wiki" / "vocab.txt").write_text("a")
+    (tmp_path / "books" / "vocab.txt").write_text("b")
+
+    def options(data, *more):
+        return plan("electra", f"--data_dir_p1={data}", "--phase=1", *more).variables["options_p1"]
+
+    here = str(tmp_path)
+    assert {f"--pretrain_tfrecords={here}/wiki:0.7,{here}/books:0.3",
+            f"--eval_tfrecords={here}/wiki/eval:0.7,{here}/books/eval:0.3"} <= set(options("wiki:0.7,books:0.3"))
+    assert f"--eval_tfrecords={here}/odd:0.5/eval" in options("odd:0.5")
+    assert f"--eval_tfrecords={here}/odd:0.5/eval:2" in options("odd:0.5:2")
+    for without in (options("wiki:1,bare:1"), options("wiki:1,books:1", "--eval=none"), options("wiki,books")):
+        assert not any("--eval_tfrecords" in word for word in without)
+    for data, words in (("wiki:0,books:1", "wiki has weight 0"), ("wiki:1,books", "books has no weight"),
+                        ("wiki:nan", "weight nan"), ("wiki:1,none:1", "none, does not exist"),
+                        ("wiki:1,,", "empty part")):
+        text = refuses(options, data)
+        assert "--data_dir_p1" in text and words in text
+    text = refuses(plan, "electra", "--data_dir_p1=wiki:0.5,books:0.5", "--data_dir_p2=books:1")
+    assert "vocabulary" in text and "--data_dir_p2" in text
+
+
+# --- Datasets from their beginning ---
+
+
+def datasets_plan(tmp_path, *words):
+    made = recipe.plan("create_datasets_from_start", [*words, "--dry_run"], str(tmp_path)).variables
+    return made["built_folders"], [made[f"build_{number}"] for number in range(len(made["built_folders"]))]
+
+
+def test_a_dataset_is_downloaded_prepared_and_built_where_data_dir_says(tmp_path):
+    folder = tmp_path / "de"
+    folders, commands = datasets_plan(tmp_path, "wiki_books", f"--data_dir={folder}", "--language=de", "--books=5,7",
+                                      "--offline", "--prepare_options=--seed=3")
+    assert folders == ["", "", "", f"{folder}/vocab", f"{folder}/seq_len_128", f"{folder}/seq_len_512"]
+    assert [command[0] for command in commands] == ["data/download.py"] * 2 + [
+        "data/prepare_corpus.py", "data/build_vocab.py"] + ["build_pretraining_dataset.py"] * 2
+    assert {"--dataset=wikipedia", "--language=de", "--date=latest", "--offline"} < set(commands[0])
+    assert {"--dataset=gutenberg", "--books=5,7", "--offline"} < set(commands[1])
+    assert f"--input_dir={folder}/download/wikipedia,{folder}/download/gutenberg" in commands[2]
+    assert "--seed=3" in commands[2] and "--eval_fraction=0.005" in commands[4]
+    assert f"--vocab_file={folder}/vocab/vocab.txt" in commands[5]
+
+
+def test_datasets_have_names_and_sources(tmp_path, refuses):
+    assert datasets_plan(tmp_path, "wiki_only") == datasets_plan(tmp_path, "wiki")
+    assert [command[0] for command in datasets_plan(tmp_path, "squad")[1]] == ["data/download.py"]
+    (tmp_path / "text").mkdir()
+    folders, commands = datasets_plan(tmp_path, "corpus", "text", "--vocab_size=9")
+    assert f"--input_dir={tmp_path}/text" in commands[0] and folders[1] == "data/corpus/vocab_9"
+    assert f"--input_dir={tmp_path}/text" in datasets_plan(tmp_path, "books", "--books_dir=text")[1][0]
+    for words, word in ((["wiki_books"], "--books_dir"), (["books", "--books_dir=text", "--books=1"], "--book_list"),
+                        (["corpus"], "FOLDER"), (["wiki", "text"], "FOLDER"), (["corpus", "none"], "--corpus_dir=none"),
+                        (["books", "--books_dir=none"], "--books_dir=none"), (["news"], "wiki_books")):
+        assert word in refuses(datasets_plan, tmp_path, *words)

@@ -381,7 +381,7 @@ def test_a_plot_that_fails_is_one_warning_and_the_run_continues(tmp_path, monkey
         log.evaluation(1, {"generator_loss": 1.0})
         log.evaluation(2, {"generator_loss": 1.0})
         log.training(3, {"loss": 1.0, "micro_batches": 1, "gradient_norm": 1.0, "updates": 1, "tokens": 1})
-        log.summary()
+        log.summary(4)
     assert caplog.text.count("warning: ") == 1 and str(tmp_path / "curves.png") in caplog.text
     assert {"import": "its cache", "draw": "division", "disk": "No space left"}[broken] in caplog.text
     assert sorted(os.listdir(tmp_path)) == ["metrics.jsonl", "tb"]
@@ -429,7 +429,7 @@ def test_the_models_flops_and_their_share_of_the_peak_are_logged_and_summed_up(t
         for step, seconds in ((5, 30), (6, 1), (10, 4)):
             now[0] += seconds
             drawn.training(step, sums)
-        drawn.summary()
+        drawn.summary(4)
     entries = report.read_metrics_log(str(tmp_path / "m.jsonl"))
     assert "model_flops_per_second" not in entries[0]
     assert [entry["model_flops_per_second"] for entry in entries[1:]] == pytest.approx([3e9, 3e9])

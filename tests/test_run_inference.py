@@ -1,100 +1,25 @@
-"""run_inference: questions by option and from standard input, windows, marked sentences, answerability, refusals.
-
-Two tiny models are fine-tuned here to find the word `zed` in a context; the one with the joint head, on SQuAD 2.0, also
-to predict that it is missing.
-"""
+"""run_inference: questions by option, from standard input and from files, marked sentences, refusals."""
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import os
 import pathlib
-import re
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-import tensorflow as tf
+from support import WHERE, words
 
-import devices
-import modeling
+import files
 import run_inference
-import run_tf_squad
-import squad_utils
 import training
 import weights
-from configuration import ElectraConfig, SquadConfig
-from run_inference import InferenceConfig, Reader, in_sentence, with_no_answer
-from tokenization import ElectraTokenizer
+from configuration import Interrupted
+from reader import Reader
+from run_inference import in_sentence
 
 ROOT = pathlib.Path(__file__).parent.parent
-FILLERS = [f"{a}{b}" for a in "bcdfglmn" for b in ("an", "el", "ir", "om", "us")]
-CONFIG = ElectraConfig(vocab_size=5 + len(FILLERS) + 6, embedding_size=16, hidden_size=32, num_hidden_layers=1,
-                       num_attention_heads=2, intermediate_size=64, max_position_embeddings=32,
-                       hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-QUESTION = "where is it ?"
-
-
-def words(count, seed, zed=None):
-    """A context of invented words, with `zed` at a place in it."""
-    chosen = list(np.random.default_rng(seed).choice(FILLERS, count))
-    if zed is not None:
-        chosen[zed] = "zed"
-    return " ".join(chosen)
-
-
-def squad_file(path, version_2):
-    paragraphs = []
-    for number in range(64):
-        impossible = version_2 and number % 2 == 1
-        context = words(18, number, None if impossible else number * 7 % 18)
-        answers = [] if impossible else [{"text": "zed", "answer_start": context.index("zed")}]
-        paragraphs.append({"context": context, "qas": [{
-            "id": str(number), "question": QUESTION, "answers": answers,
-            **({"is_impossible": impossible} if version_2 else {})}]})
-    path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with an encoder's weights in `encoder`."""
-    folder = tmp_path_factory.mktemp("inference")
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *FILLERS, "where", "is",
-                                                 "it", "?", "zed", "."]))
-    make = modeling.VariableMaker(3, 0.2)
-    network = modeling.Network(modeling.Embeddings(CONFIG, "electra/embeddings", make),
-                               modeling.Encoder(CONFIG, "electra", make, tf.float32),
-                               modeling.DiscriminatorHead(CONFIG, make, tf.float32))
-    weights.save_folder(network, "discriminator", ElectraTokenizer(str(folder / "vocab.txt")), str(folder / "encoder"))
-    return folder
-
-
-def fine_tune(folder, name, joint_head):
-    """Makes <folder>/<name>, with version 2.0 where the head is joint. Returns its path."""
-    squad_file(folder / f"{name}.json", version_2=joint_head)
-    run_tf_squad.run(SquadConfig(
-        do_train=True, train_file=str(folder / f"{name}.json"), output_dir=str(folder / name), skip_cache=True,
-        init_checkpoint=str(folder / "encoder"), version_2_with_negative=joint_head, joint_head=joint_head,
-        max_seq_length=32, doc_stride=8, max_query_length=8, length_buckets="32", train_batch_size=16, max_steps=150,
-        learning_rate=1e-2, layerwise_lr_decay=0.0, seed=1, log_freq=1000), training.StopRequest())
-    return str(folder / name)
-
-
-@pytest.fixture(scope="module")
-def joint(folder):
-    return fine_tune(folder, "joint", joint_head=True)
-
-
-@pytest.fixture(scope="module")
-def independent(folder):
-    return fine_tune(folder, "independent", joint_head=False)
-
-
-@pytest.fixture(scope="module", params=["joint", "independent"])
-def reader(request, joint, independent):
-    return Reader(InferenceConfig(init_checkpoint=request.getfixturevalue(request.param), context="x"))
 
 
 # --- The sentence around an answer ---
@@ -132,216 +57,6 @@ def test_every_span_is_marked_once_and_on_one_line():
             assert " ".join(line[line.index(">>") + 2:line.index("<<")].split()) == " ".join(context[start:end].split())
 
 
-# --- Answers ---
-
-
-@pytest.mark.parametrize("place", [0, 9, 17])
-def test_the_answer_is_found_with_its_place_and_probability(reader, place):
-    context = words(18, 1000 + place, place)
-    answers, odds = reader.answer(QUESTION, context)
-    assert answers[0].text == "zed" == context[answers[0].start:answers[0].end]
-    assert answers[0].probability > 0.5 and odds < 0
-    assert len(answers) <= 3 + reader.version_2
-    assert sum(answer.probability for answer in answers) == pytest.approx(1)
-    lines = [line for line in reader.report(QUESTION, context).splitlines() if "null odds" not in line]
-    assert lines[0] == f"{answers[0].probability:6.1%}  zed"
-    assert lines[1] == "        " + in_sentence(context, answers[0].start, answers[0].end)
-    assert len(lines) == 2 * len(answers) - reader.version_2
-    assert len([line for line in lines if line.endswith("%  (no answer)")]) == reader.version_2
-
-
-@pytest.mark.parametrize("place", [0, 311, 150, 288, 64])
-def test_a_long_context_is_searched_completely_in_batches(reader, monkeypatch, place):
-    context = words(312, 7, place)  # doc_stride is at most 15 of 32 tokens, 25 of which hold context
-    seen = []
-
-    def record(features, answers=reader._answers):
-        seen.append(len(features["input_ids"]))
-        return answers(features)
-
-    monkeypatch.setattr(reader, "_answers", record)
-    monkeypatch.setattr(reader, "stride", 7)
-    found, _ = reader.answer(QUESTION, context)
-    assert seen == [32, 10] and sum(seen) == 1 + -(-(312 - 25) // 7)
-    assert (found[0].text, found[0].start) == ("zed", context.index("zed"))
-    monkeypatch.setattr(run_inference, "WINDOWS", 1000)
-    at_once, _ = reader.answer(QUESTION, context)
-    assert [answer[:3] for answer in found] == [answer[:3] for answer in at_once]
-    assert found[0].score == pytest.approx(at_once[0].score, abs=1e-4)
-
-
-def test_version_2_predicts_whether_the_question_is_answerable(joint):
-    reader = Reader(InferenceConfig(init_checkpoint=joint, context="x", null_score_diff_threshold=0.0))
-    without, with_answer = words(18, 2000), words(18, 2001, 5)
-    for context, verdict, sign in ((without, "unanswerable", 1), (with_answer, "answerable", -1)):
-        first = reader.report(QUESTION, context).splitlines()[0]
-        match = re.fullmatch(r"(.*) \(null odds (-?\d+\.\d\d), threshold 0\)", first)
-        assert match[1] == verdict and sign * float(match[2]) > 0
-    odds = reader.answer(QUESTION, with_answer)[1]
-    for threshold, verdict in ((odds - 1, "unanswerable"), (odds + 1, "answerable")):
-        strict = Reader(InferenceConfig(init_checkpoint=joint, context="x", null_score_diff_threshold=threshold))
-        assert strict.report(QUESTION, with_answer).startswith(verdict)
-
-
-def test_a_squad_1_1_model_does_not_predict_answerability(independent):
-    reader = Reader(InferenceConfig(init_checkpoint=independent, context="x"))
-    assert "null odds" not in reader.report(QUESTION, words(18, 2000))
-
-
-def test_no_answer_is_listed_by_probability(joint):
-    reader = Reader(InferenceConfig(init_checkpoint=joint, context="x", n_best_size=2))
-    without = reader.report(QUESTION, words(18, 2000)).splitlines()
-    assert re.fullmatch(r" *\d+\.\d%  \(no answer\)", without[1]) and len(without) == 6
-    context = words(18, 2001, 5)
-    answers, odds = reader.answer(QUESTION, context)
-    assert [answer.text for answer in answers].index("") > 0
-    none = next(answer for answer in answers if not answer.text)
-    assert none.probability == pytest.approx(1 / (1 + np.exp(-odds)), rel=1e-6)  # the sigmoid of the logit
-    assert sum(answer.probability for answer in answers) == pytest.approx(1)
-
-
-@pytest.mark.parametrize("odds", [-8.0, 0.3, 1.0, 30.0, 2000.0, -2000.0])
-def test_the_joint_heads_no_answer_is_the_sigmoid_of_its_logit(odds):
-    spans = [squad_utils.Answer("a", 0, 1, -0.1, 0.75), squad_utils.Answer("b", 2, 3, -1.2, 0.25)]
-    found = {answer.text: answer.probability for answer in with_no_answer(spans, odds, joint_head=True)}
-    none = float(tf.math.sigmoid(tf.constant(odds, tf.float64)))
-    expected = {"a": 0.75 * (1 - none), "b": 0.25 * (1 - none), "": none}
-    assert found == pytest.approx(expected, rel=1e-9, abs=1e-15)
-    assert list(found) == sorted(expected, key=lambda text: -expected[text])
-
-
-@pytest.mark.parametrize("null_score", [-3.0, 1.4, 2.5, 9.0, 3000.0, -3000.0])
-def test_the_independent_heads_no_answer_is_one_of_the_softmax(null_score):
-    scores = {"a": 2.0, "b": 1.5, "c": -1.0}
-    among = np.exp(np.array(list(scores.values())))
-    spans = [squad_utils.Answer(text, 0, 1, score, probability / among.sum())
-             for (text, score), probability in zip(scores.items(), among)]
-    scores[""] = null_score
-    found = with_no_answer(spans, null_score - 2.0, joint_head=False)
-    shifted = np.exp(np.array(list(scores.values())) - max(scores.values()))
-    assert {answer.text: answer.probability for answer in found} == pytest.approx(
-        dict(zip(scores, shifted / shifted.sum())), rel=1e-9, abs=1e-15)
-    assert [answer.text for answer in found] == sorted(scores, key=lambda text: -scores[text])
-    assert [answer.score for answer in found if not answer.text] == pytest.approx([null_score])
-
-
-def foreign(independent, folder):
-    """An exported model without the settings that this project adds to config.json."""
-    run = weights.open_checkpoint(independent)
-    weights.save_folder(run.model(), "question_answering", run.tokenizer, str(folder))
-    content = json.loads((folder / "config.json").read_text())
-    del content["question_answering"]
-    (folder / "config.json").write_text(json.dumps(content))
-    return str(folder)
-
-
-def test_version_2_with_negative_applies_to_a_model_of_another_project(independent, tmp_path):
-    context = words(18, 3000, 6)
-    plain = InferenceConfig(init_checkpoint=foreign(independent, tmp_path / "foreign"), context="x")
-    assert "answer" not in Reader(plain).report(QUESTION, context)
-    reader = Reader(dataclasses.replace(plain, version_2_with_negative=True, null_score_diff_threshold=0.0))
-    first, *lines = reader.report(QUESTION, context).splitlines()
-    assert first.startswith("answerable (null odds -") and lines[0].endswith("%  zed")
-    assert len([line for line in lines if line.endswith("%  (no answer)")]) == 1
-    answers, odds = reader.answer(QUESTION, context)
-    none = next(answer for answer in answers if not answer.text)
-    assert none.score == pytest.approx(odds + answers[0].score)
-    assert none.probability == pytest.approx(answers[0].probability * np.exp(odds))
-
-
-def test_a_model_of_this_project_records_its_squad_version(joint, independent, refuses):
-    version_2 = InferenceConfig(init_checkpoint=independent, context="x", version_2_with_negative=True)
-    text = refuses(Reader, version_2)
-    assert "SQuAD 1.1" in text and "--version_2_with_negative" in text
-    assert Reader(dataclasses.replace(version_2, init_checkpoint=joint)).version_2
-
-
-def test_a_text_without_a_token_has_an_empty_answer(reader):
-    answers, _ = reader.answer(QUESTION, "\u200b\u200b")
-    assert [answer.text for answer in answers] == [""]
-    assert reader.report(QUESTION, "\u200b").splitlines()[-1] == "100.0%  (no answer)"
-
-
-@pytest.mark.parametrize("length", range(8, 20))
-def test_the_shortest_windows_hold_a_question_and_some_context(independent, length):
-    config = InferenceConfig(init_checkpoint=independent, context="x", max_seq_length=length)
-    reader = Reader.__new__(Reader)  # without loading the weights again
-    reader.config, reader.version_2 = config, False
-    reader.length, reader.query_length, reader.stride = run_inference.window(config, 32)
-    assert reader.length == length
-    reader.tokenizer = ElectraTokenizer(f"{independent}/vocab.txt")
-    rows = []
-
-    def outputs(features):
-        ids = features["input_ids"].numpy()
-        rows.append(len(ids))
-        logits = np.float32(ids == reader.tokenizer.tokens.index("zed"))
-        return {"start_logits": tf.constant(logits), "end_logits": tf.constant(logits)}
-
-    reader.model = type("Model", (), {"joint_head": False, "version_2": False})
-    reader._answers = outputs
-    context = words(40, 5, 33)
-    assert reader.answer(QUESTION * 5, context)[0][0].start == context.index("zed")
-    assert sum(rows) > 1
-
-
-def test_an_exported_model_and_one_named_vocabulary_answer_alike(folder, independent, tmp_path):
-    run = weights.open_checkpoint(independent)
-    weights.save_folder(run.model(), "question_answering", run.tokenizer, str(tmp_path / "exported"))
-    context = words(18, 3000, 6)
-    expected = Reader(InferenceConfig(init_checkpoint=independent, context="x")).report(QUESTION, context)
-    exported = InferenceConfig(init_checkpoint=str(tmp_path / "exported"), context="x")
-    assert Reader(exported).report(QUESTION, context) == expected
-    (tmp_path / "exported" / "vocab.txt").rename(tmp_path / "vocab.txt")
-    named = dataclasses.replace(exported, vocab_file=str(tmp_path / "vocab.txt"))
-    assert Reader(named).report(QUESTION, context) == expected
-
-
-@pytest.mark.parametrize("max_seq_length, positions, expected", [
-    (None, 512, (384, 64, 128)), (None, 4096, (384, 64, 128)), (None, 128, (128, 32, 63)), (256, 512, (256, 64, 127)),
-    (258, 512, (258, 64, 128)), (64, 128, (64, 16, 31)), (8, 8, (8, 2, 3))])
-def test_windows_are_those_of_the_recipe_where_they_fit(max_seq_length, positions, expected):
-    config = InferenceConfig(init_checkpoint="x", context="x", max_seq_length=max_seq_length)
-    assert run_inference.window(config, positions) == expected
-
-
-def test_options_of_a_window_are_used_or_refused(refuses):
-    def window(positions=512, **named):
-        return run_inference.window(InferenceConfig(init_checkpoint="x", context="x", **named), positions)
-
-    assert window(doc_stride=300)[2] == 300 and window(doc_stride=1)[2] == 1
-    assert window(max_seq_length=128, doc_stride=93)[2] == 93
-    text = refuses(window, max_seq_length=128, doc_stride=94)
-    assert "--doc_stride=94" in text and "128" in text and "at most 93" in text
-    assert "--doc_stride=94" in refuses(window, positions=128, doc_stride=94)
-    text = refuses(window, max_seq_length=513)
-    assert "--max_seq_length=513" in text and "512" in text
-
-
-def test_a_note_of_the_device_goes_to_standard_error(independent, monkeypatch, capsys):
-    for note, expected in (("", ""), ("bf16 is slow here.", "note: bf16 is slow here.\n")):
-        monkeypatch.setattr(devices, "open_device", lambda *_, note=note: type("Device", (), {
-            "note": note, "compute_dtype": tf.float32}))
-        Reader(InferenceConfig(init_checkpoint=independent, context="x"))
-        printed = capsys.readouterr()
-        assert (printed.out, printed.err) == ("", expected)
-
-
-def test_the_device_is_opened_before_anything_uses_one(independent, monkeypatch):
-    order = []
-
-    def noted(name, function):
-        def call(*args):
-            order.append(name)
-            return function(*args)
-        return call
-
-    monkeypatch.setattr(devices, "open_device", noted("open_device", devices.open_device))
-    monkeypatch.setattr(weights, "read", noted("read", weights.read))
-    Reader(InferenceConfig(init_checkpoint=independent, context="x"))
-    assert order == ["open_device", "read"]
-
-
 # --- The command ---
 
 
@@ -353,7 +68,7 @@ def test_the_command_reads_questions_from_standard_input(joint, tmp_path):
     (tmp_path / "article.txt").write_text(f"Bel bir.\n{words(18, 4000, 3)} .\nCan com.", encoding="utf-8")
     result = subprocess.run(
         [sys.executable, str(ROOT / "run_inference.py"), f"--init_checkpoint={joint}", "--n_best_size=1",
-         f"--context_file={tmp_path / 'article.txt'}"], input=f"{QUESTION}\n\n  \n{QUESTION}".encode(),
+         f"--context_file={tmp_path / 'article.txt'}"], input=f"{WHERE}\n\n  \n{WHERE}".encode(),
         capture_output=True)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.decode().splitlines()
@@ -366,7 +81,7 @@ def test_the_command_reads_questions_from_standard_input(joint, tmp_path):
 def test_a_question_by_flag_is_answered_and_nothing_is_read(independent, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", None)
     context = words(18, 5000, 4)
-    main(f"--init_checkpoint={independent}", f"--question={QUESTION}", f"--context={context}", "--n_best_size=2")
+    main(f"--init_checkpoint={independent}", f"--question={WHERE}", f"--context={context}", "--n_best_size=2")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and lines[0].endswith("%  zed") and ">>zed<<" in lines[1]
 
@@ -376,7 +91,7 @@ def test_on_a_terminal_questions_are_prompted_for(independent, monkeypatch, caps
         def isatty(self):
             return True
 
-    monkeypatch.setattr(sys, "stdin", Terminal(QUESTION + "\n"))
+    monkeypatch.setattr(sys, "stdin", Terminal(WHERE + "\n"))
     main(f"--init_checkpoint={independent}", f"--context={words(18, 5001, 4)}", "--n_best_size=1")
     printed = capsys.readouterr().out
     assert printed.startswith("question: ") and printed.count("question: ") == 2 and ">>zed<<" in printed
@@ -387,18 +102,149 @@ def test_questions_that_are_not_utf_8_are_refused(independent, monkeypatch, refu
     assert "not UTF-8" in refuses(main, f"--init_checkpoint={independent}", "--context=bel")
 
 
-def test_invalid_options_are_refused(folder, independent, tmp_path, refuses):
+# --- Files ---
+
+
+def questions_file(path, count, **more):
+    """JSON lines with the word `zed` in every text. Returns the path."""
+    path.write_text("".join(json.dumps({
+        "id": f"q{number}", "question": WHERE, "context": words(number % 50 + 4, number, number % 4), **more}) + "\n"
+        for number in range(count)), encoding="utf-8")
+    return str(path)
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_file_of_questions_becomes_a_file_of_answers(joint, tmp_path, capsys):
+    source = questions_file(tmp_path / "questions.jsonl", 70)
+    main(f"--init_checkpoint={joint}", f"--input_file={source}", f"--output_file={tmp_path / 'answers.jsonl'}",
+         "--n_best_size=2")
+    found = lines_of(tmp_path / "answers.jsonl")
+    assert [entry["id"] for entry in found] == [f"q{number}" for number in range(70)]
+    for entry, asked in zip(found, lines_of(tmp_path / "questions.jsonl")):
+        assert set(entry) == {"id", "question", "prediction", "answers", "null_odds"} and len(entry["answers"]) == 3
+        assert entry["prediction"] == "zed" and entry["null_odds"] < 0
+        for answer in entry["answers"]:
+            assert answer["text"] == asked["context"][answer["start"]:answer["end"]]
+            assert 0 <= answer["probability"] <= 1
+    assert sorted(os.listdir(tmp_path)) == ["answers.jsonl", "questions.jsonl"]
+    assert "answers.jsonl" in capsys.readouterr().out
+
+
+def test_files_in_squads_format_and_lines_without_a_text_are_answered(independent, tmp_path):
+    entries = [{"id": 7, "question": WHERE, "answers": [{"text": "elsewhere", "answer_start": 3}]},
+               {"id": "b", "question": WHERE}]
+    context = words(12, 5, 7) + "\u00e9 \ud800"  # a lone surrogate, which UTF-8 cannot hold
+    (tmp_path / "squad.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": context, "qas": entries}]}]}))
+    (tmp_path / "lines.jsonl").write_text(f'\ufeff{{"question": "{WHERE}"}}\n\n{{"question": "{WHERE}", "id": 1.5}}',
+                                          encoding="utf-8")
+    (tmp_path / "text.txt").write_text("\ufeff" + words(12, 5, 7), encoding="utf-8")
+    model = f"--init_checkpoint={independent}"
+    main(model, f"--input_file={tmp_path / 'squad.json'}", f"--output_file={tmp_path / 'a.jsonl'}")
+    main(model, f"--input_file={tmp_path / 'lines.jsonl'}", f"--output_file={tmp_path / 'b.jsonl'}",
+         f"--context_file={tmp_path / 'text.txt'}")
+    first, second = lines_of(tmp_path / "a.jsonl"), lines_of(tmp_path / "b.jsonl")
+    assert [entry["id"] for entry in first + second] == ["7", "b", 1, 1.5]
+    start = context.index("zed")
+    assert {(entry["prediction"], entry["answers"][0]["start"]) for entry in first + second} == {("zed", start)}
+
+
+class StopLater:
+    """Stands in for a signal that arrives while the second write is prepared."""
+
+    signal_name = None
+
+    def __enter__(self):
+        self.writes = 0
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def begin(self):
+        pass
+
+
+def test_an_interrupted_call_continues_when_it_is_repeated(independent, tmp_path, monkeypatch, capsys, refuses):
+    call = [f"--init_checkpoint={independent}", f"--input_file={questions_file(tmp_path / 'q.jsonl', 200)}"]
+    main(*call, f"--output_file={tmp_path / 'whole.jsonl'}")
+    whole = (tmp_path / "whole.jsonl").read_bytes()
+    call.append(f"--output_file={tmp_path / 'answers.jsonl'}")
+    answered, stop = [], StopLater()
+
+    def results(self, questions, contexts, original=Reader.results):
+        answered.extend(questions)
+        if len(answered) > 64:
+            stop.signal_name = "SIGTERM"
+        return original(self, questions, contexts)
+
+    monkeypatch.setattr(Reader, "results", results)
+    monkeypatch.setattr(training, "StopRequest", lambda: stop)
+    with pytest.raises(Interrupted, match="after 128 of 200"):
+        main(*call)
+    partial = tmp_path / "answers.jsonl.partial"
+    assert not (tmp_path / "answers.jsonl").exists() and partial.read_bytes() == b"".join(
+        whole.splitlines(True)[:128])
+    with partial.open("ab") as file:
+        file.write(b'{"id": "cut o')  # by a crash
+    assert "--overwrite" in refuses(main, *call, "--n_best_size=2")
+    monkeypatch.undo()
+    main(*call)
+    assert (tmp_path / "answers.jsonl").read_bytes() == whole and not partial.exists()
+    assert "after 128 of 200" in capsys.readouterr().err
+    assert "exists already" in refuses(main, *call)
+    main(*call, "--overwrite", "--n_best_size=1")
+    assert len(lines_of(tmp_path / "answers.jsonl")[0]["answers"]) == 1
+
+
+def test_another_process_that_writes_the_same_file_is_refused(independent, tmp_path, refuses, monkeypatch):
+    monkeypatch.setattr(files, "PATIENCE_SECONDS", 0)
+    call = [f"--init_checkpoint={independent}", f"--input_file={questions_file(tmp_path / 'q.jsonl', 2)}",
+            f"--output_file={tmp_path / 'a.jsonl'}"]
+    with files.hold(str(tmp_path / "a.jsonl.lock")):
+        assert "a.jsonl is being written" in refuses(main, *call)
+
+
+@pytest.mark.parametrize("line, parts", [
+    ('{"question": "who?"}', ["line 2", "context", "missing", "--context_file"]),
+    ('{"question": " ", "context": "bel"}', ["line 2", "question", "empty"]),
+    ('{"question": 3, "context": "bel"}', ["line 2", "question"]),
+    ('{"question": "who?", "context": "bel", "id": [1]}', ["line 2", "id"]),
+    ('{"question": "who?"', ["line 2", "not valid JSON"]), ("[" * 100000, ["line 2", "JSON"])])
+def test_files_that_cannot_be_answered_are_refused_before_the_model_is_read(line, parts, tmp_path, refuses):
+    (tmp_path / "q.jsonl").write_text('{"question": "who?", "context": "bel"}\n' + line)
+    text = refuses(main, "--init_checkpoint=no/model", f"--input_file={tmp_path / 'q.jsonl'}",
+                   f"--output_file={tmp_path / 'a.jsonl'}")
+    assert all(part in text for part in ["q.jsonl", *parts]), text
+
+
+def test_options_of_files_are_refused(tmp_path, refuses):
+    source, target = questions_file(tmp_path / "q.jsonl", 1), f"--output_file={tmp_path / 'a.jsonl'}"
+    for arguments, part in (
+            ([f"--input_file={source}"], "--output_file"), ([target, "--context=bel"], "--input_file"),
+            ([f"--input_file={source}", target, "--question=who?"], "--question"),
+            ([f"--input_file={tmp_path / 'gone.jsonl'}", target], "gone.jsonl"),
+            ([f"--input_file={source}", f"--output_file={tmp_path}"], "is a directory"),
+            ([f"--input_file={source}", f"--output_file={source}/a"], "is not a directory")):
+        assert part in refuses(main, "--init_checkpoint=x", *arguments)
+    (tmp_path / "empty.jsonl").write_text("\n")
+    assert "no questions" in refuses(main, "--init_checkpoint=x", f"--input_file={tmp_path / 'empty.jsonl'}", target)
+
+
+def test_invalid_options_are_refused(reader_folder, independent, tmp_path, refuses):
     (tmp_path / "latin.txt").write_bytes("caf\u00e9".encode("latin-1"))
     (tmp_path / "empty.txt").write_text(" \n\t")
     (tmp_path / "text.txt").write_text("bel")
     model, text = f"--init_checkpoint={independent}", f"--context_file={tmp_path / 'text.txt'}"
 
     def refusal(*arguments):
-        return refuses(main, f"--question={QUESTION}", *arguments)
+        return refuses(main, f"--question={WHERE}", *arguments)
 
     assert "--init_checkpoint" in refusal("--context=a")
     for arguments in ([], [text, "--context=bel"]):
-        assert "--context and --context_file" in refusal(model, *arguments)
+        assert "--context" in refusal(model, *arguments) and "--context_file" in refusal(model, *arguments)
     assert "gone.txt cannot be read (No such file" in refusal(model, f"--context_file={tmp_path / 'gone.txt'}")
     assert "cannot be read (Is a directory)" in refusal(model, f"--context_file={tmp_path}")
     os.mkfifo(tmp_path / "fifo")
@@ -407,11 +253,13 @@ def test_invalid_options_are_refused(folder, independent, tmp_path, refuses):
     assert "latin.txt is not UTF-8 (byte 3)" in refusal(model, f"--context_file={tmp_path / 'latin.txt'}")
     assert "the context is empty" in refusal(model, f"--context_file={tmp_path / 'empty.txt'}")
     assert "the context is empty" in refusal(model, "--context= ")
+    for blank in ("", " \t"):
+        assert "--question" in refuses(main, model, text, f"--question={blank}")
     assert "--n_best_size=0" in refusal(model, text, "--n_best_size=0")
     assert "--max_seq_length=7" in refusal(model, text, "--max_seq_length=7")
     assert "device=tpu" in refusal(model, text, "--device=tpu")
     assert "contexts" in refusal(model, text, "--contexts=y")
-    assert "question-answering head" in refusal(f"--init_checkpoint={folder / 'encoder'}", text)
+    assert "question-answering head" in refusal(f"--init_checkpoint={reader_folder / 'encoder'}", text)
     assert "/nowhere/at/all" in refusal("--init_checkpoint=/nowhere/at/all", text)
     assert "--vocab_file" in refusal(f"--init_checkpoint={bare(independent, tmp_path)}", text)
 

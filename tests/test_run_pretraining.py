@@ -151,6 +151,22 @@ def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(data, tmp_path, f
         assert_same_bits(tensors(finished[1], "ckpt-p2-6"), tensors(second, "ckpt-p2-6"))
 
 
+def test_a_mixture_resumes_to_the_bit_and_logs_what_each_dataset_gave(data, tmp_path):
+    mixture = f"{data[32]}:3,{data['held_out']}:1"
+    whole = make_config(data, tmp_path / "whole", pretrain_tfrecords=mixture, eval_tfrecords=mixture, num_train_steps=4)
+    config = dataclasses.replace(whole, results_dir=str(tmp_path / "stopped"), eval_tfrecords=None)
+    train(whole)
+    with pytest.raises(Interrupted):
+        train(config, StopAfter(2))
+    train(dataclasses.replace(config, restore_checkpoint="latest"))
+    assert_same_bits(tensors(whole, "ckpt-4"), tensors(config, "ckpt-4"))
+    logged = [line for line in console(config).splitlines() if "mixture" in line and f"{data['held_out']} " in line]
+    assert len(logged) == 4  # what it will have given and what it has, at both starts
+    last = [line for line in console(whole).splitlines() if "the mixture has given" in line][-1]
+    first, second = map(int, re.findall(r" ([0-9]+) records \(", last))
+    assert first + second == 4 * 12 and 24 <= first <= 46 and f"({first / 90:.2f} of its epochs)" in last
+
+
 def test_a_run_in_bf16_stopped_and_resumed_equals_an_uninterrupted_one(data, tmp_path):
     one, other = (make_config(data, tmp_path / name, precision="bf16", num_train_steps=4) for name in ("one", "other"))
     train(one)
@@ -844,7 +860,7 @@ def test_records_of_another_length_and_a_missing_vocabulary_are_refused(data, tm
     bare = tmp_path / "bare"
     write_shards(bare, 32, records=6)
     (bare / "vocab.txt").unlink()
-    with pytest.raises(UserError, match="has no vocab.txt beside the shards"):
+    with pytest.raises(UserError, match="has no vocabulary .* beside the shards"):
         train(dataclasses.replace(config, pretrain_tfrecords=str(bare)))
 
 

@@ -502,7 +502,8 @@ def test_requirements_leave_the_image_s_tensorflow_alone():
     assert "\n-r requirements-cpu.txt\n" in (ROOT / "requirements-dev.txt").read_text()
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.sh")), ids=lambda path: path.name)
+@pytest.mark.parametrize("script", sorted([*ROOT.glob("scripts/*.sh"), *ROOT.glob("data/*.sh")]),
+                         ids=lambda path: path.name)
 def test_scripts_parse_and_pass_shellcheck(script):
     subprocess.run(["bash", "-n", str(script)], check=True)
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")

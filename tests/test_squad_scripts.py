@@ -48,7 +48,7 @@ SQUAD, SWEEP = "electra_squad.sh", "finetune_ckpts_on_squad.sh"
 # The order and defaults of Habana's electra_squad.sh, which people have in their fingers.
 POSITIONS = """device=cpu precision=fp32 electra_model=google/electra-base-discriminator epochs=2 batch_size=16
 infer_batch_size=128 learning_rate= num_workers=0 seed=RANDOM squad_version=1.1 squad_dir=squad_dir out_dir=results/
-init_checkpoint=None mode=train_eval env=interactive cache_dir=squad_dir max_steps=-1 train_iter_per_epoch=-1""".split()
+init_checkpoint=None mode=train_eval env=interactive cache_dir=None max_steps=-1 train_iter_per_epoch=-1""".split()
 
 # Stands in for the interpreter: checks and locks (-c) succeed, sample data and exports are made as empty folders, and a
 # fine-tuning writes results.json after it has done what FAKE_RUN says, in bash. The sweep is the real one, which starts
@@ -79,7 +79,9 @@ class Copy(Clone):
         super().__init__(folder)
         for file in ROOT.glob("*.py"):
             shutil.copy(file, folder)
-        shutil.copytree(ROOT / "data", folder / "data", ignore=shutil.ignore_patterns("sample", "__pycache__"))
+        shutil.copytree(ROOT / "data", folder / "data", ignore=shutil.ignore_patterns("sample", "__pycache__"),
+                        dirs_exist_ok=True)
+        shutil.copytree(ROOT / "templates", folder / "templates")
         for name in ("squad_dir", "checkpoints"):
             self.environment.pop(name, None)
 
@@ -175,7 +177,7 @@ def test_defaults_are_those_of_the_recipe(clone, squad_dir):
         learning_rate=None, train_iter_per_epoch=-1, gradient_accumulation_steps=1, warmup_proportion=0.05,
         weight_decay_rate=0.01, layerwise_lr_decay=0.8, max_seq_length=384, doc_stride=None,
         length_buckets="128,192,256,384", beam_size=None, joint_head=True, null_score_diff_threshold=0.0, log_freq=10,
-        xla="auto", cache_dir=str(squad_dir), do_train=True, do_predict=True, do_eval=True)
+        xla="auto", do_train=True, do_predict=True, do_eval=True)
 
 
 def test_options_that_change_only_what_was_asked(clone):
@@ -253,7 +255,7 @@ def test_the_environment_names_data_and_weights_and_the_command_line_wins(clone,
     environment = dict(squad_dir=str(squad_dir), init_checkpoint="/e/ckpt-5")
     result = clone.call("--dry_run", **environment)
     assert "sample" not in result.stdout
-    assert {f"--data_dir={squad_dir}", f"--cache_dir={squad_dir}", "--init_checkpoint=/e/ckpt-5"} < set(
+    assert {f"--data_dir={squad_dir}", "--init_checkpoint=/e/ckpt-5"} < set(
         fine_tuning(result))
     given = fine_tuning(clone.call("--dry_run", f"--squad_dir={other}", "--init_checkpoint=/c/ckpt-9", **environment))
     assert {f"--data_dir={other}", "--init_checkpoint=/c/ckpt-9"} < set(given)
@@ -293,13 +295,6 @@ def test_paths_belong_to_the_folder_of_the_call(fake, tmp_path):
     assert {f"--output_dir={here}/out", f"--data_dir={here}/squad"} < set(home)
     assert fake.call(cwd=here).returncode == 0
     assert (fake.folder / "results" / "console.log").exists()
-
-
-def test_a_folder_that_cannot_be_written_is_not_the_cache(clone, squad_dir):
-    squad_dir.chmod(0o555)
-    command = fine_tuning(clone.call(f"--squad_dir={squad_dir}", "--dry_run"))
-    assert [word for word in command if "cache_dir" in word] == (
-        [f"--cache_dir={squad_dir}"] if os.access(squad_dir, os.W_OK) else [])  # root may write everywhere
 
 
 # --- electra_squad.sh: running ---
@@ -509,7 +504,7 @@ SHORT = ["--max_steps=2", "--max_seq_length=48", "--doc_stride=12", "--length_bu
 
 def test_a_fine_tuning_writes_its_log_predictions_and_results(clone, tiny):
     result = clone.call("--squad_dir=squad", "--init_checkpoint=tiny/checkpoints", "--seed=3", "--out_dir=out", *SHORT,
-                        cwd=tiny, PYTHON=sys.executable)
+                        cwd=tiny, PYTHON=sys.executable, XDG_CACHE_HOME=str(tiny / "xdg"))
     assert result.returncode == 0, result.stderr
     out = tiny / "out"
     assert result.stdout.splitlines()[-1] == f"{SQUAD}: finished; results are in {out}"
@@ -518,7 +513,8 @@ def test_a_fine_tuning_writes_its_log_predictions_and_results(clone, tiny):
     assert results["seed"] == 3 and results["train_steps"] == 2 and 0 <= results["exact_match"] <= results["f1"] <= 100
     log = (out / "console.log").read_text()
     assert log.startswith("running: ") and f"EM {results['exact_match']:.2f}" in log
-    assert [path for path in (tiny / "squad").iterdir() if path.suffix == ".npz"]  # the cache is beside the data
+    assert [path.suffix for path in (tiny / "xdg" / "electra" / "features").iterdir()] == [".npz"] * 2
+    assert not [path for path in (tiny / "squad").iterdir() if path.suffix == ".npz"]
 
 
 def test_a_sweep_fine_tunes_every_checkpoint_in_its_order(clone, tiny, tmp_path, capfd, monkeypatch):

@@ -550,6 +550,55 @@ def test_relative_paths_belong_to_the_folder_of_the_call(sweep, tmp_path, monkey
     assert value(sweep.fine_tunings()[0], "data_dir") == str(tmp_path / "squad")
 
 
+# --- Searches ---
+
+RATES = ("1e-4", "2e-4", "3e-4", "4e-4")
+BY_RATE = ("case $* in *rate=2e-4*) f1=60 ;; *rate=3e-4*) f1=50 ;; *) f1=10 ;; esac; "
+           "RESULTS='{\"exact_match\": 1.0, \"f1\": '$f1'.0}'; ")
+
+
+def test_a_search_is_halved_resumed_and_ends_with_the_command_of_the_winner(sweep, capfd, tmp_path):
+    checkpoint = os.path.join(save_checkpoints(tmp_path / "run" / "checkpoints", (1, 2)), "ckpt-2")
+    options = dict(arguments=["--max_steps=40", "--weight_decay_rate=0.02"], checkpoints=checkpoint)
+    words = [f"--learning_rates={','.join(RATES)}", "--halving=2"]
+    with pytest.raises(Interrupted, match="lr 3e-4 steps 10 .*2 of 4"):
+        sweep(*words, FAKE_RUN=BY_RATE + "[[ $* != *rate=3e-4* ]] || exit 75", **options)
+    sweep(*words, FAKE_RUN=BY_RATE, **options)
+    done = [(value(command, "max_steps"), value(command, "learning_rate")) for command in sweep.fine_tunings()
+            if "--check_only" not in command]
+    assert done == [("10", "1e-4"), ("10", "2e-4"), ("10", "3e-4"), ("10", "3e-4"), ("10", "4e-4"), ("20", "2e-4"),
+                    ("20", "3e-4"), ("40", "2e-4")]
+    said = capfd.readouterr().out
+    command = shlex.split(said.rpartition("bash scripts/electra_squad.sh ")[2].splitlines()[0])
+    assert "F1 median 60.00" in said and len(sweep.exports()) == 1
+    assert {f"--init_checkpoint={checkpoint}", "--learning_rate=2e-4", "--max_steps=40", "--seed=1",
+            "--weight_decay_rate=0.02"} <= set(command)
+    best = sweep_squad.recipe.squad(command, dry_run=True).configs[0]
+    assert best.learning_rate == 2e-4 and best.output_dir == str(sweep.out / "best")
+    assert [(row["max_steps"], row["learning_rate"], row["F1"]) for row in rows(sweep)][-3:] == [
+        ("20", "2e-4", "60.0"), ("20", "3e-4", "50.0"), ("40", "2e-4", "60.0")]
+    before = len(sweep.fine_tunings())
+    sweep(*words, FAKE_RUN=BY_RATE, **options)
+    assert len(sweep.fine_tunings()) == before and "best: run ckpt-2 lr 2e-4" in capfd.readouterr().out
+
+
+def test_a_search_keeps_what_other_lists_have_tried(sweep, tmp_path):
+    checkpoint = os.path.join(save_checkpoints(tmp_path / "run" / "checkpoints", (1, 2)), "ckpt-2")
+    for rates in ("1e-4", "1e-4,2e-4"):
+        sweep(f"--learning_rates={rates}", FAKE_RUN=BY_RATE, checkpoints=checkpoint)
+    trained = [command for command in sweep.fine_tunings() if "--check_only" not in command]
+    assert [value(command, "learning_rate") for command in trained] == ["1e-4", "2e-4"] and len(rows(sweep)) == 2
+
+
+@pytest.mark.parametrize("options, arguments, part", [
+    (["--learning_rates=1e-4,2e-4"], ["--learning_rate=1e-4"], "--learning_rate "),
+    (["--batch_sizes=8,16", "--halving=2"], [], "--max_steps"), (["--batch_sizes=8,0"], [], "--batch_size=0"),
+    (["--epoch_counts=1,2"], ["--max_steps=3"], "--epoch_counts")])
+def test_a_search_that_does_not_fit_is_refused_before_anything_is_run(sweep, refuses, options, arguments, part):
+    assert part in refuses(sweep, *options, arguments=arguments)
+    assert not sweep.exports() and not sweep.fine_tunings()
+
+
 # --- The table and the plot ---
 
 
@@ -634,9 +683,9 @@ def test_help_lists_the_options(capsys):
     with pytest.raises(SystemExit) as ended:
         sweep_squad.main(["sweep_squad.py", "--help"])
     assert not ended.value.code
-    assert re.findall(r"^  --(\w+)=", capsys.readouterr().out, flags=re.MULTILINE) == ["checkpoints", "seeds", "device",
-                                                                                       "out_dir", "keep_checkpoint_max",
-                                                                                       "check_only"]
+    assert re.findall(r"^  --(\w+)=", capsys.readouterr().out, flags=re.MULTILINE) == [
+        "checkpoints", "seeds", "device", "out_dir", "keep_checkpoint_max", "check_only", *sweep_squad.recipe.SEARCHED,
+        "trials", "trials_seed", "halving"]
 
 
 def test_unknown_options_are_refused(refuses):

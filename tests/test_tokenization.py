@@ -4,6 +4,8 @@ import os
 import random
 import unicodedata
 
+import languages
+import numpy as np
 import pytest
 
 import configuration
@@ -314,3 +316,240 @@ def test_lines_of_a_vocabulary_end_only_at_newlines(tmp_path):
     path = tmp_path / "vocab.txt"
     path.write_bytes("[PAD]\r\na\u2028b\r\n\u0085\r\nlast".encode())
     assert read_vocabulary(str(path)) == ["[PAD]", "a\u2028b", "\u0085", "last"]
+
+
+# --- SentencePiece and tokenizer.json ---
+
+
+KINDS = ("unigram", "bpe", "bytes")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """SentencePiece models of text in three languages, by kind."""
+    folder = tmp_path_factory.mktemp("models")
+    lines = [line for name in languages.LANGUAGES for line in languages.corpus(name, 300) if line] + [
+        "the cat sat on the mat", "a (cat)"] * 50
+    options = {"unigram": {}, "bpe": {"model_type": "bpe"}, "bytes": {"model_type": "bpe", "byte_fallback": True}}
+    for kind in KINDS:
+        options[kind]["vocab_size"] = 800
+    return {kind: languages.train_sentencepiece(folder / f"{kind}.model", lines, **options[kind]) for kind in KINDS}
+
+
+def write_tokenizer_json(path, vocabulary, settings=None, **parts):
+    """A tokenizer.json of words, and the settings beside it."""
+    words = {word: number for number, word in enumerate(vocabulary)}
+    content = {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "Whitespace"},
+               "model": {"type": "WordLevel", "vocab": words, "unk_token": vocabulary[0]}, **parts}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content))
+    if settings:
+        (path.parent / "tokenizer_config.json").write_text(json.dumps(settings))
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sentencepiece_model_has_electras_special_tokens_and_saves_as_itself(kind, models, tmp_path):
+    tokenizer = ElectraTokenizer(models[kind])
+    assert tokenizer.special_ids == (0, 1, 2, 3, 4) and tokenizer.tokens[:5] == list(SPECIAL_TOKENS)
+    (tmp_path / "vocab.txt").write_text("of another vocabulary")
+    tokenizer.save(str(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == ["spiece.model", "tokenizer.json", "tokenizer_config.json"]
+    assert (tmp_path / "spiece.model").read_bytes() == open(models[kind], "rb").read()
+    again = ElectraTokenizer.from_folder(str(tmp_path))
+    assert again.fingerprint == tokenizer.fingerprint and again.tokens == tokenizer.tokens
+    again.save(str(tmp_path / "again"))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == {
+        name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path / "again")}
+    assert len(os.listdir(tmp_path / "again")) == 3
+    others = {ElectraTokenizer(models[other]).fingerprint for other in KINDS}
+    assert len(others) == 3 and tokenizer.fingerprint in others
+
+
+def test_offsets_of_sentencepiece_are_those_of_the_original_characters(models):
+    tokenizer = ElectraTokenizer(models["bytes"])
+    for text, part in [
+            ("das  Haus", "Haus"), ("ein\u00a0Haus\u3000hier", "Haus"), ("Scho\u0308nﬁeld ist", "Scho\u0308nﬁeld"),
+            ("im Jahre １９１２ war", "１９１２"), ("\u1112\u1161\u11ab \u1100\u116e\u11a8", "\u1100\u116e\u11a8"),
+            ("ｶﾞｷﾞ ｶﾞ", "ｶﾞ"), ("😀 ½ x", "½"), ("于1949年在北京出生。", "北京"), ("x 中", "中"),
+            ("قال مُحَمَّد في", "مُحَمَّد"), ("zero\u200bwidth space", "width"), ("(cat) sat", "cat")]:
+        start = text.rindex(part)
+        encoding = tokenizer.encode(text)
+        inside = [(begin, end) for begin, end in encoding.offsets if begin < start + len(part) and end > start]
+        assert text[inside[0][0]:inside[-1][1]] == part, text
+        starts, ends = zip(*encoding.offsets)
+        assert list(starts) == sorted(starts) and list(ends) == sorted(ends)
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", *KINDS])
+def test_lines_encoded_together_are_those_encoded_alone(kind, models, vocab_file):
+    tokenizer = ElectraTokenizer(models.get(kind, vocab_file))
+    lines = [text.replace("\n", " ") for text in random_texts(300)] + [
+        "", " the cat ", "[CLS] the [MASK]", tokenization.LINE_END, f"x {tokenization.LINE_END} y", "half \ud83d"]
+    lines += ["the cat sat"] * 70
+    ids, lengths = tokenizer.encode_lines(lines)
+    alone = tokenizer.encode_batch(lines)
+    assert lengths.tolist() == [len(line) for line in alone] and ids.tolist() == sum(alone, [])
+    assert alone == [tokenizer.encode(line).ids for line in lines]
+    assert ids.dtype == np.int32 and len(tokenizer.encode_lines([])[0]) == 0
+    for (found, starts, ends), line in zip(tokenizer.encode_spans(lines), lines):
+        assert found.tolist() == tokenizer.encode(line).ids
+        assert (starts >= 0).all() and (ends <= len(line)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_tokens_in_text_never_give_their_ids(kind, models):
+    tokenizer = ElectraTokenizer(models[kind])
+    for ids in (tokenizer.encode("the [MASK] cat [SEP][CLS] [PAD]").ids, tokenizer.encode_batch(["[MASK] a [CLS]"])[0],
+                tokenizer.encode_lines(["[MASK] a [CLS]"])[0].tolist()):
+        assert set(ids) & set(tokenizer.special_ids) == {tokenizer.unk_id}
+
+
+def test_special_tokens_are_found_by_name_role_or_settings(tmp_path, refuses):
+    usual = ["<unk>", "<s>", "</s>", "<pad>", "<mask>", "cat"]
+    tokenizer = ElectraTokenizer(write_tokenizer_json(tmp_path / "a" / "tokenizer.json", usual))
+    assert tokenizer.special_ids == (3, 0, 1, 2, 4) and tokenizer.encode("cat dog").ids == [5, 0]
+    odd = ["U", "C", "S", "P", "M", "<mask>", "cat"]
+    names = {f"{role}_token": name for role, name in zip(tokenization.ROLES, "PUCSM")}
+    names["mask_token"] = {"content": "M", "special": True}
+    path = write_tokenizer_json(tmp_path / "b" / "tokenizer.json", odd, names)
+    assert ElectraTokenizer.from_folder(str(tmp_path / "b")).special_ids == (3, 0, 1, 2, 4)
+    text = refuses(ElectraTokenizer, path)  # without the settings
+    assert path in text and "[PAD]" in text and "<pad>" in text
+    (tmp_path / "b" / "tokenizer_config.json").write_text(json.dumps({**names, "sep_token": "none"}))
+    text = refuses(ElectraTokenizer.from_folder, str(tmp_path / "b"))
+    assert "none" in text and "sep_token" in text
+    (tmp_path / "b" / "tokenizer_config.json").write_text(json.dumps({**names, "sep_token": "C"}))
+    text = refuses(ElectraTokenizer.from_folder, str(tmp_path / "b"))
+    assert "cls_token" in text and "sep_token" in text and path in text
+    (tmp_path / "vocab.txt").write_text("\n".join(usual))
+    tokenizer = ElectraTokenizer(str(tmp_path / "vocab.txt"))
+    assert tokenizer.special_ids == (3, 0, 1, 2, 4) and tokenizer.encode("dog").ids == [0]
+    tokenizer.save(str(tmp_path / "saved"))
+    assert json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())["cls_token"] == "<s>"
+    assert ElectraTokenizer.from_folder(str(tmp_path / "saved")).fingerprint == tokenizer.fingerprint
+
+
+def test_a_model_without_a_mask_token_is_refused(tmp_path, refuses):
+    path = languages.train_sentencepiece(tmp_path / "x.model", ["the cat sat"] * 9, control_symbols=[], vocab_size=30)
+    assert "[MASK]" in refuses(ElectraTokenizer, path)
+
+
+def test_a_tokenizer_json_of_transformers_is_read_with_its_settings(tmp_path, refuses, vocab_file):
+    bert = ElectraTokenizer(vocab_file)
+    normalizer = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None,
+                  "lowercase": True}
+    model = json.loads(bert.backend.to_str())["model"]
+    parts = dict(model=model, normalizer=normalizer, pre_tokenizer={"type": "BertPreTokenizer"})
+    folder = tmp_path / "x"
+    write_tokenizer_json(folder / "tokenizer.json", ["x"], {"tokenizer_class": "BertTokenizer"}, **parts)
+    text = "The CAT's Café 中国 lowest"
+    tokenizer = ElectraTokenizer.from_folder(str(folder))
+    assert tokenizer.encode(text) == bert.encode(text) and tokenizer.tokens == bert.tokens
+    for settings in ({"do_lower_case": False}, {"tokenize_chinese_chars": False}, {"strip_accents": False}):
+        write_tokenizer_json(folder / "tokenizer.json", ["x"], settings, **parts)
+        changed = ElectraTokenizer.from_folder(str(folder))
+        casing = {} if "tokenize_chinese_chars" in settings else settings
+        expected = ElectraTokenizer(vocab_file, settings=settings, **casing)
+        assert changed.encode(text).ids == expected.encode(text).ids != bert.encode(text).ids, settings
+        assert changed.fingerprint != tokenizer.fingerprint
+        changed.save(str(tmp_path / "saved"))
+        assert ElectraTokenizer.from_folder(str(tmp_path / "saved")).fingerprint == changed.fingerprint
+    given = ElectraTokenizer.from_folder(str(folder), do_lower_case=False)
+    assert given.encode("CAT").ids == [bert.unk_id]
+
+
+def test_casing_of_a_file_that_has_its_own_is_refused_by_option(models, refuses):
+    assert "--do_lower_case" in refuses(ElectraTokenizer, models["bpe"], do_lower_case=True)
+    assert "--strip_accents" in refuses(ElectraTokenizer, models["bpe"], strip_accents=False)
+
+
+def test_ideographs_are_kept_together_where_the_settings_say_so(make, tmp_path):
+    tokenizer = make(["中国", "中", "国"])
+    together = ElectraTokenizer(tokenizer.vocab_file, settings={"tokenize_chinese_chars": False})
+    assert tokens_of(tokenizer, "中国") == ["中", "国"] and tokens_of(together, "中国") == ["中国"]
+    together.save(str(tmp_path / "saved"))
+    again = ElectraTokenizer.from_folder(str(tmp_path / "saved"))
+    assert again.fingerprint == together.fingerprint != tokenizer.fingerprint
+    assert tokens_of(again, "中国") == ["中国"]
+
+
+@pytest.mark.parametrize("settings, key", [
+    ({"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab"}, "word_tokenizer_type"),
+    ({"tokenizer_class": "BertJapaneseTokenizer"}, "tokenizer_class"), ({"never_split": ["cat"]}, "never_split"),
+    ({"do_basic_tokenize": False}, "do_basic_tokenize"), ({"subword_tokenizer_type": "character"}, "subword_tokenizer"),
+    ({"additional_special_tokens": ["<e>"]}, "additional_special_tokens"), ({"wordpieces_prefix": "@@"}, "prefix"),
+    ({"mecab_kwargs": {"mecab_dic": "ipadic"}}, "mecab_kwargs"), ({"tokenize_chinese_chars": 1}, "chinese_chars"),
+    ({"added_tokens_decoder": {"7": {"content": "<e>"}}}, "added_tokens_decoder"),
+    ({"max_input_chars_per_word": 7}, "max_input_chars")])
+def test_settings_that_are_not_supported_are_refused_by_name(settings, key, vocab_file, tmp_path, refuses):
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(settings))
+    text = refuses(ElectraTokenizer.from_folder, str(tmp_path), vocab_file)
+    assert str(path) in text and key in text
+
+
+def test_usual_settings_are_accepted(vocab_file, tmp_path):
+    tokens = {str(number): {"content": token} for number, token in enumerate(SPECIAL_TOKENS)}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({
+        "tokenizer_class": "BertTokenizerFast", "never_split": None, "do_basic_tokenize": True, "model_max_length": 512,
+        "added_tokens_decoder": tokens, "extra_special_tokens": {}, "do_lower_case": True}))
+    tokenizer = ElectraTokenizer.from_folder(str(tmp_path), vocab_file)
+    assert tokenizer.fingerprint == ElectraTokenizer(vocab_file).fingerprint
+
+
+@pytest.mark.parametrize("settings, key", [({"tokenizer_class": "AlbertTokenizer"}, "tokenizer_class"),
+                                           ({"do_lower_case": True}, "do_lower_case"),
+                                           ({"sp_model_kwargs": {"nbest_size": -1}}, "sp_model_kwargs")])
+def test_settings_outside_a_sentencepiece_model_are_refused_by_name(settings, key, models, tmp_path, refuses):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert key in refuses(ElectraTokenizer.from_folder, str(tmp_path), models["bpe"])
+
+
+@pytest.mark.parametrize("change, part", [
+    ({"model": {"type": "WordLevel"}}, "no model with a vocab"), ({"model": None}, "no model with a vocab"),
+    ({"normalizer": {"type": "Unheard"}}, "tokenizers"),
+    ({"model": {"type": "BPE", "vocab": {"[UNK]": 0}, "merges": [], "dropout": 0.1}}, "model.dropout")])
+def test_bad_tokenizer_json_is_refused_by_its_path(change, part, tmp_path, refuses):
+    path = write_tokenizer_json(tmp_path / "tokenizer.json", SPECIAL_TOKENS, **change)
+    text = refuses(ElectraTokenizer, path)
+    assert path in text and part in text
+    (tmp_path / "tokenizer.json").write_text("{")
+    assert path in refuses(ElectraTokenizer, path)
+
+
+def test_any_damage_to_the_files_of_a_vocabulary_is_refused_by_path(tmp_path):
+    ElectraTokenizer(write_tokenizer_json(tmp_path / "tokenizer.json", SPECIAL_TOKENS)).save(str(tmp_path))
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config["added_tokens_decoder"] = {"4": {"content": "[MASK]"}}
+    whole = {"tokenizer.json": json.loads((tmp_path / "tokenizer.json").read_text()), "tokenizer_config.json": config}
+    refused = 0
+    for name, content in whole.items():
+        for key in content:
+            for value in (None, 7, "x", [], {}, [7], {"type": 7}, {"normalizers": 7, "content": []}):
+                for other, intact in whole.items():
+                    (tmp_path / other).write_text(json.dumps(intact))
+                (tmp_path / name).write_text(json.dumps({**content, key: value}))
+                try:
+                    ElectraTokenizer.from_folder(str(tmp_path)).encode("a cat")
+                except configuration.UserError as error:
+                    assert str(tmp_path) in str(error)
+                    refused += 1
+    assert refused > 40
+
+
+def test_tokens_that_the_settings_add_must_be_in_the_tokenizer_json(tmp_path, refuses):
+    settings = {"added_tokens_decoder": {"9": {"content": "<e>"}}}
+    write_tokenizer_json(tmp_path / "tokenizer.json", [*SPECIAL_TOKENS, "cat"], settings)
+    assert "<e>" in refuses(ElectraTokenizer.from_folder, str(tmp_path))
+    settings = {"added_tokens_decoder": {"5": {"content": "cat"}}}
+    write_tokenizer_json(tmp_path / "tokenizer.json", [*SPECIAL_TOKENS, "cat"], settings)
+    assert ElectraTokenizer.from_folder(str(tmp_path)).encode("cat").ids == [5]
+
+
+def test_pieces_are_compared_as_words_and_parts_of_words(models, make):
+    tokenizer = ElectraTokenizer(models["bpe"])
+    assert tokenizer.notation == "▁" and make(["a"]).notation == "##"
+    forms = dict(zip(tokenizer.tokens, tokenizer.word_forms))
+    assert forms["▁the"] == "the" and forms["[MASK]"] == "[MASK]"
+    assert forms["."] == "." and forms["年"] == "年" and forms["a"] == "##a"

@@ -106,7 +106,7 @@ class Figures:
     def redraw(self):
         self.events.append("redraw")
 
-    def summary(self):
+    def summary(self, updates):
         self.events.append("summary")
 
 

@@ -12,6 +12,7 @@ import sys
 import types
 
 import h5py
+import languages
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -363,9 +364,26 @@ def test_rows_of_another_vocabulary_are_matched_by_token(tokenizer, tmp_path, re
     weights.load(weights.read(folder), fresh.trainable_variables, tokenizer)  # the same number of rows
 
 
+def test_rows_of_another_kind_of_vocabulary_are_matched_as_words_and_parts_of_words(tokenizer, tmp_path):
+    model = make_model(seed=1)
+    folder = export(model, tokenizer, tmp_path / "model")
+    path = languages.train_sentencepiece(tmp_path / "x.model", ["the cat sat on the cats mat, lowest"] * 9,
+                                         vocab_size=40, model_type="bpe")
+    own = ElectraTokenizer(path)
+    other = make_model(seed=2, config=dataclasses.replace(CONFIG, vocab_size=own.vocab_size))
+    weights.load(weights.read(folder), other.trainable_variables, own)
+    table, theirs = other.embeddings.word_embeddings.numpy(), model.embeddings.word_embeddings.numpy()
+
+    def same(piece, token):
+        return np.array_equal(table[own.tokens.index(piece)], theirs[tokenizer.tokens.index(token)])
+
+    assert same("▁the", "the") and same("[MASK]", "[MASK]") and same(",", ",") and same("s", "##s")
+    assert not same("a", "a")  # inside a word
+
+
 @pytest.mark.parametrize("make, problem", [
     (lambda folder: None, "does not exist"),
-    (lambda folder: folder.mkdir(), "model.safetensors, tf_model.h5"),
+    (lambda folder: folder.mkdir(), "index.json, tf_model.h5"),
     (lambda folder: (folder.mkdir(), (folder / "model.safetensors").write_bytes(b"x" * 50)),
      "model.safetensors cannot be read"),
     (lambda folder: (folder.mkdir(), (folder / "tf_model.h5").write_bytes(b"x" * 50)), "tf_model.h5 cannot be read"),
@@ -391,7 +409,9 @@ WORDS, QUERY = "electra.embeddings.word_embeddings.weight", "electra.encoder.lay
     (QUERY, lambda value: value * np.nan, "NaN"),
     (QUERY, lambda value: value.astype(np.float64) + 1e300, "infinite"),
     ("electra.encoder.layer.99999999.output.dense.bias", lambda _: np.zeros(4, np.float32), "layer 99999999"),
-], ids=["int32", "bool", "rank 1", "no rows", "rank 3", "NaN", "beyond float32", "layer"])
+    ("electra.encoder.layer.0.attention.self.distance_embedding.weight", lambda _: np.zeros((39, 8), np.float32),
+     "distance_embedding.weight"),
+], ids=["int32", "bool", "rank 1", "no rows", "rank 3", "NaN", "beyond float32", "layer", "relative positions"])
 def test_a_tensor_that_cannot_be_a_weight_is_refused_by_name(name, change, part, tmp_path, refuses):
     shutil.copytree(TINY / "discriminator", tmp_path / "model")
     path = tmp_path / "model" / "model.safetensors"
@@ -400,6 +420,38 @@ def test_a_tensor_that_cannot_be_a_weight_is_refused_by_name(name, change, part,
     safetensors.numpy.save_file(tensors, path)
     text = refuses(weights.read, str(tmp_path / "model"))
     assert part in text and str(tmp_path / "model") in text
+
+
+def in_shards(folder, **moved):
+    """A copy of the model with its tensors in three files; `moved`: the file that the index names, by tensor."""
+    shutil.copytree(TINY / "discriminator", folder)
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+    weight_map = {tensor: names[number % 3] for number, tensor in enumerate(sorted(tensors))}
+    for name in names:
+        safetensors.numpy.save_file({t: tensors[t] for t in tensors if weight_map[t] == name}, folder / name)
+    index = {"metadata": {"total_size": 1}, "weight_map": {**weight_map, **moved}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def test_weights_in_several_files_are_read(tmp_path, refuses):
+    whole, sharded = (weights.read(str(path)) for path in (TINY / "discriminator", in_shards(tmp_path / "model")))
+    assert whole.tensors.keys() == sharded.tensors.keys() and sharded.unused == whole.unused
+    for name, value in whole.tensors.items():
+        np.testing.assert_array_equal(sharded.tensors[name], value)
+    for moved, part in (("../model-00001-of-00003.safetensors", "../model"), (3, "is in 3"),
+                        ("model-00004-of-00003.safetensors", "model-00004")):
+        folder = in_shards(tmp_path / part.replace("/", ""), **{WORDS: moved})
+        assert part in refuses(weights.read, str(folder))
+    folder = in_shards(tmp_path / "elsewhere", absent="model-00001-of-00003.safetensors")
+    assert "absent is not in model-00001-of-00003.safetensors" in refuses(weights.read, str(folder))
+
+
+def test_the_files_of_an_export_have_the_same_mode(tokenizer, tmp_path):
+    weights.save_folder(network(CONFIG, "discriminator"), "discriminator", tokenizer, str(tmp_path / "out"))
+    assert len({file.stat().st_mode for file in (tmp_path / "out").iterdir()}) == 1
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, tf.bfloat16.as_numpy_dtype])
@@ -421,6 +473,9 @@ def test_other_floating_point_weights_are_converted(dtype, tmp_path):
     ({"model_type": "bert", "hidden_size": None}, "hidden_size=None"),
     ({"model_type": "bert", "hidden_size": [16]}, "hidden_size=[16]"),
     ({"model_type": "bert", "hidden_size": ...}, "no hidden_size"),  # left out
+    ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
+    ({"is_decoder": True}, "is_decoder"),
+    ({"vocab_size": 20}, "vocab_size is 20, but the vocabulary beside it has 23"),
     ({"question_answering": [1]}, "question_answering"),
     ({"question_answering": {"beam_size": "5"}}, "question_answering"),
     ({"question_answering": {"beam_size": 0}}, "question_answering"),
@@ -449,6 +504,11 @@ def test_declared_sizes_beyond_the_file_are_refused_before_memory_is_taken(tmp_p
     with h5py.File(tmp_path / "h5" / "tf_model.h5", "a") as file:  # 4 TB, of which no byte is there
         file.create_dataset("huge/x", shape=(10**6, 10**6), dtype="f4", chunks=(1000, 1000))
     assert "huge/x" in refuses(weights.read, str(tmp_path / "h5"))
+    shutil.copytree(DATA / "nvidia_generator", tmp_path / "many")
+    with h5py.File(tmp_path / "many" / "tf_model.h5", "a") as file:  # each is smaller than what compression may save
+        for number in range(400):
+            file.create_dataset(f"many/x{number}", shape=(1000, 1000), dtype="f4", chunks=(1000, 1000))
+    assert "many/x" in refuses(weights.read, str(tmp_path / "many"))
     (tmp_path / "safetensors").mkdir()
     for content in ((2**63).to_bytes(8, "little") + b"{}", (10**8).to_bytes(8, "little") + b"{}"):
         (tmp_path / "safetensors" / "model.safetensors").write_bytes(content)
