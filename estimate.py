@@ -57,7 +57,7 @@ WORKERS = (1, 8, 64)
 LATENCY = 30e-6  # seconds of a message between two workers
 FORWARD = 1 / 3  # of the time of a training step: the backward pass takes twice as long as the forward pass
 COPY_BYTES, WRITE_BYTES = 1e9, 2e8  # per second: a checkpoint to host memory; to disk, read back
-CURVES_SECONDS = 1.0  # after each evaluation, and at the end
+CURVES_SECONDS = 0.5  # after each evaluation, and at the end
 EVALUATION_START = 0.12  # of the start: the first evaluation traces and compiles the forward pass
 LEAST_SECONDS = 10  # of timed updates: with a small model three of them are over too soon
 MOST_MICRO_BATCHES = 8  # of a timed update: longer ones are extrapolated
@@ -246,7 +246,7 @@ def time_updates(phase: Phase, program: str, updates: int) -> Pace:
     started = time.monotonic()
     with running([sys.executable, program, *words_of(timed)], output) as process:
         while process.poll() is None and not enough(read_entries(metrics), phase.timed, updates):
-            time.sleep(0.1)
+            time.sleep(0.1 if first is None else 0.5)  # reading the log takes processor time from what is timed
             memory = peak_memory(process.pid) or memory
             if first is None and read_entries(metrics):
                 first = time.monotonic() - started
