@@ -22,7 +22,7 @@ import documents  # noqa: E402
 import prepare_corpus  # noqa: E402
 from prepare_corpus import PrepareConfig  # noqa: E402
 
-import build_pretraining_dataset as builder  # noqa: E402
+import process_pool  # noqa: E402
 
 
 class Inline(concurrent.futures.Executor):
@@ -43,8 +43,8 @@ class Inline(concurrent.futures.Executor):
 @pytest.fixture
 def in_process(monkeypatch):
     """No worker processes, which take half a second each to start."""
-    monkeypatch.setattr(prepare_corpus.concurrent.futures, "ProcessPoolExecutor", Inline)
-    monkeypatch.setattr(builder, "begin_worker", lambda: None)
+    monkeypatch.setattr(process_pool.concurrent.futures, "ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(process_pool, "begin_worker", lambda: None)
 
 
 @pytest.fixture
@@ -271,8 +271,8 @@ def test_changed_options_start_again(text, in_process, monkeypatch, capsys):
     with pytest.raises(prepare_corpus.RunFailed):
         prepare_corpus.prepare(config(text))
     monkeypatch.undo()
-    monkeypatch.setattr(prepare_corpus.concurrent.futures, "ProcessPoolExecutor", Inline)
-    monkeypatch.setattr(builder, "begin_worker", lambda: None)
+    monkeypatch.setattr(process_pool.concurrent.futures, "ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(process_pool, "begin_worker", lambda: None)
     prepare_corpus.prepare(config(text, seed=7))
     assert "starting again" in capsys.readouterr().out
     assert manifest(text.parent / "out")["options"]["seed"] == 7
