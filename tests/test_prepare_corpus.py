@@ -23,6 +23,7 @@ import prepare_corpus  # noqa: E402
 from prepare_corpus import PrepareConfig  # noqa: E402
 
 import process_pool  # noqa: E402
+from configuration import RunFailed  # noqa: E402
 
 
 class Inline(concurrent.futures.Executor):
@@ -249,7 +250,7 @@ def test_finished_pieces_are_kept_and_damaged_ones_done_again(text, in_process, 
         real(number)
 
     monkeypatch.setattr(prepare_corpus, "read_piece", fail_at_the_third)
-    with pytest.raises(prepare_corpus.RunFailed, match="the third piece"):
+    with pytest.raises(RunFailed, match="the third piece"):
         prepare_corpus.prepare(config(text, "again"))
     assert not (text.parent / "again").exists()
     pieces = text.parent / "again.partial" / "pieces"
@@ -268,7 +269,7 @@ def test_changed_options_start_again(text, in_process, monkeypatch, capsys):
         raise RuntimeError("stopped")
 
     monkeypatch.setattr(prepare_corpus, "write_shard", fail)
-    with pytest.raises(prepare_corpus.RunFailed):
+    with pytest.raises(RunFailed):
         prepare_corpus.prepare(config(text))
     monkeypatch.undo()
     monkeypatch.setattr(process_pool.concurrent.futures, "ProcessPoolExecutor", Inline)
