@@ -2,7 +2,8 @@
 
 One table, `QUESTION_SETS`. Every address has been seen in public code, except those of GermanQuAD, which follow the
 Hugging Face Hub's scheme for converted files. A checksum is listed only where at least one published record of it was
-found, and for the others data/download.py records the one of the first download. `convert` turns all of them into the format of SQuAD 1.1 and 2.0 that run_tf_squad.py reads.
+found, and for the others data/download.py records the one of the first download. `convert` turns all of them into the
+format of SQuAD 1.1 and 2.0 that run_tf_squad.py reads.
 """
 from __future__ import annotations
 
