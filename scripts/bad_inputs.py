@@ -318,7 +318,7 @@ SUBJECTS = [
     Subject("dev-v1.1.json", {"squad": "squad"}, "squad/dev-v1.1.json", [("answer", {"data_dir": "@case@/squad"})]),
     Subject("dev-v2.0.json", {"squad": "squad"}, "squad/dev-v2.0.json", [
         ("answer", {"data_dir": "@case@/squad", "version_2_with_negative": "true"})]),
-    Subject("feature cache", {"cache": "squad_run/cache"}, "cache/*.npz", [
+    Subject("feature cache", {"cache": "cache"}, "cache/*.npz", [
         ("fine-tune", {"cache_dir": "@case@/cache"})]),
     *(Subject(f"{name} of a fine-tuning", {"answers": "squad_run"}, f"answers/{file}", [
         ("fine-tune", {"max_steps": "2"}), ("answer", {"init_checkpoint": None})])

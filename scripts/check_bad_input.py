@@ -302,7 +302,7 @@ class World:
                            "restore_checkpoint": "latest"}),
                 ("export", {"pretrained_checkpoint": "@in@/results/models/run/checkpoints",
                             "output_dir": "@in@/exported"}),
-                hub_and_h5, ("fine-tune", {"output_dir": "@in@/squad_run"}),
+                hub_and_h5, ("fine-tune", {"output_dir": "@in@/squad_run", "cache_dir": "@in@/cache"}),
                 ("export", {"pretrained_checkpoint": "@in@/squad_run/checkpoints",
                             "output_dir": "@in@/exported_answerer"}),
                 lambda: os.rename(self.inputs / "exported_answerer" / "question_answering", self.inputs / "answerer"),
