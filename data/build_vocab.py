@@ -98,8 +98,8 @@ REPORT_FILES = 12  # printed; vocab_report.json has all
 class VocabConfig:
     corpus_dir: Optional[str] = option(None, "folder of UTF-8 text files, one sentence per line")
     output_dir: Optional[str] = option(None, "folder for the vocabulary, created if missing")
-    type: str = option("wordpiece", "kind of vocabulary; sentencepiece: a unigram model, bpe: a SentencePiece model of "
-                       "the BPE type", choices=("wordpiece", *MODEL_TYPES))
+    type: str = option("wordpiece", "kind of vocabulary (sentencepiece is a unigram model, bpe a SentencePiece model "
+                       "of the type BPE)", choices=("wordpiece", *MODEL_TYPES))
     vocab_size: int = option(30522, "maximum number of tokens", minimum=1, maximum=1_000_000)
     min_frequency: Optional[int] = option(
         None, "wordpiece: minimum frequency of a pair of tokens that is merged (default: 2)", minimum=1,
@@ -113,8 +113,7 @@ class VocabConfig:
     tokenize_chinese_chars: bool = option(True, "each CJK ideograph is a token of its own")
     byte_fallback: bool = option(False, "sentencepiece, bpe: characters outside the alphabet become bytes, not [UNK]")
     input_sentence_size: int = option(
-        1_000_000, "sentencepiece, bpe: lines to train on; a million of English text take about 2.5 GB of "
-        "memory",
+        1_000_000, "sentencepiece, bpe: lines to train on; a million lines of English text take about 2.5 GB of memory",
         minimum=1)
     report: bool = option(False, "train nothing: report how --vocab_file splits the corpus")
     vocab_file: Optional[str] = option(None, "with --report: a vocab.txt, a SentencePiece X.model or a tokenizer.json")

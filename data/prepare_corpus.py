@@ -78,8 +78,8 @@ class PrepareConfig:
                                   "replace drops them", choices=("strict", "replace"))
     text_key: str = option("text", "key or column of the text in .jsonl, .parquet and .arrow")
     min_characters: int = option(50, "shorter documents are left out", minimum=0)
-    min_letters: float = option(0.6, "minimum fraction of letters among the characters of a document, white space "
-                                "excepted", minimum=0.0, maximum=1.0)
+    min_letters: float = option(0.6, "minimum fraction of letters among the characters of a document except white "
+                                "space", minimum=0.0, maximum=1.0)
     max_digits: float = option(0.2, "maximum fraction of digits", minimum=0.0, maximum=1.0)
     max_markup: float = option(0.1, "maximum fraction of characters of markup and code, such as < { | =",
                                minimum=0.0, maximum=1.0)
@@ -87,7 +87,7 @@ class PrepareConfig:
                                        "document", minimum=0.0, maximum=1.0)
     min_distinct_words: float = option(0.15, "minimum fraction of distinct words among the first 500",
                                        minimum=0.0, maximum=1.0)
-    filter_language: bool = option(False, "leave out documents in another language than --language")
+    filter_language: bool = option(False, "leave out documents in a language other than --language")
     deduplicate: str = option("near", "remove documents with the same text (exact), or nearly the same (near)",
                               choices=("near", "exact", "none"))
     near_duplicate_similarity: float = option(0.8, "near: minimum estimated Jaccard similarity of the sets of five "
@@ -238,9 +238,12 @@ def read_record(path: str) -> dict:
     try:
         with open(path, encoding="utf-8") as file:
             made = json.load(file)
-    except (OSError, ValueError):
+        files_of = [*made.get("input", []), *made.get("text", [])]
+        whole = all(isinstance(entry["file"], str) and isinstance(entry["bytes"], int) and isinstance(
+            entry["blake2b"], str) and isinstance(entry.get("mtime_ns", 0), int) for entry in files_of)
+    except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError):
         return {}
-    return made if isinstance(made, dict) else {}
+    return made if whole else {}
 
 
 def finished(path: str) -> Optional[dict]:
@@ -635,7 +638,7 @@ def check_output(config: PrepareConfig, content: List[dict]) -> bool:
     if not os.path.isdir(config.output_dir) or not os.listdir(config.output_dir):
         return False
     path = os.path.join(config.output_dir, "manifest.json")
-    made = configuration.read_json_object(path) if os.path.exists(path) else {}
+    made = read_record(path)
     own = {"manifest.json", "report.md", "report.json", *(entry["file"] for entry in made.get("text", []))}
     foreign = {os.path.relpath(os.path.join(place, name), config.output_dir)
                for place, _, names in os.walk(config.output_dir) for name in names} - own
@@ -643,7 +646,7 @@ def check_output(config: PrepareConfig, content: List[dict]) -> bool:
         raise UserError(f"--output_dir={config.output_dir} contains {min(foreign or own)}, which is not part of a "
                         "prepared corpus: choose another folder.")
     if same_input(made, {"options": config.deciding(), "input": content}) and all(
-            os.path.exists(os.path.join(config.output_dir, entry["file"])) for entry in made["text"]):
+            os.path.exists(os.path.join(config.output_dir, entry["file"])) for entry in made.get("text", [])):
         return True
     if not config.overwrite:
         raise UserError(f"--output_dir={config.output_dir} contains a corpus of other text or options: choose another "

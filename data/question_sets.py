@@ -145,7 +145,13 @@ def read(path: str, kind: str) -> List[dict]:
             import pyarrow.parquet
         except ImportError as error:
             raise UserError(f"{path} needs the library pyarrow: pip install pyarrow.") from error
-        return articles_of(pyarrow.parquet.read_table(path).to_pylist())
+        try:
+            table = pyarrow.parquet.read_table(path)
+            table.validate(full=True)  # damaged data would end the process
+            return articles_of(table.to_pylist())
+        except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged, or has other columns than expected ({in_brief(error)}): delete it and "
+                            "download it again.") from error
     try:
         check_json(path)
     except Corrupt as error:

@@ -242,6 +242,10 @@ def test_a_folder_that_is_up_to_date_is_left_and_other_text_is_refused_or_replac
     prepare_corpus.prepare(config(text, overwrite=True))
     assert manifest(text.parent / "out")["counts"]["documents"] == json.loads(before["manifest.json"])[
         "counts"]["documents"] + 1
+    for damaged in ("[" * 100_000, json.dumps({"input": 3}), json.dumps({"text": [{"file": []}]})):
+        (text.parent / "damaged").mkdir(exist_ok=True)
+        (text.parent / "damaged" / "manifest.json").write_text(damaged)
+        assert "manifest.json" in refuses(prepare_corpus.prepare, config(text, "damaged", overwrite=True))
     (text.parent / "out" / "notes").write_text("x")
     assert "notes" in refuses(prepare_corpus.prepare, config(text, seed=3, overwrite=True))
     (text.parent / "mine").mkdir()
