@@ -54,34 +54,30 @@ from __future__ import annotations
 
 import bisect
 import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import heapq
-import multiprocessing
 import os
 import pathlib
 import re
 import shutil
-import signal
 import sys
-import threading
 import time
 from typing import Iterator, NamedTuple, Optional
 
 import google_crc32c
 import numpy as np
-import tqdm
 
 import command_line
 import configuration
 import files
+import process_pool
 import sentencepiece_model
 import tfrecord
 import tokenization
-from configuration import Interrupted, RunFailed, UserError, option
+from configuration import Interrupted, UserError, option
 from tokenization import ElectraTokenizer
 
 CHUNK_BYTES = 1 << 20  # largest planned chunk: a worker has one in memory at a time
@@ -94,7 +90,6 @@ FEW_RECORDS = 100  # a held-out loss of fewer is mostly chance
 MUCH_PADDING = 1 / 3  # share of the positions above which a warning says so
 STATE_FILE = "state.json"  # of an interrupted build: what its shards depend on
 STATE_FORMAT = "electra-pretraining-build-1"
-LOG_SECONDS = 30  # between progress lines if the output is not a terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -416,19 +411,9 @@ def encode_records(ids: np.ndarray, examples: np.ndarray, max_seq_length: int, t
 _worker = None  # in a worker process: the arguments of `start_worker` and the tokenizer
 
 
-def begin_worker():
-    """Sets up a worker process. It starts with SIGINT and SIGTERM blocked; SIGINT is left to the parent."""
-    def end_with_parent():  # otherwise the workers of a killed parent would wait forever
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-
-
 def start_worker(config: BuildConfig, folder: str, shards: list[list[Chunk]], bytes_done):
     global _worker
-    begin_worker()
+    process_pool.begin_worker()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _worker = config, folder, shards, bytes_done, config.tokenizer()
 
@@ -501,42 +486,9 @@ def write_shards(config: BuildConfig, folder: str, shards: list[list[Chunk]], fi
     if not todo:
         return [finished[number] for number in range(len(shards))]
     sizes = [sum(chunk.end - chunk.begin for chunk in shard) for shard in shards]
-    context = multiprocessing.get_context("spawn")  # fork is unsafe with the threads of a progress bar
-    bytes_done = context.RawArray("q", len(shards))  # one writer each: no lock that a killed worker could hold
-    for number in finished:
-        bytes_done[number] = sizes[number]
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(config.processes, len(todo)), context, start_worker, (config, folder, shards, bytes_done))
-    total, initial = sum(sizes), sum(bytes_done)
-    bar = tqdm.tqdm(total=total, initial=initial, unit="B", unit_scale=True, desc="building", disable=None)
-    start_time = log_time = time.monotonic()
-    try:
-        with files.blocked_signals(in_new_processes=True):  # they start here
-            futures = {number: pool.submit(write_shard, number) for number in todo}
-        waiting = futures.values()
-        while waiting:
-            done, waiting = concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_EXCEPTION)
-            bar.update(sum(bytes_done) - bar.n)
-            if bar.disable and time.monotonic() > log_time + LOG_SECONDS:
-                log_time = time.monotonic()
-                print(bar.format_meter(sum(bytes_done), total, log_time - start_time, 0, "building", unit="B",
-                                       unit_scale=True, initial=initial), flush=True)
-            for future in done:
-                future.result()
-        return [finished[number] if number in finished else futures[number].result() for number in range(len(shards))]
-    except (UserError, OSError, Interrupted):
-        raise
-    except concurrent.futures.BrokenExecutor as error:
-        raise RunFailed("a worker process was killed (if memory ran out, use fewer --num_processes): run the same "
-                        "command again to continue.") from error
-    except Exception as error:
-        raise RunFailed(f"a worker failed ({type(error).__name__}: {error}); the same command continues with the "
-                        "finished shards.") from error
-    finally:
-        bar.close()
-        for process in multiprocessing.active_children():  # idle, or still working although the build has failed
-            process.terminate()
-        pool.shutdown()
+    written = process_pool.run_tasks(write_shard, todo, sizes, config.processes, start_worker, (config, folder, shards),
+                                  "building")
+    return [finished[number] if number in finished else written[number] for number in range(len(shards))]
 
 
 # --- What an interrupted build leaves ---
@@ -649,19 +601,6 @@ def training_names(written: list[Optional[Written]]) -> list[str]:
     for number, shard in enumerate(train):
         names[shard] = f"train-{number:05d}-of-{len(train):05d}.tfrecord"
     return names
-
-
-def stop_on_signals(way_out: str = "run the same command again to continue"):
-    """Makes the first Ctrl-C or SIGTERM raise `Interrupted` with the shell's exit status; later ones are ignored."""
-    def stop(number, frame):
-        for other in files.STOP_SIGNALS:
-            signal.signal(other, signal.SIG_IGN)
-        error = Interrupted(f"stopped by {signal.Signals(number).name}: {way_out}.")
-        error.exit_status = 128 + number
-        raise error
-
-    for number in files.STOP_SIGNALS:
-        signal.signal(number, stop)
 
 
 # --- The output folder ---
@@ -850,7 +789,7 @@ def median_of(lengths: collections.Counter) -> int:
 
 def main(argv) -> int:
     config = command_line.parse(BuildConfig, argv, __doc__)
-    stop_on_signals()
+    process_pool.stop_on_signals()
     with configuration.sole_user(config.output_dir, "choose another --output_dir", beside=True):
         build(config)
     return 0

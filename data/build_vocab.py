@@ -79,6 +79,7 @@ import build_pretraining_dataset as builder  # noqa: E402  (found through the li
 import command_line  # noqa: E402
 import configuration  # noqa: E402
 import files  # noqa: E402
+import process_pool  # noqa: E402
 from configuration import Interrupted, RunFailed, UserError, option  # noqa: E402
 from tokenization import SPECIAL_TOKENS, ElectraTokenizer  # noqa: E402
 
@@ -428,7 +429,8 @@ def in_process(function: Callable, config: VocabConfig):
 
     Raises: RunFailed: the process was killed. UserError, OSError: as in the function.
     """
-    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), builder.begin_worker) as pool:
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context, process_pool.begin_worker) as pool:
         try:
             with files.blocked_signals(in_new_processes=True):  # it starts here
                 future = pool.submit(function, config)
@@ -499,11 +501,11 @@ def report_only(config: VocabConfig):
 def main(argv) -> int:
     config = command_line.parse(VocabConfig, argv, __doc__)
     if config.report:
-        builder.stop_on_signals("nothing was written, run the command again")
+        process_pool.stop_on_signals("nothing was written, run the command again")
         report_only(config)
         return 0
     check_output(config)
-    builder.stop_on_signals("nothing was written, run the command again")
+    process_pool.stop_on_signals("nothing was written, run the command again")
     with configuration.sole_user(config.output_dir, "choose another --output_dir"):
         check_output(config)  # another process may have written it in the meantime
         build(config)

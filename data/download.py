@@ -28,7 +28,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -43,6 +42,7 @@ from question_sets import QUESTION_SETS, Source, check_json, convert, read  # no
 import command_line  # noqa: E402  (found through the line above)
 import configuration  # noqa: E402
 import files  # noqa: E402
+import process_pool  # noqa: E402
 from configuration import Interrupted, UserError, option  # noqa: E402
 
 # https://dumps.wikimedia.org/mirrors.html; the first one allows two connections at a time
@@ -415,21 +415,10 @@ def download(config: DownloadConfig) -> dict:
         return run(config).manifest
 
 
-def stop_on_signals():
-    """Makes the first Ctrl-C or SIGTERM raise `Interrupted`; later ones are ignored."""
-    def stop(number, frame):
-        for other in files.STOP_SIGNALS:
-            signal.signal(other, signal.SIG_IGN)
-        raise Interrupted(f"stopped by {signal.Signals(number).name}: run the same command again to resume.")
-
-    for number in files.STOP_SIGNALS:
-        signal.signal(number, stop)
-
-
 def main(argv) -> int:
     config = command_line.parse(DownloadConfig, argv, __doc__)
     tqdm.tqdm.set_lock(threading.RLock())  # the default lock leaks a semaphore where the process is terminated
-    stop_on_signals()
+    process_pool.stop_on_signals("run the same command again to resume", Interrupted.exit_status)
     manifest = download(config)
     total = sum(entry["bytes"] for entry in manifest["files"].values())
     print(f"{config.output_dir}: {len(manifest['files']):,} files, {total / 1e6:,.1f} MB; license: "

@@ -27,24 +27,20 @@ Exit status: 0, 2 (invalid option or input), 1 (a worker process failed), 130 (C
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import importlib.util
 import json
-import multiprocessing
 import os
 import re
 import shutil
-import signal
 import sys
 import time
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
-import tqdm
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -57,14 +53,14 @@ import build_pretraining_dataset as builder  # noqa: E402
 import command_line  # noqa: E402
 import configuration  # noqa: E402
 import files  # noqa: E402
-from configuration import Interrupted, RunFailed, UserError, option  # noqa: E402
+import process_pool  # noqa: E402
+from configuration import UserError, option  # noqa: E402
 
 PIECE_BYTES = 16 << 20  # of input at most; also the text that a worker holds before it writes it
 BLOCK_BYTES = 32 << 20  # of a shard, sorted in memory at a time
 EXAMPLES, EXAMPLE_CHARACTERS = 3, 200
 CORPUS_FORMAT = "electra-corpus"
 COMPRESSION_RATIO = 4  # of compressed text, to estimate what it needs
-LOG_SECONDS = 30  # between progress lines if the output is not a terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -552,7 +548,7 @@ _worker = None  # in a worker process: the configuration, the working folder, th
 
 def start_worker(config: PrepareConfig, folder: str, plan: dict, done):
     global _worker
-    builder.begin_worker()
+    process_pool.begin_worker()
     _worker = config, folder, plan, done
 
 
@@ -574,57 +570,8 @@ def run_stage(config: PrepareConfig, folder: str, plan: dict, function: Callable
         return results
     os.makedirs(os.path.dirname(place), exist_ok=True)
     files.remove_junk(os.path.dirname(place))
-    context = multiprocessing.get_context("spawn")  # fork is unsafe with the threads of a progress bar
-    done = context.RawArray("q", len(sizes))  # one writer each: no lock that a killed worker could hold
-    pool = concurrent.futures.ProcessPoolExecutor(min(config.processes, len(missing)), context, start_worker,
-                                                  (config, folder, plan, done))
-    total = sum(sizes)
-    bar = tqdm.tqdm(total=total, unit="B", unit_scale=True, desc=what, disable=None)
-    start_time = log_time = time.monotonic()
-    for number in set(range(len(sizes))) - set(missing):
-        done[number] = sizes[number]
-    try:
-        with files.blocked_signals(in_new_processes=True):  # they start here
-            tasks = {pool.submit(function, number): number for number in missing}
-        waiting = set(tasks)
-        while waiting:
-            ended, waiting = concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_EXCEPTION)
-            for task in ended:
-                task.result()
-                done[tasks[task]] = sizes[tasks[task]]
-            now = sum(map(min, done, sizes))
-            bar.update(now - bar.n)
-            if bar.disable and time.monotonic() > log_time + LOG_SECONDS:
-                log_time = time.monotonic()
-                print(bar.format_meter(now, total, log_time - start_time, 0, what, unit="B", unit_scale=True),
-                      flush=True)
-    except (UserError, OSError, Interrupted):
-        raise
-    except concurrent.futures.BrokenExecutor as error:
-        raise RunFailed("a worker process was killed (if memory ran out, use fewer --num_processes): run the same "
-                        "command again to continue.") from error
-    except Exception as error:
-        raise RunFailed(f"a worker failed ({type(error).__name__}: {error}): run the same command again to "
-                        "continue.") from error
-    finally:
-        bar.close()
-        for process in multiprocessing.active_children():  # idle, or still working although another has failed
-            process.terminate()
-        pool.shutdown()
+    process_pool.run_tasks(function, missing, sizes, config.processes, start_worker, (config, folder, plan), what)
     return [result or read_record(place.format(number)) for number, result in enumerate(results)]
-
-
-def stop_on_signals():
-    """Makes the first Ctrl-C or SIGTERM raise `Interrupted` with the shell's exit status; later ones are ignored."""
-    def stop(number, frame):
-        for other in files.STOP_SIGNALS:
-            signal.signal(other, signal.SIG_IGN)
-        error = Interrupted(f"stopped by {signal.Signals(number).name}: run the same command again to continue.")
-        error.exit_status = 128 + number
-        raise error
-
-    for number in files.STOP_SIGNALS:
-        signal.signal(number, stop)
 
 
 # --- The report ---
@@ -794,7 +741,7 @@ def say_result(config: PrepareConfig, result: Result, num_bytes: int, seconds: f
 
 def main(argv) -> int:
     config = command_line.parse(PrepareConfig, argv, __doc__)
-    stop_on_signals()
+    process_pool.stop_on_signals()
     with configuration.sole_user(config.output_dir, "choose another --output_dir", beside=True):
         try:
             prepare(config)

@@ -25,7 +25,6 @@ import itertools
 import multiprocessing
 import os
 import re
-import threading
 import unicodedata
 from typing import Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 from xml.etree import ElementTree
@@ -36,6 +35,7 @@ from mwparserfromhell import nodes
 
 import files
 from configuration import RunFailed, UserError, in_short
+from process_pool import end_with_parent
 
 BLOCK_BYTES = 1 << 22  # read at once
 CHUNK_BYTES = 1 << 20  # of XML, for a worker
@@ -228,7 +228,8 @@ def _article_markup(page: ElementTree.Element) -> str:
 def _in_parallel(work, chunks: Iterator[_Chunk], processes: int) -> Iterator[Tuple[List[Document], int]]:
     """`map(work, chunks)` by processes, with few results waiting."""
     pending = collections.deque()
-    with concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin_worker) as pool:
+    with concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"),
+                                                end_with_parent) as pool:  # signals stay blocked: workers finish
         try:
             for chunk in chunks:
                 with files.blocked_signals(in_new_processes=True):  # they start here
@@ -243,15 +244,6 @@ def _in_parallel(work, chunks: Iterator[_Chunk], processes: int) -> Iterator[Tup
         finally:  # those that run end soon
             for future in pending:
                 future.cancel()
-
-
-def _begin_worker():
-    """SIGINT and SIGTERM stay blocked: the parent lets the worker finish what it is doing. It ends with its parent."""
-    def end_with_parent():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 # --- Which pages ---

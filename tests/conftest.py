@@ -90,43 +90,39 @@ def pretraining_data(tmp_path_factory):
             "held_out": support.write_shards(base / "held_out", 32, records=24, shards=1, seed=1), "model": str(model)}
 
 
-@pytest.fixture(scope="session")
-def squad_data(tmp_path_factory):
-    """A folder with SQuAD files and, in `model`, an encoder's weights."""
+def save_encoder(folder, name, encoder, stddev):
+    """Saves a discriminator with random weights and the vocabulary of `folder` in its subfolder `name`."""
     import tensorflow as tf
 
     import modeling
     import weights
     from tokenization import ElectraTokenizer
+    make = modeling.VariableMaker(3, stddev)
+    network = modeling.Network(modeling.Embeddings(encoder, "electra/embeddings", make),
+                               modeling.Encoder(encoder, "electra", make, tf.float32),
+                               modeling.DiscriminatorHead(encoder, make, tf.float32))
+    weights.save_folder(network, "discriminator", ElectraTokenizer(str(folder / "vocab.txt")), str(folder / name))
+
+
+@pytest.fixture(scope="session")
+def squad_data(tmp_path_factory):
+    """A folder with SQuAD files and, in `model`, an encoder's weights."""
     folder = tmp_path_factory.mktemp("squad")
     for version in ("1.1", "2.0"):
         support.squad_file(folder / f"train-v{version}.json", version, 30, seed=1)
         support.squad_file(folder / f"dev-v{version}.json", version, 14, seed=2)
     (folder / "vocab.txt").write_text("\n".join([*support.SQUAD_VOCABULARY, "a", "b"]))
-    make = modeling.VariableMaker(3, 0.05)
-    network = modeling.Network(modeling.Embeddings(support.SQUAD_ENCODER, "electra/embeddings", make),
-                               modeling.Encoder(support.SQUAD_ENCODER, "electra", make, tf.float32),
-                               modeling.DiscriminatorHead(support.SQUAD_ENCODER, make, tf.float32))
-    weights.save_folder(network, "discriminator", ElectraTokenizer(str(folder / "vocab.txt")), str(folder / "model"))
+    save_encoder(folder, "model", support.SQUAD_ENCODER, 0.05)
     return folder
 
 
 @pytest.fixture(scope="session")
 def reader_folder(tmp_path_factory):
     """A folder with a vocabulary and, in `encoder`, an encoder's weights, for models that find `zed` in a text."""
-    import tensorflow as tf
-
-    import modeling
-    import weights
-    from tokenization import ElectraTokenizer
     folder = tmp_path_factory.mktemp("reader")
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *support.FILLERS, "where", "is", "it", "?", "zed", "."]
     (folder / "vocab.txt").write_text("\n".join(tokens))
-    make = modeling.VariableMaker(3, 0.2)
-    network = modeling.Network(modeling.Embeddings(support.READER_ENCODER, "electra/embeddings", make),
-                               modeling.Encoder(support.READER_ENCODER, "electra", make, tf.float32),
-                               modeling.DiscriminatorHead(support.READER_ENCODER, make, tf.float32))
-    weights.save_folder(network, "discriminator", ElectraTokenizer(str(folder / "vocab.txt")), str(folder / "encoder"))
+    save_encoder(folder, "encoder", support.READER_ENCODER, 0.2)
     return folder
 
 

@@ -26,6 +26,7 @@ import pytest
 import build_pretraining_dataset as builder
 import files
 import pretrain_utils
+import process_pool
 import tfrecord
 import tokenization
 from configuration import PretrainingConfig, RunFailed
@@ -505,7 +506,7 @@ def test_a_signal_while_the_folder_is_replaced_is_too_late_to_stop_the_build(con
 
     monkeypatch.setattr(os, "rename", rename)
     handlers = {number: signal.getsignal(number) for number in files.STOP_SIGNALS}
-    builder.stop_on_signals()
+    process_pool.stop_on_signals()
     try:
         manifest = builder.build(configure())
         assert all(signal.getsignal(number) == signal.SIG_IGN for number in files.STOP_SIGNALS)  # it arrived
@@ -683,7 +684,7 @@ def test_failing_worker_ends_the_build_with_a_sentence(configure, tmp_path, monk
 
 
 def test_progress_is_lines_in_a_log_and_a_bar_on_a_terminal(configure, monkeypatch, capsys):
-    monkeypatch.setattr(builder, "LOG_SECONDS", 0)
+    monkeypatch.setattr(process_pool, "LOG_SECONDS", 0)
     builder.build(configure())
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))

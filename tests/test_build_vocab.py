@@ -28,6 +28,7 @@ import build_vocab  # noqa: E402
 from build_vocab import VocabConfig, learn  # noqa: E402
 
 import build_pretraining_dataset as builder  # noqa: E402
+import process_pool  # noqa: E402
 import squad_utils  # noqa: E402
 from configuration import RunFailed  # noqa: E402
 from tokenization import SPECIAL_TOKENS, ElectraTokenizer  # noqa: E402
@@ -272,7 +273,7 @@ def test_other_files_stay_and_an_old_vocabulary_is_replaced_only_with_overwrite(
     folder, out = write(a="a cat\n"), write("out", notes="mine")
     monkeypatch.setattr(build_vocab, "in_process", lambda function, config: function(config))
     words = [f"--corpus_dir={folder}", f"--output_dir={out}"]
-    monkeypatch.setattr(builder, "stop_on_signals", lambda _: None)
+    monkeypatch.setattr(process_pool, "stop_on_signals", lambda _: None)
     build_vocab.main([SCRIPT, *words])
     assert sorted(content(out)) == ["notes", "tokenizer_config.json", "vocab.txt", "vocab_report.json"]
     before = content(out)
@@ -404,7 +405,7 @@ def test_bad_input_is_refused_in_one_sentence(write, tmp_path, in_process, refus
     words = [SCRIPT, f"--corpus_dir={folder}"]
     assert "--output_dir" in refuses(build_vocab.main, words)
     assert "is the corpus folder" in refuses(build_vocab.main, [*words, f"--output_dir={folder}/../text"])
-    monkeypatch.setattr(builder, "stop_on_signals", lambda _: None)
+    monkeypatch.setattr(process_pool, "stop_on_signals", lambda _: None)
     assert f"{tmp_path / 'out'} " in refuses(build_vocab.main, [*words, f"--output_dir={tmp_path / 'out'}"])
     assert (tmp_path / "out").read_text() == "a file"
 
@@ -420,7 +421,7 @@ def test_command_line_has_every_field_and_a_mistake_is_one_sentence_and_status_2
 
 
 def test_a_killed_training_process_is_a_failed_run(write, monkeypatch):
-    monkeypatch.setattr(builder, "begin_worker", end_at_once)
+    monkeypatch.setattr(process_pool, "begin_worker", end_at_once)
     with pytest.raises(RunFailed, match="memory"):
         build_vocab.in_process(learn, config(write(a="a cat\n")))
 

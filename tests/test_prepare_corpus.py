@@ -22,7 +22,8 @@ import documents  # noqa: E402
 import prepare_corpus  # noqa: E402
 from prepare_corpus import PrepareConfig  # noqa: E402
 
-import build_pretraining_dataset as builder  # noqa: E402
+import process_pool  # noqa: E402
+from configuration import RunFailed  # noqa: E402
 
 
 class Inline(concurrent.futures.Executor):
@@ -43,8 +44,8 @@ class Inline(concurrent.futures.Executor):
 @pytest.fixture
 def in_process(monkeypatch):
     """No worker processes, which take half a second each to start."""
-    monkeypatch.setattr(prepare_corpus.concurrent.futures, "ProcessPoolExecutor", Inline)
-    monkeypatch.setattr(builder, "begin_worker", lambda: None)
+    monkeypatch.setattr(process_pool.concurrent.futures, "ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(process_pool, "begin_worker", lambda: None)
 
 
 @pytest.fixture
@@ -249,7 +250,7 @@ def test_finished_pieces_are_kept_and_damaged_ones_done_again(text, in_process, 
         real(number)
 
     monkeypatch.setattr(prepare_corpus, "read_piece", fail_at_the_third)
-    with pytest.raises(prepare_corpus.RunFailed, match="the third piece"):
+    with pytest.raises(RunFailed, match="the third piece"):
         prepare_corpus.prepare(config(text, "again"))
     assert not (text.parent / "again").exists()
     pieces = text.parent / "again.partial" / "pieces"
@@ -268,11 +269,11 @@ def test_changed_options_start_again(text, in_process, monkeypatch, capsys):
         raise RuntimeError("stopped")
 
     monkeypatch.setattr(prepare_corpus, "write_shard", fail)
-    with pytest.raises(prepare_corpus.RunFailed):
+    with pytest.raises(RunFailed):
         prepare_corpus.prepare(config(text))
     monkeypatch.undo()
-    monkeypatch.setattr(prepare_corpus.concurrent.futures, "ProcessPoolExecutor", Inline)
-    monkeypatch.setattr(builder, "begin_worker", lambda: None)
+    monkeypatch.setattr(process_pool.concurrent.futures, "ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(process_pool, "begin_worker", lambda: None)
     prepare_corpus.prepare(config(text, seed=7))
     assert "starting again" in capsys.readouterr().out
     assert manifest(text.parent / "out")["options"]["seed"] == 7
