@@ -62,6 +62,9 @@ tests/test_training.py
 tests/test_checkpoints.py
 tests/test_report.py
 tests/test_tfrecord.py
+tests/test_process_pool.py
+tests/test_documents.py
+tests/test_wikipedia.py
 tests/test_devices.py
 tests/test_weights.py
 tests/test_run_pretraining.py::test_a_run_leaves_checkpoints_logs_configuration_vocabulary_and_curves
