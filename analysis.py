@@ -14,6 +14,7 @@ probability that the answer is an exact match, over the answered questions.
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -39,7 +40,7 @@ from squad_utils import Example
 
 RESAMPLES = 2000
 WORST = 50
-BINS = 15  # of the calibration, as in results.json
+BINS = 10  # of the calibration, as in results.json
 LAST = ("other", "no answer", "not in the context")  # of the groups
 SAID = ("answered", "left unanswered")
 
@@ -393,6 +394,13 @@ def write_after_evaluation(config: SquadConfig, examples: Sequence[Example], ans
         logging.info("the error analysis is %s.", path)
     except OSError as error:
         logging.warning("warning: the error analysis could not be written (%s).", configuration.in_short(error))
+
+
+def remove(folder: str):
+    """Removes the analysis of earlier answers."""
+    for name in ("analysis.html", "analysis.json"):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, name))
 
 
 # --- Two runs ---

@@ -13,6 +13,7 @@ embeddings and i + 1 for layer i, so that the top layer has 0.8 squared, as goog
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import glob
 import hashlib
@@ -314,6 +315,8 @@ def take_output_dir(config: SquadConfig, device: devices.Device, setup: Setup, i
     describe_run(config, device, setup)
     if not inputs.found and not config.skip_checkpoint:
         setup.checkpoints.set_replaced_aside()  # there are none without --overwrite
+        with contextlib.suppress(FileNotFoundError):  # the temperatures of those
+            os.remove(os.path.join(config.output_dir, weights.CALIBRATION))
     inputs.tokenizer.save(config.output_dir)
 
 
@@ -383,7 +386,7 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
         saves_after=lambda step: epoch_ended() or evaluation_due(step),
         evaluates_after=evaluation_due,
         save=None if config.skip_checkpoint else save,
-        evaluate=lambda step: progress.note(step, predict(config, answers, inputs.dev, workers, stop)[1]),
+        evaluate=lambda step: progress.note(step, *predict(config, answers, inputs.dev, workers, stop)),
         bad_update=lambda step: f"update {step} (seed {setup.seed})",
         not_finite=lambda step: not_finite(step, setup, config),
         interrupted=lambda *stopped: resume_hint(config, setup.num_train_steps, *stopped),
@@ -411,11 +414,14 @@ class DevProgress:
         entries = report.read_metrics_log(run_report.log.path) if workers.is_chief else []
         self.f1 = {entry["step"]: entry["f1"] for entry in entries if entry["kind"] == "eval" and "f1" in entry}
 
-    def note(self, step: int, scores: Optional[Dict[str, float]]) -> Optional[Dict[str, float]]:
-        """Called after each evaluation; returns `scores`, which are None where it was stopped."""
+    def note(self, step: int, found: Optional[dict], scores: Optional[Dict[str, float]]) -> Optional[Dict[str, float]]:
+        """Called with what `predict` returns; returns `scores`, which are None where it was stopped."""
         if scores:
             self.f1[step] = scores["f1"]
             self.checkpoints.evaluated(1, step, scores["f1"], "f1")
+            best = self.checkpoints.best().get(1, {})
+            if best.get("step") == step:
+                keep_temperature(os.path.join(self.checkpoints.folder, best["checkpoint"]), found)
         return scores
 
     def ends_early(self) -> bool:
@@ -428,6 +434,10 @@ class DevProgress:
             logging.info("early stopping: F1 on the development set has not improved in %d evaluations; it was %.2f at "
                          "step %d.", without, self.f1[best], best)
         return self.workers.from_chief(without >= self.patience)
+
+
+# The part of results.json that is about training.
+OF_TRAINING = ("train_steps", "seed", "learning_rate", "train_sequences_per_second", "best_checkpoint")
 
 
 def name_best(config: SquadConfig, results: dict) -> dict:
@@ -587,18 +597,19 @@ def predict(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
 
     found = search(answers.temperature)
     result = squad_results.Answers(found.nbest, found.null_odds)
-    calibration = {}
-    if write and config.do_eval:
-        calibration = calibrate(config, answers, dev, outputs, found, result.predictions(config))
-        if calibration:
-            result = result._replace(nbest=search(answers.temperature).nbest)
-    if write:
-        squad_results.write(config, result)
-    scores = None
+    calibration, scores = {}, None
     if config.do_eval or config.evaluates_in_training:
+        calibration = calibrate(config, answers, dev, outputs, found, result.predictions(config))
         scores = squad_results.scores_of(config, dev.examples, result)
     if write and config.do_eval:
+        if calibration:
+            result = result._replace(nbest=search(calibration["temperature"]).nbest)
+            keep_temperature(newest_prefix(config, answers), calibration)
+        squad_results.write(config, result)
         analysis.write_after_evaluation(config, dev.examples, result)
+    elif write:
+        squad_results.write(config, result)
+        analysis.remove(config.output_dir)  # of other answers
     percentiles = {f"latency_p{p}_ms": 1000 * float(np.percentile(interval.latencies, p)) for p in (50, 90, 95, 99)}
     return {"inference_sequences_per_second": interval.sequences_per_second,
             "predict_batch_size": config.predict_batch_size, **percentiles, **calibration}, scores
@@ -606,28 +617,37 @@ def predict(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
 
 def calibrate(config: SquadConfig, answers: Answers, dev: Split, outputs: Dict[str, np.ndarray],
               found: squad_utils.Found, predicted: Dict[str, str]) -> dict:
-    """Finds the temperature of the probabilities and keeps it with the model. Returns: its part of results.json; empty
-    where there are too few right or wrong answers to find one."""
+    """Finds the temperature of the probabilities. Returns: its part of results.json; empty where there are too few
+    right or wrong answers to find one."""
     metric = squad_metrics.named(config.metric, config.language)
     right, _ = squad_metrics.score_each(dev.examples, predicted, config.version_2_with_negative, metric)
     calibration = squad_utils.calibrate(answers.model.joint_head, dev.examples, dev.features, outputs, found, predicted,
                                         right, config.max_answer_length)
     if calibration is None:
         return {}
-    answers.temperature = calibration.temperature
     logging.info("probabilities: expected calibration error %.3f at temperature %.2f, %.3f without.", calibration.error,
                  calibration.temperature, calibration.error_uncalibrated)
-    path = answers.path
-    if config.do_train and not config.skip_checkpoint:
-        path = Checkpoints(config.checkpoint_dir).newest(1, quiet=True).prefix
-    if path:
-        try:
-            weights.keep_temperature(path, calibration.temperature)
-        except OSError as error:
-            logging.warning("the temperature could not be kept with the model: %s could not be written (%s).",
-                            error.filename, error.strerror)
     return {"temperature": calibration.temperature, "expected_calibration_error": calibration.error,
             "expected_calibration_error_uncalibrated": calibration.error_uncalibrated}
+
+
+def newest_prefix(config: SquadConfig, answers: Answers) -> Optional[str]:
+    """Where the temperature of the model that has answered is kept: its checkpoint or folder; None if nowhere."""
+    if not config.do_train:
+        return answers.path
+    newest = None if config.skip_checkpoint else Checkpoints(config.checkpoint_dir).newest(1, quiet=True)
+    return newest and newest.prefix
+
+
+def keep_temperature(path: Optional[str], calibration: dict):
+    """Keeps what `calibrate` has found with the weights that it was found for."""
+    if not path or "temperature" not in calibration:
+        return
+    try:
+        weights.keep_temperature(path, calibration["temperature"])
+    except OSError as error:
+        logging.warning("the temperature could not be kept with the model: %s could not be written (%s).",
+                        error.filename, error.strerror)
 
 
 def run_eval_script(config: SquadConfig, dev: Split, scores: Dict[str, float]):
@@ -716,7 +736,8 @@ def run_on(device: devices.Device, config: SquadConfig, stop: training.StopReque
     results = {"version_2": config.version_2_with_negative, "model": source.name,
                **(squad_results.evaluated_on(config) if config.do_predict or config.do_eval else {})}
     if os.path.exists(results_file) and (found if config.do_train else not config.init_checkpoint):
-        results = {**configuration.read_json_object(results_file), **results}  # of the same model: still valid
+        known = configuration.read_json_object(results_file)  # of the same model, perhaps on other questions
+        results = {**{name: known[name] for name in OF_TRAINING if name in known}, **results}
     if config.do_train:
         answers, summary = train(config, device, stop, Inputs(
             source, tokenizer, fingerprints, found, not_given, train_split, dev))

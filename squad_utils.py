@@ -105,7 +105,7 @@ def read_squad(path: str, version_2: bool, needs_answers: bool = True, offsets: 
     if offsets is Offsets.REPAIR and (moved or dropped or skipped):
         _report_offsets(path, len(seen), moved, dropped, skipped)
     if not examples:
-        why = ": every answer has a wrong answer_start" if skipped else ""
+        why = " with an answer at its answer_start" if skipped else ""
         raise UserError(f"{path} contains no questions{why}: give a SQuAD file with some.")
     if version_2 and needs_answers and not marked and not said_version_2:
         raise UserError(f"{path} holds SQuAD 1.1 data (no question has 'is_impossible'): omit "

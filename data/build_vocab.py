@@ -462,10 +462,13 @@ def build(config: VocabConfig) -> ElectraTokenizer:
     try:
         learned, report = in_process(learn_and_report, config)
         tokenizer = learned.tokenizer(config)
+        # A new folder appears with all of its files: the recipes take one that exists as finished.
+        exists = os.path.isdir(config.output_dir) and os.listdir(config.output_dir)
+        target = contextlib.nullcontext(config.output_dir) if exists else files.new_folder(config.output_dir)
         # A signal is too late to stop the command now: it waits until all files are written.
-        with contextlib.suppress(Interrupted), files.blocked_signals():
-            tokenizer.save(config.output_dir)
-            files.write_json(os.path.join(config.output_dir, "vocab_report.json"), report)
+        with contextlib.suppress(Interrupted), files.blocked_signals(), target as folder:
+            tokenizer.save(folder)
+            files.write_json(os.path.join(folder, "vocab_report.json"), report)
     except OSError as error:
         raise UserError(f"{error.filename or config.output_dir} could not be read or written ({error.strerror}): fix "
                         "that or choose another folder.") from error
@@ -505,7 +508,7 @@ def main(argv) -> int:
         return 0
     check_output(config)
     process_pool.stop_on_signals("nothing was written, run the command again")
-    with configuration.sole_user(config.output_dir, "choose another --output_dir"):
+    with configuration.sole_user(config.output_dir, "choose another --output_dir", beside=True):
         check_output(config)  # another process may have written it in the meantime
         build(config)
     return 0

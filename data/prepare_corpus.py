@@ -132,7 +132,7 @@ class PrepareConfig:
 Pieces = List[List[documents.Range]]  # each with paths relative to the input folder
 
 
-def plan_pieces(folder: str, sizes: Dict[str, int]) -> Pieces:
+def plan_pieces(folder: str, sizes: Dict[str, int], source: documents.Source) -> Pieces:
     """Divides the files into pieces: large ones that lines separate are cut, small ones are put together.
 
     Args:
@@ -141,7 +141,7 @@ def plan_pieces(folder: str, sizes: Dict[str, int]) -> Pieces:
     bound = min(PIECE_BYTES, max(1 << 20, sum(sizes.values()) // 64))
     pieces, small, small_size = [], [], 0
     for name, size in sizes.items():
-        for part in parts_of(folder, name, size, bound):
+        for part in parts_of(folder, name, size, bound, source):
             part_size = (part.end or size) - part.begin
             if small and small_size + part_size > bound:
                 pieces.append(small)
@@ -151,12 +151,14 @@ def plan_pieces(folder: str, sizes: Dict[str, int]) -> Pieces:
     return pieces + ([small] if small else [])
 
 
-def parts_of(folder: str, name: str, size: int, bound: int) -> Iterator[documents.Range]:
+def parts_of(folder: str, name: str, size: int, bound: int, source: documents.Source) -> Iterator[documents.Range]:
     kind, compression = documents.kind_of(name)
-    if compression or kind not in ("text", "jsonl") or size <= 4 * bound:
+    path = os.path.join(folder, name)
+    if compression or kind not in ("text", "jsonl") or size <= 4 * bound or (
+            kind == "text" and documents.is_book(path, source, documents.head_of(path, source))):
         yield documents.Range(name)
         return
-    with open(os.path.join(folder, name), "rb") as file:
+    with open(path, "rb") as file:
         if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16, whose lines bytes do not show
             yield documents.Range(name)
             return
@@ -201,7 +203,7 @@ def find_input(config: PrepareConfig) -> Tuple[str, List[str]]:
 def make_plan(config: PrepareConfig, base: str, content: List[dict]) -> dict:
     sizes = {entry["file"]: entry["bytes"] for entry in content}
     return {"version": 1, "options": config.deciding(), "base": base, "input": content,
-            "pieces": [[list(part) for part in piece] for piece in plan_pieces(base, sizes)]}
+            "pieces": [[list(part) for part in piece] for piece in plan_pieces(base, sizes, config.source)]}
 
 
 def same_input(one: dict, other: dict) -> bool:
@@ -689,8 +691,9 @@ def prepare(config: PrepareConfig):
         return
     check_disk(config, content, folder)
     plan = make_plan(config, base, content)
-    if before and not same_input(before, plan):
-        print("the text or the options have changed since the run that was not finished: starting again", flush=True)
+    if before and not (same_input(before, plan) and before.get("pieces") == plan["pieces"]):
+        print("the text, the options or this program have changed since the run that was not finished: starting again",
+              flush=True)
         shutil.rmtree(folder)
     os.makedirs(folder, exist_ok=True)
     files.remove_junk(folder)

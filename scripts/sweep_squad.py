@@ -509,7 +509,8 @@ def best_of(config: SweepConfig, jobs: List[Job], rows: Dict[str, dict], content
     device = config.device or contents[checkpoint.prefix].state["device"]
     words = recipe.fine_tuning(device, seed, checkpoint.prefix, os.path.join(config.out_dir, "best"),
                                [*arguments, *search_squad.words_of(setting)])
-    spread = f"{min(row['F1'] for row in found):.2f} to {max(row['F1'] for row in found):.2f}, {len(found)} seeds"
+    spread = f"{min(row['F1'] for row in found):.2f} to {max(row['F1'] for row in found):.2f}, "
+    spread += f"{len(found)} seeds" if len(found) > 1 else "one seed"
     return (f"\nbest: {run} {os.path.basename(checkpoint.prefix)} {search_squad.label_of({'setting': dict(setting)})}: "
             f"F1 median {search_squad.median_f1(found):.2f} ({spread}). Fine-tune with its settings:\n"
             f"bash scripts/electra_squad.sh {shlex.join(words)}\n")

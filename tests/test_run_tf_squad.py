@@ -220,6 +220,26 @@ def test_the_best_checkpoint_stays_beside_the_newest_and_both_are_named(data, tm
     assert weights.read(os.path.join(config.output_dir, "best")).state["step"] == 6
 
 
+def test_the_best_checkpoint_has_its_own_temperature_and_a_new_run_none_of_the_old(data, tmp_path, dev_f1, monkeypatch):
+    monkeypatch.setattr(run_tf_squad, "calibrate", lambda *args: {"temperature": 1.0 + len(dev_f1)})
+    config = make_config(data, tmp_path / "out", eval_steps=6)
+    dev_f1 += [60.0, 60.0, 30.0]  # after 6, 12 and at the end, 16
+    run(config)
+    assert written(config, "calibration.json") == {"temperatures": {"ckpt-6": 4.0, "ckpt-16": 2.0}}
+    assert weights.read(os.path.join(config.output_dir, "best")).temperature == 4.0
+    run(dataclasses.replace(config, overwrite=True, seed=9, eval_steps=0, do_predict=False, do_eval=False))
+    assert weights.read(os.path.join(config.checkpoint_dir, "ckpt-16")).temperature == 1.0
+
+
+def test_answers_without_scores_leave_no_scores_of_others(data, tmp_path):
+    config = make_config(data, tmp_path / "out", max_steps=1)
+    run(config)
+    assert os.path.exists(tmp_path / "out" / "analysis.html")
+    found = run(dataclasses.replace(config, do_train=False, do_eval=False, init_checkpoint=None))
+    assert "f1" not in found and found["train_steps"] == 1 and "predict_file" in found
+    assert not [name for name in os.listdir(config.output_dir) if name.startswith("analysis")]
+
+
 def test_early_stopping_ends_the_run_and_a_resumed_one_at_the_same_step(data, tmp_path, dev_f1):
     config = make_config(data, tmp_path / "out", early_stopping_patience=2, eval_steps=2, num_train_epochs=8.0)
     scores = [10.0, 60.0, 60.0, 50.0, 50.0]  # after 2, 4, 6 and 8, and of the predictions
