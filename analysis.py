@@ -476,7 +476,10 @@ def render_comparison(names: Sequence[str], runs: Sequence[Sequence[Question]], 
 def settings_of(folder: str, config: AnalysisConfig) -> SquadConfig:
     """How a run was evaluated: as its results.json says, unless an option says otherwise. Raises: UserError."""
     path = os.path.join(folder, "results.json")
-    recorded = configuration.read_json_object(path) if os.path.exists(path) else {}
+    kinds = {**dict.fromkeys(("predict_file", "metric", "language"), (str, type(None))),
+             "null_score_diff_threshold": (int, float, type(None))}
+    recorded = configuration.read_record(path, "delete it, and name the questions with --predict_file", **kinds) if (
+        os.path.lexists(path)) else {}
     given = {name: getattr(config, name) for name in ("predict_file", "metric", "language")
              if getattr(config, name) is not None}
     if "metric" in given:
@@ -489,7 +492,7 @@ def settings_of(folder: str, config: AnalysisConfig) -> SquadConfig:
                         "--predict_file.")
     threshold = config.null_score_diff_threshold
     if threshold is None:
-        threshold = recorded.get("null_score_diff_threshold", 0.0)
+        threshold = recorded.get("null_score_diff_threshold") or 0.0
     return SquadConfig(do_eval=True, output_dir=folder, null_score_diff_threshold=threshold,
                        version_2_with_negative=bool(recorded.get("version_2", config.version_2_with_negative)), **found)
 

@@ -73,7 +73,7 @@ import numpy as np
 import tokenizers
 import tqdm
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 import build_pretraining_dataset as builder  # noqa: E402  (found through the line above)
 import command_line  # noqa: E402

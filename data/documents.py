@@ -40,7 +40,7 @@ import unicodedata
 import zlib
 from typing import Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from configuration import UserError, in_short  # noqa: E402  (found through the line above)
 

@@ -34,7 +34,7 @@ import threading
 import time
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 import tqdm  # noqa: E402
 from downloads import Corrupt, Missing, extract, fetch, fetch_text, open_session, verify  # noqa: E402

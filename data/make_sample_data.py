@@ -48,7 +48,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 import tokenizers
 import tqdm
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path[:0] = [os.path.dirname(HERE), HERE]
 
 import sample_guessers  # noqa: E402  (found through the line above)

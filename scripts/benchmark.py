@@ -34,7 +34,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 LOADED = time.monotonic()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-HERE = os.path.dirname(os.path.abspath(__file__))
+HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path[:0] = [os.path.dirname(HERE), HERE]
 
 from recipe import BenchmarkConfig  # noqa: E402  (found through the line above, like the rest)

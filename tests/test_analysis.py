@@ -284,6 +284,8 @@ def test_runs_that_cannot_be_analysed_are_refused_by_name(tmp_path, refuses):
     shutil.copy(tmp_path / "one" / "results.json", tmp_path / "kept.json")
     (tmp_path / "one" / "results.json").unlink()
     assert "--predict_file" in refuses(call, f"--runs={tmp_path}/one")
+    (tmp_path / "one" / "results.json").write_text('{"predict_file": {"x": []}}')
+    assert "results.json: predict_file" in refuses(call, f"--runs={tmp_path}/one")
     shutil.copy(tmp_path / "kept.json", tmp_path / "one" / "results.json")
     pathlib.Path(tmp_path / "dev-5.json").unlink()
     assert "dev-5.json" in refuses(call, f"--runs={tmp_path}/one")

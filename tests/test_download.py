@@ -360,3 +360,10 @@ def test_every_set_has_an_address_a_license_and_names_that_the_wrapper_reads():
     (dict(dataset="squad", mirror="ftp://x"), "--mirror"), (dict(dataset="other"), "--dataset"), (dict(), "--dataset")])
 def test_invalid_options_are_refused(refuses, options, word):
     assert word in refuses(DownloadConfig, output_dir="out", **options)
+
+
+@pytest.mark.parametrize("program", ["download.py", "prepare_corpus.py", "build_vocab.py"])
+def test_a_command_works_through_a_symbolic_link(program, tmp_path):
+    (tmp_path / "linked.py").symlink_to(support.ROOT / "data" / program)
+    result = subprocess.run([sys.executable, str(tmp_path / "linked.py"), "--nonsense"], capture_output=True, text=True)
+    assert result.returncode == 2 and "nonsense" in result.stderr, result.stderr
