@@ -366,7 +366,8 @@ def test_questions_without_answers_are_answered_from_the_output_folder(data, fin
                                  predict_file=str(tmp_path / "questions.json"))
     expected = written(config)
     found = run(config)
-    assert written(config) == expected and found["f1"] == finished[1]["f1"]  # of the same model, from before
+    assert written(config) == expected and found["train_steps"] == finished[1]["train_steps"]
+    assert "f1" not in found  # the scores were those of other questions
 
 
 def test_an_official_script_is_run_and_a_disagreement_said(data, finished, tmp_path):
