@@ -14,12 +14,13 @@ import files
 
 class _Deferred:
     def __init__(self, name: str):
-        self._name = name
+        self._name, self._imported = name, False
 
     def __getattr__(self, attribute: str):
-        if self._name not in sys.modules:
+        if not self._imported:
             with files.blocked_signals():  # half an import cannot be repeated
-                importlib.import_module(self._name)
+                importlib.import_module(self._name)  # also waits for a thread that is importing it
+            self._imported = True
         return getattr(sys.modules[self._name], attribute)
 
 

@@ -137,6 +137,9 @@ def resume(partial: str, call: dict, overwrite: bool) -> int:
     Raises: UserError: they are those of another call.
     """
     record = f"{partial}.json"
+    for path in (partial, record):
+        if os.path.lexists(path) and not os.path.isfile(path):
+            raise UserError(f"{path} is not a file: remove it, or choose another --output_file.")
     if os.path.exists(partial) and os.path.exists(record):
         if configuration.read_json_object(record) == call:
             done, end = 0, 0

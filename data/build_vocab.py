@@ -98,8 +98,8 @@ REPORT_FILES = 12  # printed; vocab_report.json has all
 class VocabConfig:
     corpus_dir: Optional[str] = option(None, "folder of UTF-8 text files, one sentence per line")
     output_dir: Optional[str] = option(None, "folder for the vocabulary, created if missing")
-    type: str = option("wordpiece", "kind of vocabulary; sentencepiece: a unigram model, bpe: a SentencePiece model of "
-                       "the BPE type", choices=("wordpiece", *MODEL_TYPES))
+    type: str = option("wordpiece", "kind of vocabulary (sentencepiece is a unigram model, bpe a SentencePiece model "
+                       "of the type BPE)", choices=("wordpiece", *MODEL_TYPES))
     vocab_size: int = option(30522, "maximum number of tokens", minimum=1, maximum=1_000_000)
     min_frequency: Optional[int] = option(
         None, "wordpiece: minimum frequency of a pair of tokens that is merged (default: 2)", minimum=1,
@@ -113,8 +113,7 @@ class VocabConfig:
     tokenize_chinese_chars: bool = option(True, "each CJK ideograph is a token of its own")
     byte_fallback: bool = option(False, "sentencepiece, bpe: characters outside the alphabet become bytes, not [UNK]")
     input_sentence_size: int = option(
-        1_000_000, "sentencepiece, bpe: lines to train on; a million of English text take about 2.5 GB of "
-        "memory",
+        1_000_000, "sentencepiece, bpe: lines to train on; a million lines of English text take about 2.5 GB of memory",
         minimum=1)
     report: bool = option(False, "train nothing: report how --vocab_file splits the corpus")
     vocab_file: Optional[str] = option(None, "with --report: a vocab.txt, a SentencePiece X.model or a tokenizer.json")
@@ -463,10 +462,13 @@ def build(config: VocabConfig) -> ElectraTokenizer:
     try:
         learned, report = in_process(learn_and_report, config)
         tokenizer = learned.tokenizer(config)
+        # A new folder appears with all of its files: the recipes take one that exists as finished.
+        exists = os.path.isdir(config.output_dir) and os.listdir(config.output_dir)
+        target = contextlib.nullcontext(config.output_dir) if exists else files.new_folder(config.output_dir)
         # A signal is too late to stop the command now: it waits until all files are written.
-        with contextlib.suppress(Interrupted), files.blocked_signals():
-            tokenizer.save(config.output_dir)
-            files.write_json(os.path.join(config.output_dir, "vocab_report.json"), report)
+        with contextlib.suppress(Interrupted), files.blocked_signals(), target as folder:
+            tokenizer.save(folder)
+            files.write_json(os.path.join(folder, "vocab_report.json"), report)
     except OSError as error:
         raise UserError(f"{error.filename or config.output_dir} could not be read or written ({error.strerror}): fix "
                         "that or choose another folder.") from error
@@ -506,7 +508,7 @@ def main(argv) -> int:
         return 0
     check_output(config)
     process_pool.stop_on_signals("nothing was written, run the command again")
-    with configuration.sole_user(config.output_dir, "choose another --output_dir"):
+    with configuration.sole_user(config.output_dir, "choose another --output_dir", beside=True):
         check_output(config)  # another process may have written it in the meantime
         build(config)
     return 0

@@ -375,15 +375,21 @@ def head_of(path: str, source: Source) -> List[str]:
 
 def _read_text(part: Range, source: Source, name: str) -> Tuple[str, Iterator[Document]]:
     head = head_of(part.path, source)
-    if source.paragraphs == "auto" and part.begin == 0 and part.end is None and (
-            os.path.getsize(part.path) <= GUTENBERG_BYTES):
+    if part.begin == 0 and part.end is None and is_book(part.path, source, head):
         import gutenberg
-        if gutenberg.is_book("\n".join(head)[:GUTENBERG_SAMPLE], _end_of(part.path)):
-            text = gutenberg.clean("\n".join(read_lines(part, source)))
-            return "gutenberg", _number(cut(map(clean, text.split("\n")), blanks_separate_docs=False), name)
+        text = gutenberg.clean("\n".join(read_lines(part, source)))
+        return "gutenberg", _number(cut(map(clean, text.split("\n")), blanks_separate_docs=False), name)
     layout = detect(head, source.paragraphs)
     paragraphs = paragraphs_of(read_lines(part, source), layout.paragraphs)
     return layout.paragraphs, _number(cut(paragraphs, layout.blanks_separate_docs), name)
+
+
+def is_book(path: str, source: Source, head: List[str]) -> bool:
+    """Whether a text file that begins with the lines `head` is cleaned as a book of Project Gutenberg, as a whole."""
+    if source.paragraphs != "auto" or os.path.getsize(path) > GUTENBERG_BYTES:
+        return False
+    import gutenberg
+    return gutenberg.is_book("\n".join(head)[:GUTENBERG_SAMPLE], _end_of(path))
 
 
 def _end_of(path: str) -> str:

@@ -22,6 +22,7 @@ Exit status: 0, 2 (invalid option, or no server has the file), 75 (Ctrl-C or SIG
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -67,8 +68,8 @@ class DownloadConfig:
     language: Optional[str] = option(None, "language code, such as de; required for wikipedia and where a set of "
                                      "questions has several languages")
     date: str = option("latest", "wikipedia: date of the dump, such as 20240101, or latest")
-    num_parts: Optional[int] = option(None, "wikipedia: download only so many of the parts that the dump of a large "
-                                      "Wikipedia is split into", minimum=1)
+    num_parts: Optional[int] = option(None, "wikipedia: download only this many parts of a dump that is split into "
+                                      "parts, as the English one is", minimum=1)
     books: Optional[str] = option(None, "gutenberg: numbers of books, separated by commas, such as 1342,84")
     book_list: Optional[str] = option(None, "gutenberg: file with a number on each line; text after # is ignored")
     mirror: Optional[str] = option(None, "URL to use in place of the built-in servers, or several separated by commas: "
@@ -159,9 +160,15 @@ class Folder:
             except Corrupt as reason:
                 raise UserError(f"{path} {reason}, and this command did not write it: move it, or choose another "
                                 "--output_dir.") from reason
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        fetched = fetch(urls, path, size=size, digest=digest, check=check, offline=self.config.offline,
-                        session=self.session)
+        folder = os.path.dirname(path)
+        os.makedirs(folder, exist_ok=True)
+        try:
+            fetched = fetch(urls, path, size=size, digest=digest, check=check, offline=self.config.offline,
+                            session=self.session)
+        except UserError:
+            with contextlib.suppress(OSError):  # it holds something
+                os.rmdir(folder)
+            raise
         by = f"{digest.partition(':')[0]}, published" if published else known.get(
             "verified_by", "structure; sha256 recorded at the first download")
         self.record(name, url=fetched.url or known.get("url", ""), bytes=fetched.size, sha256=fetched.sha256,

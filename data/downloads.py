@@ -149,6 +149,13 @@ def _refuse_above(path: str, largest: int):
 def verify(path: str, size: Optional[int] = None, digest: str = "",
            check: Optional[Callable[[str], None]] = None) -> Tuple[int, str]:
     """Returns the size and the SHA-256 of a file. Raises: Corrupt: it is not as the arguments say (see `fetch`)."""
+    try:
+        return _verify(path, size, digest, check)
+    except OSError as error:
+        raise Corrupt(f"cannot be read ({in_short(error)})") from error
+
+
+def _verify(path: str, size: Optional[int], digest: str, check) -> Tuple[int, str]:
     found = os.path.getsize(path)
     if size is not None and found != size:
         raise Corrupt(f"has {found:,} bytes instead of {size:,}")
@@ -266,7 +273,7 @@ def _transfer(session: requests.Session, url: str, part: _Part, name: str):
             from error
     except (requests.ConnectionError, requests.exceptions.ContentDecodingError) as error:
         raise _Failure("the server stalled" if "timed out" in str(error) else _reason(error)) from error
-    except requests.RequestException as error:  # too many redirects, an invalid URL or scheme
+    except (requests.RequestException, ValueError) as error:  # too many redirects, an invalid URL or scheme
         raise _Failure(_reason(error), again=False) from error
 
 

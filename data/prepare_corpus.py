@@ -78,8 +78,8 @@ class PrepareConfig:
                                   "replace drops them", choices=("strict", "replace"))
     text_key: str = option("text", "key or column of the text in .jsonl, .parquet and .arrow")
     min_characters: int = option(50, "shorter documents are left out", minimum=0)
-    min_letters: float = option(0.6, "minimum fraction of letters among the characters of a document, white space "
-                                "excepted", minimum=0.0, maximum=1.0)
+    min_letters: float = option(0.6, "minimum fraction of letters among the characters of a document except white "
+                                "space", minimum=0.0, maximum=1.0)
     max_digits: float = option(0.2, "maximum fraction of digits", minimum=0.0, maximum=1.0)
     max_markup: float = option(0.1, "maximum fraction of characters of markup and code, such as < { | =",
                                minimum=0.0, maximum=1.0)
@@ -87,7 +87,7 @@ class PrepareConfig:
                                        "document", minimum=0.0, maximum=1.0)
     min_distinct_words: float = option(0.15, "minimum fraction of distinct words among the first 500",
                                        minimum=0.0, maximum=1.0)
-    filter_language: bool = option(False, "leave out documents in another language than --language")
+    filter_language: bool = option(False, "leave out documents in a language other than --language")
     deduplicate: str = option("near", "remove documents with the same text (exact), or nearly the same (near)",
                               choices=("near", "exact", "none"))
     near_duplicate_similarity: float = option(0.8, "near: minimum estimated Jaccard similarity of the sets of five "
@@ -132,7 +132,7 @@ class PrepareConfig:
 Pieces = List[List[documents.Range]]  # each with paths relative to the input folder
 
 
-def plan_pieces(folder: str, sizes: Dict[str, int]) -> Pieces:
+def plan_pieces(folder: str, sizes: Dict[str, int], source: documents.Source) -> Pieces:
     """Divides the files into pieces: large ones that lines separate are cut, small ones are put together.
 
     Args:
@@ -141,7 +141,7 @@ def plan_pieces(folder: str, sizes: Dict[str, int]) -> Pieces:
     bound = min(PIECE_BYTES, max(1 << 20, sum(sizes.values()) // 64))
     pieces, small, small_size = [], [], 0
     for name, size in sizes.items():
-        for part in parts_of(folder, name, size, bound):
+        for part in parts_of(folder, name, size, bound, source):
             part_size = (part.end or size) - part.begin
             if small and small_size + part_size > bound:
                 pieces.append(small)
@@ -151,12 +151,14 @@ def plan_pieces(folder: str, sizes: Dict[str, int]) -> Pieces:
     return pieces + ([small] if small else [])
 
 
-def parts_of(folder: str, name: str, size: int, bound: int) -> Iterator[documents.Range]:
+def parts_of(folder: str, name: str, size: int, bound: int, source: documents.Source) -> Iterator[documents.Range]:
     kind, compression = documents.kind_of(name)
-    if compression or kind not in ("text", "jsonl") or size <= 4 * bound:
+    path = os.path.join(folder, name)
+    if compression or kind not in ("text", "jsonl") or size <= 4 * bound or (
+            kind == "text" and documents.is_book(path, source, documents.head_of(path, source))):
         yield documents.Range(name)
         return
-    with open(os.path.join(folder, name), "rb") as file:
+    with open(path, "rb") as file:
         if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16, whose lines bytes do not show
             yield documents.Range(name)
             return
@@ -201,7 +203,7 @@ def find_input(config: PrepareConfig) -> Tuple[str, List[str]]:
 def make_plan(config: PrepareConfig, base: str, content: List[dict]) -> dict:
     sizes = {entry["file"]: entry["bytes"] for entry in content}
     return {"version": 1, "options": config.deciding(), "base": base, "input": content,
-            "pieces": [[list(part) for part in piece] for piece in plan_pieces(base, sizes)]}
+            "pieces": [[list(part) for part in piece] for piece in plan_pieces(base, sizes, config.source)]}
 
 
 def same_input(one: dict, other: dict) -> bool:
@@ -236,9 +238,12 @@ def read_record(path: str) -> dict:
     try:
         with open(path, encoding="utf-8") as file:
             made = json.load(file)
-    except (OSError, ValueError):
+        files_of = [*made.get("input", []), *made.get("text", [])]
+        whole = all(isinstance(entry["file"], str) and isinstance(entry["bytes"], int) and isinstance(
+            entry["blake2b"], str) and isinstance(entry.get("mtime_ns", 0), int) for entry in files_of)
+    except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError):
         return {}
-    return made if isinstance(made, dict) else {}
+    return made if whole else {}
 
 
 def finished(path: str) -> Optional[dict]:
@@ -633,7 +638,7 @@ def check_output(config: PrepareConfig, content: List[dict]) -> bool:
     if not os.path.isdir(config.output_dir) or not os.listdir(config.output_dir):
         return False
     path = os.path.join(config.output_dir, "manifest.json")
-    made = configuration.read_json_object(path) if os.path.exists(path) else {}
+    made = read_record(path)
     own = {"manifest.json", "report.md", "report.json", *(entry["file"] for entry in made.get("text", []))}
     foreign = {os.path.relpath(os.path.join(place, name), config.output_dir)
                for place, _, names in os.walk(config.output_dir) for name in names} - own
@@ -641,7 +646,7 @@ def check_output(config: PrepareConfig, content: List[dict]) -> bool:
         raise UserError(f"--output_dir={config.output_dir} contains {min(foreign or own)}, which is not part of a "
                         "prepared corpus: choose another folder.")
     if same_input(made, {"options": config.deciding(), "input": content}) and all(
-            os.path.exists(os.path.join(config.output_dir, entry["file"])) for entry in made["text"]):
+            os.path.exists(os.path.join(config.output_dir, entry["file"])) for entry in made.get("text", [])):
         return True
     if not config.overwrite:
         raise UserError(f"--output_dir={config.output_dir} contains a corpus of other text or options: choose another "
@@ -686,8 +691,9 @@ def prepare(config: PrepareConfig):
         return
     check_disk(config, content, folder)
     plan = make_plan(config, base, content)
-    if before and not same_input(before, plan):
-        print("the text or the options have changed since the run that was not finished: starting again", flush=True)
+    if before and not (same_input(before, plan) and before.get("pieces") == plan["pieces"]):
+        print("the text, the options or this program have changed since the run that was not finished: starting again",
+              flush=True)
         shutil.rmtree(folder)
     os.makedirs(folder, exist_ok=True)
     files.remove_junk(folder)

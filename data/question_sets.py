@@ -1,8 +1,9 @@
 """Question answering datasets in the manner of SQuAD: where they are, their licenses, and their conversion.
 
-One table, `QUESTION_SETS`. Every entry has been seen under its address in public code; a checksum is listed only where
-at least one published record of it was found, and for the others data/download.py records the one of the first
-download. `convert` turns all of them into the format of SQuAD 1.1 and 2.0 that run_tf_squad.py reads.
+One table, `QUESTION_SETS`. Every address has been seen in public code, except those of GermanQuAD, which follow the
+Hugging Face Hub's scheme for converted files. A checksum is listed only where at least one published record of it was
+found, and for the others data/download.py records the one of the first download. `convert` turns all of them into the
+format of SQuAD 1.1 and 2.0 that run_tf_squad.py reads.
 """
 from __future__ import annotations
 
@@ -144,7 +145,13 @@ def read(path: str, kind: str) -> List[dict]:
             import pyarrow.parquet
         except ImportError as error:
             raise UserError(f"{path} needs the library pyarrow: pip install pyarrow.") from error
-        return articles_of(pyarrow.parquet.read_table(path).to_pylist())
+        try:
+            table = pyarrow.parquet.read_table(path)
+            table.validate(full=True)  # damaged data would end the process
+            return articles_of(table.to_pylist())
+        except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged, or has other columns than expected ({in_brief(error)}): delete it and "
+                            "download it again.") from error
     try:
         check_json(path)
     except Corrupt as error:

@@ -4,17 +4,20 @@
 """
 from __future__ import annotations
 
+import bz2
 import copy
 import gzip
 import io
 import itertools
 import json
+import lzma
 import os
 import pathlib
 import random
 import re
 import shlex
 import struct
+import zipfile
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 MARKER = "INJECTED"  # name of the file that smuggled commands create
@@ -27,7 +30,9 @@ PROGRAMS = {
     "run_pretraining.py": "run_pretraining.py", "run_tf_squad.py": "run_tf_squad.py",
     "run_inference.py": "run_inference.py", "postprocess_pretrained_ckpt.py": "postprocess_pretrained_ckpt.py",
     "build_pretraining_dataset.py": "build_pretraining_dataset.py", "make_sample_data.py": "data/make_sample_data.py",
-    "build_vocab.py": "data/build_vocab.py", "electra.sh": "scripts/electra.sh",
+    "build_vocab.py": "data/build_vocab.py", "prepare_corpus.py": "data/prepare_corpus.py",
+    "download.py": "data/download.py", "analysis.py": "analysis.py",
+    "create_datasets_from_start.sh": "data/create_datasets_from_start.sh", "electra.sh": "scripts/electra.sh",
     "electra_squad.sh": "scripts/electra_squad.sh", "finetune_ckpts_on_squad.sh": "scripts/finetune_ckpts_on_squad.sh",
     "sweep_squad.py": "scripts/sweep_squad.py", "install_horovod.sh": "scripts/install_horovod.sh",
     "matrix.py": "scripts/matrix.py", "make_venv.sh": "scripts/make_venv.sh", "test.sh": "scripts/test.sh"}
@@ -91,6 +96,33 @@ CALLS = {
     "sample": Call("make_sample_data.py", {"output_dir": "@case@/demo", "size": "0.2"}, models=False),
     "vocabulary": Call("build_vocab.py", {"corpus_dir": "@in@/corpus", "output_dir": "@case@/vocabulary",
                                           "vocab_size": "90"}, models=False),
+    "pieces": Call("build_vocab.py", {"corpus_dir": "@in@/corpus", "output_dir": "@case@/vocabulary",
+                                      "type": "sentencepiece", "vocab_size": "120"}, models=False),
+    "report": Call("build_vocab.py", {"corpus_dir": "@in@/corpus", "report": "true",
+                                      "vocab_file": "@in@/pieces/spiece.model"}, models=False),
+    "prepare": Call("prepare_corpus.py", {"input_dir": "@in@/texts", "output_dir": "@case@/prepared",
+                                          "num_processes": "2"}, models=False),
+    "fetch questions": Call("download.py", {"dataset": "cmrc2018", "output_dir": "@case@/questions",
+                                            "offline": "true"}, {"questions": "questions"}, models=False, trains=True),
+    "fetch archives": Call("download.py", {"dataset": "fquad", "output_dir": "@case@/questions", "offline": "true"},
+                           {"questions": "archives"}, models=False, trains=True),
+    "fetch books": Call("download.py", {"dataset": "gutenberg", "books": "1342", "output_dir": "@case@/books",
+                                        "book_list": "@in@/books.txt", "offline": "true"}, {"books": "books"},
+                        models=False, trains=True),
+    "make data": Call("create_datasets_from_start.sh", {
+        "dataset": "corpus", "corpus_dir": "@in@/texts", "data_dir": "@case@/made", "vocab_size": "120",
+        "max_seq_length_p1": "32", "max_seq_length_p2": "64", "num_out_files": "2", "eval_fraction": "0.2"},
+        models=False, trains=True),
+    "plan data": Call("create_datasets_from_start.sh", {
+        "dry_run": "true", "dataset": "corpus", "corpus_dir": "@in@/texts", "data_dir": "@case@/made",
+        "vocab_size": "120"}, models=False),
+    "infer a file": Call("run_inference.py", {"init_checkpoint": "@in@/answerer", "context_file": "@in@/article.txt",
+                                              "input_file": "@in@/questions.jsonl",
+                                              "output_file": "@case@/answers/found.jsonl"}, {"answers": "found"}),
+    "analyse": Call("analysis.py", {"runs": "@case@/answers"}, {"answers": "evaluated"}),
+    "compare": Call("analysis.py", {"runs": "@case@/answers,@in@/evaluated"}, {"answers": "evaluated"}),
+    "combine": Call("run_tf_squad.py", {**_SQUAD, "do_eval": "true", "ensemble": "@in@/evaluated,@case@/evaluated"},
+                    {"evaluated": "evaluated"}, trains=True),
     "plan": Call("electra.sh", {"dry_run": "true", **_BOTH_PHASES}, models=False),
     "pre-train": Call("electra.sh", _BOTH_PHASES, models=False, trains=True),
     "plan SQuAD": Call("electra_squad.sh", {"dry_run": "true", **_WRAPPED_SQUAD, "out_dir": "@case@/answers",
@@ -100,6 +132,9 @@ CALLS = {
                       trains=True),
     "plan a sweep": Call("finetune_ckpts_on_squad.sh", {"dry_run": "true", "out_dir": "@case@/sweep", **_WRAPPED_SQUAD,
                                                         "checkpoints": "@in@/last/run/checkpoints"}, models=False),
+    "plan a search": Call("finetune_ckpts_on_squad.sh", {
+        "dry_run": "true", "out_dir": "@case@/sweep", **_WRAPPED_SQUAD, "checkpoints": "@in@/last/run/checkpoints",
+        "batch_size": None, "batch_sizes": "2,4", "learning_rates": "1e-4,2e-4", "trials": "3"}, models=False),
     "sweep again": Call("finetune_ckpts_on_squad.sh", {"out_dir": "@case@/sweep", **_WRAPPED_SQUAD,
                                                        "checkpoints": "@in@/last/run/checkpoints"},
                         {"sweep": "sweep"}, trains=True),
@@ -110,13 +145,18 @@ CALLS = {
     "test": Call("test.sh", {}, models=False)}
 # The calls whose options get bad values; several times where that is what should be drawn more often.
 OPTION_CALLS = {
-    "run_pretraining.py": ["check", "check", "check", "train"], "run_tf_squad.py": ["fine-tune", "answer"],
-    "run_inference.py": ["infer"], "postprocess_pretrained_ckpt.py": ["export"],
-    "build_pretraining_dataset.py": ["build"], "make_sample_data.py": ["sample"], "build_vocab.py": ["vocabulary"],
-    "electra.sh": ["plan"], "electra_squad.sh": ["plan SQuAD"], "finetune_ckpts_on_squad.sh": ["plan a sweep"],
-    "sweep_squad.py": ["sweep"]}
-OUTPUT_OPTIONS = ("results_dir", "log_dir", "output_dir", "out_dir", "cache_dir", "json_summary", "output_file")
-OUTPUTS = ("results", "answers", "exported", "built", "vocabulary", "demo", "sweep")
+    "run_pretraining.py": ["check", "check", "check", "train"], "run_tf_squad.py": ["fine-tune", "answer", "combine"],
+    "run_inference.py": ["infer", "infer a file"], "postprocess_pretrained_ckpt.py": ["export"],
+    "build_pretraining_dataset.py": ["build"], "make_sample_data.py": ["sample"],
+    "build_vocab.py": ["vocabulary", "pieces", "report"],
+    "prepare_corpus.py": ["prepare"], "download.py": ["fetch questions", "fetch books"],
+    "analysis.py": ["analyse", "compare"], "create_datasets_from_start.sh": ["plan data"],
+    "electra.sh": ["plan"], "electra_squad.sh": ["plan SQuAD"],
+    "finetune_ckpts_on_squad.sh": ["plan a sweep", "plan a search"], "sweep_squad.py": ["sweep"]}
+OUTPUT_OPTIONS = ("results_dir", "log_dir", "output_dir", "out_dir", "cache_dir", "json_summary", "output_file",
+                  "data_dir")
+OUTPUTS = ("results", "answers", "exported", "built", "vocabulary", "demo", "sweep", "prepared", "prepared.partial",
+           "questions", "books", "made")
 
 
 def words_of(call: Call, changes: Dict[str, Optional[str]]) -> List[str]:
@@ -162,12 +202,30 @@ VALUES = [
     f"$({SMUGGLED})", f"`{SMUGGLED}`", f"; {SMUGGLED}", f"' ; {SMUGGLED} ; '", f"\n {SMUGGLED}", f"a[$({SMUGGLED})]",
     "../../x", ".", "/", "~", "-", "--", "*", "[", "\\", "%s%n", "{}", '{"a": 1}', "x" * 300, "x" * 5000, "\x1b[31m",
     ",", "a,b", "@case@/missing/file", "/dev/null", "/etc/passwd", "\udcff\udcfe", "[" * 100_000]
+_DATASETS = ["@in@/data/32:0.7,@in@/data/gzip:0.3", "@in@/data/32:0.7,@in@/data/pieces:0.3", "@in@/data/32:0.7",
+             "@in@/data/32:1,@in@/data/32:1", "@in@/data/32:1,@in@/data/64", "@in@/data/32:nan,@in@/data/pieces:1",
+             "@in@/data/32:-1,@in@/data/pieces:1", "@in@/data/32:1e-9,@in@/data/pieces:1", ":", ":1,:2", "a:1,,b:1",
+             "@in@/data/32:1,@in@/data/none:1", "@in@/data/32/eval:1e308,@in@/data/64/eval:1e308", "@in@/data/32:0x1"]
+_NUMBERS = ["1e-4,", "1e-4,,2e-4", "1e-4,x", "1e-4 2e-4", "0,1", "1e-4,nan", ",".join(map(str, range(1, 3000)))]
+_FOLDERS = ["@in@/evaluated,", "@in@/evaluated,@in@/evaluated", "@in@/evaluated,@in@/squad_run", "@in@/evaluated,,x",
+            "@in@/evaluated,@in@/none", "@in@/evaluated,@in@/squad", ",@in@/evaluated", "@in@/evaluated"]
+LIKELY_VALUES = {  # of some options, drawn as often as VALUES
+    **dict.fromkeys(("pretrain_tfrecords", "eval_tfrecords", "data_dir_p1", "data_dir_p2"), _DATASETS),
+    **dict.fromkeys(("learning_rates", "batch_sizes", "epoch_counts", "layerwise_lr_decays"), _NUMBERS),
+    **dict.fromkeys(("ensemble", "runs"), _FOLDERS), "books": ["0", "1342,x", "1342,,84", "1342;84", "12345678"],
+    "mirror": ["http://", "http://[::bad", "ftp://x/y", "http://127.0.0.1:99999", "http://127.0.0.1:x", "http://\udcff"],
+    "vocab_file": ["@in@/pieces/spiece.model", "@in@/pieces/tokenizer.json", "@in@/pieces/vocab_report.json",
+                   "@in@/model.json", "@in@/pieces", "@in@/article.txt", "x.model", "x.json"],
+    "input_file": ["@in@/questions.jsonl", "@in@/squad/dev-v2.0.json", "@in@/article.txt", "@in@/model.json"],
+    "prepare_options": ["--paragraphs=", "--nonsense", "--language=xx yy", "--shard_megabytes=0", "'", "a b"]}
+
 
 
 def option_case(rng: random.Random, subject: Tuple[str, str]) -> dict:
     program, option = subject
     call = rng.choice(OPTION_CALLS[program])
-    value = rng.choice(VALUES)
+    likely = LIKELY_VALUES.get(option)
+    value = rng.choice(likely if likely and rng.random() < 0.5 else VALUES)
     return dict(call=call, what=f"--{option}={shorten(value)}", option=option,
                 words=words_of(CALLS[call], {option: value}), copies=CALLS[call].copies, machine={"cwd": "@case@/a/b"})
 
@@ -260,7 +318,7 @@ SUBJECTS = [
     Subject("dev-v1.1.json", {"squad": "squad"}, "squad/dev-v1.1.json", [("answer", {"data_dir": "@case@/squad"})]),
     Subject("dev-v2.0.json", {"squad": "squad"}, "squad/dev-v2.0.json", [
         ("answer", {"data_dir": "@case@/squad", "version_2_with_negative": "true"})]),
-    Subject("feature cache", {"cache": "squad_run/cache"}, "cache/*.npz", [
+    Subject("feature cache", {"cache": "cache"}, "cache/*.npz", [
         ("fine-tune", {"cache_dir": "@case@/cache"})]),
     *(Subject(f"{name} of a fine-tuning", {"answers": "squad_run"}, f"answers/{file}", [
         ("fine-tune", {"max_steps": "2"}), ("answer", {"init_checkpoint": None})])
@@ -274,6 +332,38 @@ SUBJECTS = [
     Subject("hostfile", {"hosts": "hosts"}, "hosts", [("plan", {"num_workers": "2", "hostfile": "@case@/hosts"})]),
     Subject("context file", {"article.txt": "article.txt"}, "article.txt", [
         ("infer", {"context_file": "@case@/article.txt"})]),
+    *(Subject(f"{file} of a vocabulary", {"pieces": folder}, f"pieces/{file}", [
+        ("build", {"vocab_file": f"@case@/pieces/{file}"}), ("check", {"vocab_file": f"@case@/pieces/{file}"}),
+        ("report", {"vocab_file": f"@case@/pieces/{file}"})])
+      for folder in ("pieces", "bpe") for file in ("spiece.model", "tokenizer.json")),
+    *(Subject(f"{file} of a dataset", {"data": "data/pieces"}, f"data/{file}", [
+        ("check", {"pretrain_tfrecords": "@case@/data"}), ("train", {"pretrain_tfrecords": "@case@/data"}),
+        ("check", {"pretrain_tfrecords": "@case@/data:2,@in@/data/pieces:1"})])
+      for file in ("tokenizer.json", "train-*.tfrecord", "manifest.json")),
+    *(Subject(f"{file} to prepare", {"texts": "texts"}, f"texts/{file}", [
+        ("prepare", {"input_dir": "@case@/texts"}), ("prepare", {"input_dir": "@case@/texts"}),
+        ("make data", {"corpus_dir": "@case@/texts"})])
+      for file in ("plain.txt", "lines.jsonl", "packed.jsonl.gz", "dump.xml.bz2", "dump.xml", "packed.txt.xz",
+                   "packed.txt.zst", "table.parquet")),
+    *(Subject(f"{file} of a prepared corpus", {"prepared": "prepared"}, f"prepared/{file}", [
+        ("prepare", {}), ("prepare", {"overwrite": "true"})]) for file in ("manifest.json", "text/*.txt")),
+    Subject("downloaded questions", {"questions": "questions"}, "questions/original/*.json", [("fetch questions", {})]),
+    Subject("downloaded archive", {"questions": "archives"}, "questions/original/*.zip", [("fetch archives", {})]),
+    Subject("manifest.json of a download", {"questions": "downloaded"}, "questions/manifest.json", [
+        ("fetch questions", {})]),
+    Subject("downloaded book", {"books": "books"}, "books/*.txt", [("fetch books", {})]),
+    Subject("list of books", {"books.txt": "books.txt"}, "books.txt", [
+        ("fetch books", {"book_list": "@case@/books.txt"})]),
+    *(Subject(f"questions in {file}", {file: source}, file, [("infer a file", {"input_file": f"@case@/{file}"})])
+      for file, source in (("questions.jsonl", "questions.jsonl"), ("dev.json", "squad/dev-v2.0.json"))),
+    *(Subject(f"{file} of interrupted answers", {"answers": "found"}, f"answers/{file}", [
+        ("infer a file", {}), ("infer a file", {"overwrite": "true"})])
+      for file in ("found.jsonl.partial", "found.jsonl.partial.json")),
+    *(Subject(f"{file} of an evaluation", {"answers": "evaluated"}, f"answers/{file}", [("analyse", {}), (
+        "compare", {})])
+      for file in ("results.json", "predictions.json", "nbest_predictions.json")),
+    *(Subject(f"{file} of an ensemble", {"evaluated": "evaluated"}, f"evaluated/{file}", [("combine", {})])
+      for file in ("results.json", "predictions.json", "nbest_predictions.json")),
     Subject("evaluation script", {"evaluate.py": "evaluate.py"}, "evaluate.py", [
         ("answer", {"eval_script": "@case@/evaluate.py"})])]
 
@@ -359,6 +449,33 @@ def gzip_bomb(path: pathlib.Path, rng: random.Random):
     path.write_bytes(gzip.compress(header) + part * 16)
 
 
+def bomb(path: pathlib.Path, rng: random.Random):
+    """A few kB that unpack to a gigabyte of zeros, in the format that the name says."""
+    zeros = bytes(1 << 26)
+    if path.suffix == ".zip":
+        names = zipfile.ZipFile(path).namelist()
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open(names[0], "w") as member:
+            for _ in range(16):
+                member.write(zeros)
+    elif path.suffix == ".zst":
+        import zstandard
+        path.write_bytes(zstandard.compress(zeros) * 16)
+    else:
+        path.write_bytes({".bz2": bz2, ".xz": lzma, ".gz": gzip}[path.suffix].compress(zeros) * 16)
+
+
+def unsafe_member(path: pathlib.Path, rng: random.Random):
+    """A zip file with a member that leads out of the folder, or is a link."""
+    names = zipfile.ZipFile(path).namelist()
+    with zipfile.ZipFile(path, "a") as archive:
+        if rng.random() < 0.5:
+            archive.writestr(rng.choice(["../../x", "/x", "..\\x", "a/../../x", names[0]]), "x")
+        else:
+            info = zipfile.ZipInfo("link")
+            info.external_attr = 0o120777 << 16
+            archive.writestr(info, "/etc/passwd")
+
+
 def huge_header(path: pathlib.Path, rng: random.Random):
     """A safetensors file whose header is, or whose tensors are, huge."""
     if rng.random() < 0.5:
@@ -382,7 +499,6 @@ def huge_array(path: pathlib.Path, rng: random.Random):
         arrays[name] = np.array([Pickled()], dtype=object)
         np.savez(path, **arrays)
         return
-    import zipfile
     with zipfile.ZipFile(path, "w") as archive:
         for field, array in arrays.items():
             buffer = io.BytesIO()
@@ -431,6 +547,12 @@ def damages_of(file: str) -> Dict[str, Callable[[pathlib.Path, random.Random], N
         found["huge record"] = huge_record
     if suffix == ".safetensors":
         found["huge header"] = huge_header
+    if suffix in (".bz2", ".xz", ".zst", ".zip", ".gz"):
+        found["bomb"] = bomb
+    if suffix == ".zip":
+        found["unsafe member"] = unsafe_member
+    if suffix in (".partial", ".xml"):
+        found.update(TEXT)
     if suffix == ".npz":
         found["huge array or pickle"] = huge_array
     return found
@@ -450,8 +572,10 @@ def file_case(rng: random.Random, subject: Subject) -> dict:
 
 WRITERS = {"train": "results_dir", "resume": "results_dir", "fine-tune": "output_dir", "export": "output_dir",
            "build": "output_dir", "sample": "output_dir", "pre-train": "results_dir", "run SQuAD": "out_dir",
-           "sweep again": "out_dir", "vocabulary": "output_dir"}  # what names its output
-READERS = ["check", "evaluate", "answer", "infer", "plan", "plan SQuAD", "plan a sweep"]
+           "sweep again": "out_dir", "vocabulary": "output_dir", "pieces": "output_dir", "prepare": "output_dir",
+           "fetch questions": "output_dir", "make data": "data_dir", "combine": "output_dir"}  # what names its output
+READERS = ["check", "evaluate", "answer", "infer", "infer a file", "analyse", "report", "plan data", "plan",
+           "plan SQuAD", "plan a sweep"]
 ODD_PATHS = {"blanks": "a b  c", "quotes": "it's \"it\"", "shell code": f"$(touch {MARKER})",
              "not UTF-8": "\udcff\udcfe", "a newline": "a\nb", "Japanese": "\u65e5\u672c\u8a9e",
              "a long name": "x" * 250, "a very long name": "x" * 300, "a deep path": "/".join(["d" * 100] * 30),

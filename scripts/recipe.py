@@ -788,6 +788,10 @@ def create_datasets(call: Call) -> Plan:
     for name in ("books_dir", "corpus_dir"):
         if call[name] and not os.path.isdir(call.path(name)):
             raise UserError(f"--{name}={call[name]} is not a directory: give the folder of the text files.")
+    if not re.fullmatch("[1-9][0-9]{0,4}", call["num_out_files"]):
+        raise UserError(f"--num_out_files={call['num_out_files']} must be an integer from 1 to 99999.")
+    if not re.fullmatch(r"0?\.[0-8][0-9]*|0|0?\.90*", call["eval_fraction"]):
+        raise UserError(f"--eval_fraction={call['eval_fraction']} must be a number from 0 to 0.9, such as 0.005.")
     common = [f"--{name}={call[name]}" for name in ("mirror",) if call[name]] + ["--offline"] * (
         call["offline"] == "true")
 
@@ -797,6 +801,9 @@ def create_datasets(call: Call) -> Plan:
     if dataset == "squad":
         return Plan({"device": "cpu", **building({"": download("squad", folder)}), "finished": folder}, [], [])
     options = preparation_options(call)
+    if {"--overwrite", "--overwrite=true"} & set(options):
+        raise UserError("--prepare_options=--overwrite would leave the vocabulary and the records of the old text: "
+                        f"delete {folder}, or choose another folder with --data_dir.")
     commands, sources = [], []
     if dataset.startswith("wiki"):
         sources.append(f"{folder}/download/wikipedia")
@@ -810,16 +817,30 @@ def create_datasets(call: Call) -> Plan:
     steps: Dict[str, List[str]] = {}
     place, vocab_file = vocabulary(call, f"{folder}/prepared/text", folder, steps)
     packed = call["pack_documents"] == "true"
+    training = "bash scripts/electra.sh cpu"
     for phase in (1, 2):
         length = call[f"max_seq_length_p{phase}"]
         records = f"{place}/seq_len_{length}" + "_packed" * packed
+        refuse_other_fraction(call, records)
+        training += f" --data_dir_p{phase}={shlex.quote(records)}"
         steps[records] = records_step(f"{folder}/prepared/text", vocab_file, records, length, call["num_out_files"],
                                       call["eval_fraction"]) + ["--pack_documents"] * packed
     built = building(steps)
     moved = {f"build_{number + len(commands)}": command for number, command in enumerate(steps.values())}
     return Plan({"device": "cpu", "built_folders": [""] * len(commands) + built["built_folders"],
                  **{f"build_{number}": command for number, command in enumerate(commands)}, **moved,
-                 "finished": " and ".join(list(steps)[-2:])}, [], [])
+                 "finished": f"train with {training}"}, [], [])
+
+
+def refuse_other_fraction(call: Call, records: str):
+    """Raises UserError: the records were built before, with another part of the documents held out."""
+    manifest = call.in_work_dir(os.path.join(records, "manifest.json"))
+    if not os.path.exists(manifest):
+        return
+    built = configuration.read_json_object(manifest).get("eval_fraction")
+    if built != float(call["eval_fraction"]):
+        raise UserError(f"{records} was built with --eval_fraction={built}, not {call['eval_fraction']}: delete that "
+                        "folder to build it again, or choose another --data_dir.")
 
 
 def vocabulary(call: Call, corpus: str, base: str, steps: Dict[str, List[str]]) -> Tuple[str, str]:

@@ -342,6 +342,16 @@ def test_a_signal_ends_training_at_once_and_leaves_nothing(write, tmp_path, numb
     assert os.listdir(tmp_path) == ["text"]
 
 
+def test_kill_9_leaves_no_folder_that_looks_finished(write, tmp_path):
+    folder = write(a="".join(make_text(8, 2000)) * 100)
+    process = subprocess.Popen([sys.executable, SCRIPT, f"--corpus_dir={folder}", f"--output_dir={tmp_path / 'out'}"],
+                               start_new_session=True)
+    support.wait_for(lambda: list(tmp_path.glob("out*")))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(10)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_signal_while_the_files_are_written_is_too_late(write, tmp_path, in_process, monkeypatch):
     def save(tokenizer, folder, save=ElectraTokenizer.save):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,10 +1,13 @@
 """deferred.py: a module that is imported at its first use."""
+import concurrent.futures
 import os
 import signal
 import subprocess
 import sys
 
 from support import ROOT
+
+import deferred
 
 # The module `slow` sends its own process a signal while it is imported, and fails if it is imported twice.
 PROGRAM = """import os, signal, sys
@@ -31,3 +34,11 @@ value = 3
                           env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert done.stdout == "3 once\n", done.stderr
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_threads_wait_for_the_one_that_imports(tmp_path, monkeypatch):
+    (tmp_path / "slow_module.py").write_text("import time\ntime.sleep(0.2)\nvalue = 3\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    later = deferred._Deferred("slow_module")
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: later.value, range(4))) == [3] * 4

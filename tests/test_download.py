@@ -316,6 +316,18 @@ def test_without_pyarrow_parquet_files_are_refused_by_name(server, run, refuses,
     assert "pyarrow" in refuses(run, "germanquad")
 
 
+def test_a_damaged_parquet_file_is_refused(server, run, refuses):
+    pytest.importorskip("pyarrow")
+    server.content["/train.parquet"] = server.content["/0000.parquet"] = b"PAR1 is not all of it"
+    assert "damaged" in refuses(run, "germanquad")
+
+
+def test_an_empty_folder_is_not_left_where_nothing_was_downloaded(run, refuses, tmp_path):
+    refuses(run, "cmrc2018")
+    refuses(run, "cmrc2018", offline=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_questions_of_another_structure_are_refused(server, run, refuses):
     for content in ({"data": [{"paragraphs": [{"context": "a", "qas": [{"id": 1}]}]}]}, {"data": [{"paragraphs": []}]}):
         server.content["/cmrc2018_train.json"] = json.dumps(content).encode()

@@ -81,6 +81,13 @@ def test_a_damaged_file_that_is_there_is_downloaded_again(fetch, tmp_path):
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
+def test_a_link_to_itself_is_replaced_but_not_offline(fetch, tmp_path, refuses):
+    (tmp_path / "file").symlink_to("file")
+    assert "cannot be read" in refuses(fetch, offline=True)
+    fetch()
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
 def test_a_connection_that_ends_early_is_resumed_where_it_ended(server, fetch, tmp_path, waits):
     server.faults["/file"] = [Fault(cut=120_000), Fault(cut=50_000)]
     assert fetch().size == len(CONTENT)
@@ -185,6 +192,8 @@ def test_redirects_are_followed_but_not_in_circles(server, fetch, tmp_path, refu
     (tmp_path / "file").unlink()
     assert "redirects" in refuses(fetch, server.url + "/circle").lower()
     refuses(fetch, server.url + "/out")
+    server.always["/invalid"] = Fault(302, {"Location": "http://[::bad"})
+    assert "/invalid" in refuses(fetch, server.url + "/invalid")
     assert not os.listdir(tmp_path)
 
 

@@ -51,8 +51,9 @@ def in_process(monkeypatch):
 @pytest.fixture
 def small_pieces(monkeypatch):
     """Several pieces, although they have at least a megabyte otherwise."""
-    def plan(folder, sizes, bound=8000):
-        return [[part] for name, size in sizes.items() for part in prepare_corpus.parts_of(folder, name, size, bound)]
+    def plan(folder, sizes, source, bound=8000):
+        return [[part] for name, size in sizes.items()
+                for part in prepare_corpus.parts_of(folder, name, size, bound, source)]
 
     monkeypatch.setattr(prepare_corpus, "plan_pieces", plan)
 
@@ -161,11 +162,20 @@ def test_large_files_are_cut_at_lines(tmp_path):
     (tmp_path / "b.txt").write_text("\n\n".join("Line one.\nLine two." for _ in range(2000)))
     for name in ("a.jsonl", "b.txt"):
         size = (tmp_path / name).stat().st_size
-        parts = list(prepare_corpus.parts_of(str(tmp_path), name, size, 5000))
+        parts = list(prepare_corpus.parts_of(str(tmp_path), name, size, 5000, documents.Source()))
         assert len(parts) > 3 and parts[0].begin == 0 and parts[-1].end == size
         assert all(one.end == other.begin for one, other in zip(parts, parts[1:]))
         text = (tmp_path / name).read_bytes()
         assert all(text[:part.end].endswith(b"\n") for part in parts[:-1])
+
+
+def test_a_large_book_of_project_gutenberg_is_one_piece(tmp_path):
+    book = tmp_path / "100.txt"
+    book.write_text("*** START OF THE PROJECT GUTENBERG EBOOK X ***\n\n" + "A line\nof prose.\n\n" * 2000)
+    size = book.stat().st_size
+    assert list(prepare_corpus.parts_of(str(tmp_path), "100.txt", size, 5000, documents.Source())) == [
+        documents.Range("100.txt")]
+    assert len(list(prepare_corpus.parts_of(str(tmp_path), "100.txt", size, 5000, documents.Source("lines")))) > 3
 
 
 def test_file_names_may_be_any_bytes(text, in_process):
@@ -232,6 +242,10 @@ def test_a_folder_that_is_up_to_date_is_left_and_other_text_is_refused_or_replac
     prepare_corpus.prepare(config(text, overwrite=True))
     assert manifest(text.parent / "out")["counts"]["documents"] == json.loads(before["manifest.json"])[
         "counts"]["documents"] + 1
+    for damaged in ("[" * 100_000, json.dumps({"input": 3}), json.dumps({"text": [{"file": []}]})):
+        (text.parent / "damaged").mkdir(exist_ok=True)
+        (text.parent / "damaged" / "manifest.json").write_text(damaged)
+        assert "manifest.json" in refuses(prepare_corpus.prepare, config(text, "damaged", overwrite=True))
     (text.parent / "out" / "notes").write_text("x")
     assert "notes" in refuses(prepare_corpus.prepare, config(text, seed=3, overwrite=True))
     (text.parent / "mine").mkdir()

@@ -399,6 +399,20 @@ def test_a_dataset_is_downloaded_prepared_and_built_where_data_dir_says(tmp_path
     assert f"--vocab_file={folder}/vocab/vocab.txt" in commands[5]
 
 
+def test_a_dataset_that_was_built_is_not_taken_for_one_of_other_options(tmp_path, refuses):
+    (tmp_path / "text").mkdir()
+    records = tmp_path / "data" / "seq_len_128"
+    records.mkdir(parents=True)
+    (records / "manifest.json").write_text('{"eval_fraction": 0.005}')
+    words = [tmp_path, "corpus", "text", f"--data_dir={records.parent}"]
+    finished = recipe.plan("create_datasets_from_start", [*words[1:], "--dry_run"], str(tmp_path)).variables["finished"]
+    assert f"--data_dir_p1={records} --data_dir_p2={records.parent}/seq_len_512" in finished
+    for option, named in (("--eval_fraction=0.01", str(records)), ("--prepare_options=--overwrite", "--data_dir"),
+                          ("--eval_fraction=none", "--eval_fraction=none"), ("--eval_fraction=1", "0.9"),
+                          ("--num_out_files=0", "--num_out_files=0")):
+        assert named in refuses(datasets_plan, *words, option)
+
+
 def test_datasets_have_names_and_sources(tmp_path, refuses):
     assert datasets_plan(tmp_path, "wiki_only") == datasets_plan(tmp_path, "wiki")
     assert [command[0] for command in datasets_plan(tmp_path, "squad")[1]] == ["data/download.py"]

@@ -207,6 +207,12 @@ def test_another_process_that_writes_the_same_file_is_refused(independent, tmp_p
         assert "a.jsonl is being written" in refuses(main, *call)
 
 
+@pytest.mark.parametrize("name", ["a.jsonl.partial", "a.jsonl.partial.json"])
+def test_a_folder_where_unfinished_answers_should_be_is_refused(name, tmp_path, refuses):
+    (tmp_path / name).mkdir()
+    assert name in refuses(run_inference.resume, str(tmp_path / "a.jsonl.partial"), {}, True)
+
+
 @pytest.mark.parametrize("line, parts", [
     ('{"question": "who?"}', ["line 2", "context", "missing", "--context_file"]),
     ('{"question": " ", "context": "bel"}', ["line 2", "question", "empty"]),
