@@ -436,6 +436,7 @@ class DevProgress:
         return self.workers.from_chief(without >= self.patience)
 
 
+EVALUATED_ON = ("predict_file", "metric", "language")  # what scores in results.json depend on besides the model
 # The part of results.json that is about training.
 OF_TRAINING = ("train_steps", "seed", "learning_rate", "train_sequences_per_second", "best_checkpoint")
 
@@ -605,11 +606,9 @@ def predict(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
         if calibration:
             result = result._replace(nbest=search(calibration["temperature"]).nbest)
             keep_temperature(newest_prefix(config, answers), calibration)
-        squad_results.write(config, result)
         analysis.write_after_evaluation(config, dev.examples, result)
-    elif write:
+    if write:
         squad_results.write(config, result)
-        analysis.remove(config.output_dir)  # of other answers
     percentiles = {f"latency_p{p}_ms": 1000 * float(np.percentile(interval.latencies, p)) for p in (50, 90, 95, 99)}
     return {"inference_sequences_per_second": interval.sequences_per_second,
             "predict_batch_size": config.predict_batch_size, **percentiles, **calibration}, scores
@@ -737,7 +736,8 @@ def run_on(device: devices.Device, config: SquadConfig, stop: training.StopReque
                **(squad_results.evaluated_on(config) if config.do_predict or config.do_eval else {})}
     if os.path.exists(results_file) and (found if config.do_train else not config.init_checkpoint):
         known = configuration.read_json_object(results_file)  # of the same model, perhaps on other questions
-        results = {**{name: known[name] for name in OF_TRAINING if name in known}, **results}
+        scored_alike = not config.do_train and all(known.get(name) == results.get(name) for name in EVALUATED_ON)
+        results = {**{name: known[name] for name in known if scored_alike or name in OF_TRAINING}, **results}
     if config.do_train:
         answers, summary = train(config, device, stop, Inputs(
             source, tokenizer, fingerprints, found, not_given, train_split, dev))
@@ -749,6 +749,8 @@ def run_on(device: devices.Device, config: SquadConfig, stop: training.StopReque
             Checkpoints(config.checkpoint_dir).evaluated(1, results["train_steps"], results["f1"], "f1")
         results.update(name_best(config, results if config.do_eval else {}))
     if workers.is_chief:
+        if config.do_predict and "f1" not in results:
+            analysis.remove(config.output_dir)  # of other answers
         files.write_json(results_file, results)
         logging.info("results are in %s.", results_file)
 

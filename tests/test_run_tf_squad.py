@@ -235,7 +235,10 @@ def test_answers_without_scores_leave_no_scores_of_others(data, tmp_path):
     config = make_config(data, tmp_path / "out", max_steps=1)
     run(config)
     assert os.path.exists(tmp_path / "out" / "analysis.html")
-    found = run(dataclasses.replace(config, do_train=False, do_eval=False, init_checkpoint=None))
+    other = tmp_path / "other.json"
+    shutil.copy(data / "dev-v1.1.json", other)
+    found = run(dataclasses.replace(config, do_train=False, do_eval=False, init_checkpoint=None,
+                                    predict_file=str(other)))
     assert "f1" not in found and found["train_steps"] == 1 and "predict_file" in found
     assert not [name for name in os.listdir(config.output_dir) if name.startswith("analysis")]
 
@@ -366,7 +369,8 @@ def test_questions_without_answers_are_answered_from_the_output_folder(data, fin
                                  predict_file=str(tmp_path / "questions.json"))
     expected = written(config)
     found = run(config)
-    assert written(config) == expected and found["f1"] == finished[1]["f1"]  # of the same model, from before
+    assert written(config) == expected and found["train_steps"] == finished[1]["train_steps"]
+    assert "f1" not in found  # the scores were those of other questions
 
 
 def test_an_official_script_is_run_and_a_disagreement_said(data, finished, tmp_path):
