@@ -105,6 +105,15 @@ def find(folder: str) -> Tuple[List[str], List[str]]:
     return sorted(known, key=os.fsencode), sorted(unknown, key=os.fsencode)
 
 
+def digest_of(path: str) -> str:
+    """Hash of a file's content."""
+    hashed = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        for block in iter(functools.partial(file.read, 1 << 20), b""):
+            hashed.update(block)
+    return hashed.hexdigest()
+
+
 def content(folder: str, names: List[str], known: Iterable[dict] = ()) -> List[dict]:
     """Size, hash and time of the files in a folder. Hashes in `known`, of an earlier call, are taken over where size
     and time are the same."""
@@ -113,13 +122,7 @@ def content(folder: str, names: List[str], known: Iterable[dict] = ()) -> List[d
     def of(name: str) -> dict:
         path = os.path.join(folder, name)
         status = os.stat(path)
-        digest = hashes.get((name, status.st_size, status.st_mtime_ns))
-        if not digest:
-            hashed = hashlib.blake2b(digest_size=16)
-            with open(path, "rb") as file:
-                for block in iter(functools.partial(file.read, 1 << 20), b""):
-                    hashed.update(block)
-            digest = hashed.hexdigest()
+        digest = hashes.get((name, status.st_size, status.st_mtime_ns)) or digest_of(path)
         return {"file": name, "bytes": status.st_size, "blake2b": digest, "mtime_ns": status.st_mtime_ns}
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:  # hashing releases the interpreter's lock

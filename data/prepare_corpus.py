@@ -30,7 +30,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import importlib.util
 import json
 import os
@@ -220,11 +219,7 @@ def same_input(one: dict, other: dict) -> bool:
 
 def digest_of(path: str) -> List:
     """[bytes, hash] of a file."""
-    hashed = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        for block in iter(functools.partial(file.read, 1 << 20), b""):
-            hashed.update(block)
-    return [os.path.getsize(path), hashed.hexdigest()]
+    return [os.path.getsize(path), documents.digest_of(path)]
 
 
 def finish(path: str, written: List[str], **content):
