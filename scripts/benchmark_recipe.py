@@ -12,7 +12,10 @@ from options import Call, Table, flag
 from plans import DRY_RUN, Plan, check_device
 
 import configuration
-from configuration import DeviceOptions, ElectraConfig, PretrainingConfig, SquadConfig, UserError, like, option
+from configuration import DeviceOptions, UserError, like, option
+from electra_config import ElectraConfig
+from pretraining_options import PretrainingConfig
+from squad_options import SquadConfig
 
 
 @dataclasses.dataclass(frozen=True)

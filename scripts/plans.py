@@ -12,7 +12,8 @@ import launcher
 from options import Call, exists, flag, own
 
 import configuration
-from configuration import DeviceOptions, EstimateConfig, UserError
+from configuration import DeviceOptions, UserError
+from pretraining_options import EstimateConfig
 
 WORKERS = dict(meaning="number of workers, one device each; 0 and 1 both mean one (alias: --num_hpu)", alias="num_hpu")
 HOSTFILE = own("hostfile", "", "hosts of the workers, in lines like 'host1 slots=8' (default: this machine)",

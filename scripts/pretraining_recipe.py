@@ -15,7 +15,9 @@ from options import ROOT, Call, Table, exists, flag, own
 from plans import DRY_RUN, ENV, ESTIMATE, HOSTFILE, MAX_RESTARTS, MIN_WORKERS, WORKERS, Plan, building, workers
 
 import configuration
-from configuration import ElectraConfig, PretrainingConfig, UserError
+from configuration import UserError
+from electra_config import ElectraConfig
+from pretraining_options import PretrainingConfig, split_weight, weighted_datasets
 
 # Where the data of the full recipe is by convention.
 CORPUS = "/data/tensorflow/bert/books_wiki_en_corpus/tfrecord/seq_len_{}/books_wiki_en_corpus/training/"
@@ -194,12 +196,12 @@ def electra_data(call: Call, phases: List[int], notes: List[str]) -> Tuple[Dict[
 
 def datasets(call: Call, data: str, phase: int) -> List[Tuple[str, float]]:
     """The folders and globs of --data_dir_p1 or _p2 and their weights, 0 without any. Raises: UserError."""
-    return configuration.weighted_datasets(data, f"data_dir_p{phase}", lambda path: exists(call.in_work_dir(path)))
+    return weighted_datasets(data, f"data_dir_p{phase}", lambda path: exists(call.in_work_dir(path)))
 
 
 def held_out_of(call: Call, data: str) -> str:
     """The held-out shards of one dataset, or of all in a mixture, with its weights; '' where there are none."""
-    parts = [configuration.split_weight(part.strip(), lambda path: exists(call.in_work_dir(path)))
+    parts = [split_weight(part.strip(), lambda path: exists(call.in_work_dir(path)))
              for part in data.split(",")]
     folders = [os.path.join(path, "eval") for path, _ in parts]
     known = len(parts) == 1 or all(weight for _, weight in parts)

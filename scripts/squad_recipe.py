@@ -12,7 +12,8 @@ from options import Call, Table, flag, own
 from plans import DRY_RUN, ENV, ESTIMATE, HOSTFILE, MAX_RESTARTS, MIN_WORKERS, WORKERS, Plan, building, workers
 
 import configuration
-from configuration import SquadConfig, UserError
+from configuration import UserError
+from squad_options import SquadConfig
 
 
 def squad_table() -> Table:

@@ -14,7 +14,8 @@ from plans import DEVICES, DRY_RUN, ESTIMATE, Plan
 from squad_recipe import squad, squad_table
 
 import configuration
-from configuration import SquadConfig, UserError, option
+from configuration import UserError, option
+from squad_options import SquadConfig
 
 # The lists of a search, and the option of electra_squad.sh that each of their values is.
 SEARCHED = {"learning_rates": "learning_rate", "batch_sizes": "batch_size", "epoch_counts": "epochs",
