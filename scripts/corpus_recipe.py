@@ -122,7 +122,7 @@ def preparing(call: Call, corpus: str, base: str) -> Tuple[str, Dict[str, List[s
         raise UserError(f"--corpus_dir={call['corpus_dir']} contains no text{others}: put .txt, .jsonl, .xml, .parquet "
                         "or .arrow files there.")
     known = []
-    for name in ("*/prepared/manifest.json", "*/prepared.partial/plan.json"):
+    for name in ("*/prepared/manifest.json", "*/.prepared.partial/plan.json"):
         for path in files.matching(call.in_work_dir(os.path.join(base, name))):
             with contextlib.suppress(UserError):
                 known += configuration.read_json_object(path).get("input", [])
