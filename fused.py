@@ -102,6 +102,28 @@ def dropout(x, rate: float, seed):
     return apply(x)
 
 
+@_compiled
+def _summed(*parts):
+    total = tf.cast(parts[0], tf.float32)
+    for part in parts[1:]:
+        total += tf.cast(part, tf.float32)
+    return tf.cast(total, parts[0].dtype)
+
+
+def copies(x, count: int):
+    """`x`, `count` times, for as many operations; its gradient sums theirs in that order, in one pass.
+
+    TensorFlow would sum them in an order that graph optimization takes from the names of operations, which are others
+    where a layer is computed again (modeling.recomputed).
+    """
+
+    @tf.custom_gradient
+    def copied(x):
+        return (x,) * count, lambda *upstream: _summed(*upstream)
+
+    return copied(x)
+
+
 # --- Dense layers and GELU ---
 
 
