@@ -123,7 +123,8 @@ def rows_at(table, ids):
 def recomputed(function, x):
     """function(x), float tensors; its gradient runs `function` again instead of keeping what that computes.
 
-    The result is the same up to rounding: TensorFlow sorts the summands of a gradient by the names of their operations.
+    The same bits in float32 on cpu, where fused.copies sums the gradients of `x`. Elsewhere up to rounding: graph
+    optimization sorts the summands by the names of their operations, which are others in the second run.
     """
 
     @tf.custom_gradient
