@@ -123,7 +123,8 @@ def rows_at(table, ids):
 def recomputed(function, x):
     """function(x), float tensors; its gradient runs `function` again instead of keeping what that computes.
 
-    The result is the same up to rounding: TensorFlow sorts the summands of a gradient by the names of their operations.
+    The same bits in float32 on cpu, where fused.copies sums the gradients of `x`. Elsewhere up to rounding: graph
+    optimization sorts the summands by the names of their operations, which are others in the second run.
     """
 
     @tf.custom_gradient
@@ -277,9 +278,10 @@ class EncoderLayer(tf.Module):
     def _fused(self, x_TD, mask_bias, batch, seeds: Iterator):
         """The same with the functions of fused.py; activations are of the dtype of the products."""
         config = self.config
-        context_TD = fused.attention(self.query(x_TD), self.key(x_TD), self.value(x_TD), mask_bias,
+        for_query, for_key, for_value, residual = fused.copies(x_TD, 4)
+        context_TD = fused.attention(self.query(for_query), self.key(for_key), self.value(for_value), mask_bias,
                                      config.num_attention_heads, config.attention_probs_dropout_prob, next(seeds))
-        x_TD = self._add_norm(self.attention_output(context_TD), x_TD, next(seeds), self.attention_norm)
+        x_TD = self._add_norm(self.attention_output(context_TD), residual, next(seeds), self.attention_norm)
         inner_TF = self.intermediate(x_TD)
         outer_TD = fused.gelu_dense(inner_TF, tf.convert_to_tensor(self.output.kernel), self.output.bias)
         return self._add_norm(outer_TD, x_TD, next(seeds), self.output_norm)

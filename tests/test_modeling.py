@@ -472,7 +472,10 @@ def test_own_embeddings_are_trained_by_the_generator_alone():
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_recomputed_layers_give_the_same_update_and_keep_less(compiled, monkeypatch):
-    """Dropout included, to the rounding of sums in another order; the products of a layer are in the graph twice."""
+    """Dropout included; the products of a layer are in the graph twice.
+
+    Bit for bit where compiled; else graph optimization sums the gradients of a layer's input in another order.
+    """
     monkeypatch.setattr(fused, "ENABLED", compiled)
     config = ElectraConfig.of_size("tiny", vocab_size=40, max_position_embeddings=16)
     rng = np.random.default_rng(3)
@@ -497,5 +500,5 @@ def test_recomputed_layers_give_the_same_update_and_keep_less(compiled, monkeypa
         products.append(sum(op.type in ("MatMul", "BatchMatMulV2") for op in graph.get_operations()))
     np.testing.assert_array_equal(results[1][0], results[0][0])  # the loss
     for plain, again in zip(*results):
-        np.testing.assert_allclose(again, plain, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(again, plain, rtol=0 if compiled else 1e-4, atol=0 if compiled else 1e-6)
     assert products[1] == products[0] + 8 * 2 * config.num_hidden_layers
