@@ -81,12 +81,21 @@ def _write_onnx(module: tf.Module, path: str, int8: bool):
         return
     import onnx
     import tf2onnx
-    model, _ = tf2onnx.convert.from_function(module.serve, input_signature=module.serve.input_signature, opset=OPSET)
+    model, _ = tf2onnx.convert.from_function(module.serve, input_signature=module.serve.input_signature, opset=OPSET,
+                                             custom_op_handlers={"Erfc": (_convert_erfc, [])})
     for value in (*model.graph.input, *model.graph.output):
         for dimension, name in zip(value.type.tensor_type.shape.dim, ("batch", "length")):
             if not dimension.dim_value:
                 dimension.dim_param = name
     onnx.save(model, path)
+
+
+def _convert_erfc(graph, node, *_):
+    """1 - erf(x), for GELU since TensorFlow 2.16: neither ONNX nor tf2onnx has erfc."""
+    one = graph.make_const(f"{node.name}/one", np.float32(1)).output[0]
+    erf = graph.make_node("Erf", [node.input[0]]).output[0]
+    graph.remove_node(node.name)
+    graph.make_node("Sub", [one, erf], outputs=node.output, name=node.name)
 
 
 def _write_tflite(module: tf.Module, path: str, int8: bool):

@@ -2,12 +2,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from support import SQUAD_ENCODER, WHERE, words
+from support import ROOT, SQUAD_ENCODER, WHERE, words
 
 import modeling
 import postprocess_pretrained_ckpt
@@ -89,6 +93,23 @@ def test_onnx_inputs_and_outputs_have_names_types_and_free_axes(exported):
         (name, "tensor(int32)", ("batch", "length")) for name in ("input_ids", "input_mask", "segment_ids")}
     assert {(value.name, value.type, tuple(value.shape)) for value in session.get_outputs()} == {
         (name, "tensor(float)", ("batch", "length")) for name in ("start_logits", "end_logits")}
+
+
+@needs_onnx
+def test_the_example_of_the_documentation_answers_without_tensorflow(exported, independent):
+    page = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+    (example,) = (block for block in re.findall("```python\n(.*?)```", page, re.DOTALL) if "onnxruntime" in block)
+    example = example.replace('"exported_squad/question_answering"', repr(str(exported)))
+    contexts = [context for context in CONTEXTS if len(context.split()) < 20]  # one window
+    result = subprocess.run(
+        [sys.executable, "-c", f"{example}\nimport sys\nfor context in {contexts!r}:\n"
+         f"    print(json.dumps(answer({WHERE!r}, context)))\nassert 'tensorflow' not in sys.modules"],
+        capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    expected = [answers[0] for answers in Reader.from_pretrained(independent).answer(WHERE, contexts)]
+    assert [answer[:2] for answer in found] == [[answer.text, answer.start] for answer in expected]
+    np.testing.assert_allclose([answer[2] for answer in found], [answer.score for answer in expected], atol=1e-4)
 
 
 def test_every_other_network_is_written_too(tmp_path):
