@@ -8,8 +8,8 @@ with config.json, model.safetensors, the vocabulary, tokenizer_config.json, and 
 `saved_model/`. A checkpoint of run_tf_squad.py becomes `question_answering/`, which transformers load if it has
 the independent head (--nojoint_head). One of run_tf_tasks.py becomes `sequence_classification/` or
 `token_classification/`, which they load with its labels. --onnx and --tflite add model.onnx and model.tflite, for
-onnxruntime and TensorFlow Lite, and --int8 versions with quantized weights (runtimes.py). Size and settings are those saved in the checkpoint; a
-checkpoint with missing or unexpected variables is refused.
+onnxruntime and TensorFlow Lite, and --int8 versions with quantized weights (runtimes.py). Size and settings
+are those saved in the checkpoint; a checkpoint with missing or unexpected variables is refused.
 """
 from __future__ import annotations
 

@@ -42,9 +42,9 @@ class Written(NamedTuple):
 def check_head(run: weights.SavedRun):
     """Raises UserError: the checkpoint has the joint head."""
     if run.kind == "question_answering" and run.state["head"].get("joint_head", True):
-        raise UserError(f"checkpoint {run.prefix} has the joint head, whose end logits depend on a beam search over "
-                        "starts: --onnx and --tflite export the independent head. Export this one with --savedmodel, or "
-                        "fine-tune with --nojoint_head.")
+        raise UserError(f"checkpoint {run.prefix} has the joint head, whose end logits depend on the starts that a beam "
+                        "search chooses; --onnx and --tflite export the independent head: export this one with "
+                        "--savedmodel, or fine-tune with --nojoint_head.")
 
 
 def write(network: tf.Module, folder: str, onnx: bool = False, tflite: bool = False, int8: bool = False
@@ -122,7 +122,10 @@ def _hidden_stderr() -> Iterator[None]:
 
 
 def _compared(module: tf.Module, path: str, is_exact: bool) -> Written:
-    """Runs a file on two texts of random tokens, one of them shorter. Raises: RunFailed: it differs from the network."""
+    """Runs a file on two texts of random tokens, one of them shorter.
+
+    Raises: RunFailed: it differs from the network.
+    """
     config, rng = module.network.encoder.config, np.random.default_rng(0)
     length = min(24, config.max_position_embeddings)
     mask = (np.arange(length) < np.array([[length], [length // 2]])).astype(np.int32)

@@ -391,7 +391,8 @@ class ExportConfig:
     output_dir: typing.Optional[str] = option(None, "folder to create")
     savedmodel: bool = option(False, "also write a TensorFlow SavedModel with a serving signature")
     onnx: bool = option(
-        False, "also write model.onnx, for onnxruntime and others (not for the joint head); needs requirements-export.txt")
+        False, "also write model.onnx, for onnxruntime and others (not for the joint head); needs the packages of "
+        "requirements-export.txt")
     tflite: bool = option(False, "also write model.tflite, for TensorFlow Lite (not for the joint head)")
     int8: bool = option(
         False, "with --onnx or --tflite: also write model_int8.onnx or model_int8.tflite, with weights quantized to "

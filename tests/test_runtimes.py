@@ -65,7 +65,8 @@ def test_an_exported_model_gives_the_same_answers(runtime, exported, independent
     assert all(answers[0].text == "zed" for answers in expected)
     for ours, theirs in zip(expected, found):
         assert [answer[:3] for answer in ours] == [answer[:3] for answer in theirs]
-        np.testing.assert_allclose([answer[3:] for answer in theirs], [answer[3:] for answer in ours], rtol=0, atol=1e-4)
+        np.testing.assert_allclose([answer[3:] for answer in theirs], [answer[3:] for answer in ours], rtol=0,
+                                   atol=1e-4)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
