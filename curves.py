@@ -91,9 +91,12 @@ def split_intervals(points: Sequence[Point]) -> Tuple[List[Point], List[Point]]:
 
 
 class Curves:
-    """The series of the metrics that have a panel, by (kind, name)."""
+    """The series of all metrics, by (kind, name). Those with a panel are drawn by `plot_curves`."""
+
+    MOST = 128  # series; more names come from a damaged log
 
     def __init__(self, table: Sequence[Metric]):
+        self._values = {metric.name for metric in table if not metric.is_mean}
         self.panels = [metric for metric in table if metric.panel]
         self.series: Dict[Tuple[str, str], Series] = {}
         self.last_step = 0
@@ -108,12 +111,14 @@ class Curves:
                 interval = max(1, step - self._trained)
             self._trained = step
         self.last_step = max(self.last_step, step)
-        for metric in self.panels:
-            value = entry.get(metric.name)
-            if isinstance(value, (int, float)):
-                if (kind, metric.name) not in self.series:
-                    self.series[kind, metric.name] = Series()
-                self.series[kind, metric.name].add(Point(step, value, interval if metric.is_mean else 1))
+        for name, value in entry.items():
+            if name == "step" or isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            if (kind, name) not in self.series:
+                if len(self.series) >= self.MOST:
+                    continue
+                self.series[kind, name] = Series()
+            self.series[kind, name].add(Point(step, value, 1 if name in self._values else interval))
 
 
 def plot_curves(curves: Curves, png: str, title: str):
