@@ -36,14 +36,15 @@ class Point(NamedTuple):
 
 
 class Series:
-    """A curve of at most about LIMIT points, however many are added.
+    """A curve of at most about `limit` points (a multiple of 4), however many are added.
 
     Beyond that, equal numbers of consecutive points are replaced by the lowest and the highest of them: spikes stay.
     """
 
-    LIMIT = 2000  # a multiple of 4
+    LIMIT = 2000
 
-    def __init__(self):
+    def __init__(self, limit: int = LIMIT):
+        self.limit = limit
         self._kept: List[Point] = []
         self._width = 1  # points that each bin stands for; it keeps two of them, or the only one
         self._count, self._lowest, self._highest = 0, None, None  # of the bin that is being filled
@@ -59,7 +60,7 @@ class Series:
         if self._count == self._width:
             self._kept += self._bin()
             self._count = 0
-            if len(self._kept) >= self.LIMIT:
+            if len(self._kept) >= self.limit:
                 groups = [self._kept[first:first + 4] for first in range(0, len(self._kept), 4)]
                 self._kept = [point for group in groups for point in _extremes(group)]
                 self._width = 4 if self._width == 1 else 2 * self._width

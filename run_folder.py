@@ -297,7 +297,7 @@ class Run:
     """A run of pre-training, a fine-tuning, or a sweep of fine-tunings.
 
     Attributes:
-        folder, logs, name: where it is.
+        folder, logs, name: where it is; logs are in <folder>/logs unless --log_dir says otherwise.
         kind: `pretraining`, `fine-tuning` or `sweep`.
         parts: its phases, or its one fine-tuning.
         history: the entries of history.jsonl.
@@ -308,13 +308,14 @@ class Run:
     Raises: UserError: the folder is not that of a run.
     """
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, logs: Optional[str] = None):
         self.folder = os.path.abspath(folder)
+        self.logs = os.path.abspath(logs or os.path.join(self.folder, "logs"))
+        if not os.path.isdir(self.logs) and glob.glob(os.path.join(glob.escape(self.folder), "configuration*.json")):
+            self.logs = self.folder  # that of --log_dir, or logs/ itself
+            if os.path.basename(self.folder) == "logs":
+                self.folder = os.path.dirname(self.folder)
         self.name = os.path.basename(self.folder) or self.folder
-        if os.path.basename(self.folder) == "logs" and not os.path.isdir(os.path.join(self.folder, "logs")):
-            self.folder = os.path.dirname(self.folder)
-            self.name = os.path.basename(self.folder) or self.folder
-        self.logs = os.path.join(self.folder, "logs")
         self._parts: Dict[str, Part] = {}  # by log
         if not os.path.isdir(self.folder):
             what = "is not a folder" if os.path.lexists(self.folder) else "does not exist"

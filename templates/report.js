@@ -127,6 +127,9 @@ class Chart {
 
   limits(low, high) {
     if (low === null || low === undefined) return this.isLog() ? [0.1, 1] : [0, 1];
+    for (const {series} of this.lines) {
+      if (series.low) [low, high] = [Math.min(low, ...series.low), Math.max(high, ...series.high)];
+    }
     if (this.isLog()) return low === high ? [low / 2, high * 2] : [low / 1.1, high * 1.1];
     for (const line of this.references(Math.min(0, low), high + 0.35 * Math.abs(high))) {
       high = Math.max(high, line.value);
@@ -162,6 +165,7 @@ class Chart {
         setSelect: [plot => self.select(plot)],
         setCursor: [plot => self.read(plot)],
         drawClear: [plot => self.background(plot, text, muted, font)],
+        draw: [plot => self.spreads(plot)],
       },
       series: [{}, ...lines.map(({series, faint: isFaint}) => {
         const stroke = isFaint ? faint(colorOf(series)) : colorOf(series);
@@ -208,6 +212,33 @@ class Chart {
       const y = plot.valToPos(reference.value, "y", true);
       line(left, y, left + width, y, [8, 3, 2, 3]);
       context.fillText(reference.label, left + 4 * ratio, y - 3 * ratio);
+    }
+    context.restore();
+  }
+
+  // Bars from the lowest to the highest value, of lines that have them.
+  spreads(plot) {
+    const context = plot.ctx, ratio = devicePixelRatio;
+    context.save();
+    context.beginPath();
+    context.rect(plot.bbox.left, plot.bbox.top, plot.bbox.width, plot.bbox.height);
+    context.clip();
+    for (const {series} of this.lines) {
+      if (!series.low) continue;
+      context.strokeStyle = colorOf(series);
+      context.lineWidth = 1.5 * ratio;
+      series.x.forEach((at, index) => {
+        const x = plot.valToPos(at, "x", true), cap = 4 * ratio;
+        const [top, bottom] = [series.high[index], series.low[index]].map(value => plot.valToPos(value, "y", true));
+        context.beginPath();
+        context.moveTo(x, top);
+        context.lineTo(x, bottom);
+        for (const y of [top, bottom]) {
+          context.moveTo(x - cap, y);
+          context.lineTo(x + cap, y);
+        }
+        context.stroke();
+      });
     }
     context.restore();
   }
