@@ -416,8 +416,8 @@ def shown(value) -> str:
 
 def command_of(words: Sequence[str]) -> Markup:
     """A command line that breaks between its words."""
-    shown_words = [element("span", shlex.quote(word)) for word in words if isinstance(word, str)]
-    return element("pre", Markup(" ").join(shown_words), class_="command", tabindex="0")
+    parts = [part for word in words if isinstance(word, str) for part in (element("span", shlex.quote(word)), " ")]
+    return element("pre", *parts[:-1], class_="command", tabindex="0")
 
 
 def data_table(run: Run) -> Optional[Markup]:
