@@ -34,7 +34,8 @@ def served(*folders):
 def test_the_command_writes_the_page_beside_the_run(tmp_path, capsys):
     folder = run_folders.pretraining(tmp_path / "base")
     report.main(["report.py", str(folder)])
-    assert capsys.readouterr().out == f"{folder}/report.html\n" and "base: report" in (folder / "report.html").read_text()
+    assert capsys.readouterr().out == f"{folder}/report.html\n"
+    assert "base: report" in (folder / "report.html").read_text()
     other = run_folders.pretraining(tmp_path / "other")
     report.main(["report.py", str(folder), "--output_file", str(tmp_path / "both.html"), str(other)])
     assert 'href="base/report.html"' in (tmp_path / "both.html").read_text()
