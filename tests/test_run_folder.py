@@ -78,8 +78,8 @@ def test_what_is_missing_or_damaged_is_one_sentence_and_the_rest_is_read(name, c
 def test_numbers_of_a_damaged_log_do_not_get_through(tmp_path):
     folder = run_folders.pretraining(tmp_path / "base", steps=(4,))
     with open(folder / "logs/pretraining_phase1.jsonl", "a") as file:
-        names = {f"m{number}": 1 for number in range(500)}
-        file.write(json.dumps({"step": 5, "kind": "train", "loss": float("nan"), "f1": True, "x": "<b>", **names}) + "\n")
+        entry = {"step": 5, "kind": "train", "loss": float("nan"), "f1": True, "x": "<b>"}
+        file.write(json.dumps({**entry, **{f"m{number}": 1 for number in range(500)}}) + "\n")
         file.write('{"step": 99999999999, "kind": "train", "loss": 1}\n')
     run = Run(str(folder))
     assert run.parts[0].damaged == 1 and len(run.parts[0].curves.series) <= 128
