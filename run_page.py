@@ -382,8 +382,12 @@ def defaults_of(part: Part) -> Dict[str, Any]:
     return {}
 
 
-def settings_table(parts: Sequence[Part], titles: Sequence[str]) -> List[Markup]:
-    """The options that differ from the recipe's, and all of them."""
+def settings_table(parts: Sequence[Part], titles: Sequence[str], key: str = "options") -> List[Markup]:
+    """The options that differ from the recipe's, and all of them.
+
+    Args:
+        key: of the latter, unique on the page.
+    """
     defaults = [defaults_of(part) for part in parts]
     names = list(dict.fromkeys(name for part in parts for name in part.config))
     rows, changed = [], []
@@ -403,7 +407,7 @@ def settings_table(parts: Sequence[Part], titles: Sequence[str]) -> List[Markup]
     header, texts = ("option", *titles, "recipe"), range(1, len(titles) + 2)
     return [page.table("Options that differ from the recipe's defaults (●)", header, changed, texts),
             element("details", element("summary", f"All {len(rows)} options"),
-                    page.table("All options", header, rows, texts))]
+                    page.table("All options", header, rows, texts), id=key)]
 
 
 def shown(value) -> str:
@@ -469,10 +473,12 @@ def starts_table(run: Run) -> Markup:
         "started", "", "from", "to", "ended", "time", "host", "workers"), rows, range(1, 5))
 
 
-def what_ran(run: Run) -> List[Markup]:
+def what_ran(run: Run, number: int = 0) -> List[Markup]:
+    """`number`: of the run on its page."""
     commands = [run.started(part).get("command") for part in run.parts]
     parts: List[Optional[Markup]] = [command_of(words) for words in commands if isinstance(words, list)]
-    parts += [*settings_table(run.parts, [part.title for part in run.parts]), data_table(run)]
+    titles = [part.title for part in run.parts]
+    parts += [*settings_table(run.parts, titles, f"options-{number}"), data_table(run)]
     machine = [*run.machine.items(), *((name, version) for name, version in run.versions.items())]
     if machine:
         parts.append(page.table("Machine and versions", ("", ""), machine, [1]))
@@ -554,7 +560,8 @@ def sections_of(runs: Sequence[Run], folder: Optional[str]) -> List[Section]:
         return [overview(run, folder), *([curves_section(runs)] if run.parts else []),
                 Section("What ran", what_ran(run))]
     return [runs_section(runs, folder), curves_section(runs), Section("Differences", [differences(runs)]),
-            *(Section(f"What ran: {name}", what_ran(run)) for run, name in zip(runs, names_of(runs)))]
+            *(Section(f"What ran: {name}", what_ran(run, number))
+              for number, (run, name) in enumerate(zip(runs, names_of(runs))))]
 
 
 def render(runs: Sequence[Run], folder: Optional[str], refresh_seconds: int = 0) -> str:
