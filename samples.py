@@ -11,6 +11,7 @@ Nothing here changes training or the held-out metrics: passages, masks and sampl
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -21,7 +22,7 @@ from absl import logging
 
 import files
 from configuration import in_short
-from run_log import read_log_lines
+from run_log import log_lines
 from tokenization import ElectraTokenizer
 
 LENGTH = 64  # word pieces of a passage
@@ -217,7 +218,10 @@ class SampleLog:
     def __init__(self, path: str, step: int):
         self.path, self._warned = path, False
         self._lines: List[Tuple[dict, str]] = []
-        found = [(entry, line) for line, entry in read_log_lines(path) if entry["step"] <= step] if step else []
+        if not step:
+            with contextlib.suppress(OSError):
+                os.remove(path)
+        found = [(entry, line) for line, entry in log_lines(path) if entry["step"] <= step] if step else []
         if found and found[0][0]["kind"] == "passages":
             self._lines = found
 
