@@ -796,8 +796,8 @@ def ratios(sums: Dict[str, float]) -> Dict[str, float]:
                      discriminator_accuracy=mean("discriminator_correct", "tokens"),
                      discriminator_precision=mean("true_positives", "predicted_positives"),
                      discriminator_recall=mean("true_positives", "positives"),
-                     discriminator_gain=discriminator_gain=gain_over_constant(mean("discriminator_loss", "tokens"),
-                                                                mean("positives", "tokens")))
+                     discriminator_gain=gain_over_constant(mean("discriminator_loss", "tokens"),
+                                                           mean("positives", "tokens")))
     return means
 
 

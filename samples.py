@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 from absl import logging
