@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 import files
 import flops
+import run_folder
 from configuration import UserError, in_short
 from curves import Curves, Metric, plot_curves
 from deferred import tensorflow as tf
@@ -226,12 +227,11 @@ def log_lines(path: str) -> Iterator[Tuple[str, dict]]:
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             if line.endswith("\n"):
-                try:
-                    entry = json.loads(line)
-                    entry["step"] + 0, entry["kind"] + ""
-                    yield line, entry
-                except (ValueError, TypeError, KeyError):
+                entry = run_folder.parse_entry(line)
+                if entry is None:
                     damaged += 1
+                else:
+                    yield line, entry
     if damaged:
         logging.warning("%s: %d damaged lines were left out.", path, damaged)
 
