@@ -452,7 +452,7 @@ METRICS = (
     Metric("discriminator_accuracy", "accuracy {:.1%}"),
     Metric("discriminator_precision", "precision {:.1%}"),
     Metric("discriminator_recall", "recall {:.1%}"),
-    Metric("discriminator_gain", "gain {:+.2%}", panel="discriminator gain"),
+    Metric("discriminator_gain", "gain {:+.2%}", "gain {discriminator_gain:+.1%}", panel="discriminator gain"),
     Metric("discriminator_auc", "AUC {:.4f}", "AUC {discriminator_auc:.4f}", panel="discriminator AUC"),
     Metric("learning_rate", "rate {:.2e}", "lr {learning_rate:.2e}", panel="learning rate", is_mean=False),
     Metric("gradient_norm", "gradient norm {:.2f}", panel="gradient norm"))
