@@ -63,10 +63,18 @@ def bar(percent: float) -> Markup:
                  element("span", f"{percent:.1f}", class_="value")])
 
 
-def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
-    """A table, which scrolls in itself where it is wider than the page."""
-    head = element("thead", element("tr", *(element("th", name, scope="col") for name in header)))
-    body = element("tbody", *(element("tr", *(element("td", cell) for cell in row)) for row in rows))
+def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[int] = ()) -> Markup:
+    """A table, which scrolls in itself where it is wider than the page.
+
+    Args:
+        texts: columns of text, which is wrapped. The first column is always text, the others are numbers.
+    """
+    def row_of(kind, cells, **attributes):
+        return element("tr", *(element(kind, cell, **attributes, **({"class_": "text"} if number in texts else {}))
+                               for number, cell in enumerate(cells)))
+
+    head = element("thead", row_of("th", header, scope="col"))
+    body = element("tbody", *(row_of("td", row) for row in rows))
     return element("div", element("table", element("caption", caption), head, body), class_="scroll", tabindex="0",
                    role="region", aria_label=caption)
 

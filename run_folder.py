@@ -21,6 +21,7 @@ import math
 import os
 import platform
 import re
+import secrets
 import socket
 import subprocess
 import sys
@@ -90,7 +91,7 @@ class History:
 
     def __init__(self, folder: str):
         self.path = os.path.join(folder, HISTORY)
-        self._session = f"{socket.gethostname()}-{os.getpid()}-{now()}"
+        self._session = secrets.token_hex(8)
 
     def started(self, step: int, about: dict):
         self._write({"event": "start", "step": step, **about, **process()})

@@ -11,11 +11,15 @@ import datetime
 import os
 import shlex
 import statistics
+import urllib.parse
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from absl import logging
 
 import configuration
 import files
 import page
+import samples_page
 from curves import Point, Series
 from page import Markup, Section, element
 from pretraining_options import PretrainingConfig
@@ -230,16 +234,16 @@ def curves_section(runs: Sequence[Run]) -> Section:
 def values_table(run: Run, caption: str) -> Markup:
     """The first, last and best value of every metric: what the curves say, as text."""
     rows = []
-    for part in run.parts:
-        named = [chart.name for chart in charts_of([run])]
-        for name in named:
+    for chart in charts_of([run]):
+        name = chart.name
+        for part in run.parts:
             train = [entry.get(name) for entry in (part.first.get("train", {}), part.last.get("train", {}))]
             last, best = part.last.get("eval", {}).get(name), part.best.get(name)
             if train == [None, None] and last is None:
                 continue
-            rows.append((part.title, titled(name), *(in_words(name, value) for value in train), in_words(name, last),
+            rows.append((titled(name), str(part.number), *(in_words(name, value) for value in train), in_words(name, last),
                          f"{in_words(name, best[0])} at {best[1]:,}" if best else ""))
-    return page.table(caption, ("", "metric", "first, training", "last, training", "last, held out",
+    return page.table(caption, ("metric", "phase", "first, training", "last, training", "last, held out",
                                 "best, held out"), rows)
 
 
@@ -295,7 +299,7 @@ def headlines(run: Run) -> List[Tuple[str, str, str]]:
         if run.kind != "pretraining":
             value = number_in(run.results, name, value)
         if value is not None:
-            found.append((titled(name).capitalize() if name != "f1" else "F1", in_words(name, value),
+            found.append((titled(name)[0].upper() + titled(name)[1:], in_words(name, value),
                           best_words(part, name) if part else ""))
     if run.kind == "fine-tuning" and len(found) == 1:  # another task: its scores as they are called
         found += [(titled(name), short(value), "") for name, value in list(run.scores.items())[:4]]
@@ -332,19 +336,18 @@ def overview(run: Run, folder: str) -> Section:
 
 
 def link(path: str, folder: str) -> str:
-    """A relative address of a file beside a page."""
-    import urllib.parse
+    """A relative address of a file for a page in `folder`."""
     return urllib.parse.quote(os.path.relpath(path, folder))
 
 
-def runs_section(runs: Sequence[Run], folder: str) -> Section:
+def runs_section(runs: Sequence[Run], folder: Optional[str]) -> Section:
     """Several runs, a row each."""
     rows = []
     for run, name in zip(runs, names_of(runs)):
         held_out = run.held_out()
         part = next((part for part in reversed(run.parts) if "eval" in part.last), None)
         losses = objective(part) if part else []
-        there = os.path.isfile(os.path.join(run.folder, NAME))
+        there = folder is not None and os.path.isfile(os.path.join(run.folder, NAME))
         f1 = number_in(run.results, "f1")
         rows.append((element("a", name, href=link(os.path.join(run.folder, NAME), folder)) if there else name,
                      run.state, progress(run), short(losses[-1].value) if losses else "",
@@ -352,7 +355,8 @@ def runs_section(runs: Sequence[Run], folder: str) -> Section:
                      short(held_out.get("discriminator_auc")), "" if f1 is None else short(f1),
                      run.machine.get("device", "")))
     return Section("Overview", [*problems(runs), live("headlines", page.table("Runs", (
-        "run", "state", "updates", "held-out loss", "generator accuracy", "discriminator AUC", "F1", "device"), rows))])
+        "run", "state", "updates", "held-out loss", "generator accuracy", "discriminator AUC", "F1", "device"), rows,
+        (1, 2)))])
 
 
 def names_of(runs: Sequence[Run]) -> List[str]:
@@ -395,10 +399,10 @@ def settings_table(parts: Sequence[Part], titles: Sequence[str]) -> List[Markup]
             changed.append(rows[-1])
     if not rows:
         return []
-    header = ("option", *titles, "recipe")
-    return [page.table("Options that differ from the recipe's defaults (●)", header, changed),
+    header, texts = ("option", *titles, "recipe"), range(1, len(titles) + 2)
+    return [page.table("Options that differ from the recipe's defaults (●)", header, changed, texts),
             element("details", element("summary", f"All {len(rows)} options"),
-                    page.table("All options", header, rows), id=f"options-{'-'.join(titles)}")]
+                    page.table("All options", header, rows, texts))]
 
 
 def shown(value) -> str:
@@ -439,7 +443,7 @@ def data_table(run: Run) -> Optional[Markup]:
     if not rows:
         return None
     return page.table("Data", ("", *(part.title for part in run.parts)),
-                      [(name, *cells) for name, cells in rows.items()])
+                      [(name, *cells) for name, cells in rows.items()], range(1, len(run.parts) + 1))
 
 
 def starts_table(run: Run) -> Markup:
@@ -459,7 +463,7 @@ def starts_table(run: Run) -> Markup:
                      str(number_in(start, "workers") or "")))
     left_out = f", the last {MOST_SESSIONS} of {len(sessions)}" if len(sessions) > MOST_SESSIONS else ""
     return page.table(f"Starts, interruptions and resumes{left_out}", (
-        "started", "", "from", "to", "ended", "time", "host", "workers"), rows)
+        "started", "", "from", "to", "ended", "time", "host", "workers"), rows, range(1, 5))
 
 
 def what_ran(run: Run) -> List[Markup]:
@@ -469,7 +473,7 @@ def what_ran(run: Run) -> List[Markup]:
     parts += [*settings_table(run.parts, [part.title for part in run.parts]), data_table(run)]
     machine = [*run.machine.items(), *((name, version) for name, version in run.versions.items())]
     if machine:
-        parts.append(page.table("Machine and versions", ("", ""), machine))
+        parts.append(page.table("Machine and versions", ("", ""), machine, [1]))
     parts.append(live("starts", starts_table(run)))
     return [part for part in parts if part]
 
@@ -482,8 +486,10 @@ def differences(runs: Sequence[Run]) -> Markup:
         values = [shown(run.config[name]) if name in run.config else "" for run in runs]
         if len(set(values)) > 1:
             rows.append((f"--{name}", *values))
-    return page.table("Options that differ between the runs", ("option", *names_of(runs)), rows) if rows else (
-        page.paragraph("The options of these runs are the same."))
+    if not rows:
+        return page.paragraph("The options of these runs are the same.")
+    return page.table("Options that differ between the runs", ("option", *names_of(runs)), rows,
+                      range(1, len(runs) + 1))
 
 
 # --- Sweeps ---
@@ -538,19 +544,25 @@ def sweep_sections(run: Run) -> List[Section]:
 # --- Pages ---
 
 
-def sections_of(runs: Sequence[Run], folder: str) -> List[Section]:
+def sections_of(runs: Sequence[Run], folder: Optional[str]) -> List[Section]:
     if len(runs) == 1 and runs[0].kind == "sweep":
         return sweep_sections(runs[0])
     if len(runs) == 1:
         run = runs[0]
-        return [overview(run, folder), *([curves_section(runs)] if run.parts else []),
+        learnt = samples_page.section(run)
+        return [overview(run, folder), *([curves_section(runs)] if run.parts else []), *([learnt] if learnt else []),
                 Section("What ran", what_ran(run))]
     return [runs_section(runs, folder), curves_section(runs), Section("Differences", [differences(runs)]),
             *(Section(f"What ran: {name}", what_ran(run)) for run, name in zip(runs, names_of(runs)))]
 
 
-def render(runs: Sequence[Run], folder: str, refresh_seconds: int = 0) -> str:
-    """The page of runs. `folder`: where it will lie, for links."""
+def render(runs: Sequence[Run], folder: Optional[str], refresh_seconds: int = 0) -> str:
+    """The page of runs.
+
+    Args:
+        folder: where it will lie, for links to the pages of runs; None: it has none.
+        refresh_seconds: see `page.render`.
+    """
     title = f"{runs[0].name}: report" if len(runs) == 1 else f"{len(runs)} runs side by side"
     subtitle = ", ".join(filter(None, dict.fromkeys([KIND_NAMES[runs[0].kind], text_in(runs[0].config, "model_size"),
                                                      runs[0].machine.get("device", "")]))) if len(runs) == 1 else (
@@ -584,6 +596,9 @@ class Writer:
             raise OSError(None, f"its report: {configuration.in_short(error)}") from error
 
 
-def write(folder: str, logs: Optional[str] = None):
-    """Writes the page of one run. Raises: OSError."""
-    Writer(folder, logs)()
+def write_or_warn(folder: str):
+    """Writes the page of a run; what keeps it from being written is only a warning."""
+    try:
+        Writer(folder)()
+    except OSError as error:
+        logging.warning("warning: the report of the run could not be written (%s).", configuration.in_short(error))

@@ -40,7 +40,9 @@ import flops
 import modeling
 import optimization
 import pretrain_utils
+import run_folder
 import run_log
+import run_page
 import samples
 import training
 import weights
@@ -452,8 +454,9 @@ METRICS = (
     Metric("discriminator_accuracy", "accuracy {:.1%}"),
     Metric("discriminator_precision", "precision {:.1%}"),
     Metric("discriminator_recall", "recall {:.1%}"),
-    Metric("discriminator_gain", "gain {:+.2%}", "gain {discriminator_gain:+.1%}", panel="discriminator gain"),
-    Metric("discriminator_auc", "AUC {:.4f}", "AUC {discriminator_auc:.4f}", panel="discriminator AUC"),
+    Metric("discriminator_gain", "gain {:+.2%}", panel="discriminator gain"),
+    Metric("discriminator_auc", "AUC {:.4f}", "AUC {discriminator_auc:.4f} gain {discriminator_gain:+.1%}",
+           panel="discriminator AUC"),
     Metric("learning_rate", "rate {:.2e}", "lr {learning_rate:.2e}", panel="learning rate", is_mean=False),
     Metric("gradient_norm", "gradient norm {:.2f}", panel="gradient norm"))
 
@@ -468,7 +471,11 @@ def make_report(config: PretrainingConfig, setup: Setup, device: devices.Device)
         plot_file=os.path.join(config.logs, f"{name}.png"),
         tensorboard_dir=os.path.join(config.logs, "tensorboard", f"phase{config.phase}"), writes=device.is_chief,
         flops=lambda first, last: (last - first + 1) * setup.global_batch * sequence_flops,
-        peak_flops=device.peak_flops, profile=configuration.profiled(config))
+        peak_flops=device.peak_flops, profile=configuration.profiled(config), logs=config.logs,
+        about={"phase": config.phase, "device": device.description, "workers": device.world_size, "data": {
+            "sequences_per_update": setup.global_batch, **run_folder.describe_data(
+                [shard.path for shard in setup.data.order.shards])}} if device.is_chief else {},
+        page=run_page.Writer(config.model_dir, config.logs))
 
 
 def bad_update(step: int, config: PretrainingConfig) -> str:

@@ -144,8 +144,8 @@ def passage_article(number: int, passage: dict, notation: str, row: dict) -> Mar
         words = says(letter, original[at].text, percent) if letter in STATES else ""
         seen.append(span(piece, state, words, **style))
     label = "Filled in by the generator" + (", as the discriminator judges it" if row["percent"] else "")
-    lines = (("Original", "original", join([span(piece, "") for piece in original])), ("Masked", "masked", join(masked)),
-             (label, "seen", join(seen)))
+    lines = (("Original", "original", join([span(piece, "") for piece in original])),
+             ("Masked", "masked", join(masked)), (label, "seen", join(seen)))
     return element("article", element("h4", f"Passage {number}"), *(
         join([element("p", name, class_="facts"), element("p", text, class_=f"text {class_}", dir=way)])
         for name, class_, text in lines), class_="passage")
@@ -191,8 +191,8 @@ def tables(rows: Sequence[Sequence[Sequence[str]]]) -> Markup:
         by_class = ("word pieces of the class", "masked", "predicted", "loss")
         listed = ("word piece", "masked", "predicted", "loss")
     intro = page.paragraph(
-        "Classes of word pieces from the most to the least frequent, each about a fifth of the held-out text. The lists "
-        "below are of word pieces that occur often enough; losses are means in nats.")
+        "Classes of word pieces from the most to the least frequent, each about a fifth of the held-out text. The "
+        "lists below are of word pieces that occur often enough; losses are means in nats.")
     return join([element("h3", "By frequency"), intro, page.table("Errors by frequency", by_class, rows[0]),
                  page.columns(page.table("Highest loss", listed, rows[1]), page.table("Lowest loss", listed, rows[2]))])
 
@@ -225,11 +225,11 @@ def calibration(evaluation: dict, rows: Sequence[Sequence[str]]) -> Markup:
         element("text", "replaced, %", x="12", y=f"{TOP + SIZE / 2}", text_anchor="middle",
                 transform=f"rotate(-90 12 {TOP + SIZE / 2})"),
         viewBox=f"0 0 {right + 16} {bottom + 40}", role="img",
-        aria_label="Share of replaced tokens by the probability that the discriminator gives; the table has the values.")
+        aria_label="Share of replaced tokens by the discriminator's probability; the table has the values.")
     return join([element("h3", "Calibration"), page.columns(
         element("figure", figure, element(
-            "figcaption", "Tokens by their probability of being replaced, and how many of them were. On the dashed line "
-            "the probabilities are right; larger circles are more tokens."), class_="calibration"),
+            "figcaption", "Tokens by their probability of being replaced, and how many of them were. On the dashed "
+            "line the probabilities are right; larger circles are more tokens."), class_="calibration"),
         page.table("By probability", ("mean probability", "replaced", "tokens"), rows))])
 
 
@@ -314,8 +314,8 @@ def section(run: Run) -> Optional[Section]:
     if not blocks:
         return None
     intro = page.paragraph(
-        "Held-out passages, the same at every evaluation, with the same masked words. Move the slider, with the arrow "
-        "keys too, from the first evaluation to the last to see what the network learns. The gain is 1 - loss / entropy "
-        "of the share of replaced tokens: it is 0 for the best constant probability and 100% for a perfect "
-        "discriminator, and leaves 0 before the recall does.")
+        "Held-out passages, the same at every evaluation, with the same masked words. Move the slider, also with the "
+        "arrow keys, from the first evaluation to the last to see what the network learns. The gain is 1 - loss / "
+        "entropy of the share of replaced tokens: 0 for the best constant probability and 100% for a perfect "
+        "discriminator. It leaves 0 before the recall does.")
     return Section("What it learnt", [intro, *blocks], page.template("samples.js"), page.template("samples.css"))
