@@ -449,13 +449,16 @@ def test_loss_and_metrics_are_the_papers_formulas():
     discriminator_loss = (binary * mask).sum() / mask.sum()
     np.testing.assert_allclose(loss, generator_loss + 50 * discriminator_loss, rtol=1e-5)
 
+    share = labels.sum() / mask.sum()  # the best constant probability
+    entropy = -(share * np.log(share) + (1 - share) * np.log(1 - share))
     predicted = (probability > 0.5) & (mask > 0)
     means = modeling.ratios({name: float(value) for name, value in sums.items()})
     expected = {"generator_loss": generator_loss, "discriminator_loss": discriminator_loss,
                 "generator_accuracy": ((logits.argmax(-1) == original) * weights).sum() / weights.sum(),
                 "discriminator_accuracy": ((predicted == (labels > 0)) & (mask > 0)).sum() / mask.sum(),
                 "discriminator_precision": (predicted & (labels > 0)).sum() / max(predicted.sum(), 1),
-                "discriminator_recall": (predicted & (labels > 0)).sum() / max(labels.sum(), 1)}
+                "discriminator_recall": (predicted & (labels > 0)).sum() / max(labels.sum(), 1),
+                "discriminator_gain": 1 - discriminator_loss / entropy}
     assert {name: pytest.approx(value, rel=1e-5) for name, value in expected.items()} == means
 
 
