@@ -174,21 +174,13 @@ def read_questions(path: str, context: Optional[str] = None) -> Iterator[Questio
         for number, example in enumerate(read_squad(path, True, needs_answers=False, offsets=Offsets.IGNORE), 1):
             yield _checked(Question(*example[:3]), f"{path}: question {number}")
         return
-    try:
-        with files.open_regular(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    where = f"{path}, line {number}"
-                    entry = configuration.parse_json_object(line, where)
-                    id_ = entry.get("id", number)
-                    if not isinstance(id_, (str, int, float)):
-                        raise UserError(f"{where}: id is {configuration.in_brief(id_)}, not text or a number: correct "
-                                        "it.")
-                    yield _checked(Question(id_, entry.get("question"), entry.get("context", context)), where)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): correct the path.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}): convert it.") from error
+    for number, (where, line) in enumerate(configuration.read_lines(path), 1):
+        if line.strip():
+            entry = configuration.parse_json_object(line, where)
+            id_ = entry.get("id", number)
+            if not isinstance(id_, (str, int, float)):
+                raise UserError(f"{where}: id is {configuration.in_brief(id_)}, not text or a number: correct it.")
+            yield _checked(Question(id_, entry.get("question"), entry.get("context", context)), where)
 
 
 def _checked(question: Question, where: str) -> Question:
@@ -517,6 +509,13 @@ NETWORK_INPUTS = ("input_ids", "input_mask", "segment_ids", "p_mask")
 LABELS = ("start_positions", "end_positions", "is_impossible")
 
 
+def filled_rows(batch: Batch, batch_size: int) -> Tuple[np.ndarray, np.ndarray]:
+    """The rows of a batch, padded to `batch_size` with its first one, and their weights: float32, 0 for padding."""
+    fill = batch_size - len(batch.rows)
+    rows = np.concatenate([batch.rows, np.repeat(batch.rows[:1] if len(batch.rows) else [0], fill)]).astype(int)
+    return rows, np.float32([1.0] * len(batch.rows) + [0.0] * fill)
+
+
 def feed(features: Features, batch: Batch, batch_size: int, labels: bool = False,
          num_examples: Optional[float] = None) -> Dict[str, tf.Tensor]:
     """The tensors of a batch, padded to `batch_size` rows with its first row, which then has weight 0.
@@ -525,12 +524,11 @@ def feed(features: Features, batch: Batch, batch_size: int, labels: bool = False
         labels: add what training needs.
         num_examples: divisor of the loss's sums over examples (default: the number of rows).
     """
-    fill = batch_size - len(batch.rows)
-    rows = np.concatenate([batch.rows, np.repeat(batch.rows[:1] if len(batch.rows) else [0], fill)]).astype(int)
+    rows, weights = filled_rows(batch, batch_size)
     tensors = {name: tf.constant(getattr(features, name)[rows, :batch.length]) for name in NETWORK_INPUTS}
     if labels:
         tensors.update({name: tf.constant(getattr(features, name)[rows]) for name in LABELS})
-        tensors["weights"] = tf.constant([1.0] * len(batch.rows) + [0.0] * fill)
+        tensors["weights"] = tf.constant(weights)
         tensors["num_examples"] = tf.constant(float(num_examples or len(batch.rows)))
     return tensors
 
