@@ -263,13 +263,35 @@ class SquadConfig(DeviceOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReaderConfig:
-    """A model that answers questions. Lengths are in tokens."""
+class PredictorConfig:
+    """A fine-tuned model to predict with. Lengths are in tokens."""
 
     init_checkpoint: typing.Optional[str] = option(
-        None, "fine-tuned model: the output folder of run_tf_squad.py, one of its checkpoints, an exported folder, or "
-        "the name of an ELECTRA question-answering model on the Hugging Face Hub (name or name@revision)")
+        None, "fine-tuned model: the output folder of run_tf_squad.py or run_tf_tasks.py, one of its checkpoints, an "
+        "exported folder, or the name of an ELECTRA model for question answering, sequence classification or token "
+        "classification on the Hugging Face Hub (name or name@revision)")
     vocab_file: typing.Optional[str] = option(None, "vocabulary file (default: the one of the model)")
+    max_seq_length: typing.Optional[int] = option(
+        None, "length of a window including the question, in tokens; a classifier truncates longer texts (default: "
+        "384, or the model's max_position_embeddings if that is smaller)", minimum=8)
+    doc_stride: typing.Optional[int] = option(
+        None, "stride between overlapping windows, in tokens (default: 128, or just under half of a window shorter "
+        "than 258 tokens; for a tagger, three quarters of a window)", minimum=1)
+    device: str = option("cpu", "device to run on", choices=("cpu", "gpu", "hpu"))
+    precision: str = option("fp32", "numerical precision: fp32, bf16 (hmp is its old name), or tf32 (gpu only)",
+                            choices=("fp32", "bf16", "hmp", "tf32"))
+
+    def __post_init__(self):
+        check_options(self)
+        if not self.init_checkpoint:
+            raise UserError("--init_checkpoint is required: set it to a model fine-tuned with run_tf_squad.py or "
+                            "run_tf_tasks.py.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReaderConfig(PredictorConfig):
+    """A model that answers questions."""
+
     n_best_size: int = option(3, "number of answers to a question", minimum=1)
     max_answer_length: int = option(30, "maximum length of an answer, in tokens", minimum=1)
     version_2_with_negative: bool = option(
@@ -278,20 +300,6 @@ class ReaderConfig:
     null_score_diff_threshold: float = option(
         0.0, "SQuAD 2.0: null odds above which a question is predicted to be unanswerable; for the best threshold on "
         "the dev set see best_f1_thresh in the results.json of the fine-tuning run")
-    max_seq_length: typing.Optional[int] = option(
-        None, "length of a window including the question, in tokens (default: 384, or the model's "
-        "max_position_embeddings if that is smaller)", minimum=8)
-    doc_stride: typing.Optional[int] = option(
-        None, "stride between overlapping windows, in tokens (default: 128, or just under half of a window shorter "
-        "than 258 tokens)", minimum=1)
-    device: str = option("cpu", "device to run on", choices=("cpu", "gpu", "hpu"))
-    precision: str = option("fp32", "numerical precision: fp32, bf16 (hmp is its old name), or tf32 (gpu only)",
-                            choices=("fp32", "bf16", "hmp", "tf32"))
-
-    def __post_init__(self):
-        check_options(self)
-        if not self.init_checkpoint:
-            raise UserError("--init_checkpoint is required: set it to a model fine-tuned with run_tf_squad.py.")
 
 
 @dataclasses.dataclass(frozen=True)
