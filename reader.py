@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+import batching
 import devices
 import squad_utils
 import weights
@@ -136,11 +137,11 @@ class Reader:
         for number, length in enumerate(self.buckets):
             rows = np.flatnonzero(bucket_of == number)
             for first in range(0, len(rows), BATCH_SIZE):
-                batch = squad_utils.Batch(length, rows[first:first + BATCH_SIZE])
+                batch = batching.Batch(length, rows[first:first + BATCH_SIZE])
                 size = 1 << (len(batch.rows) - 1).bit_length()  # the next power of two
                 outputs = self._answers(squad_utils.feed(features, batch, size))
                 parts.append((batch, {name: value.numpy() for name, value in outputs.items()}))
-        return squad_utils.join_outputs(parts, len(features.lengths), None if self.model.joint_head else self.length)
+        return batching.join_outputs(parts, len(features.lengths), None if self.model.joint_head else self.length)
 
     def _result(self, found: squad_utils.Found, id_: str) -> Result:
         answers, odds = found.nbest[id_], found.null_odds.get(id_)
