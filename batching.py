@@ -10,7 +10,6 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 import pretrain_utils
-from deferred import tensorflow as tf
 
 
 class Batch(NamedTuple):
@@ -103,18 +102,11 @@ class RowOrder:
         return self._left.pop(0)
 
 
-def padded_rows(batch: Batch, batch_size: int) -> np.ndarray:
-    """The rows of a batch, and in the places left its first one, which then has weight 0 (see `weights`)."""
+def filled_rows(batch: Batch, batch_size: int) -> Tuple[np.ndarray, np.ndarray]:
+    """The rows of a batch, padded to `batch_size` with its first one, and their weights: float32, 0 for padding."""
     fill = batch_size - len(batch.rows)
-    return np.concatenate([batch.rows, np.repeat(batch.rows[:1] if len(batch.rows) else [0], fill)]).astype(int)
-
-
-def weights(batch: Batch, batch_size: int, num_examples: Optional[float] = None) -> Dict[str, tf.Tensor]:
-    """The weights of the rows of `padded_rows` in the loss, and the divisor of its sums over examples (default: the
-    number of rows)."""
-    fill = batch_size - len(batch.rows)
-    return {"weights": tf.constant([1.0] * len(batch.rows) + [0.0] * fill),
-            "num_examples": tf.constant(float(num_examples or len(batch.rows)))}
+    rows = np.concatenate([batch.rows, np.repeat(batch.rows[:1] if len(batch.rows) else [0], fill)]).astype(int)
+    return rows, np.float32([1.0] * len(batch.rows) + [0.0] * fill)
 
 
 def join_outputs(parts: Iterable[Tuple[Batch, Dict[str, np.ndarray]]], count: int, length: Optional[int] = None

@@ -120,7 +120,7 @@ class Task:
         raise NotImplementedError
 
     def new_model(self, config, source: weights.Source, tokenizer: ElectraTokenizer, compute_dtype, seed: int
-                  ) -> tf.Module:
+                  ) -> modeling.TaskModel:
         """The model of a fine-tuning, with initial values."""
         raise NotImplementedError
 
@@ -132,7 +132,7 @@ class Task:
         """Its own entries of the state of a checkpoint."""
         return {}
 
-    def predictor(self, model: tf.Module) -> Predictor:
+    def predictor(self, model: modeling.TaskModel) -> Predictor:
         """To predict with a model in training."""
         raise NotImplementedError
 
@@ -141,14 +141,18 @@ class Task:
         return optimization.layerwise_multipliers(names, decay, num_layers)
 
     def feed(self, features, batch: batching.Batch, batch_size: int, labels: bool = False,
-             num_examples: Optional[float] = None) -> Dict[str, tf.Tensor]:
+             divisor: Optional[float] = None) -> Dict[str, tf.Tensor]:
         """The tensors of a batch, padded to `batch_size` rows.
 
         Args:
             labels: add what training needs.
-            num_examples: divisor of the loss's sums over examples (default: the number of rows).
+            divisor: of the loss's sums (default: `divisor` of the batch).
         """
         raise NotImplementedError
+
+    def divisor(self, features, batch: batching.Batch) -> float:
+        """What the sums of the loss over a batch are divided by."""
+        return float(len(batch.rows))
 
     def flops(self, config, encoder, length: int) -> float:
         """The model's FLOPs in training on one example."""
@@ -244,7 +248,7 @@ def find_own_run(task: Task, config: FineTuningOptions, checkpoints: Checkpoints
     """
     newest = checkpoints.newest(1)
     state = read_state(newest.prefix) if newest else {"task": task.name}
-    if checkpoints.list(2) or state.get("task") != task.name:
+    if checkpoints.list(2) or state.get("task") not in weights.TASKS:
         raise UserError(f"{config.checkpoint_dir} holds pre-training checkpoints: choose another --output_dir.")
     if newest is None:
         if checkpoints.list() and not config.overwrite:
@@ -290,7 +294,7 @@ class Inputs(NamedTuple):
 # --- Training ---
 
 
-def make_optimizer(task: Task, config: FineTuningOptions, model: tf.Module, updates: int
+def make_optimizer(task: Task, config: FineTuningOptions, model: modeling.TaskModel, updates: int
                    ) -> optimization.AdamW:
     warmup = int(config.warmup_proportion * updates)
     schedule = optimization.Schedule(config.learning_rate, updates, warmup, 1.0, 0.0)
@@ -307,7 +311,7 @@ class Setup(NamedTuple):
 
     checkpoints: Checkpoints
     seed: int
-    model: tf.Module
+    model: modeling.TaskModel
     optimizer: optimization.AdamW
     order: batching.RowOrder
     step: int  # updates done before
@@ -387,11 +391,12 @@ def input_of(task: Task, config: FineTuningOptions, setup: Setup, features, work
         own = batch._replace(rows=np.array_split(batch.rows, workers.size)[workers.rank])
         key = [setup.seed, pretrain_utils.FINE_TUNING, step, micro_batch, workers.rank]
         # Averaged over the workers, gradients are those of the whole batch, also where they have unequal parts.
-        yield (task.feed(features, own, config.train_batch_size, True, len(batch.rows) / workers.size),
+        divisor = task.divisor(features, batch) / workers.size
+        yield (task.feed(features, own, config.train_batch_size, True, divisor),
                tf.constant(pretrain_utils.fold_seeds(key, setup.model.num_seeds)))
 
 
-def flops_of(task: Task, config: FineTuningOptions, model: tf.Module, features: Dict[str, tf.Tensor]) -> float:
+def flops_of(task: Task, config: FineTuningOptions, model: modeling.TaskModel, features: Dict[str, tf.Tensor]) -> float:
     """The model's FLOPs in training on a micro-batch."""
     batch, length = features["input_ids"].shape
     return batch * task.flops(config, model.config, length)
@@ -583,7 +588,7 @@ class Predictor:
         path: of the weights, where a temperature can be kept.
     """
 
-    def __init__(self, model: tf.Module, function: Callable, temperature: float = 1.0,
+    def __init__(self, model: modeling.TaskModel, function: Callable, temperature: float = 1.0,
                  path: Optional[str] = None):
         self.model, self.temperature, self.path = model, temperature, path
         self._function = tf.function(function, autograph=False)

@@ -6,8 +6,9 @@
 Writes, into a folder that appears when complete: `discriminator/` and `generator/` (if the objective has both), each
 with config.json, model.safetensors, the vocabulary, tokenizer_config.json, and with --savedmodel a SavedModel in
 `saved_model/`. A checkpoint of run_tf_squad.py becomes `question_answering/`, which transformers load if it has
-the independent head (--nojoint_head). Size and settings are those saved in the checkpoint; a checkpoint with missing or
-unexpected variables is refused.
+the independent head (--nojoint_head). One of run_tf_tasks.py becomes `sequence_classification/` or
+`token_classification/`, which they load with its labels. Size and settings are those saved in the checkpoint; a
+checkpoint with missing or unexpected variables is refused.
 """
 from __future__ import annotations
 
@@ -25,7 +26,6 @@ if __name__ == "__main__":  # an invalid call is refused at once, not after the 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
 import files
-import modeling
 import weights
 
 KINDS = tuple(weights.ARCHITECTURES)
@@ -46,19 +46,19 @@ def export(config: ExportConfig):
         raise UserError(f"--output_dir={output_dir} exists already: choose another folder{way_out}.")
     run = weights.open_checkpoint(config.pretrained_checkpoint, config.vocab_file)
     model = run.model()
-    is_squad = isinstance(model, modeling.QuestionAnswering)
-    networks = {"question_answering": model} if is_squad else model.networks()
+    networks = {run.kind: model} if run.kind else model.networks()
     try:
         with files.new_folder(output_dir, replace=config.overwrite) as folder:
             for kind, network in networks.items():
-                weights.save_folder(network, kind, run.tokenizer, os.path.join(folder, kind), config.savedmodel)
+                weights.save_folder(network, kind, run.tokenizer, os.path.join(folder, kind), config.savedmodel,
+                                    run.labels)
                 temperature = weights.read_temperature(run.prefix)
-                if is_squad and temperature != 1:
+                if run.kind and temperature != 1:
                     weights.keep_temperature(os.path.join(folder, kind), temperature)
     except OSError as error:
         raise UserError(f"--output_dir={output_dir} could not be written ({in_short(error)}), and nothing was left: "
                         "make room or choose another folder.") from error
-    step = f"step {run.state['step']}" + ("" if is_squad else f" of phase {run.state['phase']}")
+    step = f"step {run.state['step']}" + ("" if run.kind else f" of phase {run.state['phase']}")
     for kind in networks:
         print(f"{kind} of {run.prefix} ({step}): {os.path.join(output_dir, kind)}")
 

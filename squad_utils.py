@@ -23,11 +23,10 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, 
 import numpy as np
 from absl import logging
 
-import batching
 import configuration
 import files
 import tokenization
-from batching import Batch
+from batching import Batch, filled_rows
 from configuration import RunFailed, UserError
 from deferred import tensorflow as tf
 
@@ -175,21 +174,13 @@ def read_questions(path: str, context: Optional[str] = None) -> Iterator[Questio
         for number, example in enumerate(read_squad(path, True, needs_answers=False, offsets=Offsets.IGNORE), 1):
             yield _checked(Question(*example[:3]), f"{path}: question {number}")
         return
-    try:
-        with files.open_regular(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    where = f"{path}, line {number}"
-                    entry = configuration.parse_json_object(line, where)
-                    id_ = entry.get("id", number)
-                    if not isinstance(id_, (str, int, float)):
-                        raise UserError(f"{where}: id is {configuration.in_brief(id_)}, not text or a number: correct "
-                                        "it.")
-                    yield _checked(Question(id_, entry.get("question"), entry.get("context", context)), where)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): correct the path.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}): convert it.") from error
+    for number, (where, line) in enumerate(configuration.read_lines(path), 1):
+        if line.strip():
+            entry = configuration.parse_json_object(line, where)
+            id_ = entry.get("id", number)
+            if not isinstance(id_, (str, int, float)):
+                raise UserError(f"{where}: id is {configuration.in_brief(id_)}, not text or a number: correct it.")
+            yield _checked(Question(id_, entry.get("question"), entry.get("context", context)), where)
 
 
 def _checked(question: Question, where: str) -> Question:
@@ -429,17 +420,18 @@ LABELS = ("start_positions", "end_positions", "is_impossible")
 
 def feed(features: Features, batch: Batch, batch_size: int, labels: bool = False,
          num_examples: Optional[float] = None) -> Dict[str, tf.Tensor]:
-    """The tensors of a batch, see `batching.padded_rows`.
+    """The tensors of a batch, see `batching.filled_rows`.
 
     Args:
         labels: add what training needs.
         num_examples: divisor of the loss's sums over examples (default: the number of rows).
     """
-    rows = batching.padded_rows(batch, batch_size)
+    rows, weights = filled_rows(batch, batch_size)
     tensors = {name: tf.constant(getattr(features, name)[rows, :batch.length]) for name in NETWORK_INPUTS}
     if labels:
         tensors.update({name: tf.constant(getattr(features, name)[rows]) for name in LABELS})
-        tensors.update(batching.weights(batch, batch_size, num_examples))
+        tensors["weights"] = tf.constant(weights)
+        tensors["num_examples"] = tf.constant(float(num_examples or len(batch.rows)))
     return tensors
 
 

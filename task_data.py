@@ -428,13 +428,13 @@ def truncated(first: int, second: int, room: int) -> Tuple[int, int]:
 
 def feed(features: Features, batch: batching.Batch, batch_size: int, labels: bool = False,
          num_examples: Optional[float] = None) -> Dict[str, tf.Tensor]:
-    """The tensors of a batch, see `batching.padded_rows`.
+    """The tensors of a batch, see `batching.filled_rows`.
 
     Args:
         labels: add what training needs.
         num_examples: divisor of the loss's sums over examples (default: the number of rows).
     """
-    rows = batching.padded_rows(batch, batch_size)
+    rows, weights = batching.filled_rows(batch, batch_size)
     position = np.arange(batch.length)
     inside = position < features.lengths[rows, np.newaxis]
     second = inside & (position >= features.first_lengths[rows, np.newaxis])
@@ -445,7 +445,8 @@ def feed(features: Features, batch: batching.Batch, batch_size: int, labels: boo
         tensors["labels"] = tf.constant(features.labels[rows])
         if features.class_weights is not None:
             tensors["class_weights"] = tf.constant(features.class_weights)
-        tensors.update(batching.weights(batch, batch_size, num_examples))
+        tensors["weights"] = tf.constant(weights)
+        tensors["num_examples"] = tf.constant(float(num_examples or len(batch.rows)))
     return tensors
 
 
