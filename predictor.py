@@ -14,11 +14,10 @@ import tensorflow as tf
 from absl import logging
 
 import devices
-import squad_utils
 import weights
+from batching import Batch
 from configuration import UserError
 from squad_options import PredictorConfig
-from squad_utils import Batch
 
 BUCKETS = (32, 64, 96, 128, 192, 256, 320)  # tokens that inputs are padded to, besides the longest input
 BATCH_SIZE = 32  # inputs, at most
@@ -92,7 +91,7 @@ class Predictor:
         for number, length in enumerate(self.buckets):
             rows = np.flatnonzero(bucket_of == number)
             for first in range(0, len(rows), BATCH_SIZE):
-                batch = squad_utils.Batch(length, rows[first:first + BATCH_SIZE])
+                batch = Batch(length, rows[first:first + BATCH_SIZE])
                 size = 1 << (len(batch.rows) - 1).bit_length()  # the next power of two
                 outputs = self._answers(feed(features, batch, size))
                 yield batch, {name: value.numpy()[:len(batch.rows)] for name, value in outputs.items()}

@@ -21,6 +21,7 @@ import squad_utils
 from checkpoints import Checkpoints, find_checkpoint
 from configuration import DeviceOptions, UserError, check_folder, launched
 from electra_config import ElectraConfig
+from fine_tuning_options import FineTuningOptions
 from pretraining_options import PretrainingConfig
 from squad_options import ExportConfig, InferenceConfig, SquadConfig
 
@@ -311,7 +312,7 @@ def pretraining_bytes(config: PretrainingConfig, encoder: ElectraConfig) -> floa
     return PROCESS_BYTES + BYTES_PER_PARAMETER * pretraining_parameters(config, encoder) + total
 
 
-def squad_bytes(config: SquadConfig, encoder: ElectraConfig, training: bool) -> float:
+def squad_bytes(config: FineTuningOptions, encoder: ElectraConfig, training: bool) -> float:
     """The memory of a worker in an update of a fine-tuning, or for a batch of answers."""
     parameters = squad_parameters(encoder)
     if training:
@@ -322,7 +323,7 @@ def squad_bytes(config: SquadConfig, encoder: ElectraConfig, training: bool) -> 
                                                                   config.max_seq_length)
 
 
-def check_squad_memory(config: SquadConfig, encoder: ElectraConfig):
+def check_fine_tuning_memory(config: FineTuningOptions, encoder: ElectraConfig):
     """See `check_memory`. Raises: UserError."""
     if config.do_train:
         check_memory(config, squad_bytes(config, encoder, training=True), "train_batch_size")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+import batching
 import predictor
 import squad_utils
 import weights
@@ -85,8 +86,8 @@ class Reader(Predictor):
                         for number, (question, context) in enumerate(zip(questions[part], contexts[part]))]
             features = squad_utils.build_features(examples, self.tokenizer, self.length, self.stride, self.query_length)
             parts = self._outputs(features, squad_utils.feed)
-            outputs = squad_utils.join_outputs(parts, len(features.lengths),
-                                               None if self.model.joint_head else self.length)
+            outputs = batching.join_outputs(parts, len(features.lengths),
+                                            None if self.model.joint_head else self.length)
             found = squad_utils.search_answers(
                 self.model.joint_head, examples, features, outputs, self.config.n_best_size,
                 self.config.max_answer_length, self.version_2, self.temperature)
