@@ -332,6 +332,12 @@ class Features(NamedTuple):
         return (self.labels >= 0).sum(axis=1)
 
 
+def default_stride(max_seq_length: int) -> int:
+    """Three quarters of a window: every word but those at the ends of the text has an eighth of a window around it."""
+    room = max_seq_length - 2  # [CLS] and [SEP]
+    return room - room // 4
+
+
 def build_features(sentences: Sequence[Sentence], tokenizer: tokenization.ElectraTokenizer, max_seq_length: int,
                    doc_stride: int, labels: Sequence[str] = ()) -> Features:
     """Tokenizes sentences and splits them into windows.

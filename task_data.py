@@ -426,6 +426,9 @@ def truncated(first: int, second: int, room: int) -> Tuple[int, int]:
     return first - excess // 2, second - (excess + 1) // 2
 
 
+INPUTS = ("input_ids", "input_mask", "segment_ids")
+
+
 def feed(features: Features, batch: batching.Batch, batch_size: int, labels: bool = False,
          num_examples: Optional[float] = None) -> Dict[str, tf.Tensor]:
     """The tensors of a batch, see `batching.filled_rows`.
