@@ -283,7 +283,7 @@ def label_names(config: TaskConfig, examples: Sequence[Example], path: str) -> L
     given = list(GLUE[config.task].labels) if config.task in GLUE else config.label_list
     if given:
         return given
-    found = {name for example in examples for name in _names_of(example.label)}
+    found = {name for example in examples for name in names_of(example.label)}
     if len(found) < (1 if config.problem == "multi_label" else 2):
         raise UserError(f"{path} has {len(found) or 'no'} label{'s' if len(found) != 1 else ''}"
                         f"{f' ({min(found)})' if found else ''}, and a classifier needs two: name other training data, "
@@ -298,7 +298,8 @@ def _number(name: str) -> float:
         return math.inf
 
 
-def _names_of(label: Label) -> Tuple[str, ...]:
+def names_of(label: Label) -> Tuple[str, ...]:
+    """The labels of an example."""
     return label if isinstance(label, tuple) else () if label is None else (label,)
 
 
@@ -310,7 +311,7 @@ def encode_labels(config: TaskConfig, examples: Sequence[Example], labels: Seque
     """
     number_of = {name: number for number, name in enumerate(labels)}
     for example in examples:
-        for name in _names_of(example.label) if config.problem != "regression" else ():
+        for name in names_of(example.label) if config.problem != "regression" else ():
             if name not in number_of:
                 raise UserError(f"{example.where}: the label {in_brief(name)} is not one of those of the training data "
                                 f"({_listed(labels)}): correct it, or name all labels with --labels in training.")
@@ -319,7 +320,7 @@ def encode_labels(config: TaskConfig, examples: Sequence[Example], labels: Seque
     if config.problem == "multi_label":
         encoded = np.zeros([len(examples), len(labels)], np.float32)
         for row, example in enumerate(examples):
-            encoded[row, [number_of[name] for name in _names_of(example.label)]] = 1.0
+            encoded[row, [number_of[name] for name in names_of(example.label)]] = 1.0
         return encoded
     return np.array([-1 if example.label is None else number_of[example.label] for example in examples], np.int32)
 
@@ -456,28 +457,20 @@ def feed(features: Features, batch: batching.Batch, batch_size: int, labels: boo
 # --- Predictions ---
 
 
-def write_predictions(path: str, examples: Sequence[Example], predicted: Sequence, probabilities: Sequence[dict]):
-    """Writes JSON lines: `id`, `text`, `pair` (of two texts), `label` (where known), `prediction`, `probabilities` (by
-    label; none for regression). Raises: OSError."""
-    with files.replacing(path) as temporary, open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
-        for example, prediction, shares in zip(examples, predicted, probabilities):
-            entry = {"id": example.id, "text": example.text}
-            if example.pair is not None:
-                entry["pair"] = example.pair
-            if example.label is not None:
-                entry["label"] = example.label
-            entry["prediction"] = prediction
-            if shares:
-                entry["probabilities"] = shares
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+def prediction(example: Example, predicted, probabilities: Optional[dict]) -> dict:
+    """An entry of a file of predictions: `id`, `text`, `pair` (of two texts), `label` (where known), `prediction`, and
+    `probabilities` by label, which regression has not."""
+    entry = {"id": example.id, "text": example.text, "pair": example.pair, "label": example.label,
+             "prediction": predicted, "probabilities": probabilities}
+    return {name: value for name, value in entry.items() if value is not None}
 
 
-def write_submission(config: TaskConfig, name: str, examples: Sequence[Example], predicted: Sequence, folder: str
-                     ) -> Optional[str]:
+def write_submission(config: TaskConfig, name: str, entries: Sequence[dict], folder: str) -> Optional[str]:
     """Writes the file that GLUE's leaderboard takes for a test file. Returns: its path; None where it has none.
 
     Args:
         name: of the split, such as `test_matched`.
+        entries: see `prediction`.
     Raises: OSError.
     """
     task = GLUE.get(config.task)
@@ -486,9 +479,10 @@ def write_submission(config: TaskConfig, name: str, examples: Sequence[Example],
     path = os.path.join(folder, f"{task.submitted[task.test.index(name)]}.tsv")
     os.makedirs(folder, exist_ok=True)
     lines = ["index\tprediction"]
-    for example, prediction in zip(examples, predicted):
+    for entry in entries:
+        predicted = entry["prediction"]
         if config.problem == "regression":
-            prediction = f"{min(max(prediction, 0.0), LARGEST_SIMILARITY):.3f}"
-        lines.append(f"{example.id}\t{prediction}")
+            predicted = f"{min(max(predicted, 0.0), LARGEST_SIMILARITY):.3f}"
+        lines.append(f"{entry['id']}\t{predicted}")
     files.write_text(path, "\n".join(lines) + "\n")
     return path

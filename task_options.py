@@ -18,9 +18,6 @@ OWN_TASKS = ("classification", "pairs", "regression", "multi_label", "tagging")
 # The problem of a task as `transformers` names it, without `_classification`; tagging has no such name.
 PROBLEMS = {"stsb": "regression", "regression": "regression", "multi_label": "multi_label", "tagging": "tagging"}
 LONG_TASKS = ("rte", "stsb")  # little data: 10 epochs
-# Which metric chooses the best checkpoint: those of the paper's tables, and for own data the usual ones.
-MAIN_METRICS = {"cola": "matthews", "stsb": "spearman", "regression": "spearman", "multi_label": "f1_micro",
-                "tagging": "f1"}
 
 
 def of_paper(hidden_size: int) -> typing.Tuple[float, float]:
@@ -66,6 +63,14 @@ class TaskConfig(FineTuningOptions):
         0.1, "fraction of the training data that is held out where there is no --dev_file, stratified by label (0: "
         "none)", minimum=0.0, maximum=0.9)
     split_seed: int = option(0, "seed of that split", minimum=0, maximum=2**31 - 1)
+    word_column: int = option(0, "tagging: column of the word in a file of columns, from 0; negative from the last")
+    tag_column: int = option(-1, "tagging: column of its tag")
+    scheme: typing.Optional[str] = option(
+        None, "tagging: scheme of the model's labels, bio or bioes (default: that of the training data)",
+        choices=("bio", "bioes"))
+    doc_stride: typing.Optional[int] = option(
+        None, "tagging: stride between the windows of a text that is longer than max_seq_length, in tokens (default: "
+        "half of max_seq_length)", minimum=1)
     # Optimization
     max_seq_length: int = like(FineTuningOptions, "max_seq_length", 128)
     length_buckets: str = like(FineTuningOptions, "length_buckets", "16,32,48,64,96,128,192,256,384")
@@ -82,8 +87,7 @@ class TaskConfig(FineTuningOptions):
         maximum=1.0)
     metric: typing.Optional[str] = option(
         None, "metric that chooses the best checkpoint and ends training early, one of those in results.json "
-        "(default: matthews for cola, spearman for regression, f1_micro for multi_label, f1 for tagging, else "
-        "accuracy)")
+        "(default: matthews for cola, spearman for regression, micro_f1 for multi_label, f1 for spans, else accuracy)")
 
     def __post_init__(self):
         self.check()
@@ -100,6 +104,13 @@ class TaskConfig(FineTuningOptions):
             raise UserError(f"--{other} is not for --task=tagging: omit it.")
         if self.class_weights and self.problem == "regression":
             raise UserError(f"--class_weights needs classes, and --task={self.task} has none: omit it.")
+        if self.stride > self.max_seq_length - 2:
+            raise UserError(f"--doc_stride={self.doc_stride} skips tokens: a window of "
+                            f"--max_seq_length={self.max_seq_length} holds {self.max_seq_length - 2} tokens of text: "
+                            "lower --doc_stride, or omit it.")
+        if self.evaluates_in_training and not self.is_glue and not self.dev_file and not self.dev_fraction:
+            raise UserError("there is no development data to evaluate on in training: name a --dev_file, or give a "
+                            "--dev_fraction.")
         self.weight_of_class, self.label_list  # noqa: B018  (validates them)
 
     FITTED = ("num_train_epochs", "learning_rate", "layerwise_lr_decay")
@@ -108,7 +119,8 @@ class TaskConfig(FineTuningOptions):
         rate, decay = of_paper(encoder.hidden_size)
         defaults = {"num_train_epochs": 10.0 if self.task in LONG_TASKS else 3.0, "learning_rate": rate,
                     "layerwise_lr_decay": decay}
-        return dataclasses.replace(self, **{name: defaults[name] for name in self.not_given})
+        held_out = 0.0 if self.is_glue or self.dev_file else self.dev_fraction
+        return dataclasses.replace(self, dev_fraction=held_out, **{name: defaults[name] for name in self.not_given})
 
     def rate_follows(self, world_size: int) -> str:
         return "by the size of the model"
@@ -123,13 +135,14 @@ class TaskConfig(FineTuningOptions):
         return PROBLEMS.get(self.task, "single_label")
 
     @property
-    def main_metric(self) -> str:
-        return self.metric or MAIN_METRICS.get(self.task, "accuracy")
-
-    @property
     def second_column(self) -> typing.Optional[str]:
         """The column of the second text of own data; None: there is one text."""
         return self.pair_column or ("text_pair" if self.task == "pairs" else None)
+
+    @property
+    def stride(self) -> int:
+        """Tokens between two windows, for tagging."""
+        return self.doc_stride or self.max_seq_length // 2
 
     @property
     def label_list(self) -> typing.List[str]:
