@@ -5,8 +5,8 @@
     spans[0].text, spans[0].label, spans[0].start, spans[0].end, spans[0].probability
 
 Lists of texts give lists of spans, computed in batches of similar length. A text longer than the model's window is
-split into overlapping windows, and each word is tagged in the one where it has most context (tagging.py). A model with plain
-tags, such as parts of speech, gives a span for every word whose tag is not O.
+split into overlapping windows, and each word is tagged in the one where it has most context (tagging.py). A model with
+plain tags, such as parts of speech, gives a span for every word whose tag is not O.
 """
 from __future__ import annotations
 
