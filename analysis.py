@@ -21,7 +21,8 @@ import re
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import command_line
-from configuration import AnalysisConfig, SquadConfig, UserError
+from configuration import UserError
+from squad_options import AnalysisConfig, SquadConfig
 
 if __name__ == "__main__":
     command_line.refuse_early(AnalysisConfig, __doc__)

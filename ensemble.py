@@ -16,10 +16,11 @@ from absl import logging
 import analysis
 import files
 import preflight
-import report
+import run_log
 import squad_results
 import squad_utils
-from configuration import SquadConfig, UserError
+from configuration import UserError
+from squad_options import SquadConfig
 from squad_results import Answers
 from squad_utils import Answer
 
@@ -78,7 +79,7 @@ def run(config: SquadConfig):
     if config.check_only:
         return
     with config.sole_user():
-        report.start_logging(config.output_dir, "logfile", suffix="txt")
+        run_log.start_logging(config.output_dir, "logfile", suffix="txt")
         squad_results.write(config, answers)
         results = {"version_2": config.version_2_with_negative, "ensemble": folders,
                    **squad_results.evaluated_on(config)}

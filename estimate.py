@@ -42,16 +42,10 @@ import preflight
 import pretrain_utils
 import squad_utils
 from checkpoints import Checkpoints
-from configuration import (
-    OLD_NAMES,
-    ElectraConfig,
-    EstimateConfig,
-    Interrupted,
-    PretrainingConfig,
-    RunFailed,
-    SquadConfig,
-    UserError,
-)
+from configuration import Interrupted, RunFailed, UserError
+from electra_config import ElectraConfig
+from pretraining_options import OLD_NAMES, EstimateConfig, PretrainingConfig
+from squad_options import SquadConfig
 
 WORKERS = (1, 8, 64)
 LATENCY = 30e-6  # seconds of a message between two workers

@@ -12,8 +12,10 @@ from __future__ import annotations
 import re
 from typing import Optional
 
-from configuration import ElectraConfig, PretrainingConfig, SquadConfig
+from electra_config import ElectraConfig
 from preflight import generator_encoder
+from pretraining_options import PretrainingConfig
+from squad_options import SquadConfig
 
 BEAM_SIZE = 5  # modeling.BEAM_SIZE, which needs TensorFlow
 

@@ -27,7 +27,8 @@ import tensorflow as tf
 import fused
 import gaudi
 import pretrain_utils
-from configuration import ElectraConfig, PretrainingConfig
+from electra_config import ElectraConfig
+from pretraining_options import PretrainingConfig
 from tokenization import ElectraTokenizer
 
 # --- Functions of tensors ---
@@ -402,7 +403,7 @@ class Network(tf.Module):
 
 
 class Objective(NamedTuple):
-    """The pre-training objective. See the flags of the same names (configuration.PretrainingConfig)."""
+    """The pre-training objective. See the flags of the same names (pretraining_options.PretrainingConfig)."""
 
     special_ids: Sequence[int]  # never masked (ElectraTokenizer.special_ids)
     mask_id: int

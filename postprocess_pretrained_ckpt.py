@@ -16,7 +16,8 @@ import os
 import command_line
 import configuration
 import preflight
-from configuration import ExportConfig, UserError, in_short
+from configuration import UserError, in_short
+from squad_options import ExportConfig
 
 if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that the other imports take
     command_line.refuse_early(ExportConfig, __doc__, check=preflight.check_export)

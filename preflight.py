@@ -19,17 +19,10 @@ import hub
 import pretrain_utils
 import squad_utils
 from checkpoints import Checkpoints, find_checkpoint
-from configuration import (
-    DeviceOptions,
-    ElectraConfig,
-    ExportConfig,
-    InferenceConfig,
-    PretrainingConfig,
-    SquadConfig,
-    UserError,
-    check_folder,
-    launched,
-)
+from configuration import DeviceOptions, UserError, check_folder, launched
+from electra_config import ElectraConfig
+from pretraining_options import PretrainingConfig
+from squad_options import ExportConfig, InferenceConfig, SquadConfig
 
 # --- Pre-training ---
 

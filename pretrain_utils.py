@@ -31,9 +31,11 @@ from tqdm import tqdm
 
 import configuration
 import files
+import pretraining_options
 import tfrecord
-from configuration import PretrainingConfig, UserError
+from configuration import UserError
 from deferred import tensorflow as tf
+from pretraining_options import PretrainingConfig
 from tokenization import ElectraTokenizer
 
 # --- Randomness ---
@@ -187,12 +189,12 @@ def find_shards(spec: str, flag: str) -> ShardPaths:
     """Files given by a folder, a glob, or a comma-separated list of either, sorted within each.
 
     Of a folder, all `*tfrecord*` files are used except indices. A path that exists is not read as a glob. With weights
-    (see `configuration.weighted_datasets`) each part of the list is a dataset of a mixture.
+    (see `pretraining_options.weighted_datasets`) each part of the list is a dataset of a mixture.
 
     Raises: UserError, naming `flag`: a part matches no file, a file is given twice, or a weight cannot be used.
     """
     parts = []
-    for name, weight in configuration.weighted_datasets(spec, flag, lambda path: bool(files.matching(path))):
+    for name, weight in pretraining_options.weighted_datasets(spec, flag, lambda path: bool(files.matching(path))):
         matched = files.matching(os.path.join(name, "*tfrecord*") if os.path.isdir(name) else name)
         found = [path for path in matched if os.path.isfile(path) and not path.endswith(tfrecord.INDEX_SUFFIX)]
         if not found:
@@ -470,7 +472,7 @@ class Mixture:
         orders: of the datasets.
     """
 
-    BLOCK = configuration.MIXTURE_BLOCK
+    BLOCK = pretraining_options.MIXTURE_BLOCK
 
     def __init__(self, names: Sequence[str], weights: Sequence[float], orders: Sequence[RecordOrder], seed: int):
         self.names, self.orders, self.seed = list(names), list(orders), seed

@@ -27,7 +27,8 @@ from absl import logging
 import devices
 import squad_utils
 import weights
-from configuration import ReaderConfig, UserError, window_lengths
+from configuration import UserError
+from squad_options import ReaderConfig, window_lengths
 from squad_utils import Answer
 
 BUCKETS = (32, 64, 96, 128, 192, 256, 320)  # tokens that windows are padded to, besides the longest window

@@ -29,7 +29,8 @@ from typing import Optional
 
 import command_line
 import preflight
-from configuration import InferenceConfig, Interrupted, UserError
+from configuration import Interrupted, UserError
+from squad_options import InferenceConfig
 
 if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that the other imports take
     command_line.refuse_early(InferenceConfig, __doc__, check=preflight.check_inference)

@@ -19,7 +19,8 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequenc
 
 import command_line
 import preflight
-from configuration import OLD_NAMES, PretrainingConfig, UserError
+from configuration import UserError
+from pretraining_options import OLD_NAMES, PretrainingConfig
 
 if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that the other imports take
     command_line.refuse_early(PretrainingConfig, __doc__, OLD_NAMES, preflight.check_pretraining, resumable=True)
@@ -38,11 +39,11 @@ import flops
 import modeling
 import optimization
 import pretrain_utils
-import report
+import run_log
 import training
 import weights
 from checkpoints import Checkpoints, checkpoint_fingerprint
-from report import Metric
+from curves import Metric
 from tokenization import ElectraTokenizer
 from workers import Workers, catch_lost_workers, checksum
 
@@ -246,11 +247,11 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
     checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max, keep_every=config.keep_every_steps)
     preflight.refuse_second_run(config, checkpoints)
     if workers.is_chief:
-        report.check_writable(config.model_dir, "results_dir")
+        run_log.check_writable(config.model_dir, "results_dir")
         if not config.skip_checkpoint:
-            report.check_writable(config.checkpoint_dir, "results_dir")
-    report.check_writable(config.logs, "log_dir")
-    report.start_logging(config.logs, f"pretraining_phase{config.phase}_rank{workers.rank}",
+            run_log.check_writable(config.checkpoint_dir, "results_dir")
+    run_log.check_writable(config.logs, "log_dir")
+    run_log.start_logging(config.logs, f"pretraining_phase{config.phase}_rank{workers.rank}",
                          on_console=workers.is_chief)
     logging.info("ELECTRA %s, phase %d, on %s.", config.run_name, config.phase, device)
     shards = pretrain_utils.find_shards(config.pretrain_tfrecords, "pretrain_tfrecords")
@@ -383,7 +384,7 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
     prefix, state, metrics = saved.prefix, saved.state, evaluate()
     if not device.is_chief:
         return
-    held_out = report.format_metrics(metrics, METRICS, short=True)
+    held_out = run_log.format_metrics(metrics, METRICS, short=True)
     print(f"{prefix}, step {state['step']} of phase {state['phase']}, held out: {held_out}")
     print(json.dumps({"checkpoint": prefix, "step": state["step"], "phase": state["phase"], **metrics}))
 
@@ -434,10 +435,10 @@ METRICS = (
     Metric("gradient_norm", "gradient norm {:.2f}", panel="gradient norm"))
 
 
-def make_report(config: PretrainingConfig, setup: Setup, device: devices.Device) -> report.Report:
+def make_report(config: PretrainingConfig, setup: Setup, device: devices.Device) -> run_log.RunLog:
     sequence_flops = flops.of_pretraining(config, setup.model.config)
     name = f"pretraining_phase{config.phase}"
-    return report.Report(
+    return run_log.RunLog(
         f"ELECTRA {config.run_name}, phase {config.phase}", f"phase {config.phase}", METRICS, modeling.ratios,
         setup.optimizer.schedule, setup.start.step, config.num_train_steps, setup.global_batch,
         json_file=config.json_summary or os.path.join(config.logs, f"{name}.jsonl"),

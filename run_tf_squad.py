@@ -28,7 +28,9 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequenc
 import command_line
 import ensemble
 import preflight
-from configuration import Interrupted, PretrainingConfig, SquadConfig, UserError
+from configuration import Interrupted, UserError
+from pretraining_options import PretrainingConfig
+from squad_options import SquadConfig
 
 if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that the other imports take
     command_line.refuse_early(SquadConfig, __doc__, check=ensemble.before_tensorflow, resumable=True)
@@ -49,14 +51,14 @@ import hub
 import modeling
 import optimization
 import pretrain_utils
-import report
+import run_log
 import squad_metrics
 import squad_results
 import squad_utils
 import training
 import weights
 from checkpoints import Checkpoints, find_checkpoint, read_state
-from report import Metric
+from curves import Metric
 from tokenization import ElectraTokenizer
 from workers import ALONE, Workers, catch_lost_workers, checksum
 
@@ -409,9 +411,9 @@ class DevProgress:
     All of it follows from the log of metrics, so that a resumed run decides as an uninterrupted one does.
     """
 
-    def __init__(self, config: SquadConfig, checkpoints: Checkpoints, run_report: report.Report, workers: Workers):
+    def __init__(self, config: SquadConfig, checkpoints: Checkpoints, run_report: run_log.RunLog, workers: Workers):
         self.patience, self.checkpoints, self.workers = config.early_stopping_patience, checkpoints, workers
-        entries = report.read_metrics_log(run_report.log.path) if workers.is_chief else []
+        entries = run_log.read_metrics_log(run_report.log.path) if workers.is_chief else []
         self.f1 = {entry["step"]: entry["f1"] for entry in entries if entry["kind"] == "eval" and "f1" in entry}
 
     def note(self, step: int, found: Optional[dict], scores: Optional[Dict[str, float]]) -> Optional[Dict[str, float]]:
@@ -482,11 +484,11 @@ def accuracies(sums: Dict[str, float], answerability: bool) -> Dict[str, float]:
     return {f"{name}_accuracy": sums[f"{name}_correct"] / sums["examples"] for name in names}
 
 
-def make_report(config: SquadConfig, setup: Setup, device: devices.Device, work: Dict[int, float]) -> report.Report:
+def make_report(config: SquadConfig, setup: Setup, device: devices.Device, work: Dict[int, float]) -> run_log.RunLog:
     """`work`: the FLOPs of each update, which the report takes out."""
     logs = os.path.join(config.output_dir, "logs")
     answerability = config.joint_head and config.version_2_with_negative
-    return report.Report(
+    return run_log.RunLog(
         "ELECTRA on SQuAD", "fine-tuning", METRICS, lambda sums: accuracies(sums, answerability),
         setup.optimizer.schedule, setup.step, setup.num_train_steps,
         setup.windows.batch_size * config.gradient_accumulation_steps,
@@ -706,11 +708,11 @@ def run(config: SquadConfig, stop: training.StopRequest):
 def run_on(device: devices.Device, config: SquadConfig, stop: training.StopRequest):
     """Everything is validated before the first update."""
     workers = device.workers
-    report.start_logging(config.output_dir, f"logfile_rank{workers.rank}" if workers.rank else "logfile",
+    run_log.start_logging(config.output_dir, f"logfile_rank{workers.rank}" if workers.rank else "logfile",
                          suffix="txt", on_console=workers.is_chief)
     if workers.is_chief and config.do_train:
         for folder in ("logs", *([] if config.skip_checkpoint else ["checkpoints"])):
-            report.check_writable(os.path.join(config.output_dir, folder), "output_dir")
+            run_log.check_writable(os.path.join(config.output_dir, folder), "output_dir")
     logging.info("ELECTRA on SQuAD %s, on %s.", "2.0" if config.version_2_with_negative else "1.1", device)
     preflight.check_squad(config)
     source, tokenizer = read_weights(config, workers)
@@ -781,7 +783,7 @@ def answer(config: SquadConfig, answers: Answers, dev: Split, workers: Workers,
     if not workers.is_chief:
         return {}
     if config.do_eval:
-        report.log_metrics("", scores, METRICS)
+        run_log.log_metrics("", scores, METRICS)
         if config.eval_script:
             run_eval_script(config, dev, scores)
     logging.info("%.1f sequences/s; a batch of %d takes %.0f ms (p50), %.0f ms (p99).",

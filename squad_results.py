@@ -9,7 +9,8 @@ import configuration
 import files
 import squad_metrics
 import squad_utils
-from configuration import SquadConfig, UserError
+from configuration import UserError
+from squad_options import SquadConfig
 from squad_utils import Answer, Example
 
 PREDICTIONS, N_BEST, NULL_ODDS = "predictions.json", "nbest_predictions.json", "null_odds.json"

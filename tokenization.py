@@ -29,6 +29,7 @@ import numpy as np
 import tokenizers
 
 import configuration
+import electra_config
 import files
 import sentencepiece_model
 from configuration import UserError
@@ -508,8 +509,8 @@ def read_vocabulary(path: str) -> List[str]:
 
 
 def check_size(count: int, path: str, what: str):
-    if count > configuration.LARGEST_VOCABULARY:
-        raise UserError(f"vocabulary {path} has {count:,} {what}, more than {configuration.LARGEST_VOCABULARY:,}: "
+    if count > electra_config.LARGEST_VOCABULARY:
+        raise UserError(f"vocabulary {path} has {count:,} {what}, more than {electra_config.LARGEST_VOCABULARY:,}: "
                         "use a WordPiece vocabulary with one token per line.")
 
 

@@ -15,7 +15,7 @@ from absl import logging
 
 from configuration import Interrupted, RunFailed, UserError
 from optimization import TrainStep
-from report import Report
+from run_log import RunLog
 from workers import Workers
 
 # --- Stopping on request ---
@@ -165,8 +165,8 @@ class Job(NamedTuple):
 class Progress:
     """What of a run has been logged, saved and evaluated. Every worker calls the methods alike."""
 
-    def __init__(self, job: Job, train_step: TrainStep, report: Report, workers: Workers):
-        self.job, self.train_step, self.report, self.workers = job, train_step, report, workers
+    def __init__(self, job: Job, train_step: TrainStep, run_log: RunLog, workers: Workers):
+        self.job, self.train_step, self.run_log, self.workers = job, train_step, run_log, workers
         self.logged = self.saved = job.step
         self._skips = len(train_step.skipped())
 
@@ -178,11 +178,11 @@ class Progress:
         sums, step = self.train_step.read_metrics(), self.train_step.step_done()
         skipped = self.train_step.skipped()
         for count, skip in enumerate(skipped[self._skips:], self._skips + 1):
-            self.report.skipped(skip, count, f"the loss or its gradient is not finite at {self.job.bad_update(skip)}: "
+            self.run_log.skipped(skip, count, f"the loss or its gradient is not finite at {self.job.bad_update(skip)}: "
                                 f"skipped, as number {count} of --skip_bad_updates={self.train_step.skip_budget}")
         self._skips = len(skipped)
         if step > self.logged:
-            self.report.training(step, sums)
+            self.run_log.training(step, sums)
             self.logged = step
         if sums["bad_step"]:
             self.rescue()
@@ -209,47 +209,47 @@ class Progress:
     def evaluate(self, step: int) -> bool:
         """Evaluates and logs; whether that was completed."""
         metrics = self.job.evaluate(step)
-        self.report.evaluation(step, metrics)
+        self.run_log.evaluation(step, metrics)
         return self.workers.from_chief(metrics is not None)
 
     def evaluation_is_missing(self) -> bool:
         """Whether the run was interrupted between the checkpoint that it resumes from and the evaluation after it."""
         due = self.job.step > 0 and self.job.evaluates_after(self.job.step)
-        return self.workers.from_chief(due and not self.report.was_evaluated(self.job.step)) if due else False
+        return self.workers.from_chief(due and not self.run_log.was_evaluated(self.job.step)) if due else False
 
 
-def run_updates(job: Job, train_step: TrainStep, report: Report, stop: StopRequest, workers: Workers
+def run_updates(job: Job, train_step: TrainStep, run_log: RunLog, stop: StopRequest, workers: Workers
                 ) -> Dict[str, float]:
     """The training loop: update, log, save, evaluate, until all updates are done, or a stop is requested or early.
 
     The first update is logged because it traces and compiles, the second because it gives the pace. Every worker calls
     this with the same cadence. Whatever ends the loop early, the last update that was done is saved before.
 
-    Returns: see `report.Speed.average`; empty where all updates had been done before.
+    Returns: see `run_log.Speed.average`; empty where all updates had been done before.
     Raises: Interrupted: stopped on request, after saving. RunFailed: a loss or gradient was not finite, or the last
         checkpoint could not be saved. What reading the data raises.
     """
-    progress = Progress(job, train_step, report, workers)
+    progress = Progress(job, train_step, run_log, workers)
     complete = not progress.evaluation_is_missing() or progress.evaluate(job.step)
     if job.step >= job.num_train_steps or job.step and job.ends_early():
         if not complete:
             raise Interrupted(job.interrupted(stopped_by(stop), job.step, False))
-        report.redraw()
-        logging.info("%s has finished its %d updates already: nothing to train.", report.name, job.step)
+        run_log.redraw()
+        logging.info("%s has finished its %d updates already: nothing to train.", run_log.name, job.step)
         return {}
     agreement = Agreement(stop, workers, job.save_minutes)
-    with report:
+    with run_log:
         try:
             for step in range(job.step + 1, job.num_train_steps + 1):
                 stop.begin()
-                with report.profile.of(step, wait=train_step.step_done):
+                with run_log.profile.of(step, wait=train_step.step_done):
                     train_step(agreement.during(job.micro_batches(step), train_step.accumulation_steps))
                 save_due = step == job.num_train_steps or agreement.save_requested() or job.saves_after(step)
                 evaluation_due = job.evaluates_after(step)
                 if step <= job.step + 2 or step % job.log_every == 0 or save_due or evaluation_due:
                     progress.log()
-                report.advance()
-                with report.speed.excluded():
+                run_log.advance()
+                with run_log.speed.excluded():
                     if save_due:
                         progress.save(last=step == job.num_train_steps)
                         agreement.saved()
@@ -277,8 +277,8 @@ def run_updates(job: Job, train_step: TrainStep, report: Report, stop: StopReque
             raise
     if not complete:
         raise Interrupted(job.interrupted(stopped_by(stop), job.num_train_steps, True))
-    report.summary(step)
-    return report.speed.average()
+    run_log.summary(step)
+    return run_log.speed.average()
 
 
 # --- The state of a run, as checkpoints hold it ---

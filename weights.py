@@ -29,11 +29,14 @@ import tensorflow as tf
 from absl import logging
 
 import configuration
+import electra_config
 import files
 import hub
 import modeling
 from checkpoints import STATE_KEY, damage, find_checkpoint, read_state, readable, restore, unreadable
-from configuration import ElectraConfig, PretrainingConfig, UserError, in_short
+from configuration import UserError, in_short
+from electra_config import ElectraConfig
+from pretraining_options import PretrainingConfig
 from tokenization import ElectraTokenizer
 
 # --- Names ---
@@ -296,7 +299,7 @@ def _read_folder(name: str, folder: str) -> Source:
                         "folder.")
     num_layers = 1 + max((int(match[1]) for match in (re.search(r"encoder[./]layer[._/]+(\d{1,9})[./]", theirs)
                                                       for theirs in found) if match), default=-1)
-    if num_layers > configuration.LARGEST["num_hidden_layers"]:
+    if num_layers > electra_config.LARGEST["num_hidden_layers"]:
         raise UserError(f"{path} has a layer {num_layers - 1}: name another model.")
     tensors, keras = {}, file.endswith(".h5")
     for row in table(num_layers):

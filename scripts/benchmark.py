@@ -41,8 +41,12 @@ from recipe import BenchmarkConfig  # noqa: E402  (found through the line above,
 
 import command_line  # noqa: E402
 import configuration  # noqa: E402
+import curves  # noqa: E402
+import electra_config  # noqa: E402
 import preflight  # noqa: E402
-from configuration import ElectraConfig, RunFailed, SquadConfig, UserError, check_folder  # noqa: E402
+from configuration import RunFailed, UserError, check_folder  # noqa: E402
+from electra_config import ElectraConfig  # noqa: E402
+from squad_options import SquadConfig  # noqa: E402
 
 
 def check(config: BenchmarkConfig):
@@ -69,7 +73,7 @@ import flops  # noqa: E402
 import modeling  # noqa: E402
 import optimization  # noqa: E402
 import pretrain_utils  # noqa: E402
-import report  # noqa: E402
+import run_log  # noqa: E402
 import run_pretraining  # noqa: E402
 import run_tf_squad  # noqa: E402
 import squad_utils  # noqa: E402
@@ -135,7 +139,7 @@ class Turn(NamedTuple):
     cpu_seconds: float  # of all threads, for machines that do other work too
 
     def rates(self) -> Dict[str, float]:
-        found = report.rates((0.0,) * 5, (self.seconds, 1.0, self.sequences, self.tokens, self.flops))
+        found = run_log.rates((0.0,) * 5, (self.seconds, 1.0, self.sequences, self.tokens, self.flops))
         del found["updates_per_second"]
         return {**found, "cpu_seconds_per_sequence": self.cpu_seconds / self.sequences}
 
@@ -517,7 +521,7 @@ def settings_of(found: dict) -> Dict[str, object]:
 def draw(config: BenchmarkConfig):
     """Training in all JSON files of the task: one column for each setting that varies while the others stay the same.
 
-    Raises: UserError: there are no files to draw. OSError: see `report.saved_figure`.
+    Raises: UserError: there are no files to draw. OSError: see `curves.saved_figure`.
     """
     results = []
     for path in sorted(glob.glob(os.path.join(glob.escape(config.out_dir), f"{config.task}_*.json"))):
@@ -530,7 +534,7 @@ def draw(config: BenchmarkConfig):
     share = "share_of_ceiling_by_cpu_time" if config.device == "cpu" else "share_of_ceiling"
     rows = ((lambda found: found["results"]["training"].get(share), "share of the ceiling"),
             (lambda found: found["peak_memory_bytes"] and found["peak_memory_bytes"] / 1e9, "peak memory, GB"))
-    with report.saved_figure(config.plot, figsize=(11, 6)) as figure:
+    with curves.saved_figure(config.plot, figsize=(11, 6)) as figure:
         axes = figure.subplots(len(rows), len(common), sharey="row", squeeze=False)
         for column, name in enumerate(common):
             others = ", ".join(f"{other} {value}" for other, value in common.items() if other != name)
@@ -547,7 +551,7 @@ def draw_panel(axis, results: List[dict], name: str, common: Dict[str, object], 
     """A line for each precision, over the values of a setting, at equal distances."""
     seen = [found for found in results if all(settings_of(found)[other] == value for other, value in common.items()
                                               if other != name) and value_of(found) is not None]
-    order = list(configuration.SIZES) if name == "model" else []
+    order = list(electra_config.SIZES) if name == "model" else []
     places = sorted({settings_of(found)[name] for found in seen},
                     key=lambda value: order.index(value) if value in order else value)
     for precision in sorted({found["config"]["precision"] for found in seen}):

@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 from tqdm import tqdm  # noqa: E402  (found through the line above, like the rest)
 
 import files  # noqa: E402
-import report  # noqa: E402
+import run_log  # noqa: E402
 from deferred import tensorflow as tf  # noqa: E402
 
 MODEL = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64,
@@ -138,7 +138,7 @@ def of_metrics(path: pathlib.Path) -> Dict[str, str]:
     Training lines are left out: they are averages over the updates since the line before, which a kill shortens.
     """
     lines = collections.defaultdict(list)
-    for entry in report.read_metrics_log(str(path)):
+    for entry in run_log.read_metrics_log(str(path)):
         if entry["kind"] == "eval":
             lines[f"{path.name}: held out at {entry['step']}"].append(entry)
     return {name: sha(json.dumps(entries, sort_keys=True).encode()) for name, entries in lines.items()}

@@ -26,8 +26,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 import command_line  # noqa: E402  (found through the line above, like the rest)
-import configuration  # noqa: E402
-from configuration import ElectraConfig, UserError, option  # noqa: E402
+import electra_config  # noqa: E402
+from configuration import UserError, option  # noqa: E402
+from electra_config import ElectraConfig  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,7 @@ def all_sizes(vocab_size: int) -> dict:
     discriminators = {size: ElectraConfig.of_size(size, vocab_size=vocab_size) for size in ("tiny", "small", "base")}
     discriminators["projected"] = ElectraConfig(vocab_size=vocab_size, embedding_size=48, hidden_size=96,
                                                 num_hidden_layers=3, num_attention_heads=3, intermediate_size=200)
-    fractions = {**configuration.GENERATOR_FRACTIONS, "projected": 2 / 3}
+    fractions = {**electra_config.GENERATOR_FRACTIONS, "projected": 2 / 3}
     return {size: {"discriminator": encoder.to_dict(), "generator": encoder.generator(fractions[size]).to_dict(),
                    "question_answering": encoder.to_dict()} for size, encoder in discriminators.items()}
 

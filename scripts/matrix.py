@@ -60,7 +60,8 @@ tests/test_squad_utils.py
 tests/test_training_graph.py
 tests/test_training.py
 tests/test_checkpoints.py
-tests/test_report.py
+tests/test_run_log.py
+tests/test_curves.py
 tests/test_tfrecord.py
 tests/test_process_pool.py
 tests/test_documents.py

@@ -18,6 +18,7 @@ sys.path.insert(0, ROOT)
 
 import configuration  # noqa: E402  (found through the line above)
 import files  # noqa: E402
+import pretraining_options  # noqa: E402
 from configuration import UserError  # noqa: E402
 
 # --- Tables ---
@@ -193,7 +194,7 @@ class Call:
         return path if self.work_dir == self.start_dir else os.path.join(self.start_dir, path)
 
     def input_path(self, path: str) -> str:
-        path, weight = configuration.split_weight(path, lambda path: exists(path, self.start_dir))  # wiki:0.7
+        path, weight = pretraining_options.split_weight(path, lambda path: exists(path, self.start_dir))  # wiki:0.7
         found = self.in_start_dir(path) if path else ""
         there = exists(path, self.start_dir) or os.path.exists(found + ".index")
         return (found if there or path.startswith("~/") else path) + (f":{weight}" if weight else "")

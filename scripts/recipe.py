@@ -34,16 +34,11 @@ from options import Call, Table, exists, flag, help_text, own  # noqa: E402
 
 import configuration  # noqa: E402
 import files  # noqa: E402
-from configuration import (  # noqa: E402
-    DeviceOptions,
-    ElectraConfig,
-    EstimateConfig,
-    PretrainingConfig,
-    SquadConfig,
-    UserError,
-    like,
-    option,
-)
+import pretraining_options  # noqa: E402
+from configuration import DeviceOptions, UserError, like, option  # noqa: E402
+from electra_config import ElectraConfig  # noqa: E402
+from pretraining_options import EstimateConfig, PretrainingConfig  # noqa: E402
+from squad_options import SquadConfig  # noqa: E402
 
 DEVICES = DeviceOptions.__dataclass_fields__["device"].metadata["choices"]
 
@@ -656,12 +651,13 @@ def electra_data(call: Call, phases: List[int], notes: List[str]) -> Tuple[Dict[
 
 def datasets(call: Call, data: str, phase: int) -> List[Tuple[str, float]]:
     """The folders and globs of --data_dir_p1 or _p2 and their weights, 0 without any. Raises: UserError."""
-    return configuration.weighted_datasets(data, f"data_dir_p{phase}", lambda path: exists(call.in_work_dir(path)))
+    return pretraining_options.weighted_datasets(data, f"data_dir_p{phase}",
+                                                 lambda path: exists(call.in_work_dir(path)))
 
 
 def held_out_of(call: Call, data: str) -> str:
     """The held-out shards of one dataset, or of all in a mixture, with its weights; '' where there are none."""
-    parts = [configuration.split_weight(part.strip(), lambda path: exists(call.in_work_dir(path)))
+    parts = [pretraining_options.split_weight(part.strip(), lambda path: exists(call.in_work_dir(path)))
              for part in data.split(",")]
     folders = [os.path.join(path, "eval") for path, _ in parts]
     known = len(parts) == 1 or all(weight for _, weight in parts)

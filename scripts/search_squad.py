@@ -15,7 +15,7 @@ from typing import Dict, List, Sequence, Tuple
 
 from recipe import SEARCHED, SweepConfig
 
-import report
+import curves
 
 Setting = Tuple[Tuple[str, str], ...]  # options of electra_squad.sh and their values
 SHORT = {"learning_rate": "lr", "batch_size": "batch", "epochs": "epochs", "layerwise_lr_decay": "decay",
@@ -81,7 +81,7 @@ def plot(rows: List[dict], png: str):
         label = f"{row['run']} {row['checkpoint']} {label_of(row)}" if several else label_of(row)
         groups.setdefault(label or "defaults", []).append(row["F1"])
     ranked = sorted(groups, key=lambda label: statistics.median(groups[label]))[-MOST_SHOWN:]
-    with report.saved_figure(png, figsize=(8, 1.5 + 0.28 * len(ranked))) as figure:
+    with curves.saved_figure(png, figsize=(8, 1.5 + 0.28 * len(ranked))) as figure:
         axis = figure.subplots()
         for place, label in enumerate(ranked):
             values = groups[label]

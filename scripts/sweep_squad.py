@@ -47,8 +47,8 @@ import recipe  # noqa: E402
 import search_squad  # noqa: E402
 
 import configuration  # noqa: E402
+import curves  # noqa: E402
 import files  # noqa: E402
-import report  # noqa: E402
 from checkpoints import (  # noqa: E402
     Checkpoint,
     Checkpoints,
@@ -58,8 +58,9 @@ from checkpoints import (  # noqa: E402
     remove_checkpoint,
     shapes,
 )
-from configuration import Interrupted, RunFailed, SquadConfig, UserError, in_short  # noqa: E402
+from configuration import Interrupted, RunFailed, UserError, in_short  # noqa: E402
 from deferred import tensorflow as tf  # noqa: E402
+from squad_options import SquadConfig  # noqa: E402
 
 
 class Job(NamedTuple):
@@ -411,8 +412,8 @@ def write_tables(rows: List[dict], out_dir: str):
 
 
 def plot(rows: List[dict], png: str):
-    """Median F1 of each checkpoint by step, and its range over seeds. Raises: OSError: see `report.saved_figure`."""
-    with report.saved_figure(png, figsize=(7, 4.5)) as figure:
+    """Median F1 of each checkpoint by step, and its range over seeds. Raises: OSError: see `curves.saved_figure`."""
+    with curves.saved_figure(png, figsize=(7, 4.5)) as figure:
         axis = figure.subplots()
         at = set()
         for run in dict.fromkeys(row["run"] for row in rows):
@@ -426,8 +427,8 @@ def plot(rows: List[dict], png: str):
             axis.errorbar(steps, medians, yerr=[low, high], marker="o", capsize=3, label=label)
             at.update(steps)
         axis.set(xlabel="pre-training updates (phase 2 after phase 1)", ylabel="F1", title="SQuAD by checkpoint",
-                 xlim=report.limits(min(at), max(at)))
-        report.tidy_axes(axis)
+                 xlim=curves.limits(min(at), max(at)))
+        curves.tidy_axes(axis)
         axis.legend()
 
 

@@ -15,7 +15,9 @@ import time
 
 import numpy as np
 
-from configuration import ElectraConfig, PretrainingConfig, SquadConfig
+from electra_config import ElectraConfig
+from pretraining_options import PretrainingConfig
+from squad_options import SquadConfig
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GAUDI_FILES = ("/sys/class/habanalabs", "/sys/class/accel/accel[0-9]*", "/dev/accel/accel[0-9]*", "/dev/hl[0-9]*")
@@ -47,7 +49,8 @@ class Clone:
         # The wrappers' python3 is this one: a script of pyenv in its place takes 0.1 s at every start.
         self.environment["PATH"] = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
         shutil.copytree(ROOT / "scripts", folder / "scripts")
-        modules = [ROOT / f"{module}.py" for module in ("command_line", "configuration", "files")]
+        modules = [ROOT / f"{module}.py" for module in ("command_line", "configuration", "electra_config", "files",
+                                                        "pretraining_options", "squad_options")]
         for file in (*ROOT.glob("requirements*.txt"), *modules):
             shutil.copy(file, folder)
         (folder / "data").mkdir()

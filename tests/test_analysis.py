@@ -15,7 +15,7 @@ import test_page
 import analysis
 import squad_metrics
 import squad_results
-from configuration import AnalysisConfig, SquadConfig
+from squad_options import AnalysisConfig, SquadConfig
 from squad_utils import Answer, Example
 
 CONTEXT = "The hall was built in 1543 by Ana Ruiz for the town."

@@ -29,7 +29,8 @@ import pretrain_utils
 import process_pool
 import tfrecord
 import tokenization
-from configuration import PretrainingConfig, RunFailed
+from configuration import RunFailed
+from pretraining_options import PretrainingConfig
 from tokenization import ElectraTokenizer
 
 COMMAND = [sys.executable, builder.__file__]

@@ -10,7 +10,7 @@ import pytest
 
 import command_line
 import configuration
-from configuration import PretrainingConfig
+from pretraining_options import PretrainingConfig
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

@@ -8,8 +8,13 @@ import sys
 import pytest
 
 import configuration
+import electra_config
 import files
-from configuration import ElectraConfig, PretrainingConfig, SquadConfig, UserError
+import squad_options
+from configuration import UserError
+from electra_config import ElectraConfig
+from pretraining_options import PretrainingConfig
+from squad_options import SquadConfig
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -35,7 +40,7 @@ def test_sizes_are_those_of_the_paper(size, layers, hidden, heads, feed_forward,
 
 
 def test_what_all_sizes_share_is_that_of_the_paper():
-    for size in configuration.SIZES:
+    for size in electra_config.SIZES:
         config = ElectraConfig.of_size(size)
         assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (0.1, 0.1)
         assert (config.initializer_range, config.layer_norm_eps, config.hidden_act) == (0.02, 1e-12, "gelu")
@@ -361,12 +366,12 @@ def test_what_killed_runs_left_is_removed_by_whoever_holds_the_lock(tmp_path):
 @pytest.mark.parametrize("batch, rate", [(1, 1e-4), (16, 1e-4), (24, 1.5e-4), (32, 2e-4), (64, 2.83e-4), (127, 3.98e-4),
                                          (128, 4e-4), (4096, 4e-4)])
 def test_the_rate_of_a_fine_tuning_follows_the_global_batch(batch, rate):
-    assert configuration.fine_tuning_rate(batch) == rate
+    assert squad_options.fine_tuning_rate(batch) == rate
     config = SquadConfig(do_train=True, data_dir="d", output_dir="o", train_batch_size=batch)
     assert config.fitted(1).learning_rate == rate
     assert dataclasses.replace(config, learning_rate=4e-4).fitted(1).learning_rate == 4e-4
     help_text = SquadConfig.__dataclass_fields__["learning_rate"].metadata["meaning"]
-    for size, value in configuration.FINE_TUNING_RATES:
+    for size, value in squad_options.FINE_TUNING_RATES:
         assert f"{value:.0e} ".replace("e-0", "e-") in help_text and f"{size}" in help_text
 
 
@@ -381,8 +386,8 @@ def test_the_global_batch_counts_accumulation_and_workers():
     ((128, 100), (100, 32)), ((128, None, 100), (32, 100)), ((128, None, 60), (63, 60)), ((128, None, 64), (61, 64)),
     ((384, 200, 100), (200, 100))])
 def test_the_lengths_of_windows_fit_a_shorter_one(given, expected, refuses):
-    assert configuration.window_lengths(*given) == expected
-    said = refuses(configuration.window_lengths, given[0], given[0] - 2)
+    assert squad_options.window_lengths(*given) == expected
+    said = refuses(squad_options.window_lengths, given[0], given[0] - 2)
     assert f"--doc_stride={given[0] - 2}" in said and f"--max_seq_length={given[0]}" in said and "omit" in said
 
 

@@ -23,7 +23,7 @@ from support import ROOT, Clone, commands, make_folder, write_executable
 
 import command_line
 import configuration
-from configuration import GENERATOR_FRACTIONS, SIZES
+from electra_config import GENERATOR_FRACTIONS, SIZES
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WRAPPERS = ("electra.sh", "electra_squad.sh", "finetune_ckpts_on_squad.sh", "benchmark_pretraining.sh",

@@ -11,7 +11,7 @@ from support import ROOT
 from test_analysis import CONTEXT, answer, write_run
 
 import ensemble
-from configuration import SquadConfig
+from squad_options import SquadConfig
 from squad_results import Answers
 
 

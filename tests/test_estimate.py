@@ -13,8 +13,8 @@ from support import pretraining_config as make_config
 
 import estimate
 import files
-from configuration import EstimateConfig
 from estimate import Pace, Phase, Work
+from pretraining_options import EstimateConfig
 
 
 @pytest.fixture(autouse=True)

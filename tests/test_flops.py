@@ -7,7 +7,9 @@ import tensorflow as tf
 
 import flops
 import modeling
-from configuration import ElectraConfig, PretrainingConfig, SquadConfig
+from electra_config import ElectraConfig
+from pretraining_options import PretrainingConfig
+from squad_options import SquadConfig
 
 # Sizes that are all different: no two terms can stand in for each other.
 ENCODER = ElectraConfig(vocab_size=61, embedding_size=48, hidden_size=96, num_hidden_layers=3, num_attention_heads=6,

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import fused
 import modeling
-from configuration import ElectraConfig
+from electra_config import ElectraConfig
 
 # Sizes that all differ: 3 sequences of 5 tokens, 2 heads of 4 units.
 CONFIG = dataclasses.replace(ElectraConfig.of_size("tiny", vocab_size=40, max_position_embeddings=8), hidden_size=8,

@@ -13,7 +13,7 @@ import tensorflow as tf
 import fused
 import modeling
 import pretrain_utils
-from configuration import SIZES, ElectraConfig
+from electra_config import SIZES, ElectraConfig
 
 # Outputs and weights of the NVIDIA/Habana TF2 recipe's discriminator and generator, random weights, TensorFlow 2.9.1,
 # float32, cpu, 2026-11-22; inputs in/*, weights w/<model>/<variable>. Change only together with that source.

@@ -10,7 +10,7 @@ import tensorflow as tf
 import fused
 import modeling
 import optimization
-from configuration import ElectraConfig
+from electra_config import ElectraConfig
 from optimization import LAMB, AdamW, Optimizer, Schedule, TrainStep, is_bias_or_norm, layerwise_multipliers
 from workers import Workers
 

@@ -20,8 +20,8 @@ import modeling
 import postprocess_pretrained_ckpt
 import weights
 from checkpoints import Checkpoints, read_state
-from configuration import PretrainingConfig
 from postprocess_pretrained_ckpt import ExportConfig
+from pretraining_options import PretrainingConfig
 from tokenization import ElectraTokenizer
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -11,7 +11,9 @@ from support import pretraining_config as make_config
 import modeling
 import preflight
 from checkpoints import Checkpoints
-from configuration import ElectraConfig, ExportConfig, InferenceConfig, PretrainingConfig, SquadConfig
+from electra_config import ElectraConfig
+from pretraining_options import PretrainingConfig
+from squad_options import ExportConfig, InferenceConfig, SquadConfig
 from tokenization import ElectraTokenizer
 
 

@@ -24,8 +24,8 @@ import tensorflow as tf
 import files
 import pretrain_utils
 import tfrecord
-from configuration import PretrainingConfig
 from pretrain_utils import DamagedRecords, RecordFormat, RecordOrder, Shard, find_shards, fold_seeds
+from pretraining_options import PretrainingConfig
 from tokenization import ElectraTokenizer
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = (0, 1, 2, 3, 4)

@@ -14,9 +14,10 @@ import devices
 import reader as reader_module
 import weights
 from checkpoints import Checkpoints
-from configuration import ReaderConfig, RunFailed
+from configuration import RunFailed
 from reader import Reader
 from run_inference import describe, in_sentence
+from squad_options import ReaderConfig
 from tokenization import ElectraTokenizer
 
 

@@ -16,8 +16,9 @@ import command_line
 import configuration
 import modeling
 import weights
-from configuration import PretrainingConfig, SquadConfig
+from pretraining_options import PretrainingConfig
 from scripts import options, recipe
+from squad_options import SquadConfig
 from tokenization import ElectraTokenizer
 
 WRAPPERS = tuple(recipe.WRAPPERS)

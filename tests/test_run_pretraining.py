@@ -27,12 +27,13 @@ import files
 import flops
 import postprocess_pretrained_ckpt
 import preflight
-import report
+import run_log
 import run_pretraining
 import training
 import weights
 from checkpoints import Checkpoints, read_state, readable
-from configuration import Interrupted, PretrainingConfig, RunFailed, UserError
+from configuration import Interrupted, RunFailed, UserError
+from pretraining_options import PretrainingConfig
 from tokenization import ElectraTokenizer
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -62,7 +63,7 @@ def tensors(config, name):
 
 
 def metrics(config, phase=1):
-    return report.read_metrics_log(os.path.join(config.logs, f"pretraining_phase{phase}.jsonl"))
+    return run_log.read_metrics_log(os.path.join(config.logs, f"pretraining_phase{phase}.jsonl"))
 
 
 def of_model(tensors):

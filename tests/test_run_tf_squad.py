@@ -19,14 +19,15 @@ from support import squad_config as make_config
 
 import files
 import flops
-import report
+import run_log
 import run_tf_squad
 import squad_metrics
 import squad_utils
 import training
 import weights
 from checkpoints import Checkpoints, read_state
-from configuration import Interrupted, RunFailed, SquadConfig, UserError
+from configuration import Interrupted, RunFailed, UserError
+from squad_options import SquadConfig
 from tokenization import ElectraTokenizer
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -182,7 +183,7 @@ def test_version_2_has_null_odds_and_both_thresholds(data, tmp_path, joint_head)
     assert {"exact", "f1", "best_exact", "best_f1", "best_f1_thresh", "HasAns_f1", "NoAns_f1"} <= set(found)
     assert found["null_score_diff_threshold"] == -0.2 and found["best_f1"] >= found["f1"]
     assert all((text == "") == (odds[id_] > -0.2) for id_, text in predictions.items())
-    log = report.read_metrics_log(os.path.join(config.output_dir, "logs", "squad.jsonl"))
+    log = run_log.read_metrics_log(os.path.join(config.output_dir, "logs", "squad.jsonl"))
     train_entries = [entry for entry in log if entry["kind"] == "train"]
     assert all(("answerability_accuracy" in entry) == joint_head for entry in train_entries)
     if joint_head:
@@ -513,7 +514,7 @@ def test_several_evaluations_trace_each_length_once(data, tmp_path, monkeypatch)
     config = make_config(data, tmp_path / "out", evaluate_during_training=True, num_train_epochs=6.0, log_freq=100,
                          predict_batch_size=2, length_buckets="24,32,40")
     run(config)
-    assert len(report.read_metrics_log(os.path.join(config.output_dir, "logs", "squad.jsonl"))) > 5
+    assert len(run_log.read_metrics_log(os.path.join(config.output_dir, "logs", "squad.jsonl"))) > 5
     assert not [line for line in lines if "retracing" in line]
     assert len(traced) == len(set(map(str, traced))) > 2
 

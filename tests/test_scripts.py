@@ -29,7 +29,7 @@ from support import (
 
 import command_line
 import files
-from configuration import PretrainingConfig
+from pretraining_options import PretrainingConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -39,8 +39,9 @@ import hub
 import modeling
 import run_tf_squad
 from checkpoints import Checkpoints
-from configuration import PretrainingConfig, SquadConfig
+from pretraining_options import PretrainingConfig
 from scripts import recipe, sweep_squad
+from squad_options import SquadConfig
 from tokenization import ElectraTokenizer
 
 SQUAD, SWEEP = "electra_squad.sh", "finetune_ckpts_on_squad.sh"

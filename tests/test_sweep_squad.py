@@ -23,9 +23,10 @@ from support import GAUDI_FILES, STAND_IN, save_checkpoints, write_executable
 import command_line
 import files
 from checkpoints import remove_checkpoint
-from configuration import Interrupted, RunFailed, SquadConfig, UserError
+from configuration import Interrupted, RunFailed, UserError
 from scripts import sweep_squad
 from scripts.sweep_squad import SweepConfig
+from squad_options import SquadConfig
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from support import StopAfter
 
-import report
+import run_log
 import training
 from configuration import Interrupted, RunFailed, UserError
 from workers import ALONE, Workers
@@ -74,13 +74,13 @@ class Steps:
 
 
 class Figures:
-    """Stands in for Report."""
+    """Stands in for RunLog."""
 
     name = "a run"
 
     def __init__(self, events, evaluated):
-        self.events, self.evaluated, self.speed = events, evaluated, report.Speed()
-        self.profile = report.Profile(None, "")
+        self.events, self.evaluated, self.speed = events, evaluated, run_log.Speed()
+        self.profile = run_log.Profile(None, "")
 
     def __enter__(self):
         return self

@@ -18,7 +18,7 @@ import tensorflow as tf
 import gaudi
 import modeling
 import optimization
-from configuration import ElectraConfig
+from electra_config import ElectraConfig
 
 DATA = pathlib.Path(__file__).parent / "data"
 # Ops placed on the host on purpose, with the reason. None so far.

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 import modeling
 import weights
-from configuration import ElectraConfig
+from electra_config import ElectraConfig
 from tokenization import ElectraTokenizer
 
 DATA = pathlib.Path(__file__).parent / "data"

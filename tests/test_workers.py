@@ -26,13 +26,15 @@ from support import pretraining_config as make_config
 from support import squad_config, squad_file
 
 import command_line
-import configuration
 import modeling
 import optimization
 import pretrain_utils
+import pretraining_options
+import squad_options
 import workers
 from checkpoints import Checkpoints, read_state
-from configuration import DeviceOptions, ElectraConfig, UserError
+from configuration import DeviceOptions, UserError
+from electra_config import ElectraConfig
 
 ROOT = pathlib.Path(__file__).parent.parent
 needs_horovod = pytest.mark.skipif(importlib.util.find_spec("horovod") is None,
@@ -176,10 +178,11 @@ def test_software_and_options_are_compared_but_no_paths(tmp_path, monkeypatch):
     assert before == workers.software() and tf.__version__ in before.values() and np.__version__ in before.values()
     monkeypatch.setattr(workers, "__file__", str(tmp_path / "workers.py"))
     assert workers.software() != before
-    found = workers.settings(configuration.PretrainingConfig(pretrain_tfrecords="shards", seed=3))
+    found = workers.settings(pretraining_options.PretrainingConfig(pretrain_tfrecords="shards", seed=3))
     assert found["--seed"] == 3 and "--pretrain_tfrecords" not in found
     assert found["the command"] != workers.settings(squad_config(tmp_path, tmp_path))["the command"]
-    fields = {**configuration.PretrainingConfig.__dataclass_fields__, **configuration.SquadConfig.__dataclass_fields__}
+    fields = {**pretraining_options.PretrainingConfig.__dataclass_fields__,
+              **squad_options.SquadConfig.__dataclass_fields__}
     assert set(workers.PATHS) <= set(fields)
 
 
