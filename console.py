@@ -1,4 +1,4 @@
-"""The first and last lines of a training command: what will happen and where to look, what was reached, what to do next.
+"""The first and last lines of a training command: what will happen, where to look, what was reached, what comes next.
 
 A line has a label and a text. On the console it is wrapped at 80 columns; the log file has it in one piece. Paths are
 never cut: those below the working folder are relative, those in the home folder start with `~`, and a long one has a
@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 import textwrap
+import time
 from typing import List, NamedTuple, Optional, Sequence
 
 from absl import logging
@@ -86,6 +87,57 @@ def wrapper(script: str) -> List[str]:
     return ["bash", short_path(os.path.join(ROOT, "scripts", script))]
 
 
+# --- The first screen ---
+
+
+def time_ahead(step: int, num_train_steps: int) -> Line:
+    """When the time that a run takes is known. `step`: updates done before."""
+    if num_train_steps - step < 3:
+        return Line("time", "not estimated for so few updates")
+    return Line("time", f"estimated after update {step + 2} (update {step + 1} compiles, and is not typical)")
+
+
+def time_left(seconds: float, updates: int) -> Line:
+    """How long the updates that are left take, and until when; evaluations and checkpoints are not counted."""
+    end = time.strftime("%a %d %b %H:%M", time.localtime(time.time() + seconds))
+    return Line("time", f"about {in_words(seconds)} for the {updates:,} updates left, until {end}, without "
+                "evaluations")
+
+
+def in_words(seconds: float) -> str:
+    """A duration of two units, rounded to the second one."""
+    minutes = int(seconds / 60 + 0.5)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 1440} days {minutes // 60 % 24} h"
+
+
+def places(folder: str, log: str, tensorboard_dir: str, saves: bool) -> Line:
+    """Where to look while a run trains. `folder`: of the run; `log`: the file that has all lines."""
+    def below(path: str) -> str:
+        relative = os.path.relpath(path, folder)
+        return short_path(path) if relative.startswith("..") else relative
+
+    logs = [below(log), f"{below(tensorboard_dir)}/ (TensorBoard)"]
+    shorter = ["logs/ (TensorBoard)"] if all(path.startswith("logs/") for path in logs) else logs
+    there, *parts = [f"{short_path(folder)}: report.html", *(["checkpoints/"] if saves else [])]
+    return Line("output", ", ".join([there, *parts, *shorter]), ", ".join([there, *parts, *logs]))
+
+
+def counted(number: int, what: str) -> str:
+    """`1 layer`, `2,000 layers`."""
+    return f"{number:,} {what}{'s' if number != 1 else ''}"
+
+
+def folded(text: str) -> str:
+    """A long line as the console shows it."""
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
 # --- What to do next ---
 
 
@@ -126,9 +178,9 @@ def after_squad(config) -> List[Line]:
     if config.skip_checkpoint:
         return []
     model = config.output_dir
-    best = os.path.join(model, "best") if config.evaluates_in_training else model
+    best = os.path.join(model, "best") if os.path.exists(os.path.join(model, "checkpoints", "best.json")) else model
     lines = [Line("ask", command([*python("run_inference.py"), option("init_checkpoint", best), "--serve"])),
-             Line("export", command(export(os.path.join(model, "checkpoints"), os.path.join(model, "exported"))))]
+             Line("export", command(export(best, os.path.join(model, "exported"))))]
     analysis = os.path.join(model, "analysis.html")
     if os.path.exists(analysis):
         lines.insert(0, Line("errors", short_path(analysis)))

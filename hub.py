@@ -289,5 +289,5 @@ def _pushing(repository: str, done: Dict[str, str]):
             status = getattr(getattr(error, "response", None), "status_code", None)
             reason = STATUSES.get(status) or f"{_reason(error, retries)}: check the connection"
             pushed = f"; pushed before: {', '.join(done)}" if done else ""
-            raise UserError(f"--push_to_hub: {repository} could not be pushed to {constants.ENDPOINT}, and is as it was "
-                            f"({reason}); the exported folder is complete{pushed}.") from error
+            raise UserError(f"--push_to_hub: {repository} could not be pushed to {constants.ENDPOINT} and received no "
+                            f"files ({reason}); the exported folder is complete{pushed}.") from error

@@ -14,7 +14,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import configuration
 import files
-import report
+import run_log
 from configuration import UserError
 
 FILE = "README.md"
@@ -67,7 +67,7 @@ def scores_of(run_folder: str, state: dict) -> Tuple[Dict[str, float], str]:
     logs = config.get("log_dir") or os.path.join(run_folder, "logs")
     own = os.path.join(logs, "squad.jsonl" if squad else f"pretraining_phase{state.get('phase')}.jsonl")
     log = next((path for path in (own, config.get("json_summary")) if path and os.path.exists(path)), own)
-    entries = [entry for entry in report.read_metrics_log(log) if entry["kind"] == "eval" and entry["step"] == step]
+    entries = [entry for entry in run_log.read_metrics_log(log) if entry["kind"] == "eval" and entry["step"] == step]
     if entries:
         return entries[-1], config.get("predict_file" if squad else "eval_tfrecords") or dev_file(config)
     with contextlib.suppress(UserError):  # without a readable results.json there are no scores

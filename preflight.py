@@ -216,10 +216,13 @@ def check_port(host: str, port: int):
 
 
 def check_export(config: ExportConfig) -> None:
-    """Raises UserError: there is no such checkpoint, or the folder cannot be created or replaced."""
+    """Raises UserError: there is no such checkpoint, the folder cannot be created or replaced, or nothing can be
+    uploaded."""
     check_folder(config.output_dir, "output_dir", replaced=True)
     if find_checkpoint(config.pretrained_checkpoint, check=False) is None:
         raise no_checkpoint(config.pretrained_checkpoint)
+    if config.push_to_hub:
+        hub.check_upload(config.push_to_hub)
 
 
 # --- Weights ---

@@ -19,6 +19,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Set, Tupl
 from absl import logging
 from tqdm import tqdm
 
+import console
 import files
 import flops
 from configuration import UserError, in_short
@@ -529,6 +530,8 @@ class RunLog:
         else:
             pace = f"first update took {timing['first_update_seconds']:.1f} s"
         log_metrics(f"step {step}/{self.num_train_steps}  ", metrics, self.table, f"  {pace}")
+        if step == self.step + 2 and "updates_per_second" in timing and left >= 60:
+            console.show([console.time_left(left, self.num_train_steps - step)])
 
     def evaluation(self, step: int, metrics: Optional[Dict[str, float]]):
         """Logs held-out metrics and draws the curves; None, from an evaluation that was stopped, is left out."""
@@ -563,5 +566,5 @@ class RunLog:
         with self.speed.excluded():
             self.plot()
         curves = f" Curves: {self.plot_file}" if os.path.exists(self.plot_file) else ""
-        logging.info("%s is finished: %d updates. %s%s", self.name, updates,
-                     self.speed.summary(self.peak_flops), curves)
+        text = f"{self.name} is finished: {updates} updates. {self.speed.summary(self.peak_flops)}{curves}"
+        logging.info("%s", text, extra={"console": console.folded(text)})

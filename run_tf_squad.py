@@ -44,6 +44,7 @@ from tqdm import tqdm
 
 import analysis
 import configuration
+import console
 import devices
 import files
 import flops
@@ -299,12 +300,9 @@ def restore_or_load(setup: Setup, inputs: Inputs, workers: Workers):
         logging.info(line)
 
 
-def describe_run(config: SquadConfig, device: devices.Device, setup: Setup):
+def describe_run(config: SquadConfig, device: devices.Device, setup: Setup, inputs: Inputs):
     """Logs and saves what is about to run."""
-    accumulation = config.gradient_accumulation_steps
-    logging.info("seed %d; %d updates of %d examples, %d an epoch; batches of lengths %s.", setup.seed,
-                 setup.num_train_steps, setup.windows.batch_size * accumulation,
-                 math.ceil(setup.windows.batches_per_epoch / accumulation), ", ".join(map(str, config.buckets)))
+    console.show(first_screen(config, device, setup, inputs))
     logs = os.path.join(config.output_dir, "logs")
     os.makedirs(logs, exist_ok=True)
     files.write_json(os.path.join(logs, "configuration.json"), {
@@ -312,9 +310,46 @@ def describe_run(config: SquadConfig, device: devices.Device, setup: Setup):
         "device": device.description, "world_size": device.workers.size, "environment": training.environment()})
 
 
+def first_screen(config: SquadConfig, device: devices.Device, setup: Setup, inputs: Inputs) -> List[console.Line]:
+    """What will happen, when its duration is known, and where to look."""
+    accumulation, encoder, dev = config.gradient_accumulation_steps, setup.model.config, inputs.dev
+    parameters = sum(variable.shape.num_elements() for variable in setup.model.trainable_variables) / 1e6
+    per_epoch = math.ceil(setup.windows.batches_per_epoch / accumulation)
+    ahead = (f"updates {setup.step + 1:,} to {setup.num_train_steps:,}" if setup.step < setup.num_train_steps
+             else "no update is left")
+    return [
+        console.Line("model", f"{inputs.source.name}, "
+                     f"{console.counted(encoder.num_hidden_layers, 'layer')} of width {encoder.hidden_size}; "
+                     f"parameters: {parameters:.2f} M"),
+        console.Line("data", f"{len(inputs.train.examples):,} questions in {len(inputs.train.features.lengths):,} "
+                     "windows" + (f"; evaluated on {len(dev.examples):,} questions" if dev else "")),
+        console.Line("training", f"{ahead}, {per_epoch:,} an epoch; {setup.windows.batch_size * accumulation:,} "
+                     f"examples an update, peak learning rate {config.learning_rate:g}, seed {setup.seed}",
+                     f"{ahead}, {per_epoch:,} an epoch; {setup.windows.batch_size * accumulation:,} examples an "
+                     f"update, in batches of lengths {', '.join(map(str, config.buckets))}; peak learning rate "
+                     f"{config.learning_rate:g}, seed {setup.seed}"),
+        console.Line("device", f"{device}, {console.counted(device.world_size, 'worker')}"),
+        console.time_ahead(setup.step, setup.num_train_steps),
+        console.places(config.output_dir, os.path.join(config.output_dir, "logfile.txt"),
+                       os.path.join(config.output_dir, "logs", "tensorboard"), not config.skip_checkpoint)]
+
+
+def last_screen(config: SquadConfig, results: dict) -> List[console.Line]:
+    """What was reached, and what to do next. `results`: the content of results.json."""
+    lines, best = [], results.get("best_checkpoint")
+    if "f1" in results:
+        scores = run_log.format_metrics(results, METRICS[4:], short=True)
+        lines.append(console.Line("reached", f"{scores}, on {console.short_path(config.data_file('dev'))}"))
+    if best:
+        lines.append(console.Line("best", f"{console.short_path(best['checkpoint'])} (F1 {best['f1']:.2f}, step "
+                                  f"{best['step']:,})"))
+    lines.append(console.Line("report", console.short_path(os.path.join(config.output_dir, "report.html"))))
+    return lines + console.after_squad(config)
+
+
 def take_output_dir(config: SquadConfig, device: devices.Device, setup: Setup, inputs: Inputs):
     """Writes what is there before the first update; called when nothing can be refused any more."""
-    describe_run(config, device, setup)
+    describe_run(config, device, setup, inputs)
     if not inputs.found and not config.skip_checkpoint:
         setup.checkpoints.set_replaced_aside()  # there are none without --overwrite
         with contextlib.suppress(FileNotFoundError):  # the temperatures of those
@@ -755,6 +790,8 @@ def run_on(device: devices.Device, config: SquadConfig, stop: training.StopReque
             analysis.remove(config.output_dir)  # of other answers
         files.write_json(results_file, results)
         logging.info("results are in %s.", results_file)
+        if config.do_train:
+            console.show(last_screen(config, results))
 
 
 def compare_inputs(config: SquadConfig, source: weights.Source, tokenizer: ElectraTokenizer, workers: Workers):

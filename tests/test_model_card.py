@@ -12,7 +12,8 @@ STATE = {"step": 933, "phase": 2, "world_size": 8, "device": "gpu", "environment
          "encoder": {"num_hidden_layers": 12, "hidden_size": 768},
          "config": {"model_size": "base", "num_train_steps": 933, "train_batch_size": 16, "objective": "electra",
                     "gradient_accumulation_steps": 2, "optimizer": "lamb",
-                    "pretrain_tfrecords": "/home/me/data/wiki/seq_len_512", "eval_tfrecords": "/home/me/data/wiki/eval"}}
+                    "pretrain_tfrecords": "/home/me/data/wiki/seq_len_512",
+                    "eval_tfrecords": "/home/me/data/wiki/eval"}}
 SQUAD = {**STATE, "task": "squad", "updates": 40, "step": 40, "phase": 1,
          "config": {"data_dir": "/data/squad", "train_batch_size": 8}}
 
