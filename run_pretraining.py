@@ -40,7 +40,9 @@ import flops
 import modeling
 import optimization
 import pretrain_utils
+import run_folder
 import run_log
+import run_page
 import training
 import weights
 from checkpoints import Checkpoints, checkpoint_fingerprint
@@ -495,7 +497,11 @@ def make_report(config: PretrainingConfig, setup: Setup, device: devices.Device)
         plot_file=os.path.join(config.logs, f"{name}.png"),
         tensorboard_dir=tensorboard_dir(config), writes=device.is_chief,
         flops=lambda first, last: (last - first + 1) * setup.global_batch * sequence_flops,
-        peak_flops=device.peak_flops, profile=configuration.profiled(config))
+        peak_flops=device.peak_flops, profile=configuration.profiled(config), logs=config.logs,
+        about={"phase": config.phase, "device": device.description, "workers": device.world_size, "data": {
+            "sequences_per_update": setup.global_batch, **run_folder.describe_data(
+                [shard.path for shard in setup.data.order.shards])}} if device.is_chief else {},
+        page=run_page.Writer(config.model_dir, config.logs))
 
 
 def bad_update(step: int, config: PretrainingConfig) -> str:

@@ -53,6 +53,7 @@ import modeling
 import optimization
 import pretrain_utils
 import run_log
+import run_page
 import squad_metrics
 import squad_results
 import squad_utils
@@ -531,7 +532,9 @@ def make_report(config: SquadConfig, setup: Setup, device: devices.Device, work:
         tensorboard_dir=os.path.join(logs, "tensorboard"), writes=device.is_chief,
         hide_bar=config.disable_progress_bar,
         flops=lambda first, last: sum(work.pop(step, 0.0) for step in range(first, last + 1)),
-        peak_flops=device.peak_flops, profile=configuration.profiled(config))
+        peak_flops=device.peak_flops, profile=configuration.profiled(config), logs=logs,
+        about={"device": device.description, "workers": device.world_size},
+        page=run_page.Writer(config.output_dir))
 
 
 def not_finite(step: int, setup: Setup, config: SquadConfig) -> str:
@@ -790,6 +793,8 @@ def run_on(device: devices.Device, config: SquadConfig, stop: training.StopReque
             analysis.remove(config.output_dir)  # of other answers
         files.write_json(results_file, results)
         logging.info("results are in %s.", results_file)
+        if config.do_train or config.do_eval:
+            run_page.write_or_warn(config.output_dir)
         if config.do_train:
             console.show(last_screen(config, results))
 
