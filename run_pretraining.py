@@ -32,6 +32,7 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
+import comparison
 import configuration
 import console
 import devices
@@ -161,8 +162,8 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
     """A function that evaluates the model on the held-out records and returns a dict of floats.
 
     Records, masks and samples are the same at every call: they depend on --seed alone. The function takes a callable
-    that returns whether to stop early, and then returns None. Every worker calls it and evaluates its share of the
-    batches; the result does not depend on the number of workers.
+    that returns whether to stop early, and then returns None, and one that gets the metrics of each batch. Every worker
+    calls it and evaluates its share of the batches; the result does not depend on the number of workers.
     """
     held_out = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
     data = pretrain_utils.open_data(held_out, config, tokenizer)
@@ -193,12 +194,13 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
         stream.close()
         return scored
 
-    def evaluate(should_stop=lambda: False) -> Optional[Dict[str, float]]:
+    def evaluate(should_stop=lambda: False, keep=lambda batches: None) -> Optional[Dict[str, float]]:
         shares = workers.gather(own_batches(should_stop))
         if None in shares:
             return None
         # In the order of the data, so that the sums are bit-identical for any number of workers.
         scored = sorted((batch for share in shares for batch in share), key=lambda batch: batch.number)
+        keep([modeling.ratios(batch.sums) for batch in scored])
         metrics = modeling.ratios({name: sum(batch.sums[name] for batch in scored) for name in model.metric_names})
         if model.generator:
             metrics["generator_perplexity"] = math.exp(min(metrics["generator_loss"], 700.0))
@@ -336,7 +338,12 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
     evaluated: Dict[str, float] = {}  # the last held-out metrics
 
     def evaluate(step: int) -> Optional[Dict[str, float]]:
-        metrics = setup.evaluate(lambda: stop.signal_name)
+        def keep(batches: List[Dict[str, float]]):
+            if workers.is_chief:
+                with run_report.log.surviving(comparison.batches_file(config.logs, config.phase)):
+                    comparison.write_batches(config.logs, config.phase, step, batches)
+
+        metrics = setup.evaluate(lambda: stop.signal_name, keep)
         if metrics and workers.is_chief:
             evaluated.update(metrics)
             checkpoints.evaluated(config.phase, step, held_out_loss(metrics, config))
