@@ -98,11 +98,15 @@ def fine_tuning(folder, questions, right):
     """The answers of a fine-tuning: the first `right` of them are correct."""
     folder.mkdir()
     content = json.loads(questions.read_text())
-    entries = [paragraph["qas"][0] for article in content["data"] for paragraph in article["paragraphs"]]
-    found = {entry["id"]: [{"text": entry["answers"][0]["text"] if number < right else "wrong", "probability": 1.0,
-                            "start": 0, "end": 1, "score": 1.0}] for number, entry in enumerate(entries)}
+    paragraphs = [paragraph for article in content["data"] for paragraph in article["paragraphs"]]
+    found = {}
+    for number, paragraph in enumerate(paragraphs):
+        gold, first = paragraph["qas"][0]["answers"][0], paragraph["context"].split()[0]
+        text, start = (gold["text"], gold["answer_start"]) if number < right else (first, 0)
+        found[paragraph["qas"][0]["id"]] = [{"text": text, "start": start, "end": start + len(text), "score": 1.0,
+                                             "probability": 1.0}]
     (folder / "nbest_predictions.json").write_text(json.dumps(found))
-    (folder / "results.json").write_text(json.dumps({"f1": right / len(entries) * 100, "exact_match": right * 1.0,
+    (folder / "results.json").write_text(json.dumps({"f1": right / len(paragraphs) * 100, "exact_match": right * 1.0,
                                                      "predict_file": str(questions), "metric": "squad"}))
     return Run(str(folder))
 
