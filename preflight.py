@@ -18,6 +18,7 @@ import files
 import hub
 import pretrain_utils
 import squad_utils
+import trackers
 from checkpoints import Checkpoints, find_checkpoint
 from configuration import DeviceOptions, UserError, check_folder, launched
 from electra_config import ElectraConfig
@@ -38,6 +39,7 @@ def check_pretraining(config: PretrainingConfig) -> bool:
         check_folder(config.logs, "log_dir" if config.log_dir else "results_dir")
         refuse_second_run(config, checkpoints)
     refuse_missing_checkpoint(config, checkpoints)
+    trackers.check(config.tracker)
     for name in (config.weights_dir or "").split(","):
         check_weights(name.strip())
     if config.eval_only:  # the checkpoint says what model it is
@@ -172,6 +174,7 @@ def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -
 def check_squad(config: SquadConfig) -> None:
     """Checks the files and folders of a fine-tuning, evaluation or prediction. Raises: UserError."""
     check_folder(config.output_dir, "output_dir")
+    trackers.check(config.tracker)
     check_weights(config.init_checkpoint or "")
     if config.eval_script and not os.path.isfile(config.eval_script):
         raise UserError(f"--eval_script={config.eval_script} does not exist: correct the path or omit the option.")

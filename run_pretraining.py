@@ -44,6 +44,7 @@ import pretrain_utils
 import run_folder
 import run_log
 import run_page
+import trackers
 import training
 import weights
 from checkpoints import Checkpoints, checkpoint_fingerprint
@@ -109,7 +110,8 @@ def restore_or_initialise(config, model, optimizer, data: pretrain_utils.Data, t
                              * workers.size, "record")
     for option, value in dataclasses.asdict(config).items():
         before = state["config"].get(option, value)
-        if option not in ("restore_checkpoint", "overwrite", "num_workers", "profile_steps") and before != value:
+        if option not in ("restore_checkpoint", "overwrite", "num_workers", "profile_steps", "tracker",
+                          "histograms") and before != value:
             logging.info("note: --%s was %s when the checkpoint was written and is %s now.", option, before, value)
     if state["data"] != data.fingerprint:
         logging.info("note: the training data differs from the checkpoint's: its first epoch starts at the first "
@@ -508,7 +510,8 @@ def make_report(config: PretrainingConfig, setup: Setup, device: devices.Device)
         about={"phase": config.phase, "device": device.description, "workers": device.world_size, "data": {
             "sequences_per_update": setup.global_batch, **run_folder.describe_data(
                 [shard.path for shard in setup.data.order.shards])}} if device.is_chief else {},
-        page=run_page.Writer(config.model_dir, config.logs))
+        page=run_page.Writer(config.model_dir, config.logs), tracking=trackers.Tracking(
+            config.run_name, dataclasses.asdict(config), config.tracker, config.histograms))
 
 
 def bad_update(step: int, config: PretrainingConfig) -> str:

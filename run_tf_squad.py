@@ -57,6 +57,7 @@ import run_page
 import squad_metrics
 import squad_results
 import squad_utils
+import trackers
 import training
 import weights
 from checkpoints import Checkpoints, find_checkpoint, read_state
@@ -534,7 +535,9 @@ def make_report(config: SquadConfig, setup: Setup, device: devices.Device, work:
         flops=lambda first, last: sum(work.pop(step, 0.0) for step in range(first, last + 1)),
         peak_flops=device.peak_flops, profile=configuration.profiled(config), logs=logs,
         about={"device": device.description, "workers": device.world_size},
-        page=run_page.Writer(config.output_dir))
+        page=run_page.Writer(config.output_dir), tracking=trackers.Tracking(
+            os.path.basename(os.path.abspath(config.output_dir)), {**dataclasses.asdict(config), "seed": setup.seed},
+            config.tracker, config.histograms))
 
 
 def not_finite(step: int, setup: Setup, config: SquadConfig) -> str:
