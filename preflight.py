@@ -19,6 +19,7 @@ import files
 import hub
 import pretrain_utils
 import squad_utils
+import trackers
 from checkpoints import Checkpoints, find_checkpoint
 from configuration import DeviceOptions, UserError, check_folder, launched
 from electra_config import ElectraConfig
@@ -40,6 +41,7 @@ def check_pretraining(config: PretrainingConfig) -> bool:
         check_folder(config.logs, "log_dir" if config.log_dir else "results_dir")
         refuse_second_run(config, checkpoints)
     refuse_missing_checkpoint(config, checkpoints)
+    trackers.check(config.tracker)
     for name in (config.weights_dir or "").split(","):
         check_weights(name.strip())
     if config.eval_only:  # the checkpoint says what model it is
@@ -174,6 +176,7 @@ def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -
 def check_squad(config: SquadConfig) -> None:
     """Checks the files and folders of a fine-tuning, evaluation or prediction. Raises: UserError."""
     check_folder(config.output_dir, "output_dir")
+    trackers.check(config.tracker)
     check_weights(config.init_checkpoint or "")
     if config.eval_script and not os.path.isfile(config.eval_script):
         raise UserError(f"--eval_script={config.eval_script} does not exist: correct the path or omit the option.")
@@ -218,11 +221,14 @@ def check_port(host: str, port: int):
 
 
 def check_export(config: ExportConfig) -> None:
-    """Raises UserError: there is no such checkpoint, or the folder cannot be created or replaced."""
+    """Raises UserError: there is no such checkpoint, the folder cannot be created or replaced, or nothing can be
+    uploaded."""
     check_folder(config.output_dir, "output_dir", replaced=True)
     if find_checkpoint(config.pretrained_checkpoint, check=False) is None:
         raise no_checkpoint(config.pretrained_checkpoint)
     check_export_packages(config)
+    if config.push_to_hub:
+        hub.check_upload(config.push_to_hub)
 
 
 def check_export_packages(config: ExportConfig) -> None:
