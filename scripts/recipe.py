@@ -4,8 +4,8 @@
 
 The wrappers (electra.sh, electra_squad.sh, electra_tasks.sh, finetune_ckpts_on_squad.sh, install_horovod.sh,
 benchmark_*.sh) call this before they do anything else. It prints --help, or refuses a call in one sentence with status
-2, or checks the call as a whole, both phases of pre-training included, and writes what to run to file descriptor 3: bash
-assignments, every value quoted.
+2, or checks the call as a whole, both phases of pre-training included, and writes what to run to file descriptor 3:
+bash assignments, every value quoted.
 
 The recipes have their options, each written once, in pretraining_recipe.py, squad_recipe.py, tasks_recipe.py,
 sweep_recipe.py, datasets_recipe.py and benchmark_recipe.py; those of install_horovod.sh are here. An option that sets a

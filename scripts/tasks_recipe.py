@@ -19,8 +19,9 @@ def tasks_table() -> Table:
 
     return Table("""\
 usage: bash scripts/electra_tasks.sh [value ...] [--option=value ...]
-Fine-tunes ELECTRA on a task of GLUE (--data_dir) or on own data (--train_file, and where there are such files --dev_file
-and --test_file), scores it on the development data, and predicts the test data. Switches can be given without a value.\
+Fine-tunes ELECTRA on a task of GLUE (--data_dir) or on own data (--train_file, and where there are such files
+--dev_file and --test_file), scores it on the development data, and predicts the test data. Switches can be given
+without a value.\
 """, [
         of("device"),
         of("precision"),
