@@ -63,6 +63,7 @@ without a value.\
         of("weight_decay_rate"),
         of("layerwise_lr_decay"),
         of("seed"),
+        of("seeds"),
         of("vocab_file", path="input"),
         of("do_lower_case"),
         of("evaluate_during_training"),

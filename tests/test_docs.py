@@ -26,8 +26,8 @@ import configuration
 from electra_config import GENERATOR_FRACTIONS, SIZES
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-WRAPPERS = ("electra.sh", "electra_squad.sh", "electra_tasks.sh", "finetune_ckpts_on_squad.sh", "benchmark_pretraining.sh",
-            "benchmark_squad.sh", "../data/create_datasets_from_start.sh")
+WRAPPERS = ("electra.sh", "electra_squad.sh", "electra_tasks.sh", "finetune_ckpts_on_squad.sh",
+            "benchmark_pretraining.sh", "benchmark_squad.sh", "../data/create_datasets_from_start.sh")
 
 # --- What the pages hold ---
 

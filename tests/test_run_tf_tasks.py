@@ -21,13 +21,12 @@ WORDS = {"neg": SQUAD_WORDS[50:53], "pos": SQUAD_WORDS[55:58]}
 
 
 def sentences(count, seed):
-    """Words of which one says what the label is: (words, label)."""
+    """Words of which a third say what the label is: (words, label)."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
         label = ("neg", "pos")[int(rng.integers(2))]
-        words = list(rng.choice(SQUAD_WORDS[:50], rng.integers(3, 8)))
-        words.insert(int(rng.integers(len(words) + 1)), str(rng.choice(WORDS[label])))
-        yield words, label
+        yield [str(rng.choice(WORDS[label] if place % 3 == 1 else SQUAD_WORDS[:50]))
+               for place in range(rng.integers(4, 9))], label
 
 
 def lines(words, label):
@@ -77,11 +76,24 @@ def tensors(config):
             if name.startswith(("model/", "optimizer/"))}
 
 
+def test_several_seeds_have_a_folder_each_and_a_median(config_of):
+    config = config_of(seed=None, seeds="4,1", max_steps=1)
+    run_tf_tasks.run_seeds(config, training.StopRequest())
+    with open(os.path.join(config.output_dir, "results.json"), encoding="utf-8") as file:
+        results = json.load(file)
+    scores = []
+    for seed in (4, 1):
+        with open(os.path.join(config.output_dir, f"seed-{seed}", "results.json"), encoding="utf-8") as file:
+            scores.append(json.load(file)["accuracy"])
+    assert results["seeds"] == [4, 1]
+    assert results["accuracy"] == {"median": sum(scores) / 2, "min": min(scores), "max": max(scores)}
+
+
 @pytest.mark.parametrize("task, kind, changes", [("classification", "csv", {"class_weights": "balanced"}),
                                                  ("tagging", "conll", {"gradient_accumulation_steps": 2})])
 def test_a_run_learns_is_resumed_without_changing_a_bit_and_predicts(config_of, data, task, kind, changes):
-    config = config_of(task, kind=kind, num_train_epochs=12.0, learning_rate=5e-3, evaluate_during_training=True,
-                       layerwise_lr_decay=0.0, warmup_proportion=0.0, **changes)
+    config = config_of(task, kind=kind, num_train_epochs=8.0, learning_rate=3e-3, eval_steps=12, layerwise_lr_decay=0.0,
+                       **changes)
     results = run(config)
     assert results["f1"] > 80 and results["labels"] == (["neg", "pos"] if task == "classification" else
                                                         ["O", "B-neg", "I-neg", "B-pos", "I-pos"])
@@ -171,6 +183,7 @@ def test_bad_input_is_refused_before_training(config_of, data, refuses, monkeypa
     (dict(task="mnli", train_file=None), "--data_dir"), (dict(task="tagging", pair_column="b"), "--pair_column"),
     (dict(task="regression", class_weights="balanced"), "--class_weights"), (dict(labels="a,a"), "--labels"),
     (dict(task="tagging", doc_stride=15), "--doc_stride"), (dict(labels="a"), "--labels"),
+    (dict(seeds="1,1", seed=None), "--seeds"), (dict(seeds="1,2"), "--seed"),
     (dict(dev_file=None, dev_fraction=0.0, eval_steps=1), "--dev_file")])
 def test_options_that_contradict_each_other_are_refused(config_of, refuses, changes, flag):
     assert flag in refuses(config_of, **changes)
