@@ -28,6 +28,7 @@ from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequenc
 import numpy as np
 from absl import logging
 
+import batching
 import configuration
 import squad_utils
 import task_metrics
@@ -390,7 +391,7 @@ def _word_tokens(sentence: Sentence, first_chars: np.ndarray, end_chars: np.ndar
 NETWORK_INPUTS = ("input_ids", "input_mask", "segment_ids")
 
 
-def feed(features: Features, batch: squad_utils.Batch, batch_size: int, labels: bool = False,
+def feed(features: Features, batch: batching.Batch, batch_size: int, labels: bool = False,
          num_labelled: Optional[float] = None) -> Dict[str, tf.Tensor]:
     """The tensors of a batch, padded to `batch_size` rows with its first row, which then has weight 0.
 
@@ -398,7 +399,7 @@ def feed(features: Features, batch: squad_utils.Batch, batch_size: int, labels: 
         labels: add what training needs.
         num_labelled: divisor of the loss's sum over labelled tokens (default: those of the batch).
     """
-    rows, weights = squad_utils.filled_rows(batch, batch_size)
+    rows, weights = batching.filled_rows(batch, batch_size)
     names = (*NETWORK_INPUTS, "labels") if labels else NETWORK_INPUTS
     tensors = {name: tf.constant(getattr(features, name)[rows, :batch.length]) for name in names}
     if labels:
@@ -418,7 +419,7 @@ class Tagged(NamedTuple):
     probabilities: np.ndarray  # float32 [words], of these tags
 
 
-def decode(features: Features, parts: Iterable[Tuple[squad_utils.Batch, np.ndarray]], labels: Sequence[str]
+def decode(features: Features, parts: Iterable[Tuple[batching.Batch, np.ndarray]], labels: Sequence[str]
            ) -> List[Tagged]:
     """The tags of every sentence.
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support import FILLERS
 
-import squad_utils
+import batching
 import tagging
 from configuration import RunFailed
 from tagging import Sentence, spans_in, split_words, with_scheme
@@ -193,7 +193,7 @@ def test_each_word_is_labelled_once_at_its_first_token_and_read_back(tokenizer):
     logits[..., 3] = 1.0
     np.put_along_axis(logits, np.maximum(features.labels, 0)[..., None],
                       np.where(features.labels >= 0, 9.0, -1.0)[..., None], -1)
-    batches = squad_utils.plan_batches(features.lengths, [8, 16], 7, np.argsort(features.lengths))
+    batches = batching.plan_batches(features.lengths, [8, 16], 7, np.argsort(features.lengths))
     found = tagging.decode(features, [(batch, logits[batch.rows, :batch.length]) for batch in batches], LABELS)
     assert [one.tags for one in found] == [sentence.tags for sentence in sentences]
     assert all(np.all(one.probabilities > 0.9) for one in found)
@@ -219,13 +219,13 @@ def test_texts_without_tokens_and_words_without_tokens(tokenizer):
     features = tagging.build_features(sentences, tokenizer, 8, 6, ("X", "O"))
     assert features.lengths[0] == 2 and features.word_tokens[1][0] == -1
     logits = np.zeros([2, 8, 2])
-    found = tagging.decode(features, [(squad_utils.Batch(8, np.arange(2)), logits)], ("X", "O"))
+    found = tagging.decode(features, [(batching.Batch(8, np.arange(2)), logits)], ("X", "O"))
     assert found[0].tags == () and found[1].tags[:2] == ("O", "X")
 
 
 def test_a_batch_is_padded_with_rows_of_weight_0(tokenizer):
     features = tagging.build_features(random_sentences(5), tokenizer, 16, 8, LABELS)
-    batch = squad_utils.Batch(16, np.array([2, 0, 1]))
+    batch = batching.Batch(16, np.array([2, 0, 1]))
     fed = tagging.feed(features, batch, 4, labels=True)
     assert fed["weights"].numpy().tolist() == [1, 1, 1, 0]
     assert float(fed["num_labelled"]) == (features.labels[:3] >= 0).sum()
@@ -237,7 +237,7 @@ def test_a_stride_that_skips_tokens_and_damaged_logits_are_refused(tokenizer, re
     assert "--doc_stride=7" in refuses(tagging.build_features, [], tokenizer, 8, 7)
     features = tagging.build_features([tagged("O")], tokenizer, 8, 6)
     with pytest.raises(RunFailed):
-        tagging.decode(features, [(squad_utils.Batch(8, np.arange(1)), np.full([1, 8, 1], np.nan))], ("O",))
+        tagging.decode(features, [(batching.Batch(8, np.arange(1)), np.full([1, 8, 1], np.nan))], ("O",))
 
 
 def test_spans_have_their_place_and_the_least_probability_of_their_words():
