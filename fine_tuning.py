@@ -158,8 +158,8 @@ class Task:
         """What the sums of the loss over a batch are divided by."""
         return float(len(batch.rows))
 
-    def flops(self, config, encoder, length: int) -> float:
-        """The model's FLOPs in training on one example."""
+    def flops(self, config, encoder, length: int, training: bool = True) -> float:
+        """The model's FLOPs on one example."""
         raise NotImplementedError
 
     def ratios(self, config, sums: Dict[str, float]) -> Dict[str, float]:
@@ -663,8 +663,7 @@ def prediction_lengths(task: Task, config: FineTuningOptions, encoder: ElectraCo
 
     On SQuAD, 92% of the positions are tokens with finer steps, after 82%.
     """
-    # A forward pass is a third of a training step.
-    work = len(features.lengths) * task.flops(config, encoder, int(features.lengths.mean())) / 3
+    work = len(features.lengths) * task.flops(config, encoder, int(features.lengths.mean()), training=False)
     if config.device != "cpu" or work < LARGE_PREDICTION:
         return config.buckets
     return fine_lengths(config)
@@ -675,7 +674,7 @@ def fine_lengths(config: FineTuningOptions) -> List[int]:
     if len(config.buckets) == 1:
         return config.buckets
     finer = [length for length in range(LENGTH_STEP, config.max_seq_length, LENGTH_STEP)
-             if length >= (getattr(config, "beam_size", None) or 1)]
+             if length >= config.shortest_batch]
     return sorted({*config.buckets, *finer})
 
 

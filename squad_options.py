@@ -141,6 +141,10 @@ class SquadConfig(FineTuningOptions):
         return f"for a global batch of {self.global_batch(world_size)} examples"
 
     @property
+    def shortest_batch(self) -> int:
+        return self.beam_size or 1
+
+    @property
     def splits(self) -> typing.List[str]:
         """The SQuAD files that are read: of `train` and `dev`."""
         return ["train"] * self.do_train + ["dev"] * self.predicts
