@@ -702,8 +702,7 @@ def judge_end(run: Run) -> List[str]:
         return []  # Python itself was starting, or bash
     if case.kind == "signal":
         allowed = {0, 75}
-        wraps_data = case.program == "create_datasets_from_start.sh"
-        if wraps_data or not case.program.endswith(".sh") and not CALLS[case.call].trains:  # it has nothing to save
+        if not case.program.endswith(".sh") and not CALLS[case.call].trains:  # it has nothing to save
             allowed |= {130, 143, -signal.SIGTERM, -signal.SIGINT}
     if run.status not in allowed:
         found.append(f"status {run.status}")
