@@ -19,6 +19,7 @@ from absl import logging
 import configuration
 import files
 import page
+import samples_page
 from curves import Point, Series
 from page import Markup, Section, element
 from pretraining_options import PretrainingConfig
@@ -558,7 +559,8 @@ def sections_of(runs: Sequence[Run], folder: Optional[str]) -> List[Section]:
         return sweep_sections(runs[0])
     if len(runs) == 1:
         run = runs[0]
-        return [overview(run, folder), *([curves_section(runs)] if run.parts else []),
+        learnt = samples_page.section(run)
+        return [overview(run, folder), *([curves_section(runs)] if run.parts else []), *([learnt] if learnt else []),
                 Section("What ran", what_ran(run))]
     return [runs_section(runs, folder), curves_section(runs), Section("Differences", [differences(runs)]),
             *(Section(f"What ran: {name}", what_ran(run, number, f", {name}"))
