@@ -29,6 +29,7 @@ from squad_options import SquadConfig
 NAME = "report.html"
 MOST_POINTS = 80_000
 MOST_SESSIONS = 50  # in the table of starts
+LONGEST_VALUE = 400  # characters of an option
 MOST_LINES = 12  # lines of a sweep's chart
 
 # --- Numbers in words ---
@@ -418,7 +419,8 @@ def shown(value) -> str:
         return str(value).lower()
     if isinstance(value, (dict, list)):
         return configuration.in_brief(value)
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    text = "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]} ..."
 
 
 def command_of(words: Sequence[str]) -> Markup:
