@@ -411,7 +411,7 @@ class Run:
 
     def _part(self, number: int, title: str, settings_path: str, log: str) -> Part:
         settings = self._read_object(settings_path)
-        if not settings:
+        if not os.path.lexists(settings_path):
             self.problems.append(f"{settings_path} is missing: the configuration of {title} is not known.")
         elsewhere = text_in(dict_in(settings, "config"), "json_summary")
         if elsewhere and not os.path.lexists(log):

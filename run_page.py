@@ -241,7 +241,7 @@ def values_table(run: Run, caption: str) -> Markup:
             last, best = part.last.get("eval", {}).get(name), part.best.get(name)
             if train == [None, None] and last is None:
                 continue
-            rows.append((titled(name), str(part.number), *(in_words(name, value) for value in train), in_words(name, last),
+            rows.append((titled(name), str(part.number), *(in_words(name, value) for value in (*train, last)),
                          f"{in_words(name, best[0])} at {best[1]:,}" if best else ""))
     return page.table(caption, ("metric", "phase", "first, training", "last, training", "last, held out",
                                 "best, held out"), rows)
@@ -356,7 +356,7 @@ def runs_section(runs: Sequence[Run], folder: Optional[str]) -> Section:
                      run.machine.get("device", "")))
     return Section("Overview", [*problems(runs), live("headlines", page.table("Runs", (
         "run", "state", "updates", "held-out loss", "generator accuracy", "discriminator AUC", "F1", "device"), rows,
-        (1, 2)))])
+        [2]))])
 
 
 def names_of(runs: Sequence[Run]) -> List[str]:
@@ -370,6 +370,8 @@ def names_of(runs: Sequence[Run]) -> List[str]:
 # The second phase of the recipe, which has no configuration class of its own.
 SECOND_PHASE = {"max_seq_length": 512, "learning_rate": 4e-3, "num_train_steps": 933, "num_warmup_steps": 200}
 CONFIGURATIONS = (PretrainingConfig, SquadConfig)
+PLACES = {"phase2", "restore_checkpoint", "results_dir", "model_name", "output_dir", "log_dir", "json_summary",
+          "pretrain_tfrecords", "eval_tfrecords", "data_dir", "cache_dir", "overwrite"}  # differ in every run
 
 
 def defaults_of(part: Part) -> Dict[str, Any]:
@@ -381,8 +383,12 @@ def defaults_of(part: Part) -> Dict[str, Any]:
     return {}
 
 
-def settings_table(parts: Sequence[Part], titles: Sequence[str]) -> List[Markup]:
-    """The options that differ from the recipe's, and all of them."""
+def settings_table(parts: Sequence[Part], titles: Sequence[str], key: str = "options") -> List[Markup]:
+    """The options that differ from the recipe's, and all of them.
+
+    Args:
+        key: of the latter, unique on the page.
+    """
     defaults = [defaults_of(part) for part in parts]
     names = list(dict.fromkeys(name for part in parts for name in part.config))
     rows, changed = [], []
@@ -395,14 +401,14 @@ def settings_table(parts: Sequence[Part], titles: Sequence[str]) -> List[Markup]
             cells.append(element("strong", shown(value), " ●") if other else shown(value))
         recipe = " / ".join(dict.fromkeys(shown(known[name]) for known in defaults if name in known))
         rows.append((f"--{name}", *cells, recipe))
-        if differs:
+        if differs and name not in PLACES:
             changed.append(rows[-1])
     if not rows:
         return []
     header, texts = ("option", *titles, "recipe"), range(1, len(titles) + 2)
     return [page.table("Options that differ from the recipe's defaults (●)", header, changed, texts),
             element("details", element("summary", f"All {len(rows)} options"),
-                    page.table("All options", header, rows, texts))]
+                    page.table("All options", header, rows, texts), id=key)]
 
 
 def shown(value) -> str:
@@ -413,8 +419,10 @@ def shown(value) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def command_of(words: Sequence[str]) -> str:
-    return " ".join(shlex.quote(word) for word in words)
+def command_of(words: Sequence[str]) -> Markup:
+    """A command line that breaks between its words."""
+    parts = [part for word in words if isinstance(word, str) for part in (element("span", shlex.quote(word)), " ")]
+    return element("pre", *parts[:-1], class_="command", tabindex="0")
 
 
 def data_table(run: Run) -> Optional[Markup]:
@@ -466,11 +474,12 @@ def starts_table(run: Run) -> Markup:
         "started", "", "from", "to", "ended", "time", "host", "workers"), rows, range(1, 5))
 
 
-def what_ran(run: Run) -> List[Markup]:
-    commands = dict.fromkeys(command_of(run.started(part).get("command", [])) if isinstance(
-        run.started(part).get("command"), list) else "" for part in run.parts) if run.sessions else {}
-    parts: List[Optional[Markup]] = [element("pre", command, tabindex="0") for command in commands if command]
-    parts += [*settings_table(run.parts, [part.title for part in run.parts]), data_table(run)]
+def what_ran(run: Run, number: int = 0) -> List[Markup]:
+    """`number`: of the run on its page."""
+    commands = [run.started(part).get("command") for part in run.parts]
+    parts: List[Optional[Markup]] = [command_of(words) for words in commands if isinstance(words, list)]
+    titles = [part.title for part in run.parts]
+    parts += [*settings_table(run.parts, titles, f"options-{number}"), data_table(run)]
     machine = [*run.machine.items(), *((name, version) for name, version in run.versions.items())]
     if machine:
         parts.append(page.table("Machine and versions", ("", ""), machine, [1]))
@@ -553,7 +562,8 @@ def sections_of(runs: Sequence[Run], folder: Optional[str]) -> List[Section]:
         return [overview(run, folder), *([curves_section(runs)] if run.parts else []), *([learnt] if learnt else []),
                 Section("What ran", what_ran(run))]
     return [runs_section(runs, folder), curves_section(runs), Section("Differences", [differences(runs)]),
-            *(Section(f"What ran: {name}", what_ran(run)) for run, name in zip(runs, names_of(runs)))]
+            *(Section(f"What ran: {name}", what_ran(run, number))
+              for number, (run, name) in enumerate(zip(runs, names_of(runs))))]
 
 
 def render(runs: Sequence[Run], folder: Optional[str], refresh_seconds: int = 0) -> str:
