@@ -170,6 +170,15 @@ def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -
     return newest.prefix if newest else None
 
 
+def restores(config: PretrainingConfig, checkpoints: Checkpoints) -> bool:
+    """Whether a checkpoint sets all variables, or the run is refused."""
+    if config.restore_checkpoint and checkpoints.list(config.phase):
+        return True
+    if config.load_weights:
+        return False
+    return config.phase2 or config.restore_checkpoint not in (None, "latest", "auto")
+
+
 # --- The other commands ---
 
 
