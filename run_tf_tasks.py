@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import statistics
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import command_line
@@ -35,6 +36,7 @@ import tensorflow as tf
 from absl import logging
 
 import batching
+import configuration
 import files
 import fine_tuning
 import flops
@@ -514,13 +516,36 @@ def run(config: TaskConfig, stop: training.StopRequest):
     fine_tuning.run(task_of(config), config, stop)
 
 
+SCORES = tuple(metric.name for metric in METRICS[2:-2])
+
+
+def run_seeds(config: TaskConfig, stop: training.StopRequest):
+    """One fine-tuning for each of --seeds, then the median and the range of their scores."""
+    for seed in config.seed_list:
+        run(config.with_seed(seed), stop)
+    if command_line.launched_rank():
+        return
+    found = [configuration.read_json_object(os.path.join(config.with_seed(seed).output_dir, "results.json"))
+             for seed in config.seed_list]
+    names = [name for name in found[0] if name.endswith(SCORES)]
+    scores = {name: [results[name] for results in found] for name in names}
+    summary = {name: {"median": statistics.median(values), "min": min(values), "max": max(values)}
+               for name, values in scores.items()}
+    for name, row in summary.items():
+        logging.info("%s: median of %d seeds %.2f, from %.2f to %.2f.", name, len(found), *row.values())
+    path = os.path.join(config.output_dir, "results.json")
+    files.write_json(path, {"task": config.task, "seeds": config.seed_list, **summary})
+    logging.info("the scores of all seeds are in %s.", path)
+
+
 def main(argv):
     config = command_line.parse(TaskConfig, argv, __doc__)
     if config.check_only:
-        fine_tuning.check_only(task_of(config), config)
+        for one in [config.with_seed(seed) for seed in config.seed_list] or [config]:
+            fine_tuning.check_only(task_of(one), one)
         return
     with training.StopRequest() as stop, catch_lost_workers():
-        run(config, stop)
+        (run_seeds if config.seeds else run)(config, stop)
 
 
 if __name__ == "__main__":

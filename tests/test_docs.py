@@ -26,8 +26,8 @@ import configuration
 from electra_config import GENERATOR_FRACTIONS, SIZES
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-WRAPPERS = ("electra.sh", "electra_squad.sh", "finetune_ckpts_on_squad.sh", "benchmark_pretraining.sh",
-            "benchmark_squad.sh", "../data/create_datasets_from_start.sh")
+WRAPPERS = ("electra.sh", "electra_squad.sh", "electra_tasks.sh", "finetune_ckpts_on_squad.sh",
+            "benchmark_pretraining.sh", "benchmark_squad.sh", "../data/create_datasets_from_start.sh")
 
 # --- What the pages hold ---
 
@@ -102,14 +102,15 @@ def record(text: str, folder):
 # --- Checking ---
 
 CONFIGURATIONS = {
-    "run_pretraining.py": "PretrainingConfig", "run_tf_squad.py": "SquadConfig", "run_inference.py": "InferenceConfig",
+    "run_pretraining.py": "PretrainingConfig", "run_tf_squad.py": "SquadConfig",
+    "run_tf_tasks.py": "TaskConfig", "run_inference.py": "InferenceConfig",
     "postprocess_pretrained_ckpt.py": "ExportConfig", "build_pretraining_dataset.py": "BuildConfig",
     "data/build_vocab.py": "VocabConfig", "data/make_sample_data.py": "SampleDataConfig",
     "data/prepare_corpus.py": "PrepareConfig", "data/download.py": "DownloadConfig",
     "scripts/sweep_squad.py": "SweepConfig", "scripts/benchmark.py": "BenchmarkConfig",
     "estimate.py": "EstimateConfig", "analysis.py": "AnalysisConfig",
     "scripts/check_weights.py": "CheckConfig", "scripts/check_squad.py": "CheckConfig",
-    "scripts/check_vocabularies.py": "CheckConfig"}
+    "scripts/check_vocabularies.py": "CheckConfig", "scripts/check_objective.py": "CheckConfig"}
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +302,7 @@ def test_every_page_is_linked_from_the_readme_which_stays_short():
 
 
 def test_the_readme_lists_every_module_and_script():
-    listed = first_cells(section("README.md", "Where things are"))
+    listed = first_cells(section("docs/architecture.md", "Where things are"))
     there = {path.relative_to(ROOT).as_posix() for pattern in ("*.py", "scripts/*.py", "scripts/*.sh", "data/*.*")
              for path in ROOT.glob(pattern)}
     assert len(listed) == len(set(listed))

@@ -16,7 +16,9 @@ import subprocess
 import sys
 import time
 
+import plans
 import pytest
+import sweep_recipe
 import tensorflow as tf
 from support import (
     GAUDI_FILES,
@@ -136,8 +138,8 @@ def test_help_lists_the_positions_with_their_order_and_defaults(clone):
     own = listed.index("dry_run") + 1
     assert listed[:5] == ["checkpoints", "seeds", "device", "out_dir", "keep_checkpoint_max"] and own == 13
     for entry in recipe.squad_table().options:  # of electra_squad.sh: passed on, or set by the sweep and named so
-        assert (entry.name in listed[own:]) != (entry.name in recipe.SET_BY_SWEEP or entry in recipe.ESTIMATE)
-    assert " ".join(", ".join(recipe.SET_BY_SWEEP[:-1]).split()) in " ".join(sweep.split())
+        assert (entry.name in listed[own:]) != (entry.name in sweep_recipe.SET_BY_SWEEP or entry in plans.ESTIMATE)
+    assert " ".join(", ".join(sweep_recipe.SET_BY_SWEEP[:-1]).split()) in " ".join(sweep.split())
     assert not re.search(r"^ +\d+  --", sweep, flags=re.MULTILINE)
 
 
