@@ -150,6 +150,11 @@ class FineTuningOptions(DeviceOptions):
         return sorted({length for length in lengths if 0 < length < self.max_seq_length} | {self.max_seq_length})
 
     @property
+    def shortest_batch(self) -> int:
+        """The shortest length that batches may have, in tokens."""
+        return 1
+
+    @property
     def checkpoint_dir(self) -> str:
         return os.path.join(self.output_dir, "checkpoints")
 

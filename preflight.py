@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import importlib.util
 import os
 import socket
 from typing import Dict, NamedTuple, Optional
@@ -225,6 +226,16 @@ def check_export(config: ExportConfig) -> None:
     check_folder(config.output_dir, "output_dir", replaced=True)
     if find_checkpoint(config.pretrained_checkpoint, check=False) is None:
         raise no_checkpoint(config.pretrained_checkpoint)
+    check_export_packages(config)
+
+
+def check_export_packages(config: ExportConfig) -> None:
+    """Raises UserError: a package is missing that --onnx needs. TensorFlow brings all that --tflite needs."""
+    needed = ("tf2onnx", "onnx", *(["onnxruntime"] if config.int8 else [])) if config.onnx else ()
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--onnx needs {' and '.join(missing)}, which this Python does not have: run python -m pip install -r "
+                        "requirements-export.txt (Python 3.10 or newer), or choose --tflite or --savedmodel.")
 
 
 # --- Weights ---

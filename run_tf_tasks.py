@@ -385,8 +385,8 @@ class Sequences(LabelledTask):
              divisor: Optional[float] = None) -> Dict[str, tf.Tensor]:
         return task_data.feed(features, batch, batch_size, labels, divisor)
 
-    def flops(self, config: TaskConfig, encoder, length: int) -> float:
-        return flops.of_classifier(encoder, length, len(self.labels.names))
+    def flops(self, config: TaskConfig, encoder, length: int, training: bool = True) -> float:
+        return flops.of_classifier(encoder, length, len(self.labels.names), training)
 
     def ratios(self, config: TaskConfig, sums: Dict[str, float]) -> Dict[str, float]:
         return {} if self.problem == "regression" else {"train_accuracy": sums["correct"] / sums["examples"]}
@@ -480,8 +480,8 @@ class Tagging(LabelledTask):
     def divisor(self, features, batch: batching.Batch) -> float:
         return float(features.labelled[batch.rows].sum())
 
-    def flops(self, config: TaskConfig, encoder, length: int) -> float:
-        return flops.of_tagger(encoder, length, len(self.labels.names))
+    def flops(self, config: TaskConfig, encoder, length: int, training: bool = True) -> float:
+        return flops.of_tagger(encoder, length, len(self.labels.names), training)
 
     def ratios(self, config: TaskConfig, sums: Dict[str, float]) -> Dict[str, float]:
         return {"train_accuracy": sums["correct"] / max(sums["labelled"], 1.0)}

@@ -12,24 +12,25 @@ as the server is bound to this machine, it must be addressed to it by name.
 """
 from __future__ import annotations
 
-import base64
-import hashlib
 import ipaddress
 import json
 import os
 import re
 import threading
 import time
-from typing import Callable, List
+from typing import TYPE_CHECKING, Callable, List
 
 import bottle
 import waitress
 
 import configuration
-from classifier import Classifier, Prediction
+import page
 from configuration import RunFailed, UserError
-from predictor import Predictor
-from reader import Reader, Result
+
+if TYPE_CHECKING:  # report.py serves pages without TensorFlow
+    from classifier import Prediction
+    from predictor import Predictor
+    from reader import Reader, Result
 
 PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates", "ask.html")
 LARGEST_BODY = 1 << 20  # bytes of a request
@@ -43,14 +44,14 @@ THREADS = 8  # of which one computes
 class Asking:
     """What the endpoint does with a model that answers questions."""
 
-    path = "/api/answer"
+    path, doing = "/api/answer", "asking"
     trial = ["?"], "."  # a request
 
     def __init__(self, reader: Reader):
         self.reader = reader
 
     def about(self) -> dict:
-        return {"kind": "question_answering", "version_2": self.reader.version_2, "threshold": threshold(self.reader),
+        return {"kind": self.reader.kind, "version_2": self.reader.version_2, "threshold": threshold(self.reader),
                 "limits": {"bytes": LARGEST_BODY, "questions": MOST_QUESTIONS, "characters": MOST_CHARACTERS}}
 
     def read(self, content: dict) -> tuple:
@@ -76,16 +77,15 @@ class Asking:
 class Predicting:
     """What the endpoint does with a classifier or tagger."""
 
-    path = "/api/predict"
+    path, doing = "/api/predict", "trying"
     trial = ["."], None
 
     def __init__(self, model: Predictor):
-        self.model, self.classifies = model, isinstance(model, Classifier)
+        self.model, self.classifies = model, model.kind == "sequence_classification"
 
     def about(self) -> dict:
         labels = self.model.labels
-        return {"kind": "sequence_classification" if self.classifies else "token_classification",
-                "labels": list(labels.names), "problem": labels.problem,
+        return {"kind": self.model.kind, "labels": list(labels.names), "problem": labels.problem,
                 "limits": {"bytes": LARGEST_BODY, "texts": MOST_TEXTS, "characters": MOST_CHARACTERS}}
 
     def read(self, content: dict) -> tuple:
@@ -119,22 +119,15 @@ def make_app(model: Predictor, name: str, context: str = "", local: bool = True)
         context: the text to begin with.
         local: answer only requests that are addressed to this machine by name, against DNS rebinding.
     """
-    app, turn, service = bottle.Bottle(), threading.Lock(), service_of(model)
+    app, turn = guarded_app(local, "see GET / for the page, and docs/squad.md for the endpoint"), threading.Lock()
+    service = service_of(model)
     with open(PAGE, encoding="utf-8") as file:
-        page = file.read()
-    policy = content_security_policy(page)
-
-    @app.hook("before_request")
-    def refuse_other_hosts():
-        if local and not is_local(bottle.request.get_header("Host", "")):
-            refuse(403, "this server answers only requests to localhost: start it with --host to change that.")
+        text = file.read()
+    policy = content_security_policy(text)
 
     @app.get("/")
     def show_page():
-        bottle.response.headers.update({
-            "Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy, "Cache-Control": "no-cache",
-            "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"})
-        return page
+        return as_page(text, policy)
 
     @app.get("/api/model")
     def show_model():
@@ -152,17 +145,42 @@ def make_app(model: Predictor, name: str, context: str = "", local: bool = True)
             seconds = time.monotonic() - started
         return as_json({"results": results, "seconds": round(seconds, 4)})
 
+    return app
+
+
+def guarded_app(local: bool, way_out: str) -> bottle.Bottle:
+    """An application without pages, which answers errors with JSON.
+
+    Args:
+        local: see `make_app`.
+        way_out: what to do instead of a request that has failed.
+    """
+    app = bottle.Bottle()
+
+    @app.hook("before_request")
+    def refuse_other_hosts():
+        if local and not is_local(bottle.request.get_header("Host", "")):
+            refuse(403, "this server answers only requests to localhost: start it with --host to change that.")
+
     @app.error(404)
     @app.error(405)
     @app.error(500)
     def show_error(error: bottle.HTTPError):
-        return as_json({"error": f"{error.status_line}: see GET / for the page, and docs/squad.md for the endpoint."})
+        return as_json({"error": f"{error.status_line}: {way_out}."})
 
     return app
 
 
+def as_page(text: str, policy: str) -> str:
+    """An answer that is a page."""
+    bottle.response.headers.update({
+        "Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy, "Cache-Control": "no-cache",
+        "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"})
+    return text
+
+
 def service_of(model: Predictor):
-    return Asking(model) if isinstance(model, Reader) else Predicting(model)
+    return Asking(model) if model.kind == "question_answering" else Predicting(model)
 
 
 def is_text(value) -> bool:
@@ -218,11 +236,10 @@ def is_local(host: str) -> bool:
         return name == "localhost" or name.endswith(".localhost")
 
 
-def content_security_policy(page: str) -> str:
+def content_security_policy(text: str) -> str:
     """Nothing is loaded from anywhere, and only the page's own script and style are used."""
     def hashes(tag: str) -> str:
-        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-                        for text in re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL))
+        return page.hashes(re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL))
 
     return (f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; connect-src 'self'; "
             "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
@@ -242,14 +259,27 @@ def make_server(app: bottle.Bottle, host: str, port: int):
 
 def serve(model: Predictor, name: str, host: str, port: int, context: str, say: Callable[[str], None]):
     """Serves until SIGINT or SIGTERM, which let the requests that are being answered finish."""
-    local = is_local(host)
-    server = make_server(make_app(model, name, context, local), host, port)
-    service = service_of(model)
-    service.results(*service.trial)  # the first request takes no longer than the others
-    if not local:
-        say(f"note: --host={host} lets other machines use the model.")
-    verb = "asking" if isinstance(model, Reader) else "trying"
-    say(f"{verb} {name} at http://{f'[{host}]' if ':' in host else host}:{addresses(server)[0][1]}/ (stop with Ctrl-C)")
+    app, service = make_app(model, name, context, is_local(host)), service_of(model)
+
+    def warm_up():  # the first request takes no longer than the others
+        service.results(*service.trial)
+
+    serve_app(app, f"{service.doing} {name}", "use the model", host, port, say, warm_up)
+
+
+def serve_app(app: bottle.Bottle, doing: str, allowed: str, host: str, port: int, say: Callable[[str], None],
+              before: Callable = lambda: None):
+    """Serves an application, see `serve`.
+
+    Args:
+        doing, allowed: what is said of it, and of what other machines can do.
+        before: called when the port is bound.
+    """
+    server = make_server(app, host, port)
+    before()
+    if not is_local(host):
+        say(f"note: --host={host} lets other machines {allowed}.")
+    say(f"{doing} at http://{f'[{host}]' if ':' in host else host}:{addresses(server)[0][1]}/ (stop with Ctrl-C)")
     try:
         server.run()  # returns after an interrupt
     finally:

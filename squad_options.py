@@ -140,6 +140,10 @@ class SquadConfig(FineTuningOptions):
         return f"for a global batch of {self.global_batch(world_size)} examples"
 
     @property
+    def shortest_batch(self) -> int:
+        return self.beam_size or 1
+
+    @property
     def splits(self) -> typing.List[str]:
         """The SQuAD files that are read: of `train` and `dev`."""
         return ["train"] * self.do_train + ["dev"] * self.predicts
@@ -293,15 +297,24 @@ class AnalysisConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExportConfig:
-    """An export of a checkpoint to Hugging Face's formats."""
+    """An export of a checkpoint to Hugging Face's formats, and to those of other runtimes."""
 
     pretrained_checkpoint: typing.Optional[str] = option(
         None, "checkpoint to export: a prefix such as .../checkpoints/ckpt-1000, or a folder of checkpoints (its "
         "newest)")
     output_dir: typing.Optional[str] = option(None, "folder to create")
     savedmodel: bool = option(False, "also write a TensorFlow SavedModel with a serving signature")
+    onnx: bool = option(
+        False, "also write model.onnx, for onnxruntime and others (not for the joint head); needs the packages of "
+        "requirements-export.txt")
+    tflite: bool = option(False, "also write model.tflite, for TensorFlow Lite (not for the joint head)")
+    int8: bool = option(
+        False, "with --onnx or --tflite: also write model_int8.onnx or model_int8.tflite, with weights quantized to "
+        "int8 (dynamic quantization)")
     vocab_file: typing.Optional[str] = option(None, "vocabulary (default: the one in the run's folder)")
     overwrite: bool = option(False, "replace the export of an earlier call in output_dir")
 
     def __post_init__(self):
         require_options(self, "pretrained_checkpoint", "output_dir")
+        if self.int8 and not (self.onnx or self.tflite):
+            raise UserError("--int8 quantizes a model for another runtime: add --onnx, --tflite or both.")

@@ -22,7 +22,7 @@ import hashlib
 import os
 import re
 import shutil
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -31,6 +31,7 @@ from absl import logging
 import configuration
 import electra_config
 import files
+import fused
 import hub
 import modeling
 from checkpoints import STATE_KEY, damage, find_checkpoint, read_state, readable, restore, unreadable
@@ -911,21 +912,36 @@ def _write_folder(network: tf.Module, kind: str, tokenizer: ElectraTokenizer, fo
 
 def save_serving(network: tf.Module, folder: str):
     """A SavedModel whose `serving_default` takes input_ids, input_mask, segment_ids, int32 [B, L] of any B and L up to
-    the longest position, and returns `logits` as `modeling.Network` and the heads for classification and tagging do. A
-    question-answering one takes `p_mask` too and returns what `modeling.QuestionAnswering.answers` does."""
-    answers = isinstance(network, modeling.QuestionAnswering)
-    names = ("input_ids", "input_mask", "segment_ids", *(["p_mask"] if answers else []))
+    the longest position, and returns what `serving_module` does. A question-answering one takes `p_mask` too."""
+    names = (*SERVING_INPUTS, *(["p_mask"] if isinstance(network, modeling.QuestionAnswering) else []))
+    module = serving_module(network, names)
+    tf.saved_model.save(module, folder, signatures=module.serve,
+                        options=tf.saved_model.SaveOptions(experimental_custom_gradients=False))
+
+
+SERVING_INPUTS = ("input_ids", "input_mask", "segment_ids")
+
+
+def serving_module(network: tf.Module, names: Sequence[str] = SERVING_INPUTS) -> tf.Module:
+    """A module with the tf.function `serve`: inference of a network, for tensors int32 [B, L] by `names`.
+
+    It returns a dict: `logits` as `modeling.Network` and the heads for classification and tagging do, or what
+    `modeling.QuestionAnswering.answers` does.
+    """
 
     def serve(*tensors):
         features = dict(zip(names, tensors))
-        if answers:
-            return network.answers(features)
-        is_task = isinstance(network, modeling.TaskModel)
-        return {"logits": network.logits(features) if is_task else network(**features)}
+        enabled, fused.ENABLED = fused.ENABLED, False  # what XLA compiles is for this process alone
+        try:
+            if isinstance(network, modeling.QuestionAnswering):
+                return network.answers(features)
+            is_task = isinstance(network, modeling.TaskModel)
+            return {"logits": network.logits(features) if is_task else network(**features)}
+        finally:
+            fused.ENABLED = enabled
 
     module = tf.Module()
     module.network = network
     module.serve = tf.function(serve, autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32, name)
                                                                         for name in names])
-    tf.saved_model.save(module, folder, signatures=module.serve,
-                        options=tf.saved_model.SaveOptions(experimental_custom_gradients=False))
+    return module

@@ -222,15 +222,21 @@ class Pretraining(Work):
 
 
 class Squad(Work):
-    """Updates of run_tf_squad.py over one epoch in each turn, and its predictions for the same windows."""
+    """Updates of run_tf_squad.py over one epoch in each turn, and its predictions for at least PREDICTED batches, with
+    the batch lengths of a large prediction."""
+
+    PREDICTED = 20
 
     def __init__(self, config: BenchmarkConfig, device: devices.Device, folder: str):
         tokenizer, self.program = write_vocabulary(folder), config.program(folder).fitted(1)
         batch_size = config.train_batch_size * config.gradient_accumulation_steps
         write_questions(self.program.data_file("train"), config.updates * batch_size, config.max_seq_length)
+        write_questions(self.program.data_file("dev"), max(config.updates * batch_size, self.PREDICTED
+                                                           * config.predict_batch_size), config.max_seq_length)
         self.written = time.monotonic()
-        split = run_tf_squad.read_split(self.program, "train", tokenizer)
-        self.features, encoder = split.features, config.encoder()
+        self.features, self._asked = (run_tf_squad.read_split(self.program, name, tokenizer).features
+                                      for name in ("train", "dev"))
+        encoder = config.encoder()
         model = modeling.QuestionAnswering(encoder, self.program.joint_head, self.program.version_2_with_negative,
                                            compute_dtype=device.compute_dtype)
         optimizer = fine_tuning.make_optimizer(run_tf_squad.SQUAD, self.program, model, 1_000_000)
@@ -253,7 +259,8 @@ class Squad(Work):
     def warm_up(self):
         """Traces both ways for every length."""
         self.turn_begins()
-        for length in sorted({batch.length for batch in self._batches(self.config.train_batch_size)}):
+        batches = self._batches(self.features, self.program.buckets, self.config.train_batch_size)
+        for length in sorted({batch.length for batch in batches}):
             rows = np.flatnonzero(self.features.lengths <= length)[:self.config.train_batch_size]
             feed = squad_utils.feed(self.features, batching.Batch(length, rows), self.config.train_batch_size, True)
             seeds = tf.constant(pretrain_utils.fold_seeds([1], self.model.num_seeds))
@@ -261,18 +268,21 @@ class Squad(Work):
         self.train_step.read_metrics()
         self.infer()
 
-    def _batches(self, batch_size: int) -> List[batching.Batch]:
-        return batching.plan_batches(self.features.lengths, self.program.buckets, batch_size,
-                                        np.argsort(self.features.lengths, kind="stable"))
+    @staticmethod
+    def _batches(features: squad_utils.Features, lengths: List[int], batch_size: int) -> List[batching.Batch]:
+        return batching.plan_batches(features.lengths, lengths, batch_size,
+                                     np.argsort(features.lengths, kind="stable"))
 
     def infer(self) -> Turn:
+        lengths = fine_tuning.fine_lengths(self.program)
         cpu = time.process_time()
-        _, interval = fine_tuning.run_model(run_tf_squad.SQUAD, self.program, self._answers, self.features, ALONE, None)
+        _, interval = fine_tuning.run_model(run_tf_squad.SQUAD, self.program, self._answers, self._asked, ALONE, None,
+                                            lengths=lengths)
         cpu = time.process_time() - cpu
-        batches = self._batches(self.program.predict_batch_size)
+        batches = self._batches(self._asked, lengths, self.program.predict_batch_size)
         done = sum(flops.of_squad(self.program, self.model.config, batch.length, training=False) for batch in batches)
-        count = len(self.features.lengths)
-        return Turn(count / interval.sequences_per_second, count, float(self.features.lengths.sum()),
+        count = len(self._asked.lengths)
+        return Turn(count / interval.sequences_per_second, count, float(self._asked.lengths.sum()),
                     done * self.program.predict_batch_size, cpu)
 
 

@@ -108,7 +108,7 @@ CONFIGURATIONS = {
     "data/build_vocab.py": "VocabConfig", "data/make_sample_data.py": "SampleDataConfig",
     "data/prepare_corpus.py": "PrepareConfig", "data/download.py": "DownloadConfig",
     "scripts/sweep_squad.py": "SweepConfig", "scripts/benchmark.py": "BenchmarkConfig",
-    "estimate.py": "EstimateConfig", "analysis.py": "AnalysisConfig",
+    "estimate.py": "EstimateConfig", "analysis.py": "AnalysisConfig", "report.py": "ReportConfig",
     "scripts/check_weights.py": "CheckConfig", "scripts/check_squad.py": "CheckConfig",
     "scripts/check_vocabularies.py": "CheckConfig", "scripts/check_objective.py": "CheckConfig"}
 
@@ -144,6 +144,8 @@ def parse(script: str, words):
     module = load(script)
     config_class = getattr(module, CONFIGURATIONS[script])
     words = words[:words.index("--")] if "--" in words else words
+    if script == "report.py":  # which takes folders beside its options
+        return command_line.parse_with_arguments(config_class, [script, *words], module.__doc__, "RUN")
     return command_line.parse(config_class, [script, *words], module.__doc__, getattr(module, "OLD_NAMES", None))
 
 

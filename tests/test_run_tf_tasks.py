@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
-from support import SQUAD_WORDS, StopAfter
+from support import FILLERS, StopAfter
 
 import fine_tuning
 import run_tf_tasks
@@ -17,7 +17,7 @@ from configuration import Interrupted
 from electra_config import ElectraConfig
 from task_options import TaskConfig
 
-WORDS = {"neg": SQUAD_WORDS[50:53], "pos": SQUAD_WORDS[55:58]}
+WORDS = {"neg": FILLERS[30:33], "pos": FILLERS[35:38]}
 
 
 def sentences(count, seed):
@@ -25,7 +25,7 @@ def sentences(count, seed):
     rng = np.random.default_rng(seed)
     for _ in range(count):
         label = ("neg", "pos")[int(rng.integers(2))]
-        yield [str(rng.choice(WORDS[label] if place % 3 == 1 else SQUAD_WORDS[:50]))
+        yield [str(rng.choice(WORDS[label] if place % 3 == 1 else FILLERS[:30]))
                for place in range(rng.integers(4, 9))], label
 
 
@@ -34,8 +34,8 @@ def lines(words, label):
 
 
 @pytest.fixture(scope="module")
-def data(squad_data, tmp_path_factory):
-    """A folder with files of each kind of task; `squad_data` has the encoder."""
+def data(tmp_path_factory):
+    """A folder with files of each kind of task; `reader_folder` has the encoder."""
     folder = tmp_path_factory.mktemp("tasks")
     for name, count, seed in (("train", 40, 0), ("dev", 12, 1)):
         made = list(sentences(count, seed))
@@ -49,11 +49,11 @@ def data(squad_data, tmp_path_factory):
 
 
 @pytest.fixture
-def config_of(data, squad_data, tmp_path):
+def config_of(data, reader_folder, tmp_path):
     def make(task="classification", out="out", kind="csv", **changes):
         return TaskConfig(**{**dict(
             task=task, do_train=True, do_eval=True, train_file=str(data / f"train.{kind}"),
-            dev_file=str(data / f"dev.{kind}"), init_checkpoint=str(squad_data / "model"),
+            dev_file=str(data / f"dev.{kind}"), init_checkpoint=str(reader_folder / "encoder"),
             output_dir=str(tmp_path / out), max_seq_length=16, train_batch_size=8, num_train_epochs=2.0, seed=3,
             length_buckets="8,12", learning_rate=1e-3, layerwise_lr_decay=0.8, log_freq=3), **changes})
     return make
@@ -92,8 +92,8 @@ def test_several_seeds_have_a_folder_each_and_a_median(config_of):
 @pytest.mark.parametrize("task, kind, changes", [("classification", "csv", {"class_weights": "balanced"}),
                                                  ("tagging", "conll", {"gradient_accumulation_steps": 2})])
 def test_a_run_learns_is_resumed_without_changing_a_bit_and_predicts(config_of, data, task, kind, changes):
-    config = config_of(task, kind=kind, num_train_epochs=8.0, learning_rate=3e-3, eval_steps=12, layerwise_lr_decay=0.0,
-                       **changes)
+    config = config_of(task, kind=kind, num_train_epochs=12.0, learning_rate=5e-3, layerwise_lr_decay=0.0,
+                       eval_steps=20, **changes)
     results = run(config)
     assert results["f1"] > 80 and results["labels"] == (["neg", "pos"] if task == "classification" else
                                                         ["O", "B-neg", "I-neg", "B-pos", "I-pos"])
@@ -123,7 +123,7 @@ def test_a_run_learns_is_resumed_without_changing_a_bit_and_predicts(config_of, 
     else:
         assert [entry["prediction"] for entry in found] == [entry["prediction"] for entry in known]
         span = next(span for entry in known for span in entry["spans"])
-        assert span["label"] in WORDS and span["text"] in SQUAD_WORDS and 0 < span["probability"] <= 1
+        assert span["label"] in WORDS and span["text"] in FILLERS and 0 < span["probability"] <= 1
 
 
 @pytest.mark.parametrize("task, changes, scores", [
@@ -166,7 +166,7 @@ def test_mnli_is_scored_on_both_development_sets_and_writes_both_submissions(con
     (dict(train_file="absent.csv"), ["absent.csv", "--train_file"]),
     (dict(dev_file="dev.conll"), ["dev.conll", ".csv"]),
     (dict(metric="bleu", evaluate_during_training=True), ["--metric=bleu", "accuracy"]),
-    (dict(max_seq_length=2000), ["--max_seq_length=2000", "64"]),
+    (dict(max_seq_length=2000), ["--max_seq_length=2000", "32"]),
     (dict(do_train=False), ["no head", "run_tf_tasks.py"]),
     (dict(task="cola", train_file=None, dev_file=None, data_dir="."), ["train", "--data_dir"])])
 def test_bad_input_is_refused_before_training(config_of, data, refuses, monkeypatch, changes, words):
