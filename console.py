@@ -169,17 +169,17 @@ def export(checkpoint: str, folder: str) -> List[str]:
             option("output_dir", folder)]
 
 
-def after_squad(config) -> List[Line]:
-    """What follows a fine-tuning: questions on a page, an export, and its evaluation where it has none.
+def after_fine_tuning(config) -> List[Line]:
+    """What follows a fine-tuning: the error analysis, the model on a page, an export.
 
     Args:
-        config: a SquadConfig.
+        config: a FineTuningOptions.
     """
     if config.skip_checkpoint:
         return []
     model = config.output_dir
     best = os.path.join(model, "best") if os.path.exists(os.path.join(model, "checkpoints", "best.json")) else model
-    lines = [Line("ask", command([*python("run_inference.py"), option("init_checkpoint", best), "--serve"])),
+    lines = [Line("try", command([*python("run_inference.py"), option("init_checkpoint", best), "--serve"])),
              Line("export", command(export(best, os.path.join(model, "exported"))))]
     analysis = os.path.join(model, "analysis.html")
     if os.path.exists(analysis):

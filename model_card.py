@@ -21,11 +21,15 @@ FILE = "README.md"
 SEAL = "<!-- written by postprocess_pretrained_ckpt.py, checksum {}; a card that was edited is kept -->"
 TAGS = {"discriminator": ["electra", "pretraining", "replaced-token-detection"],
         "generator": ["electra", "pretraining", "masked-language-modeling"],
-        "question_answering": ["electra", "question-answering", "extractive-qa"]}
+        "question_answering": ["electra", "question-answering", "extractive-qa"],
+        "sequence_classification": ["electra", "text-classification"],
+        "token_classification": ["electra", "token-classification", "sequence-tagging"]}
 PIPELINES = {"discriminator": "feature-extraction", "generator": "fill-mask",
-             "question_answering": "question-answering"}
+             "question_answering": "question-answering", "sequence_classification": "text-classification",
+             "token_classification": "token-classification"}
 TASKS = {"discriminator": "Replaced-token detection", "generator": "Masked language modeling",
-         "question_answering": "Question answering"}
+         "question_answering": "Question answering", "sequence_classification": "Text classification",
+         "token_classification": "Token classification"}
 # By kind: the metrics of an evaluation that a card has, with their names.
 SCORES = {
     "discriminator": {"discriminator_loss": "loss", "discriminator_accuracy": "accuracy",
@@ -33,7 +37,11 @@ SCORES = {
                       "discriminator_auc": "area under the ROC curve"},
     "generator": {"generator_loss": "loss", "generator_perplexity": "perplexity", "generator_accuracy": "accuracy"},
     "question_answering": {"exact_match": "exact match", "exact": "exact match", "f1": "F1", "HasAns_f1":
-                           "F1 of answerable questions", "NoAns_f1": "F1 of unanswerable questions"}}
+                           "F1 of answerable questions", "NoAns_f1": "F1 of unanswerable questions"},
+    "sequence_classification": {"accuracy": "accuracy", "f1": "F1", "macro_f1": "macro F1", "micro_f1": "micro F1",
+                                "matthews": "Matthews correlation", "pearson": "Pearson correlation",
+                                "spearman": "Spearman correlation"},
+    "token_classification": {"f1": "F1", "precision": "precision", "recall": "recall"}}
 # The options of a run that a card has.
 SETTINGS = ("model_size", "objective", "generator", "generator_hidden_size", "share_embeddings", "mask_prob",
             "max_seq_length", "doc_stride", "joint_head", "num_train_steps", "num_train_epochs", "num_warmup_steps",
@@ -146,7 +154,10 @@ def summary(facts: Facts) -> str:
                          "pre-trained to find the words of a text that a generator had replaced",
         "generator": "The generator of [ELECTRA](https://arxiv.org/abs/2003.10555): a masked language model",
         "question_answering": "[ELECTRA](https://arxiv.org/abs/2003.10555), fine-tuned to find the answer to a "
-                              "question in a text"}[facts.kind]
+                              "question in a text",
+        "sequence_classification": "[ELECTRA](https://arxiv.org/abs/2003.10555), fine-tuned to classify texts",
+        "token_classification": "[ELECTRA](https://arxiv.org/abs/2003.10555), fine-tuned to tag words in texts",
+    }[facts.kind]
     if facts.kind == "discriminator" and state.get("config", {}).get("objective") == "mlm":
         is_about = "An encoder that was pre-trained as a masked language model"
     size = f"{shape} (the discriminator's)" if facts.kind == "generator" else shape
@@ -157,7 +168,7 @@ def summary(facts: Facts) -> str:
 def updates(state: dict) -> str:
     config = state.get("config", {})
     count = state.get("updates") or config.get("num_train_steps") or "an unknown number"
-    return f"{count}" if state.get("task") == "squad" else f"{count} in phase {state.get('phase')}"
+    return f"{count}" if state.get("task") else f"{count} in phase {state.get('phase')}"
 
 
 def to_fill_in(facts: Facts) -> List[str]:
@@ -173,10 +184,10 @@ def to_fill_in(facts: Facts) -> List[str]:
 def how_to_load(facts: Facts) -> List[str]:
     name = facts.repository or "path/to/this/folder"
     ours = {"discriminator": f"bash scripts/electra_squad.sh cpu --init_checkpoint={name}",
-            "generator": f"bash scripts/electra.sh cpu --init_checkpoint=DISCRIMINATOR,{name}",
-            "question_answering": f"python run_inference.py --init_checkpoint={name} --serve"}[facts.kind]
+            "generator": f"bash scripts/electra.sh cpu --init_checkpoint=DISCRIMINATOR,{name}"
+            }.get(facts.kind, f"python run_inference.py --init_checkpoint={name} --serve")
     purpose = {"discriminator": "To fine-tune it on SQuAD", "generator": "To continue pre-training",
-               "question_answering": "To ask questions on a page"}[facts.kind]
+               "question_answering": "To ask questions on a page"}.get(facts.kind, "To try it on a page")
     theirs = {
         "discriminator": f'''from transformers import AutoTokenizer, ElectraForPreTraining
 
@@ -191,7 +202,15 @@ print(fill(f"The first word of a {{fill.tokenizer.mask_token}}."))''',
         "question_answering": f'''from transformers import pipeline
 
 answer = pipeline("question-answering", model="{name}")
-print(answer(question="Who built it?", context="Mara built it."))'''}[facts.kind]
+print(answer(question="Who built it?", context="Mara built it."))''',
+        "sequence_classification": f'''from transformers import pipeline
+
+classify = pipeline("text-classification", model="{name}")
+print(classify("A sentence."))''',
+        "token_classification": f'''from transformers import pipeline
+
+tag = pipeline("token-classification", model="{name}", aggregation_strategy="first")
+print(tag("A sentence."))'''}[facts.kind]
     parts = [f"With `transformers`:\n\n```python\n{theirs}\n```"] if facts.loads_in_transformers else [
         "Its joint head has no class in `transformers`: it is for ELECTRA for TensorFlow, and for TensorFlow Serving "
         "where it was exported with `--savedmodel`."]
@@ -202,6 +221,8 @@ def training_data(facts: Facts) -> str:
     config = facts.state.get("config", {})
     if facts.kind == "question_answering":
         path, what = config.get("train_file") or dev_file(config).replace("dev-v", "train-v"), "Questions"
+    elif facts.kind.endswith("_classification"):
+        path, what = config.get("train_file") or config.get("data_dir") or "", "Examples"
     else:
         path, what = config.get("pretrain_tfrecords") or "", "Records"
     where = f"{what} of `{dataset_of(path)}`." if path else "Unknown."

@@ -166,7 +166,7 @@ class MetricsLog:
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
             with files.replacing(path) as temporary:
                 with open(temporary, "w", encoding="utf-8") as file:
-                    for line, entry in _lines(path) if step else ():
+                    for line, entry in log_lines(path) if step else ():
                         if entry["step"] <= step:
                             file.write(line)
                             self._note(entry)
@@ -219,7 +219,7 @@ class MetricsLog:
             self._warned.discard(what)
 
 
-def _lines(path: str) -> Iterator[Tuple[str, dict]]:
+def log_lines(path: str) -> Iterator[Tuple[str, dict]]:
     """The lines of a JSON-lines log with their entries. Damaged ones are left out with a warning, silently the last
     one where an interruption cut it short.
     """
@@ -240,7 +240,7 @@ def _lines(path: str) -> Iterator[Tuple[str, dict]]:
 
 def read_metrics_log(path: str) -> List[dict]:
     """Entries of a JSON-lines log; damaged lines are left out."""
-    return [entry for _, entry in _lines(path)]
+    return [entry for _, entry in log_lines(path)]
 
 
 def _restart_tensorboard(folder: str, step: int):

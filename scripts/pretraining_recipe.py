@@ -88,6 +88,7 @@ if that exists, else the bundled sample data is used. Switches can be given with
         own("eval", "auto", "auto: evaluate on the held-out shards in <data_dir>/eval, if there are any; none: do not",
             ("auto", "none")),
         of("num_eval_steps", "20"),
+        of("report_samples"),
         of("keep_checkpoint_max"),
         of("keep_every_steps"),
         of("save_checkpoints_minutes"),

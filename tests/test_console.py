@@ -112,12 +112,13 @@ def test_after_pretraining_come_a_fine_tuning_and_an_export(tmp_path, monkeypatc
 def test_after_a_fine_tuning_come_questions_an_export_and_the_errors(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = SquadConfig(do_train=True, data_dir="d", output_dir="out")
-    found = commands_of(console.after_squad(config))
-    assert list(found) == ["ask", "export"] and "--init_checkpoint=out" in found["ask"]
+    found = commands_of(console.after_fine_tuning(config))
+    assert list(found) == ["try", "export"] and "--init_checkpoint=out" in found["try"]
     pathlib.Path("out/checkpoints").mkdir(parents=True)
     pathlib.Path("out/checkpoints/best.json").write_text("{}")
     pathlib.Path("out/analysis.html").write_text("")
-    found = commands_of(console.after_squad(config))
-    assert list(found) == ["errors", "ask", "export"] and "--init_checkpoint=out/best" in found["ask"]
+    found = commands_of(console.after_fine_tuning(config))
+    assert list(found) == ["errors", "try", "export"] and "--init_checkpoint=out/best" in found["try"]
     assert "--pretrained_checkpoint=out/best" in found["export"]
-    assert console.after_squad(SquadConfig(do_train=True, data_dir="d", output_dir="out", skip_checkpoint=True)) == []
+    without = SquadConfig(do_train=True, data_dir="d", output_dir="out", skip_checkpoint=True)
+    assert console.after_fine_tuning(without) == []

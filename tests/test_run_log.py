@@ -407,7 +407,8 @@ def start_logging(tmp_path):
 
 
 PRETRAINING = dict(generator_loss=123.4567, generator_accuracy=1.0, discriminator_loss=0.0512345,
-                   discriminator_accuracy=1.0, discriminator_precision=1.0, discriminator_recall=1.0)
+                   discriminator_accuracy=1.0, discriminator_precision=1.0, discriminator_recall=1.0,
+                   discriminator_gain=-1.2345)
 SQUAD = dict(start_accuracy=1.0, end_accuracy=1.0, answerability_accuracy=1.0)
 
 
