@@ -229,8 +229,9 @@ def check_export_packages(config: ExportConfig) -> None:
     needed = ("tf2onnx", "onnx", *(["onnxruntime"] if config.int8 else [])) if config.onnx else ()
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"--onnx needs {' and '.join(missing)}, which this Python does not have: run python -m pip install -r "
-                        "requirements-export.txt (Python 3.10 or newer), or choose --tflite or --savedmodel.")
+        raise UserError(f"--onnx needs {' and '.join(missing)}, which this Python does not have: run "
+                        "python -m pip install -r requirements-export.txt (Python 3.10 or newer), or "
+                        "choose --tflite or --savedmodel.")
 
 
 # --- Weights ---

@@ -11,8 +11,8 @@ A text longer than the model's window is split into overlapping windows (sliding
 truncated to 64 tokens, or to a quarter of the window if it is shorter than 256 tokens. A model fine-tuned on SQuAD 2.0
 also lists "no answer", an answer whose text is empty.
 
-Windows are padded to one of a few lengths, and batches to a power of two. On cpu and gpu the graph is traced once for
-all shapes; on hpu, which needs fixed shapes, once for each of these few.
+Windows are padded to one of a few lengths. On cpu and gpu the graph is traced once for all shapes. On hpu, which needs
+fixed shapes, batches are padded to a power of two, and it is traced once for each of these few.
 """
 from __future__ import annotations
 
@@ -137,7 +137,8 @@ class Reader:
             rows = np.flatnonzero(bucket_of == number)
             for first in range(0, len(rows), BATCH_SIZE):
                 batch = squad_utils.Batch(length, rows[first:first + BATCH_SIZE])
-                size = 1 << (len(batch.rows) - 1).bit_length()  # the next power of two
+                # On hpu, where each shape is compiled, the next power of two.
+                size = len(batch.rows) if self.signature else 1 << (len(batch.rows) - 1).bit_length()
                 outputs = self._answers(squad_utils.feed(features, batch, size))
                 parts.append((batch, {name: value.numpy() for name, value in outputs.items()}))
         return squad_utils.join_outputs(parts, len(features.lengths), None if self.model.joint_head else self.length)

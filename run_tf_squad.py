@@ -400,6 +400,9 @@ def train(config: SquadConfig, device: devices.Device, stop: training.StopReques
                                         skip_budget=config.skip_bad_updates, skipped=setup.skipped)
     with checkpoints:
         rates = training.run_updates(job, train_step, run_report, stop, workers)
+    newest = newest_prefix(config, answers)
+    if newest:  # a finished run may have been evaluated before
+        answers.temperature = weights.read_temperature(newest)
     speed = {"train_sequences_per_second": rates["sequences_per_second"]} if rates else {}
     return answers, {"train_steps": train_step.step_done(), "seed": setup.seed,
                      "learning_rate": config.learning_rate, **speed}
