@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 import batching
 import configuration
+import console
 import devices
 import files
 import hub
@@ -36,6 +37,7 @@ import preflight
 import pretrain_utils
 import run_log
 import run_page
+import trackers
 import training
 import weights
 from checkpoints import Checkpoints, find_checkpoint, read_state
@@ -186,6 +188,11 @@ class Task:
     def finish(self, config, results: dict):
         """Called on rank 0 with what results.json will hold."""
 
+    def reached(self, config, results: dict) -> str:
+        """The scores of a run in words, for its last lines; "" without any."""
+        best = self.best(config)
+        return f"{best.words} {best.form.format(results[best.metric])}" if best.metric in results else ""
+
 
 # --- Setting up ---
 
@@ -327,7 +334,8 @@ def prepare(task: Task, config: FineTuningOptions, device: devices.Device, input
     checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max, "output_dir")
     seed = found["config"]["seed"] if found else config.seed if config.seed is not None else random.randrange(2**31)
     seed = workers.from_chief(seed)
-    model = task.new_model(config, inputs.source, inputs.tokenizer, device.compute_dtype, seed)
+    with modeling.without_initial_values(found is not None or not workers.is_chief):
+        model = task.new_model(config, inputs.source, inputs.tokenizer, device.compute_dtype, seed)
     # Epochs follow each other without a gap: an update may take its micro-batches from two.
     accumulation = config.gradient_accumulation_steps
     limit = config.train_iter_per_epoch * accumulation if config.train_iter_per_epoch > 0 else None
@@ -363,12 +371,9 @@ def restore_or_load(task: Task, setup: Setup, inputs: Inputs, workers: Workers):
         logging.info(line)
 
 
-def describe_run(config: FineTuningOptions, device: devices.Device, setup: Setup):
+def describe_run(task: Task, config: FineTuningOptions, device: devices.Device, setup: Setup, inputs: Inputs):
     """Logs and saves what is about to run."""
-    accumulation = config.gradient_accumulation_steps
-    logging.info("seed %d; %d updates of %d examples, %d an epoch; batches of lengths %s.", setup.seed,
-                 setup.num_train_steps, setup.order.batch_size * accumulation,
-                 math.ceil(setup.order.batches_per_epoch / accumulation), ", ".join(map(str, config.buckets)))
+    console.show(first_screen(task, config, device, setup, inputs))
     logs = os.path.join(config.output_dir, "logs")
     os.makedirs(logs, exist_ok=True)
     files.write_json(os.path.join(logs, "configuration.json"), {
@@ -376,9 +381,49 @@ def describe_run(config: FineTuningOptions, device: devices.Device, setup: Setup
         "device": device.description, "world_size": device.workers.size, "environment": training.environment()})
 
 
+def first_screen(task: Task, config: FineTuningOptions, device: devices.Device, setup: Setup, inputs: Inputs
+                 ) -> List[console.Line]:
+    """What will happen, when its duration is known, and where to look."""
+    accumulation, encoder, dev = config.gradient_accumulation_steps, setup.model.config, inputs.dev
+    parameters = sum(variable.shape.num_elements() for variable in setup.model.trainable_variables) / 1e6
+    per_epoch = math.ceil(setup.order.batches_per_epoch / accumulation)
+    ahead = (f"updates {setup.step + 1:,} to {setup.num_train_steps:,}" if setup.step < setup.num_train_steps
+             else "no update is left")
+    examples = f"{setup.order.batch_size * accumulation:,} examples an update"
+    rate = f"peak learning rate {config.learning_rate:g}, seed {setup.seed}"
+    windows = len(inputs.train.features.lengths)
+    return [
+        console.Line("model", f"{inputs.source.name}, "
+                     f"{console.counted(encoder.num_hidden_layers, 'layer')} of width {encoder.hidden_size}; "
+                     f"parameters: {parameters:.2f} M"),
+        console.Line("data", console.counted(len(inputs.train.examples), task.unit)
+                     + (f" in {windows:,} windows" if windows != len(inputs.train.examples) else "")
+                     + (f"; evaluated on {console.counted(len(dev.examples), task.unit)}" if dev else "")),
+        console.Line("training", f"{ahead}, {per_epoch:,} an epoch; {examples}, {rate}",
+                     f"{ahead}, {per_epoch:,} an epoch; {examples}, in batches of lengths "
+                     f"{', '.join(map(str, config.buckets))}; {rate}"),
+        console.Line("device", f"{device}, {console.counted(device.world_size, 'worker')}"),
+        console.time_ahead(setup.step, setup.num_train_steps),
+        console.places(config.output_dir, os.path.join(config.output_dir, "logfile.txt"),
+                       os.path.join(config.output_dir, "logs", "tensorboard"), not config.skip_checkpoint)]
+
+
+def last_screen(task: Task, config: FineTuningOptions, results: dict) -> List[console.Line]:
+    """What was reached, and what to do next. `results`: the content of results.json."""
+    lines, best, score = [], results.get("best_checkpoint"), task.best(config)
+    reached = task.reached(config, results)
+    if reached:
+        lines.append(console.Line("reached", f"{reached}, on {console.short_path(task.data_file(config, 'dev'))}"))
+    if best:
+        lines.append(console.Line("best", f"{console.short_path(best['checkpoint'])} ({score.words} "
+                                  f"{score.form.format(best[score.metric])}, step {best['step']:,})"))
+    lines.append(console.Line("report", console.short_path(os.path.join(config.output_dir, "report.html"))))
+    return lines + console.after_fine_tuning(config)
+
+
 def take_output_dir(task: Task, config: FineTuningOptions, device: devices.Device, setup: Setup, inputs: Inputs):
     """Writes what is there before the first update; called when nothing can be refused any more."""
-    describe_run(config, device, setup)
+    describe_run(task, config, device, setup, inputs)
     if not inputs.found and not config.skip_checkpoint:
         setup.checkpoints.set_replaced_aside()  # there are none without --overwrite
         task.new_run(config)
@@ -545,7 +590,9 @@ def make_log(task: Task, config: FineTuningOptions, setup: Setup, device: device
         flops=lambda first, last: sum(work.pop(step, 0.0) for step in range(first, last + 1)),
         peak_flops=device.peak_flops, profile=configuration.profiled(config), logs=logs,
         about={"device": device.description, "workers": device.world_size},
-        page=run_page.Writer(config.output_dir))
+        page=run_page.Writer(config.output_dir), tracking=trackers.Tracking(
+            os.path.basename(os.path.abspath(config.output_dir)), {**dataclasses.asdict(config), "seed": setup.seed},
+            config.tracker, config.histograms))
 
 
 def not_finite(step: int, setup: Setup, config: FineTuningOptions) -> str:
@@ -777,6 +824,8 @@ def run_on(task: Task, device: devices.Device, config: FineTuningOptions, stop: 
         logging.info("results are in %s.", results_file)
         if config.do_train or config.do_eval:
             run_page.write_or_warn(config.output_dir)
+        if config.do_train:
+            console.show(last_screen(task, config, results))
 
 
 def log_rate(config: FineTuningOptions, not_given: Sequence[str], found: Optional[dict], workers: Workers):

@@ -86,6 +86,11 @@ class FineTuningOptions(DeviceOptions):
         "or every --eval_steps (0: off)", minimum=0)
     profile_steps: typing.Optional[str] = option(
         None, "first and last update to profile, such as 10:15; the profile is written to the TensorBoard logs")
+    histograms: int = option(
+        0, "updates between two histograms of all weights and gradients in the TensorBoard logs (0: none)", minimum=0)
+    tracker: typing.Optional[str] = option(
+        None, "also log to this tracker, whose package must be installed: wandb (Weights & Biases) or mlflow",
+        choices=("wandb", "mlflow"))
     skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
     keep_checkpoint_max: int = option(2, "number of newest checkpoints kept", minimum=1)
     disable_progress_bar: bool = option(False, "hide the progress bar")

@@ -304,6 +304,9 @@ class Squad(fine_tuning.Task):
         if config.do_predict and "f1" not in results:
             analysis.remove(config.output_dir)  # of other answers
 
+    def reached(self, config: SquadConfig, results: dict) -> str:
+        return run_log.format_metrics(results, METRICS[4:], short=True) if "f1" in results else ""
+
 
 SQUAD = Squad()
 

@@ -42,8 +42,8 @@ class Written(NamedTuple):
 def check_head(run: weights.SavedRun):
     """Raises UserError: the checkpoint has the joint head."""
     if run.kind == "question_answering" and run.state["head"].get("joint_head", True):
-        raise UserError(f"checkpoint {run.prefix} has the joint head, whose end logits depend on the starts that a beam "
-                        "search chooses; --onnx and --tflite export the independent head: export this one with "
+        raise UserError(f"checkpoint {run.prefix} has the joint head, whose end logits depend on the starts that a "
+                        "beam search chooses; --onnx and --tflite export the independent head: export this one with "
                         "--savedmodel, or fine-tune with --nojoint_head.")
 
 

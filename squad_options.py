@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import typing
 
 import files
@@ -312,9 +313,27 @@ class ExportConfig:
         False, "with --onnx or --tflite: also write model_int8.onnx or model_int8.tflite, with weights quantized to "
         "int8 (dynamic quantization)")
     vocab_file: typing.Optional[str] = option(None, "vocabulary (default: the one in the run's folder)")
-    overwrite: bool = option(False, "replace the export of an earlier call in output_dir")
+    overwrite: bool = option(
+        False, "replace the export of an earlier call in output_dir; a README.md that was edited is kept")
+    license: typing.Optional[str] = option(
+        None, "licence for the model card, as the Hugging Face Hub names it, such as apache-2.0 (default: unknown, to "
+        "be filled in)")
+    language: typing.Optional[str] = option(
+        None, "language of the text for the model card, as ISO 639, such as en (default: to be filled in)")
+    push_to_hub: typing.Optional[str] = option(
+        None, "upload the export to the Hugging Face Hub too, as owner/name: a fine-tuned model to the repository of "
+        "this name, a pre-trained one to owner/name-discriminator and owner/name-generator; needs HF_TOKEN or a login")
+    public: bool = option(False, "with --push_to_hub: repositories that are created are public (default: private)")
 
     def __post_init__(self):
+        check_options(self)
         require_options(self, "pretrained_checkpoint", "output_dir")
         if self.int8 and not (self.onnx or self.tflite):
             raise UserError("--int8 quantizes a model for another runtime: add --onnx, --tflite or both.")
+        if self.public and not self.push_to_hub:
+            raise UserError("--public needs --push_to_hub: give both, or omit --public.")
+        for name, pattern in (("license", "[a-z0-9][a-z0-9.+-]*"), ("language", "[a-z]{2,3}(-[A-Za-z0-9]+)*")):
+            value = getattr(self, name)
+            if value and not re.fullmatch(pattern, value):
+                known = {"license": "an identifier of the Hub, such as apache-2.0", "language": "a code such as en"}
+                raise UserError(f"--{name}={value} must be {known[name]}.")

@@ -14,6 +14,7 @@ import sys
 import time
 
 import numpy as np
+from squad_questions import SQUAD_WORDS, squad_file  # noqa: F401  (test files import it from here)
 
 from electra_config import ElectraConfig
 from pretraining_options import PretrainingConfig
@@ -182,29 +183,10 @@ def pretraining_config(data, tmp_path, **changes):
 
 # --- SQuAD ---
 
-SQUAD_WORDS = [f"{a}{b}" for a in "bcdfglmnprst" for b in ("an", "el", "ir", "om", "us")]
 SQUAD_ENCODER = ElectraConfig(vocab_size=5 + len(SQUAD_WORDS) + 5, embedding_size=16, hidden_size=32,
                               num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
                               max_position_embeddings=64)
 SQUAD_VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *SQUAD_WORDS, "who", "follows", "?"]
-
-
-def squad_file(path, version, questions, seed):
-    """Contexts of 10 to 40 invented words; the answer is the word after the one in the question."""
-    rng = np.random.default_rng(seed)
-    paragraphs = []
-    for number in range(questions):
-        words = list(rng.permutation(SQUAD_WORDS)[:rng.integers(10, 41)])
-        place = int(rng.integers(len(words) - 1))
-        impossible = version == "2.0" and number % 3 == 0
-        asked = next(word for word in SQUAD_WORDS if word not in words) if impossible else words[place]
-        start = len(" ".join(words[:place + 1])) + 1
-        answers = [] if impossible else [{"text": words[place + 1], "answer_start": start}]
-        entry = {"id": f"q{number}", "question": f"who follows {asked} ?", "answers": answers}
-        if version == "2.0":
-            entry["is_impossible"] = impossible
-        paragraphs.append({"context": " ".join(words), "qas": [entry]})
-    path.write_text(json.dumps({"version": f"v{version}", "data": [{"title": "t", "paragraphs": paragraphs}]}))
 
 
 def squad_config(data, out, **changes):
