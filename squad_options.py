@@ -275,7 +275,7 @@ class AnalysisConfig:
     """An error analysis of one evaluation, or a comparison of two."""
 
     runs: typing.Optional[str] = option(
-        None, "output folder of run_tf_squad.py, or two separated by a comma, which are compared")
+        None, "output folder of run_tf_squad.py or run_tf_tasks.py, or two separated by a comma, which are compared")
     predict_file: typing.Optional[str] = option(
         None, "file of the questions (default: the one in results.json of the run)")
     version_2_with_negative: bool = like(SquadConfig, "version_2_with_negative")
