@@ -37,7 +37,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path[:0] = [os.path.dirname(HERE), HERE]
 
-from recipe import BenchmarkConfig  # noqa: E402  (found through the line above, like the rest)
+from benchmark_recipe import BenchmarkConfig  # noqa: E402  (found through the line above, like the rest)
 
 import command_line  # noqa: E402
 import configuration  # noqa: E402
@@ -54,7 +54,7 @@ def check(config: BenchmarkConfig):
     check_folder(config.out_dir, "out_dir")
     program, encoder = config.program(), config.encoder()
     if isinstance(program, SquadConfig):
-        preflight.check_squad_memory(program, encoder)
+        preflight.check_fine_tuning_memory(program, encoder)
     else:
         preflight.check_memory(program, preflight.pretraining_bytes(program, encoder), "train_batch_size")
 
