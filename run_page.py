@@ -25,6 +25,7 @@ from page import Markup, Section, element
 from pretraining_options import PretrainingConfig
 from run_folder import Part, Run, dict_in, number_in, text_in
 from squad_options import SquadConfig
+from task_options import TaskConfig
 
 NAME = "report.html"
 MOST_POINTS = 80_000
@@ -371,18 +372,20 @@ def names_of(runs: Sequence[Run]) -> List[str]:
 
 # The second phase of the recipe, which has no configuration class of its own.
 SECOND_PHASE = {"max_seq_length": 512, "learning_rate": 4e-3, "num_train_steps": 933, "num_warmup_steps": 200}
-CONFIGURATIONS = (PretrainingConfig, SquadConfig)
+CONFIGURATIONS = (PretrainingConfig, SquadConfig, TaskConfig)
 PLACES = {"phase2", "restore_checkpoint", "results_dir", "model_name", "output_dir", "log_dir", "json_summary",
           "pretrain_tfrecords", "eval_tfrecords", "data_dir", "cache_dir", "overwrite"}  # differ in every run
 
 
 def defaults_of(part: Part) -> Dict[str, Any]:
     """The recipe's values of a part's options; {} where the options are of no known command."""
-    for config_class in CONFIGURATIONS:
-        fields = {field.name: field.default for field in dataclasses.fields(config_class)}
-        if part.config and set(part.config) & {"pretrain_tfrecords", "joint_head"} & set(fields):
-            return {**fields, **(SECOND_PHASE if part.number == 2 else {})}
-    return {}
+    known = [{field.name: field.default for field in dataclasses.fields(config_class)}
+             for config_class in CONFIGURATIONS]
+    names = set(part.config)
+    fields = max(known, key=lambda fields: (len(names & set(fields)), -len(set(fields) - names)))
+    if not names & set(fields):
+        return {}
+    return {**fields, **(SECOND_PHASE if part.number == 2 else {})}
 
 
 def settings_table(parts: Sequence[Part], key: str = "options", of: str = "") -> List[Markup]:
