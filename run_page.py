@@ -236,7 +236,7 @@ def curves_section(runs: Sequence[Run]) -> Section:
 
 def values_table(run: Run, caption: str) -> Markup:
     """The first, last and best value of every metric: what the curves say, as text."""
-    rows = []
+    rows, phases = [], ["phase"] if len(run.parts) > 1 else []
     for chart in charts_of([run]):
         name = chart.name
         for part in run.parts:
@@ -244,9 +244,9 @@ def values_table(run: Run, caption: str) -> Markup:
             last, best = part.last.get("eval", {}).get(name), part.best.get(name)
             if train == [None, None] and last is None:
                 continue
-            rows.append((titled(name), str(part.number), *(in_words(name, value) for value in (*train, last)),
+            rows.append((titled(name), *([str(part.number)] if phases else []), *(in_words(name, value) for value in (*train, last)),
                          f"{in_words(name, best[0])} at {best[1]:,}" if best else ""))
-    return page.table(caption, ("metric", "phase", "first, training", "last, training", "last, held out",
+    return page.table(caption, ("metric", *phases, "first, training", "last, training", "last, held out",
                                 "best, held out"), rows)
 
 
