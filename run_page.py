@@ -244,7 +244,8 @@ def values_table(run: Run, caption: str) -> Markup:
             last, best = part.last.get("eval", {}).get(name), part.best.get(name)
             if train == [None, None] and last is None:
                 continue
-            rows.append((titled(name), *([str(part.number)] if phases else []), *(in_words(name, value) for value in (*train, last)),
+            rows.append((titled(name), *(str(part.number) for _ in phases),
+                         *(in_words(name, value) for value in (*train, last)),
                          f"{in_words(name, best[0])} at {best[1]:,}" if best else ""))
     return page.table(caption, ("metric", *phases, "first, training", "last, training", "last, held out",
                                 "best, held out"), rows)
