@@ -133,6 +133,8 @@ def test_an_evaluation_finds_a_temperature_and_keeps_it_with_the_model(data, tmp
     run(predicting)
     again = written(predicting, "nbest_predictions.json")
     assert again == nbest
+    run(dataclasses.replace(config, do_eval=False))  # so does a finished run that is called again
+    assert written(config, "nbest_predictions.json") == nbest
     weights.keep_temperature(newest, 2 * found["temperature"])
     run(predicting)
     assert written(predicting, "nbest_predictions.json") != nbest
@@ -563,55 +565,6 @@ def test_buckets_end_at_the_longest_sequence():
     config = SquadConfig(do_train=True, output_dir="o", data_dir="d", max_seq_length=300)
     assert config.buckets == [128, 192, 256, 300]
     assert dataclasses.replace(config, length_buckets="384").buckets == [300]
-
-
-def test_large_predictions_on_cpu_have_finer_lengths(monkeypatch):
-    config = SquadConfig(do_train=True, output_dir="o", data_dir="d", max_seq_length=300)
-    windows = types.SimpleNamespace(lengths=np.full(1000, 200))
-
-    def lengths(config):
-        return fine_tuning.prediction_lengths(run_tf_squad.SQUAD, config, ElectraConfig.of_size("base"), windows)
-
-    assert lengths(config) == config.buckets  # 15 TFLOP
-    monkeypatch.setattr(fine_tuning, "LARGE_PREDICTION", 1e13)
-    assert lengths(config) == [*range(32, 300, 32), 300]
-    assert lengths(dataclasses.replace(config, length_buckets="128", beam_size=40))[:2] == [64, 96]
-    for changes in (dict(length_buckets="300"), dict(device="hpu")):  # all windows padded alike; graphs that are slow
-        changed = dataclasses.replace(config, **changes)
-        assert lengths(changed) == changed.buckets
-
-
-def test_batches_that_trace_are_computed_once_and_not_timed():
-    config = SquadConfig(do_train=True, output_dir="o", data_dir="d", max_seq_length=8, length_buckets="4",
-                         predict_batch_size=2, beam_size=1)
-    rows = {name: np.arange(9 * 8).reshape(9, 8) for name in squad_utils.NETWORK_INPUTS}
-    windows = types.SimpleNamespace(lengths=np.array([3, 8, 3, 4, 7, 2, 3, 4, 1]), **rows)
-    computed, seen = [], set()
-
-    class Answers:
-        model = types.SimpleNamespace(joint_head=True)
-        is_traced = staticmethod(lambda features: features["input_ids"].shape[1] in seen)
-
-        def __call__(self, features):
-            computed.append(features["input_ids"].numpy())
-            seen.add(features["input_ids"].shape[1])
-            return {"first": features["input_ids"][:, 0]}
-
-    def run_model(windows, lengths):
-        return fine_tuning.run_model(run_tf_squad.SQUAD, config, Answers(), windows, ALONE, None, lengths=lengths)
-
-    for times in (3, 5):  # of the batches [2, 2, 2, 1 and 2 longer]: all but those that traced; then all
-        computed.clear()
-        outputs, interval = run_model(windows, [4, 8])
-        np.testing.assert_array_equal(outputs["first"], windows.input_ids[:, 0])
-        assert len(computed) == 5 and len(interval.latencies) == times
-    seen.clear(), computed.clear()
-    _, interval = run_model(windows, [8])
-    assert len(computed) == 5 and len(interval.latencies) == 4
-    single = types.SimpleNamespace(lengths=np.array([8]), **{name: rows[name][:1] for name in rows})
-    seen.clear(), computed.clear()
-    _, interval = run_model(single, [8])
-    assert len(computed) == 2 and len(interval.latencies) == 1  # something is timed
 
 
 def test_the_tokenizer_keeps_the_casing_of_the_weights_unless_told(data):
