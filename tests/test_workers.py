@@ -438,6 +438,8 @@ def test_only_rank_0_of_two_workers_logs_to_the_console(two_workers):
         entries = [json.loads(line) for line in file]
     assert [entry["step"] for entry in entries if entry["kind"] == "train"] == list(range(1, 9))
     assert os.path.exists(os.path.join(logs, "pretraining_phase1_rank1.log"))
+    with open(os.path.join(logs, "samples_phase1.jsonl"), encoding="utf-8") as file:
+        assert [json.loads(line)["step"] for line in file] == [0, 4, 8]
 
 
 @needs_horovod
