@@ -152,8 +152,7 @@ class LabelledTask(fine_tuning.Task):
     def preflight(self, config: TaskConfig):
         preflight.check_folder(config.output_dir, "output_dir")
         preflight.check_weights(config.init_checkpoint or "")
-        wanted = {"train": config.do_train, "dev": config.do_eval or config.evaluates_in_training,
-                  "test": config.do_predict}
+        wanted = {"train": config.do_train, "dev": config.scores_dev, "test": config.do_predict}
         for name in [name for name, is_read in wanted.items() if is_read]:
             paths = task_data.data_files(config, name)
             if name == "dev" and not paths and config.dev_fraction and not config.is_glue:
@@ -201,7 +200,7 @@ class LabelledTask(fine_tuning.Task):
                              len(features.lengths), features.lengths.mean())
             return Split(path, examples, features)
 
-        scored = config.do_eval or config.evaluates_in_training
+        scored = config.scores_dev
         dev_files = task_data.data_files(config, "dev") if scored else {}
         train, held_out = None, []
         if config.do_train or scored and not dev_files:
