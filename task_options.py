@@ -113,9 +113,8 @@ class TaskConfig(FineTuningOptions):
             raise UserError(f"--doc_stride={self.doc_stride} skips tokens: a window of "
                             f"--max_seq_length={self.max_seq_length} holds {self.max_seq_length - 2} tokens of text: "
                             "lower --doc_stride, or omit it.")
-        if self.scores_dev and not self.do_eval and not self.is_glue and not self.dev_file and not self.dev_fraction:
-            raise UserError("there is no development data to evaluate on in training: name a --dev_file, or give a "
-                            "--dev_fraction.")
+        if self.scores_dev and not (self.is_glue or self.dev_file or self.dev_fraction):
+            raise UserError("there is no development data to evaluate on: name a --dev_file, or give a --dev_fraction.")
         if self.seeds and (self.seed is not None or self.json_summary):
             other = "json_summary" if self.seed is None else "seed"
             raise UserError(f"--seeds and --{other} are both given: omit one of them.")
