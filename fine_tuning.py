@@ -330,7 +330,8 @@ def prepare(task: Task, config: FineTuningOptions, device: devices.Device, input
     checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max, "output_dir")
     seed = found["config"]["seed"] if found else config.seed if config.seed is not None else random.randrange(2**31)
     seed = workers.from_chief(seed)
-    model = task.new_model(config, inputs.source, inputs.tokenizer, device.compute_dtype, seed)
+    with modeling.without_initial_values(found is not None or not workers.is_chief):
+        model = task.new_model(config, inputs.source, inputs.tokenizer, device.compute_dtype, seed)
     # Epochs follow each other without a gap: an update may take its micro-batches from two.
     accumulation = config.gradient_accumulation_steps
     limit = config.train_iter_per_epoch * accumulation if config.train_iter_per_epoch > 0 else None

@@ -1,7 +1,7 @@
 """What reader.Reader, classifier.Classifier and tagger.Tagger share: a fine-tuned model, computed in batches.
 
-Inputs are padded to one of a few lengths, and batches to a power of two. On cpu and gpu the graph is traced once for
-all shapes; on hpu, which needs fixed shapes, once for each of these few.
+Inputs are padded to one of a few lengths. On cpu and gpu the graph is traced once for all shapes. On hpu, which needs
+fixed shapes, batches are padded to a power of two, and it is traced once for each of these few.
 """
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Predictor:
     """
 
     Config: ClassVar[type] = PredictorConfig
+    kind: ClassVar[str]  # a key of weights.HEADS
 
     def __init__(self, config: PredictorConfig, log: Callable[[str], None] = logging.info,
                  source: Optional[weights.Source] = None):
@@ -92,7 +93,8 @@ class Predictor:
             rows = np.flatnonzero(bucket_of == number)
             for first in range(0, len(rows), BATCH_SIZE):
                 batch = Batch(length, rows[first:first + BATCH_SIZE])
-                size = 1 << (len(batch.rows) - 1).bit_length()  # the next power of two
+                # On hpu, where each shape is compiled, the next power of two.
+                size = len(batch.rows) if self.signature else 1 << (len(batch.rows) - 1).bit_length()
                 outputs = self._answers(feed(features, batch, size))
                 yield batch, {name: value.numpy()[:len(batch.rows)] for name, value in outputs.items()}
 

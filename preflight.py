@@ -19,6 +19,7 @@ import files
 import hub
 import pretrain_utils
 import squad_utils
+import task_data
 import trackers
 from checkpoints import Checkpoints, find_checkpoint
 from configuration import DeviceOptions, UserError, check_folder, launched
@@ -170,6 +171,15 @@ def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -
     return newest.prefix if newest else None
 
 
+def restores(config: PretrainingConfig, checkpoints: Checkpoints) -> bool:
+    """Whether a checkpoint sets all variables, or the run is refused."""
+    if config.restore_checkpoint and checkpoints.list(config.phase):
+        return True
+    if config.load_weights:
+        return False
+    return config.phase2 or config.restore_checkpoint not in (None, "latest", "auto")
+
+
 # --- The other commands ---
 
 
@@ -201,8 +211,11 @@ def check_inference(config: InferenceConfig) -> None:
         if os.path.exists(config.output_file) and not config.overwrite:
             raise UserError(f"--output_file={config.output_file} exists already: choose another, or replace it with "
                             "--overwrite.")
-        if not sum(1 for _ in squad_utils.read_questions(config.input_file, context)):
-            raise UserError(f"--input_file={config.input_file} contains no questions: name a file with some.")
+        if task_data.has_questions(config.input_file):
+            if not sum(1 for _ in squad_utils.read_questions(config.input_file, context)):
+                raise UserError(f"--input_file={config.input_file} contains no questions: name a file with some.")
+        else:
+            task_data.read_texts(config.input_file)
     if config.serve:
         check_port(config.host, config.port)
     check_weights(config.init_checkpoint)

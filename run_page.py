@@ -91,7 +91,8 @@ CHARTS = (
     Chart("generator_accuracy", "generator accuracy", True), Chart("discriminator_loss", "discriminator loss"),
     Chart("discriminator_auc", "discriminator AUC"), Chart("discriminator_accuracy", "discriminator accuracy", True),
     Chart("discriminator_precision", "discriminator precision", True),
-    Chart("discriminator_recall", "discriminator recall", True), Chart("f1", "F1"), Chart("exact_match", "exact match"),
+    Chart("discriminator_recall", "discriminator recall", True),
+    Chart("discriminator_gain", "discriminator gain", True), Chart("f1", "F1"), Chart("exact_match", "exact match"),
     Chart("exact", "exact match"), Chart("start_accuracy", "start accuracy", True),
     Chart("end_accuracy", "end accuracy", True), Chart("answerability_accuracy", "answerability accuracy", True))
 LATER_CHARTS = (
@@ -469,13 +470,13 @@ def starts_table(run: Run, of: str) -> Markup:
         began, ended = moment(text_in(start, "time")), moment(text_in(end, "time"))
         took = duration((ended - began).total_seconds()) if began and ended and began.tzinfo and ended.tzinfo else ""
         first, last = number_in(start, "step"), number_in(end, "step")
-        rows.append((text_in(start, "time").replace("T", " "), f"phase {session.phase}" if len(run.parts) > 1 else "",
-                     f"update {first:,}" + (" (resumed)" if first else "") if first is not None else "",
-                     f"update {last:,}" if last is not None else "", session.reason, took, text_in(start, "host"),
+        rows.append((text_in(start, "time").replace("T", " "), str(session.phase),
+                     "" if first is None else f"{first:,}" + (", resumed" if first else ""),
+                     "" if last is None else f"{last:,}", session.reason, took, text_in(start, "host"),
                      str(number_in(start, "workers") or "")))
     left_out = f", the last {MOST_SESSIONS} of {len(sessions)}" if len(sessions) > MOST_SESSIONS else ""
     return page.table(f"Starts, interruptions and resumes{of}{left_out}", (
-        "started", "", "from", "to", "ended", "time", "host", "workers"), rows, range(1, 5))
+        "started", "phase", "from update", "to update", "ended", "time", "host", "workers"), rows, [4])
 
 
 def what_ran(run: Run, number: int = 0, of: str = "") -> List[Markup]:

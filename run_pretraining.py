@@ -287,8 +287,9 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
     tokenizer = pretrain_utils.open_tokenizer(config, shards)
     with workers.chief_first():  # rank 0 writes the indices that are missing
         data = pretrain_utils.open_data(shards, config, tokenizer)
-        model = modeling.pretraining_model(config.encoder_config(tokenizer.vocab_size), config, tokenizer,
-                                           device.compute_dtype)
+        with modeling.without_initial_values(preflight.restores(config, checkpoints) or not workers.is_chief):
+            model = modeling.pretraining_model(config.encoder_config(tokenizer.vocab_size), config, tokenizer,
+                                               device.compute_dtype)
         evaluate = make_evaluator(model, config, tokenizer, workers) if config.eval_tfrecords else None
     compare_inputs(config, data, tokenizer, workers)
     optimizer = make_optimizer(config, model.trainable_variables)
@@ -417,7 +418,8 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
     name = preflight.checkpoint_to_restore(config, Checkpoints(config.checkpoint_dir))
     saved = weights.open_checkpoint(name, tokenizer=tokenizer, pretraining=True)
     config = config.with_model_of(PretrainingConfig.from_saved(saved.state["config"]))
-    model = modeling.pretraining_model(saved.encoder, config, tokenizer, device.compute_dtype)
+    with modeling.without_initial_values():
+        model = modeling.pretraining_model(saved.encoder, config, tokenizer, device.compute_dtype)
     with device.workers.chief_first():  # rank 0 writes the indices that are missing
         evaluate = make_evaluator(model, config, tokenizer, device.workers)
     saved.restore(model)

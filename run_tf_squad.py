@@ -284,6 +284,9 @@ class Squad(fine_tuning.Task):
 
     def answer(self, config: SquadConfig, answers: Predictor, dev: Split, tokenizer: ElectraTokenizer,
                workers: Workers, stop: training.StopRequest) -> dict:
+        newest = newest_prefix(config, answers)
+        if newest:  # of a finished run, which may have been evaluated before
+            answers.temperature = weights.read_temperature(newest)
         timing, scores = predict(config, answers, dev, workers, stop, write=True)
         if timing is None:
             raise fine_tuning.stopped(self, stop)

@@ -43,6 +43,7 @@ import flops
 import modeling
 import run_log
 import tagging
+import task_analysis
 import task_data
 import task_metrics
 import training
@@ -293,7 +294,10 @@ class LabelledTask(fine_tuning.Task):
                 continue
             results = {**interval.results(config.predict_batch_size), **results}
             self.write(config, name, split, found)
-            if found.gold is not None:
+            if found.gold is None:
+                task_analysis.remove(config.output_dir, name)  # of other predictions
+            else:
+                task_analysis.write_after_evaluation(config.output_dir, name, self.kind, found.entries)
                 scores = self.scores(found)
                 run_log.log_metrics("" if split is dev else f"{name}: ", scores, METRICS)
                 prefix = "" if split is dev else f"{name}_"

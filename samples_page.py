@@ -270,7 +270,8 @@ def legend(has_discriminator: bool) -> Markup:
         scale = [element("span", f"{percent}%", class_="piece shade", style=f"--p: {percent}%")
                  for percent in (0, 25, 50, 75, 100)]
         marks.append(join(["probability of “replaced” ", *scale]))
-    marks.append(join([element("span", "word", class_="piece kept"), " in the masked line: to be predicted, but shown"]))
+    kept = element("span", "word", class_="piece kept")
+    marks.append(join([kept, " in the masked line: to be predicted, but shown"]))
     return element("ul", *(element("li", mark) for mark in marks), class_="marks")
 
 

@@ -206,20 +206,23 @@ class ReaderConfig(PredictorConfig):
 
 @dataclasses.dataclass(frozen=True)
 class InferenceConfig(ReaderConfig):
-    """Questions about a text, a file of questions and texts, or a page to ask them on."""
+    """Questions about a text, a text to classify or tag, a file of these, or a page to try the model on."""
 
     question: typing.Optional[str] = option(
         None, "question (default: read questions from standard input, one per line)")
-    context: typing.Optional[str] = option(None, "text that contains the answer")
+    context: typing.Optional[str] = option(None, "text that contains the answer, or that is classified or tagged")
     context_file: typing.Optional[str] = option(None, "UTF-8 file with the text")
+    pair: typing.Optional[str] = option(None, "second text, for a classifier of pairs")
     input_file: typing.Optional[str] = option(
         None, "file of questions and texts: JSON lines with `question`, `context` (default: --context or "
-        "--context_file) and optionally `id`, or a file in SQuAD's format (.json)")
+        "--context_file) and optionally `id`, or a file in SQuAD's format (.json); for a classifier or tagger, a .tsv, "
+        ".csv or .jsonl file with `text`, and optionally `text_pair` and `id`")
     output_file: typing.Optional[str] = option(
-        None, "file for the answers to --input_file, in JSON lines; an interrupted call continues when it is repeated")
+        None, "file for the predictions for --input_file, in JSON lines; an interrupted call continues when it is "
+        "repeated")
     overwrite: bool = option(False, "replace --output_file")
     serve: bool = option(
-        False, "serve a page to ask questions, until Ctrl-C; --context or --context_file is the text that it shows")
+        False, "serve a page to try the model on, until Ctrl-C; --context or --context_file is the text that it shows")
     host: str = option(
         "127.0.0.1", "address to serve at; 0.0.0.0 lets other machines use the model, without a password")
     port: int = option(8000, "port to serve at; 0 for any free one", minimum=0, maximum=65535)
@@ -234,11 +237,13 @@ class InferenceConfig(ReaderConfig):
             raise UserError("--context and --context_file are both given: pass one of them.")
         if bool(self.input_file) != bool(self.output_file):
             raise UserError("--input_file and --output_file belong together: pass both.")
-        if self.input_file and self.question:
-            raise UserError("--question and --input_file are both given: pass one of them.")
-        if self.serve and (self.question or self.input_file):
-            other = "question" if self.question else "input_file"
-            raise UserError(f"--serve and --{other} are both given: pass one of them.")
+        given = [name for name in ("question", "pair", "input_file") if getattr(self, name)]
+        if self.input_file and len(given) > 1:
+            raise UserError(f"--{given[0]} and --input_file are both given: pass one of them.")
+        if self.serve and given:
+            raise UserError(f"--serve and --{given[0]} are both given: pass one of them.")
+        if self.question and self.pair:
+            raise UserError("--question and --pair are both given: --pair is for a classifier of pairs of texts.")
         if not (self.serve or self.input_file or self.has_context):
             raise UserError("exactly one of --context and --context_file is required: pass the text or a file with it.")
 
@@ -270,7 +275,7 @@ class AnalysisConfig:
     """An error analysis of one evaluation, or a comparison of two."""
 
     runs: typing.Optional[str] = option(
-        None, "output folder of run_tf_squad.py, or two separated by a comma, which are compared")
+        None, "output folder of run_tf_squad.py or run_tf_tasks.py, or two separated by a comma, which are compared")
     predict_file: typing.Optional[str] = option(
         None, "file of the questions (default: the one in results.json of the run)")
     version_2_with_negative: bool = like(SquadConfig, "version_2_with_negative")

@@ -71,7 +71,7 @@ def describe_on_tensorboard(tracking: Tracking, metrics: Iterable[str], step: in
     plain = {name: value if isinstance(value, (bool, int, float, str)) else str(value)
              for name, value in tracking.settings.items()}
     api.hparams_config(hparams=[api.HParam(name) for name in plain], metrics=[api.Metric(tag) for tag in metrics])
-    api.hparams(plain, trial_id=tracking.group or None)
+    api.hparams(plain)  # a row for each phase
 
 
 def command_line() -> str:

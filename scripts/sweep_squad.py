@@ -380,9 +380,13 @@ def table(rows: List[dict]) -> str:
     if any(len(group) > 1 for group in groups.values()):
         text += "\n" + "\n".join(
             f"{name}: F1 median {statistics.median(row['F1'] for row in group):.2f}, "
-            f"{min(row['F1'] for row in group):.2f} to {max(row['F1'] for row in group):.2f} ({len(group)} seeds)"
+            f"{min(row['F1'] for row in group):.2f} to {max(row['F1'] for row in group):.2f} ({_seeds(group)})"
             for name, group in groups.items()) + "\n"
     return text
+
+
+def _seeds(group) -> str:
+    return f"{len(group)} seeds" if len(group) > 1 else "one seed"
 
 
 def _cell(value) -> str:
@@ -515,7 +519,7 @@ def best_of(config: SweepConfig, jobs: List[Job], rows: Dict[str, dict], content
     words = sweep_recipe.fine_tuning(device, seed, checkpoint.prefix, os.path.join(config.out_dir, "best"),
                                [*arguments, *search_squad.words_of(setting)])
     spread = f"{min(row['F1'] for row in found):.2f} to {max(row['F1'] for row in found):.2f}, "
-    spread += f"{len(found)} seeds" if len(found) > 1 else "one seed"
+    spread += _seeds(found)
     return (f"\nbest: {run} {os.path.basename(checkpoint.prefix)} {search_squad.label_of({'setting': dict(setting)})}: "
             f"F1 median {search_squad.median_f1(found):.2f} ({spread}). Fine-tune with its settings:\n"
             f"bash scripts/electra_squad.sh {shlex.join(words)}\n")

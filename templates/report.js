@@ -207,8 +207,11 @@ class Chart {
       if (part.offset <= ends.min || part.offset >= ends.max) return;
       const x = plot.valToPos(part.offset, "x", true);
       line(x, top, x, top + height, [2, 4]);
-      context.fillText(part.title, x + 4 * ratio, top + 11 * ratio);
+      const before = x + 4 * ratio + context.measureText(part.title).width > left + width;
+      context.textAlign = before ? "right" : "left";
+      context.fillText(part.title, x + (before ? -4 : 4) * ratio, top + 11 * ratio);
     });
+    context.textAlign = "left";
     for (const reference of this.references(plot.scales.y.min, plot.scales.y.max)) {
       const y = plot.valToPos(reference.value, "y", true);
       line(left, y, left + width, y, [8, 3, 2, 3]);

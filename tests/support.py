@@ -251,3 +251,47 @@ def fine_tune_reader(folder, name, joint_head):
         max_seq_length=32, doc_stride=8, max_query_length=8, length_buckets="32", train_batch_size=16, max_steps=150,
         learning_rate=1e-2, layerwise_lr_decay=0.0, seed=1, log_freq=1000), training.StopRequest())
     return str(folder / name)
+
+
+# --- Classification and tagging ---
+
+
+def save_classifier(folder, where, labels):
+    """A classifier with random weights and the vocabulary of `folder` in `where`. Returns its path."""
+    import modeling
+    import weights
+    from tokenization import ElectraTokenizer
+    model = modeling.SequenceClassification(READER_ENCODER, len(labels.names), labels.problem, seed=4)
+    rng = np.random.default_rng(2)
+    for variable in model.trainable_variables:  # at initial values all texts have nearly the same logits
+        variable.assign_add(rng.normal(scale=0.3, size=variable.shape).astype(np.float32))
+    weights.save_folder(model, "sequence_classification", ElectraTokenizer(str(folder / "vocab.txt")), str(where),
+                        labels=labels)
+    return str(where)
+
+
+def save_tagger(folder, where, labels, words=("zed",)):
+    """A tagger in `where`, with the vocabulary of `folder`, that gives `words` the second label, and others the first:
+    the embedding of a word says which it is, and the encoder passes that on. Returns its path."""
+    import modeling
+    import weights
+    from tokenization import ElectraTokenizer
+    model = modeling.TokenClassification(READER_ENCODER, len(labels.names), seed=4)
+    tokenizer = ElectraTokenizer(str(folder / "vocab.txt"))
+    embeddings = np.zeros(model.embeddings.word_embeddings.shape, np.float32)
+    embeddings[:, 0] = 1.0
+    for word in words:
+        (id_,) = tokenizer.encode(word).ids
+        embeddings[id_, :2] = 0.0, 1.0
+    projection = np.zeros(model.encoder.embeddings_project.kernel.shape, np.float32)
+    projection[0, 0] = projection[1, 1] = 1.0
+    for variable in model.trainable_variables:
+        if "LayerNorm" not in variable.name:
+            variable.assign(np.zeros(variable.shape))
+    model.embeddings.word_embeddings.assign(embeddings)
+    model.encoder.embeddings_project.kernel.assign(projection)
+    kernel = np.zeros(model.head.kernel.shape, np.float32)
+    kernel[0, 0] = kernel[1, 1] = 2.0
+    model.head.kernel.assign(kernel)
+    weights.save_folder(model, "token_classification", tokenizer, str(where), labels=labels)
+    return str(where)

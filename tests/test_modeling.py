@@ -385,6 +385,10 @@ def test_initial_values_depend_on_the_seed_and_the_name_alone():
     assert abs(values).max() <= 2 * CONFIG.initializer_range  # cut at two standard deviations
     assert abs(values.std() / (0.8796 * CONFIG.initializer_range) - 1) < 0.1  # std of the cut normal is 0.8796
     assert (values != first.encoder.layers[0].output.kernel.numpy().T).any()
+    with modeling.without_initial_values():
+        empty = make_model(seed=3)
+    assert not empty.encoder.layers[1].query.kernel.numpy().any()
+    np.testing.assert_array_equal(make_model(seed=3).encoder.layers[1].query.kernel, kernel)  # drawn again outside
 
 
 def test_variable_names_are_unique_and_those_of_the_released_checkpoints():

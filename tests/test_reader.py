@@ -82,7 +82,7 @@ def test_a_long_context_is_searched_completely_in_batches(reader, monkeypatch):
         context = words(312, 7, place)  # a window of 32 tokens holds 25 of context
         shapes.clear()
         found = reader.answer(WHERE, context)
-        assert shapes == [(32, 32), (16, 32)] and 32 < 1 + -(-(312 - 25) // 7) <= 48
+        assert shapes == [(32, 32), (10, 32)] and 32 < 1 + -(-(312 - 25) // 7) <= 48
         assert (found[0].text, found[0].start) == ("zed", context.index("zed"))
         with monkeypatch.context() as patch:
             patch.setattr(predictor, "BATCH_SIZE", 1000)

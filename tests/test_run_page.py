@@ -48,7 +48,7 @@ def test_the_page_of_a_run_has_its_curves_over_both_phases_and_what_ran(run):
     assert held_out["x"] == [10, 20, 30, 40, 45, 50, 55, 60] and held_out["heldOut"]
     assert charts["loss"]["series"][1]["y"][-1] == 7.5 + 50 * 0.1  # generator plus disc_weight times discriminator
     assert content["parts"] == [{"title": "phase 1", "offset": 0}, {"title": "phase 2", "offset": 40}]
-    for part in ("--model_name=<b>", "160", "stopped by SIGTERM", "update 10 (resumed)", "abc123", "2 min", "37.5%"):
+    for part in ("--model_name=<b>", "160", "stopped by SIGTERM", "10, resumed", "abc123", "2 min", "37.5%"):
         assert part in words, part
 
 

@@ -133,6 +133,8 @@ def test_an_evaluation_finds_a_temperature_and_keeps_it_with_the_model(data, tmp
     run(predicting)
     again = written(predicting, "nbest_predictions.json")
     assert again == nbest
+    run(dataclasses.replace(config, do_eval=False))  # so does a finished run that is called again
+    assert written(config, "nbest_predictions.json") == nbest
     weights.keep_temperature(newest, 2 * found["temperature"])
     run(predicting)
     assert written(predicting, "nbest_predictions.json") != nbest

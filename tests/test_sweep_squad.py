@@ -622,7 +622,7 @@ def test_median_and_spread_are_of_each_checkpoint_of_each_run():
     found = [row(seed=seed, f1=f1) for seed, f1 in ((1, 40.0), (2, 44.0), (3, 41.0))] + [row(run="small", f1=30.0)]
     assert sweep_squad.table(found).splitlines()[-2:] == [
         "base ckpt-5: F1 median 41.00, 40.00 to 44.00 (3 seeds)",
-        "small ckpt-5: F1 median 30.00, 30.00 to 30.00 (1 seeds)"]
+        "small ckpt-5: F1 median 30.00, 30.00 to 30.00 (one seed)"]
 
 
 @pytest.fixture
