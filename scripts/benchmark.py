@@ -239,7 +239,7 @@ class Squad(Work):
         encoder = config.encoder()
         model = modeling.QuestionAnswering(encoder, self.program.joint_head, self.program.version_2_with_negative,
                                            compute_dtype=device.compute_dtype)
-        optimizer = fine_tuning.make_optimizer(run_tf_squad.SQUAD, self.program, model, 1_000_000)
+        optimizer = fine_tuning.make_optimizer(self.program, model, 1_000_000)
         super().__init__(config, model, optimizer, device)
         self._setup = fine_tuning.Setup(None, 1, model, optimizer, self._epoch(), 0, (), 0)
         self._answers = run_tf_squad.SQUAD.predictor(model)
