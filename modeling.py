@@ -1,4 +1,5 @@
-"""ELECTRA networks: Transformer encoder, generator, discriminator, pre-training model and question-answering heads.
+"""ELECTRA networks: Transformer encoder, generator, discriminator, pre-training model, and heads for fine-tuning:
+question answering, sequence classification and regression, token classification.
 
 Clark et al. 2020 (arXiv:2003.10555) with BERT's encoder (Devlin et al. 2019): post-layer-norm blocks, exact GELU. The
 generator and the discriminator share the word, position and token-type embeddings and their layer norm; each network
@@ -13,12 +14,13 @@ losses, noise) is float32 in every precision. On Gaudi, where habana-tensorflow 
 
 Shape suffixes:
 B batch  L sequence  T = B * L  D hidden_size  E embedding_size  H heads  K head size  F feed-forward  N masked slots
-V vocabulary (padded)
+V vocabulary (padded)  C labels
 """
 from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from typing import Dict, Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
@@ -589,6 +591,41 @@ def pretraining_model(encoder: ElectraConfig, config: PretrainingConfig, tokeniz
     return PretrainingModel(encoder, objective, compute_dtype, config.seed)
 
 
+# --- Fine-tuning ---
+
+
+class TaskModel(tf.Module):
+    """An ELECTRA encoder to fine-tune. Subclasses add a head, `loss` for training, and what inference computes.
+
+    `head_seeds`: seed rows that the head's dropout uses, besides the encoder's.
+    """
+
+    head_seeds = 0
+
+    def __init__(self, config: ElectraConfig, make: VariableMaker, compute_dtype):
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config, "electra/embeddings", make)
+        self.encoder = Encoder(config, "electra", make, compute_dtype)
+
+    @property
+    def num_seeds(self) -> int:
+        return Encoder.num_seeds(self.config) + self.head_seeds
+
+    def hidden(self, features: Dict[str, tf.Tensor], seeds: Iterator):
+        """Hidden states of the encoder, float32 [B, L, D]."""
+        batch, length = shape_list(features["input_ids"])
+        embedded = self.embeddings(features["input_ids"], features["segment_ids"])
+        hidden_TD = self.encoder(embedded, features["input_mask"], seeds)
+        return tf.reshape(hidden_TD, [batch, length, self.config.hidden_size])
+
+
+def count_correct(logits, labels, weights):
+    """Sum of the weights of the rows whose largest logit is at the label. logits float32 [N, C]; others [N]."""
+    predictions = tf.argmax(logits, axis=-1, output_type=tf.int32)
+    return tf.reduce_sum(tf.cast(tf.equal(predictions, labels), tf.float32) * weights)
+
+
 # --- Question answering ---
 
 
@@ -664,7 +701,7 @@ class JointHead(tf.Module):
             return tf.reshape(matmul(joined, self.answer_kernel, tf.float32), [-1])
 
 
-class QuestionAnswering(tf.Module):
+class QuestionAnswering(TaskModel):
     """An ELECTRA encoder with a question-answering head (SQuAD): training loss and inference.
 
     The loss is the mean of start and end cross-entropy. With the joint head and SQuAD 2.0, half the binary
@@ -686,12 +723,10 @@ class QuestionAnswering(tf.Module):
     def __init__(self, config: ElectraConfig, joint_head: bool = True, version_2: bool = False,
                  beam_size: int = BEAM_SIZE, answerability_from_gold: bool = False, compute_dtype=tf.float32,
                  seed: int = 0):
-        super().__init__()
         make = VariableMaker(seed, config.initializer_range)
-        self.config, self.joint_head, self.version_2, self.beam_size = config, joint_head, version_2, beam_size
+        super().__init__(config, make, compute_dtype)
+        self.joint_head, self.version_2, self.beam_size = joint_head, version_2, beam_size
         self.answerability_from_gold = answerability_from_gold
-        self.embeddings = Embeddings(config, "electra/embeddings", make)
-        self.encoder = Encoder(config, "electra", make, compute_dtype)
         self.head = (JointHead(config, version_2, make, compute_dtype) if joint_head
                      else IndependentHead(config, make, compute_dtype))
 
@@ -700,17 +735,6 @@ class QuestionAnswering(tf.Module):
         """Arguments besides the encoder's configuration that rebuild this model."""
         return {name: getattr(self, name) for name in ("joint_head", "version_2", "beam_size",
                                                        "answerability_from_gold")}
-
-    @property
-    def num_seeds(self) -> int:
-        return Encoder.num_seeds(self.config)
-
-    def hidden(self, features: Dict[str, tf.Tensor], seeds: Iterator):
-        """Hidden states of the encoder, float32 [B, L, D]."""
-        batch, length = shape_list(features["input_ids"])
-        embedded = self.embeddings(features["input_ids"], features["segment_ids"])
-        hidden_TD = self.encoder(embedded, features["input_mask"], seeds)
-        return tf.reshape(hidden_TD, [batch, length, self.config.hidden_size])
 
     def loss(self, features: Dict[str, tf.Tensor], seeds):
         """Training loss of a micro-batch, float32 [], and metric sums by `metric_names`.
@@ -744,8 +768,8 @@ class QuestionAnswering(tf.Module):
         loss = (cross_entropy(starts, start_logits) + cross_entropy(ends, end_logits)) / 2
         tokens = tf.reduce_sum(tf.cast(features["input_mask"], tf.float32) * weights[:, None])
         sums = {"examples": tf.reduce_sum(weights), "tokens": tokens,
-                "start_correct": self._correct(start_logits, starts, weights),
-                "end_correct": self._correct(end_logits, ends, weights), "answerability_correct": tf.zeros([])}
+                "start_correct": count_correct(start_logits, starts, weights),
+                "end_correct": count_correct(end_logits, ends, weights), "answerability_correct": tf.zeros([])}
         if answerability is not None:
             impossible = tf.cast(features["is_impossible"], tf.float32)
             with in_float32():
@@ -754,11 +778,6 @@ class QuestionAnswering(tf.Module):
             sums["answerability_correct"] = tf.reduce_sum(
                 tf.cast(tf.equal(predicted, impossible), tf.float32) * weights)
         return loss, sums
-
-    @staticmethod
-    def _correct(logits, labels, weights):
-        predictions = tf.argmax(logits, axis=-1, output_type=tf.int32)
-        return tf.reduce_sum(tf.cast(tf.equal(predictions, labels), tf.float32) * weights)
 
     @staticmethod
     def _states_at(hidden_BLD, positions):
@@ -792,10 +811,161 @@ class QuestionAnswering(tf.Module):
         return found
 
 
+# --- Classification, regression and tagging ---
+
+
+PROBLEMS = ("single_label", "multi_label", "regression")
+
+
+class ClassificationHead(tf.Module):
+    """Logits of a sequence from its first token, [CLS] (`ElectraClassificationHead` in Hugging Face): dropout, dense
+    layer, GELU, dropout, linear layer."""
+
+    def __init__(self, config: ElectraConfig, num_labels: int, make: VariableMaker, compute_dtype):
+        super().__init__()
+        self.dropout_rate = config.hidden_dropout_prob
+        self.dense = Dense(config.hidden_size, config.hidden_size, "classifier/dense", make, compute_dtype)
+        self.out_proj = Dense(config.hidden_size, num_labels, "classifier/out_proj", make, tf.float32)
+
+    def __call__(self, hidden_BLD, seeds: Iterator):
+        """Returns: logits, float32 [B, C]. `seeds` yields two rows, or None for no dropout."""
+        first_BD = dropout(hidden_BLD[:, 0], self.dropout_rate, next(seeds))
+        inner_BD = dropout(tf.cast(gelu(self.dense(first_BD)), tf.float32), self.dropout_rate, next(seeds))
+        with in_float32():
+            return self.out_proj(inner_BD)
+
+
+class SequenceClassification(TaskModel):
+    """An ELECTRA encoder that classifies a text or a pair of texts, or gives it a number.
+
+    Losses, as in Hugging Face: softmax cross-entropy (single_label), the mean of the binary cross-entropies of all
+    labels (multi_label), the squared error (regression).
+
+    Args:
+        num_labels: classes, or labels of which each may be true; 1 for regression.
+        problem: one of PROBLEMS.
+    """
+
+    head_seeds = 2
+
+    def __init__(self, config: ElectraConfig, num_labels: int, problem: str = "single_label", compute_dtype=tf.float32,
+                 seed: int = 0):
+        make = VariableMaker(seed, config.initializer_range)
+        super().__init__(config, make, compute_dtype)
+        self.num_labels, self.problem = num_labels, problem
+        self.head = ClassificationHead(config, num_labels, make, compute_dtype)
+
+    # Sums of `loss`. An example is correct if the most likely class is, or all its labels are; in regression none is.
+    metric_names = ("examples", "tokens", "correct")
+
+    @property
+    def settings(self) -> dict:
+        """Arguments besides the encoder's configuration that rebuild this model."""
+        return {"num_labels": self.num_labels, "problem": self.problem}
+
+    def logits(self, features: Dict[str, tf.Tensor]):
+        """Logits without dropout, float32 [B, C]."""
+        seeds = itertools.repeat(None)
+        return self.head(self.hidden(features, seeds), seeds)
+
+    def loss(self, features: Dict[str, tf.Tensor], seeds):
+        """Training loss of a micro-batch, float32 [], and metric sums by `metric_names`.
+
+        Args:
+            features: `input_ids`, `input_mask`, `segment_ids` int32 [B, L]; `labels` int32 [B] (single_label),
+                float32 [B, C] of 0 and 1 (multi_label) or float32 [B] (regression); `weights` float32 [B], 0 for
+                padding examples; `num_examples` float32 [], above 0, the divisor of the sums over examples. Optional
+                `class_weights` float32 [C]: what an example of a class counts in the loss (single_label), or what a
+                true label counts (multi_label).
+            seeds: int32 [num_seeds, 2].
+        """
+        rows = iter(tf.unstack(seeds, num=self.num_seeds))
+        logits_BC = self.head(self.hidden(features, rows), rows)
+        labels, weights = features["labels"], features["weights"]
+        with in_float32():
+            loss = tf.reduce_sum(self._losses(logits_BC, labels, features.get("class_weights")) * weights)
+            loss /= features["num_examples"]
+        tokens = tf.reduce_sum(tf.cast(features["input_mask"], tf.float32) * weights[:, None])
+        return loss, {"examples": tf.reduce_sum(weights), "tokens": tokens,
+                      "correct": self._correct(logits_BC, labels, weights)}
+
+    def _losses(self, logits_BC, labels, class_weights):
+        """The loss of each example, float32 [B]."""
+        if self.problem == "regression":
+            return tf.square(logits_BC[:, 0] - labels)
+        if self.problem == "multi_label":
+            return tf.reduce_mean(tf.nn.weighted_cross_entropy_with_logits(
+                labels, logits_BC, 1.0 if class_weights is None else class_weights), axis=-1)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits_BC)
+        return losses if class_weights is None else losses * tf.gather(class_weights, labels)
+
+    def _correct(self, logits_BC, labels, weights):
+        if self.problem == "regression":
+            return tf.zeros([])
+        if self.problem == "single_label":
+            return count_correct(logits_BC, labels, weights)
+        right = tf.reduce_all(tf.equal(logits_BC > 0, labels > 0.5), axis=-1)
+        return tf.reduce_sum(tf.cast(right, tf.float32) * weights)
+
+
+class TokenClassification(TaskModel):
+    """An ELECTRA encoder that tags tokens: dropout and a linear layer at every position. The loss is the mean
+    cross-entropy of the tokens that have a label."""
+
+    head_seeds = 1
+    metric_names = ("examples", "tokens", "labelled", "correct")  # sums of `loss`; `correct` of the labelled tokens
+
+    def __init__(self, config: ElectraConfig, num_labels: int, compute_dtype=tf.float32, seed: int = 0):
+        make = VariableMaker(seed, config.initializer_range)
+        super().__init__(config, make, compute_dtype)
+        self.num_labels = num_labels
+        self.head = Dense(config.hidden_size, num_labels, "classifier", make, tf.float32)
+
+    @property
+    def settings(self) -> dict:
+        """Arguments besides the encoder's configuration that rebuild this model."""
+        return {"num_labels": self.num_labels}
+
+    def _logits(self, features, seeds: Iterator):
+        hidden_BLD = self.hidden(features, seeds)
+        hidden_TD = tf.reshape(hidden_BLD, [-1, self.config.hidden_size])
+        dropped = dropout(hidden_TD, self.config.hidden_dropout_prob, next(seeds))
+        with in_float32():
+            return tf.reshape(self.head(dropped), [*shape_list(features["input_ids"]), self.num_labels])
+
+    def logits(self, features: Dict[str, tf.Tensor]):
+        """Logits without dropout, float32 [B, L, C]."""
+        return self._logits(features, itertools.repeat(None))
+
+    def loss(self, features: Dict[str, tf.Tensor], seeds):
+        """Training loss of a micro-batch, float32 [], and metric sums by `metric_names`.
+
+        Args:
+            features: `input_ids`, `input_mask`, `segment_ids` int32 [B, L]; `labels` int32 [B, L], -1 where a token has
+                none; `weights` float32 [B], 0 for padding examples; `num_labelled` float32 [], above 0, the divisor of
+                the sum over labelled tokens. Optional `class_weights` float32 [C].
+            seeds: int32 [num_seeds, 2].
+        """
+        logits_TC = tf.reshape(self._logits(features, iter(tf.unstack(seeds, num=self.num_seeds))),
+                               [-1, self.num_labels])
+        labels = tf.reshape(features["labels"], [-1])
+        labelled = tf.reshape(tf.cast(features["labels"] >= 0, tf.float32) * features["weights"][:, None], [-1])
+        known = tf.maximum(labels, 0)
+        counts = labelled if "class_weights" not in features else labelled * tf.gather(features["class_weights"], known)
+        with in_float32():
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=known, logits=logits_TC)
+            loss = tf.reduce_sum(losses * counts) / features["num_labelled"]
+        tokens = tf.reduce_sum(tf.cast(features["input_mask"], tf.float32) * features["weights"][:, None])
+        return loss, {"examples": tf.reduce_sum(features["weights"]), "tokens": tokens,
+                      "labelled": tf.reduce_sum(labelled), "correct": count_correct(logits_TC, known, labelled)}
+
+
 def ratios(sums: Dict[str, float]) -> Dict[str, float]:
     """Metrics to log, from the sums of `PretrainingModel.loss`. Accuracy, precision and recall are between 0 and 1.
 
-    A network that the objective does not have has a loss of exactly 0; its metrics are left out.
+    A network that the objective does not have has a loss of exactly 0; its metrics are left out. `discriminator_gain`
+    is 1 - loss / entropy, where the entropy of the share of replaced tokens is the loss of the best constant
+    probability: above 0 the discriminator tells tokens apart, also while its recall is still 0; at 1 it is perfect.
     """
 
     def mean(part: str, whole: str) -> float:
@@ -809,5 +979,15 @@ def ratios(sums: Dict[str, float]) -> Dict[str, float]:
         means.update(discriminator_loss=mean("discriminator_loss", "tokens"),
                      discriminator_accuracy=mean("discriminator_correct", "tokens"),
                      discriminator_precision=mean("true_positives", "predicted_positives"),
-                     discriminator_recall=mean("true_positives", "positives"))
+                     discriminator_recall=mean("true_positives", "positives"),
+                     discriminator_gain=gain_over_constant(mean("discriminator_loss", "tokens"),
+                                                           mean("positives", "tokens")))
     return means
+
+
+def gain_over_constant(loss: float, share: float) -> float:
+    """1 - loss / entropy of a binary classifier, both in nats; the entropy is that of the `share` of positives. 0 where
+    one class is absent."""
+    if not 0 < share < 1:
+        return 0.0
+    return 1 + loss / (share * math.log(share) + (1 - share) * math.log1p(-share))

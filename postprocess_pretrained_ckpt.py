@@ -6,12 +6,15 @@
 Writes, into a folder that appears when complete: `discriminator/` and `generator/` (if the objective has both), each
 with config.json, model.safetensors, the vocabulary, tokenizer_config.json, and with --savedmodel a SavedModel in
 `saved_model/`. A checkpoint of run_tf_squad.py becomes `question_answering/`, which transformers load if it has
-the independent head (--nojoint_head). Size and settings are those saved in the checkpoint; a checkpoint with missing or
-unexpected variables is refused.
+the independent head (--nojoint_head). One of run_tf_tasks.py becomes `sequence_classification/` or
+`token_classification/`, which they load with its labels. --onnx and --tflite add model.onnx and model.tflite, for
+onnxruntime and TensorFlow Lite, and --int8 versions with quantized weights (runtimes.py). Size and settings
+are those saved in the checkpoint; a checkpoint with missing or unexpected variables is refused.
 """
 from __future__ import annotations
 
 import os
+from typing import Dict, List
 
 import command_line
 import configuration
@@ -25,7 +28,7 @@ if __name__ == "__main__":  # an invalid call is refused at once, not after the 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported; hides its start-up messages
 
 import files
-import modeling
+import runtimes
 import weights
 
 KINDS = tuple(weights.ARCHITECTURES)
@@ -44,23 +47,31 @@ def export(config: ExportConfig):
     if foreign or there and not config.overwrite:
         way_out = "" if foreign else ", or replace it with --overwrite"
         raise UserError(f"--output_dir={output_dir} exists already: choose another folder{way_out}.")
+    preflight.check_export_packages(config)
     run = weights.open_checkpoint(config.pretrained_checkpoint, config.vocab_file)
+    if config.onnx or config.tflite:
+        runtimes.check_head(run)
     model = run.model()
-    is_squad = isinstance(model, modeling.QuestionAnswering)
-    networks = {"question_answering": model} if is_squad else model.networks()
+    networks = {run.kind: model} if run.kind else model.networks()
+    written: Dict[str, List[runtimes.Written]] = {}
     try:
         with files.new_folder(output_dir, replace=config.overwrite) as folder:
             for kind, network in networks.items():
-                weights.save_folder(network, kind, run.tokenizer, os.path.join(folder, kind), config.savedmodel)
+                target = os.path.join(folder, kind)
+                weights.save_folder(network, kind, run.tokenizer, target, config.savedmodel, run.labels)
+                written[kind] = runtimes.write(network, target, config.onnx, config.tflite, config.int8)
                 temperature = weights.read_temperature(run.prefix)
-                if is_squad and temperature != 1:
-                    weights.keep_temperature(os.path.join(folder, kind), temperature)
+                if run.kind and temperature != 1:
+                    weights.keep_temperature(target, temperature)
     except OSError as error:
         raise UserError(f"--output_dir={output_dir} could not be written ({in_short(error)}), and nothing was left: "
                         "make room or choose another folder.") from error
-    step = f"step {run.state['step']}" + ("" if is_squad else f" of phase {run.state['phase']}")
+    step = f"step {run.state['step']}" + ("" if run.kind else f" of phase {run.state['phase']}")
     for kind in networks:
-        print(f"{kind} of {run.prefix} ({step}): {os.path.join(output_dir, kind)}")
+        folder = os.path.join(output_dir, kind)
+        print(f"{kind} of {run.prefix} ({step}): {folder}")
+        for file in written[kind]:
+            print(f"    {file}")
 
 
 def main(argv):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import importlib.util
 import os
 import socket
 from typing import Dict, NamedTuple, Optional
@@ -21,6 +22,7 @@ import squad_utils
 from checkpoints import Checkpoints, find_checkpoint
 from configuration import DeviceOptions, UserError, check_folder, launched
 from electra_config import ElectraConfig
+from fine_tuning_options import FineTuningOptions
 from pretraining_options import PretrainingConfig
 from squad_options import ExportConfig, InferenceConfig, SquadConfig
 
@@ -229,6 +231,17 @@ def check_export(config: ExportConfig) -> None:
     check_folder(config.output_dir, "output_dir", replaced=True)
     if find_checkpoint(config.pretrained_checkpoint, check=False) is None:
         raise no_checkpoint(config.pretrained_checkpoint)
+    check_export_packages(config)
+
+
+def check_export_packages(config: ExportConfig) -> None:
+    """Raises UserError: a package is missing that --onnx needs. TensorFlow brings all that --tflite needs."""
+    needed = ("tf2onnx", "onnx", *(["onnxruntime"] if config.int8 else [])) if config.onnx else ()
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--onnx needs {' and '.join(missing)}, which this Python does not have: run python -m pip "
+                        "install -r requirements-export.txt (Python 3.10 or newer), or choose --tflite or "
+                        "--savedmodel.")
 
 
 # --- Weights ---
@@ -320,7 +333,7 @@ def pretraining_bytes(config: PretrainingConfig, encoder: ElectraConfig) -> floa
     return PROCESS_BYTES + BYTES_PER_PARAMETER * pretraining_parameters(config, encoder) + total
 
 
-def squad_bytes(config: SquadConfig, encoder: ElectraConfig, training: bool) -> float:
+def squad_bytes(config: FineTuningOptions, encoder: ElectraConfig, training: bool) -> float:
     """The memory of a worker in an update of a fine-tuning, or for a batch of answers."""
     parameters = squad_parameters(encoder)
     if training:
@@ -331,7 +344,7 @@ def squad_bytes(config: SquadConfig, encoder: ElectraConfig, training: bool) -> 
                                                                   config.max_seq_length)
 
 
-def check_squad_memory(config: SquadConfig, encoder: ElectraConfig):
+def check_fine_tuning_memory(config: FineTuningOptions, encoder: ElectraConfig):
     """See `check_memory`. Raises: UserError."""
     if config.do_train:
         check_memory(config, squad_bytes(config, encoder, training=True), "train_batch_size")

@@ -60,6 +60,10 @@ class PretrainingConfig(DeviceOptions):
         None, "updates between two evaluations (default: --save_checkpoints_steps)", minimum=1)
     num_eval_steps: int = option(
         100, "maximum number of held-out batches of --train_batch_size per evaluation; always the same ones", minimum=1)
+    report_samples: int = option(
+        16, "number of held-out passages recorded at every evaluation for the report page, with the generator's fills "
+        "and the discriminator's probabilities, in <log_dir>/samples_phase<1|2>.jsonl (0: none)", minimum=0,
+        maximum=100)
     eval_only: bool = option(
         False, "only evaluate the checkpoint named by --restore_checkpoint on --eval_tfrecords, and print the metrics")
     check_only: bool = option(False, "only validate the options, the data and the vocabulary")

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 import files
 import flops
-from configuration import UserError, in_short
+import run_folder
+from configuration import Interrupted, UserError, in_short
 from curves import Curves, Metric, plot_curves
 from deferred import tensorflow as tf
 
@@ -163,7 +164,7 @@ class MetricsLog:
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
             with files.replacing(path) as temporary:
                 with open(temporary, "w", encoding="utf-8") as file:
-                    for line, entry in _lines(path) if step else ():
+                    for line, entry in log_lines(path) if step else ():
                         if entry["step"] <= step:
                             file.write(line)
                             self._note(entry)
@@ -216,7 +217,7 @@ class MetricsLog:
             self._warned.discard(what)
 
 
-def _lines(path: str) -> Iterator[Tuple[str, dict]]:
+def log_lines(path: str) -> Iterator[Tuple[str, dict]]:
     """The lines of a JSON-lines log with their entries. Damaged ones are left out with a warning, silently the last
     one where an interruption cut it short.
     """
@@ -226,19 +227,18 @@ def _lines(path: str) -> Iterator[Tuple[str, dict]]:
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             if line.endswith("\n"):
-                try:
-                    entry = json.loads(line)
-                    entry["step"] + 0, entry["kind"] + ""
-                    yield line, entry
-                except (ValueError, TypeError, KeyError):
+                entry = run_folder.parse_entry(line)
+                if entry is None:
                     damaged += 1
+                else:
+                    yield line, entry
     if damaged:
         logging.warning("%s: %d damaged lines were left out.", path, damaged)
 
 
 def read_metrics_log(path: str) -> List[dict]:
     """Entries of a JSON-lines log; damaged lines are left out."""
-    return [entry for _, entry in _lines(path)]
+    return [entry for _, entry in log_lines(path)]
 
 
 def _restart_tensorboard(folder: str, step: int):
@@ -473,13 +473,17 @@ class RunLog:
         flops: the model's FLOPs (see flops.py) of the updates from a first to a last step, of all workers.
         peak_flops: FLOP/s of all devices by their data sheets, where known.
         profile: first and last update of a TensorBoard profile.
+        logs: folder of the history of the run (run_folder.History); None: it is not recorded.
+        about: what the history says of each start: phase, device, workers, data.
+        page: writes the page of the run (run_page.Writer) at every evaluation and at the end. Raises: OSError.
     Raises: UserError: the profile would begin after the last update, or a file cannot be written.
     """
 
     def __init__(self, title: str, name: str, table: Sequence[Metric], means: Callable, schedule: Callable, step: int,
                  num_train_steps: int, global_batch: int, json_file: str, plot_file: str, tensorboard_dir: str,
                  writes: bool = True, hide_bar: bool = False, flops: Optional[Callable[[int, int], float]] = None,
-                 peak_flops: Optional[float] = None, profile: Optional[Tuple[int, int]] = None):
+                 peak_flops: Optional[float] = None, profile: Optional[Tuple[int, int]] = None,
+                 logs: Optional[str] = None, about: Optional[dict] = None, page: Optional[Callable] = None):
         self.title, self.name, self.table, self.means, self.schedule = title, name, table, means, schedule
         self.num_train_steps, self.global_batch, self.plot_file, self.writes = (num_train_steps, global_batch,
                                                                                 plot_file, writes)
@@ -489,17 +493,29 @@ class RunLog:
             raise UserError(f"--profile_steps={profile[0]}:{profile[1]} begins after the last update, "
                             f"{num_train_steps}: give earlier ones.")
         self.profile = Profile(profile if writes else None, tensorboard_dir)
+        self.about, self._page = {**(about or {}), "num_train_steps": num_train_steps}, page
+        self.history = run_folder.History(logs) if logs and writes else None
         if writes:
             self.log = MetricsLog(json_file, tensorboard_dir, step, table)
 
     def __enter__(self):
+        if self.history:
+            with self.log.surviving(self.history.path):
+                self.history.started(self.step, self.about)
         self.speed = Speed()
         self._bar = progress_bar(self.num_train_steps, self.step, self.name, self._hide_bar)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, error, _):
         self.profile.stop()
         self._bar.close()
+        if self.history:
+            reason = "finished" if error is None else "stopped" if isinstance(error, Interrupted) else "failed"
+            message = "" if error is None else in_short(error)
+            with self.log.surviving(self.history.path):
+                self.history.ended(self._logged, reason, message)
+        if error is not None:
+            self.write_page()
 
     def advance(self):
         """Moves the bar by one update."""
@@ -536,6 +552,7 @@ class RunLog:
             self.log.write(step, "eval", metrics)
             log_metrics(f"held out at step {step}: ", metrics, self.table)
             self.plot()
+            self.write_page()
 
     def was_evaluated(self, step: int) -> bool:
         """Whether the log holds the evaluation of this step, the last one that was done before."""
@@ -551,10 +568,16 @@ class RunLog:
         with self.log.surviving(self.plot_file):
             plot_curves(self.log.curves, self.plot_file, self.title)
 
+    def write_page(self):
+        if self._page and self.writes:
+            with self.log.surviving("the report of the run"):
+                self._page()
+
     def redraw(self):
-        """Draws the curves of a finished run where they are missing."""
+        """Draws the curves of a finished run, and writes its page, where they are missing."""
         if self.writes and not os.path.exists(self.plot_file):
             self.plot()
+            self.write_page()
 
     def summary(self, updates: int):
         """The last line of a finished run, and the curves."""
@@ -562,6 +585,7 @@ class RunLog:
             return
         with self.speed.excluded():
             self.plot()
+            self.write_page()
         curves = f" Curves: {self.plot_file}" if os.path.exists(self.plot_file) else ""
         logging.info("%s is finished: %d updates. %s%s", self.name, updates,
                      self.speed.summary(self.peak_flops), curves)

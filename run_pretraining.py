@@ -11,6 +11,7 @@ the console log, the full configuration), and the vocabulary. scripts/electra.sh
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -39,7 +40,10 @@ import flops
 import modeling
 import optimization
 import pretrain_utils
+import run_folder
 import run_log
+import run_page
+import samples
 import training
 import weights
 from checkpoints import Checkpoints, checkpoint_fingerprint
@@ -145,12 +149,41 @@ def make_way(config: PretrainingConfig, checkpoints: Checkpoints, start: Start):
 
 
 class Scored(NamedTuple):
-    """The result of one held-out batch: metric sums, and the discriminator's logit and label at every real token."""
+    """The result of one held-out batch: metric sums, the discriminator's logit and label at every real token, and what
+    the report page shows of it."""
 
     number: int
     sums: Dict[str, float]
     scores: np.ndarray
     labels: np.ndarray
+    observed: Optional[samples.Observed] = None
+
+
+def evaluation_function(model: modeling.PretrainingModel, records: bool = False):
+    """A tf.function of a held-out batch: features and seeds -> metric sums, and arrays by name.
+
+    The arrays: `logits` float32 and `labels` int32 [B, L] of the discriminator. With `records` also, for the report
+    page: `positions` int32 and `weights` float32 [B, N] of the masked tokens; `masked_ids` int32 [B, L], the
+    generator's input; `filled_ids` int32 [B, L], its samples in place of them, or without a discriminator its most
+    probable tokens; then `losses` float32 [B, N] too.
+    """
+    @tf.function(autograph=False)
+    def evaluate_batch(features, seeds):
+        output, masked, arrays = model(features, seeds, training=False), None, {}
+        if model.has_discriminator:
+            arrays.update(logits=output.discriminator_logits, labels=output.labels)
+        if records:
+            masked = output.masked
+            arrays.update(positions=masked.positions, weights=masked.weights, masked_ids=masked.input_ids,
+                          filled_ids=output.corrupted_ids)
+        if records and not model.has_discriminator:
+            best = tf.reshape(tf.argmax(output.generator_logits, axis=-1, output_type=tf.int32),
+                              masked.positions.shape)
+            arrays.update(losses=output.generator_losses, filled_ids=pretrain_utils.replace_at(
+                features["input_ids"], masked.positions, best, masked.weights))
+        return model.loss_of(output, features["input_mask"])[1], arrays
+
+    return evaluate_batch
 
 
 def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, tokenizer: ElectraTokenizer,
@@ -159,7 +192,8 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
 
     Records, masks and samples are the same at every call: they depend on --seed alone. The function takes a callable
     that returns whether to stop early, and then returns None. Every worker calls it and evaluates its share of the
-    batches; the result does not depend on the number of workers.
+    batches; the result does not depend on the number of workers. With --report_samples, rank 0 passes the metrics and
+    what the batches show to `record`, a callable (see `samples.Recorder.add`).
     """
     held_out = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
     data = pretrain_utils.open_data(held_out, config, tokenizer)
@@ -169,10 +203,8 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
                      "uncertain: hold out more (build_pretraining_dataset.py --eval_fraction), or omit "
                      "--eval_tfrecords (scripts/electra.sh: --eval=none).", batch_size, config.train_batch_size)
 
-    @tf.function(autograph=False)
-    def evaluate_batch(features, seeds):
-        output = model(features, seeds, training=False)
-        return model.loss_of(output, features["input_mask"])[1], output.discriminator_logits, output.labels
+    evaluate_batch = evaluation_function(model, records=config.report_samples > 0)
+    shown = samples.candidates(config.report_samples, batches * batch_size)
 
     def own_batches(should_stop) -> Optional[List[Scored]]:
         scored = []
@@ -183,14 +215,17 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
                 return None
             features = next(stream)
             seeds = pretrain_utils.fold_seeds([config.seed, pretrain_utils.EVALUATION, number], model.num_seeds)
-            sums, logits, labels = evaluate_batch(*as_tensors(features, seeds))
+            sums, arrays = evaluate_batch(*as_tensors(features, seeds))
+            arrays = {name: value.numpy() for name, value in arrays.items()}
             real = features["input_mask"] > 0
-            by_token = (logits.numpy()[real], labels.numpy()[real]) if model.has_discriminator else ([], [])
-            scored.append(Scored(number, {name: float(value) for name, value in sums.items()}, *by_token))
+            by_token = (arrays["logits"][real], arrays["labels"][real]) if model.has_discriminator else ([], [])
+            observed = samples.observe(features, arrays, number * batch_size, shown, (
+                tokenizer.cls_id, tokenizer.sep_id)) if config.report_samples else None
+            scored.append(Scored(number, {name: float(value) for name, value in sums.items()}, *by_token, observed))
         stream.close()
         return scored
 
-    def evaluate(should_stop=lambda: False) -> Optional[Dict[str, float]]:
+    def evaluate(should_stop=lambda: False, record: Optional[Callable] = None) -> Optional[Dict[str, float]]:
         shares = workers.gather(own_batches(should_stop))
         if None in shares:
             return None
@@ -199,27 +234,14 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
         metrics = modeling.ratios({name: sum(batch.sums[name] for batch in scored) for name in model.metric_names})
         if model.generator:
             metrics["generator_perplexity"] = math.exp(min(metrics["generator_loss"], 700.0))
+        scores, labels = (np.concatenate([getattr(batch, name) for batch in scored]) for name in ("scores", "labels"))
         if model.has_discriminator:
-            metrics["discriminator_auc"] = area_under_curve(np.concatenate([batch.scores for batch in scored]),
-                                                            np.concatenate([batch.labels for batch in scored]))
+            metrics["discriminator_auc"] = samples.area_under_curve(scores, labels)
+        if record and config.report_samples and workers.is_chief:
+            record(metrics, scores, labels, [batch.observed for batch in scored])
         return metrics
 
     return evaluate
-
-
-def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve: the fraction of (replaced, original) pairs that `scores` rank correctly.
-
-    Ties count half; 0.5 if one of the classes is absent.
-    """
-    values, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    positives = int(labels.sum())
-    negatives = labels.size - positives
-    if not positives or not negatives:
-        return 0.5
-    average_rank = np.cumsum(counts) - (counts - 1) / 2
-    rank_sum = average_rank[inverse][labels > 0].sum()
-    return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 # --- Training ---
@@ -318,6 +340,8 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
         describe_run(config, device, setup)
         make_way(config, checkpoints, start)
         setup.tokenizer.save(config.model_dir)
+    recorder = samples.Recorder(os.path.join(config.logs, f"samples_phase{config.phase}.jsonl"), start.step,
+                                config.updates_per_eval, config.report_samples, setup.tokenizer)
     common = training.run_state(dataclasses.asdict(config), model, setup.tokenizer.fingerprint, device.kind, workers)
 
     def save(step: int, last: bool):
@@ -332,7 +356,7 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
                 checkpoints.complete()
 
     def evaluate(step: int) -> Optional[Dict[str, float]]:
-        metrics = setup.evaluate(lambda: stop.signal_name)
+        metrics = setup.evaluate(lambda: stop.signal_name, functools.partial(recorder.add, step))
         if metrics and workers.is_chief:
             checkpoints.evaluated(config.phase, step, held_out_loss(metrics, config))
         return metrics
@@ -432,7 +456,9 @@ METRICS = (
     Metric("discriminator_accuracy", "accuracy {:.1%}"),
     Metric("discriminator_precision", "precision {:.1%}"),
     Metric("discriminator_recall", "recall {:.1%}"),
-    Metric("discriminator_auc", "AUC {:.4f}", "AUC {discriminator_auc:.4f}", panel="discriminator AUC"),
+    Metric("discriminator_gain", "gain {:+.2%}", panel="discriminator gain"),
+    Metric("discriminator_auc", "AUC {:.4f}", "AUC {discriminator_auc:.4f} gain {discriminator_gain:+.1%}",
+           panel="discriminator AUC"),
     Metric("learning_rate", "rate {:.2e}", "lr {learning_rate:.2e}", panel="learning rate", is_mean=False),
     Metric("gradient_norm", "gradient norm {:.2f}", panel="gradient norm"))
 
@@ -447,7 +473,11 @@ def make_report(config: PretrainingConfig, setup: Setup, device: devices.Device)
         plot_file=os.path.join(config.logs, f"{name}.png"),
         tensorboard_dir=os.path.join(config.logs, "tensorboard", f"phase{config.phase}"), writes=device.is_chief,
         flops=lambda first, last: (last - first + 1) * setup.global_batch * sequence_flops,
-        peak_flops=device.peak_flops, profile=configuration.profiled(config))
+        peak_flops=device.peak_flops, profile=configuration.profiled(config), logs=config.logs,
+        about={"phase": config.phase, "device": device.description, "workers": device.world_size, "data": {
+            "sequences_per_update": setup.global_batch, **run_folder.describe_data(
+                [shard.path for shard in setup.data.order.shards])}} if device.is_chief else {},
+        page=run_page.Writer(config.model_dir, config.logs))
 
 
 def bad_update(step: int, config: PretrainingConfig) -> str:

@@ -10,22 +10,23 @@ as the server is bound to this machine, it must be addressed to it by name.
 """
 from __future__ import annotations
 
-import base64
-import hashlib
 import ipaddress
 import json
 import os
 import re
 import threading
 import time
-from typing import Callable, List
+from typing import TYPE_CHECKING, Callable, List
 
 import bottle
 import waitress
 
 import configuration
+import page
 from configuration import RunFailed, UserError
-from reader import Reader, Result
+
+if TYPE_CHECKING:  # report.py serves pages without TensorFlow
+    from reader import Reader, Result
 
 PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates", "ask.html")
 LARGEST_BODY = 1 << 20  # bytes of a request
@@ -43,22 +44,14 @@ def make_app(reader: Reader, name: str, context: str = "", local: bool = True) -
         context: the text to begin with.
         local: answer only requests that are addressed to this machine by name, against DNS rebinding.
     """
-    app, turn = bottle.Bottle(), threading.Lock()
+    app, turn = guarded_app(local, "see GET / for the page, and docs/squad.md for the endpoint"), threading.Lock()
     with open(PAGE, encoding="utf-8") as file:
-        page = file.read()
-    policy = content_security_policy(page)
-
-    @app.hook("before_request")
-    def refuse_other_hosts():
-        if local and not is_local(bottle.request.get_header("Host", "")):
-            refuse(403, "this server answers only requests to localhost: start it with --host to change that.")
+        text = file.read()
+    policy = content_security_policy(text)
 
     @app.get("/")
     def show_page():
-        bottle.response.headers.update({
-            "Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy, "Cache-Control": "no-cache",
-            "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"})
-        return page
+        return as_page(text, policy)
 
     @app.get("/api/model")
     def show_model():
@@ -78,13 +71,38 @@ def make_app(reader: Reader, name: str, context: str = "", local: bool = True) -
             seconds = time.monotonic() - started
         return as_json({"results": [describe(*pair) for pair in zip(questions, results)], "seconds": round(seconds, 4)})
 
+    return app
+
+
+def guarded_app(local: bool, way_out: str) -> bottle.Bottle:
+    """An application without pages, which answers errors with JSON.
+
+    Args:
+        local: see `make_app`.
+        way_out: what to do instead of a request that has failed.
+    """
+    app = bottle.Bottle()
+
+    @app.hook("before_request")
+    def refuse_other_hosts():
+        if local and not is_local(bottle.request.get_header("Host", "")):
+            refuse(403, "this server answers only requests to localhost: start it with --host to change that.")
+
     @app.error(404)
     @app.error(405)
     @app.error(500)
     def show_error(error: bottle.HTTPError):
-        return as_json({"error": f"{error.status_line}: see GET / for the page, and docs/squad.md for the endpoint."})
+        return as_json({"error": f"{error.status_line}: {way_out}."})
 
     return app
+
+
+def as_page(text: str, policy: str) -> str:
+    """An answer that is a page."""
+    bottle.response.headers.update({
+        "Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy, "Cache-Control": "no-cache",
+        "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"})
+    return text
 
 
 def threshold(reader: Reader):
@@ -144,11 +162,10 @@ def is_local(host: str) -> bool:
         return name == "localhost" or name.endswith(".localhost")
 
 
-def content_security_policy(page: str) -> str:
+def content_security_policy(text: str) -> str:
     """Nothing is loaded from anywhere, and only the page's own script and style are used."""
     def hashes(tag: str) -> str:
-        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-                        for text in re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL))
+        return page.hashes(re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL))
 
     return (f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; connect-src 'self'; "
             "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
@@ -168,12 +185,27 @@ def make_server(app: bottle.Bottle, host: str, port: int):
 
 def serve(reader: Reader, name: str, host: str, port: int, context: str, say: Callable[[str], None]):
     """Serves until SIGINT or SIGTERM, which let the requests that are being answered finish."""
-    local = is_local(host)
-    server = make_server(make_app(reader, name, context, local), host, port)
-    list(reader.results(["?"], ["."]))  # the first request takes no longer than the others
-    if not local:
-        say(f"note: --host={host} lets other machines use the model.")
-    say(f"asking {name} at http://{f'[{host}]' if ':' in host else host}:{addresses(server)[0][1]}/ (stop with Ctrl-C)")
+    app = make_app(reader, name, context, is_local(host))
+
+    def warm_up():  # the first request takes no longer than the others
+        list(reader.results(["?"], ["."]))
+
+    serve_app(app, f"asking {name}", "use the model", host, port, say, warm_up)
+
+
+def serve_app(app: bottle.Bottle, doing: str, allowed: str, host: str, port: int, say: Callable[[str], None],
+              before: Callable = lambda: None):
+    """Serves an application, see `serve`.
+
+    Args:
+        doing, allowed: what is said of it, and of what other machines can do.
+        before: called when the port is bound.
+    """
+    server = make_server(app, host, port)
+    before()
+    if not is_local(host):
+        say(f"note: --host={host} lets other machines {allowed}.")
+    say(f"{doing} at http://{f'[{host}]' if ':' in host else host}:{addresses(server)[0][1]}/ (stop with Ctrl-C)")
     try:
         server.run()  # returns after an interrupt
     finally:

@@ -22,7 +22,7 @@ import hashlib
 import os
 import re
 import shutil
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -31,6 +31,7 @@ from absl import logging
 import configuration
 import electra_config
 import files
+import fused
 import hub
 import modeling
 from checkpoints import STATE_KEY, damage, find_checkpoint, read_state, readable, restore, unreadable
@@ -63,6 +64,9 @@ MODULES = (
     ("generator_predictions/LayerNorm", "generator_predictions.LayerNorm", "norm"),
     ("generator_predictions", "generator_lm_head", "output bias"),
     ("qa_outputs", "qa_outputs", "dense"),
+    ("classifier/dense", "classifier.dense", "dense"),
+    ("classifier/out_proj", "classifier.out_proj", "dense"),
+    ("classifier", "classifier", "dense"),
     # The joint head has no counterpart in Hugging Face; these are the names in NVIDIA's recipe.
     ("start_logits/start_logit_pooler_dense", "start_logits.start_logit_pooler_dense", "dense"),
     ("end_logits/end_logit_pooler_dense_0", "end_logits.end_logit_pooler_dense_0", "dense"),
@@ -127,7 +131,7 @@ class Source(NamedTuple):
     unused: List[str]  # tensors that this project does not use, by their original names
     config: Optional[ElectraConfig]  # of the encoder; TF1 checkpoints may come without one
     tokenizer: Optional[ElectraTokenizer]  # if a vocabulary lies beside the weights
-    head: Optional[dict] = None  # settings of this project's question-answering head: joint_head, version_2, beam_size
+    head: Optional[dict] = None  # settings of this project's head: joint_head, version_2, beam_size; num_labels ...
     state: Optional[dict] = None  # of this project's checkpoints
     path: Optional[str] = None  # the checkpoint prefix or folder that was read
     temperature: float = 1.0  # of the probabilities of answers, see `keep_temperature`
@@ -195,14 +199,26 @@ class SavedRun(NamedTuple):
     tokenizer: ElectraTokenizer
     encoder: ElectraConfig
 
+    @property
+    def kind(self) -> Optional[str]:
+        """What it was fine-tuned for, a key of HEADS; None: pre-training."""
+        return TASKS.get(self.state.get("task"))
+
+    @property
+    def labels(self) -> Optional[Labels]:
+        """Of a classifier or tagger; None for others. Raises: UserError: they are damaged."""
+        if self.kind in (None, "question_answering"):
+            return None
+        return saved_labels(self.state, self.prefix, self.state["head"]["num_labels"])
+
     def model(self, compute_dtype=tf.float32) -> tf.Module:
-        """The saved network, a PretrainingModel or QuestionAnswering, as its own settings build it.
+        """The saved network, a PretrainingModel or one of HEADS, as its own settings build it.
 
         Raises: UserError: the checkpoint is damaged, or its variables do not match its settings.
         """
         with modeling.without_initial_values():
-            if self.state.get("task") == "squad":
-                model = modeling.QuestionAnswering(self.encoder, compute_dtype=compute_dtype, **self.state["head"])
+            if self.kind:
+                model = HEADS[self.kind](self.encoder, compute_dtype=compute_dtype, **self.state["head"])
             else:
                 config = PretrainingConfig.from_saved(self.state["config"])
                 model = modeling.pretraining_model(self.encoder, config, self.tokenizer, compute_dtype)
@@ -240,13 +256,14 @@ def open_checkpoint(name: str, vocab_file: Optional[str] = None, tokenizer: Opti
         name: see `find_checkpoint`.
         vocab_file: its vocabulary (default: the one in the run's folder).
         tokenizer: the vocabulary of the data in use, in place of both.
-        pretraining: refuse a checkpoint of a SQuAD fine-tuning.
+        pretraining: refuse a checkpoint of a fine-tuning.
     Raises: UserError: no such checkpoint, no vocabulary or another one than it was trained on.
     """
     prefix = find_checkpoint(name) or name
     state = read_state(prefix)
-    if pretraining and state.get("task") == "squad":
-        raise UserError(f"checkpoint {prefix} is a SQuAD fine-tuning, not a pre-training checkpoint: give one from "
+    if pretraining and state.get("task") in TASKS:
+        what = "SQuAD fine-tuning" if state["task"] == "squad" else "fine-tuning"
+        raise UserError(f"checkpoint {prefix} is a {what}, not a pre-training checkpoint: give one from "
                         "results/models/<model_name>/checkpoints.")
     if tokenizer is None:
         folder = run_folder(prefix)
@@ -624,6 +641,7 @@ PARTS = (
     ("electra/embeddings/", "the embeddings"),
     ("electra/", "the encoder"),
     (("start_logits", "end_logits", "answer_class", "qa_outputs"), "the question-answering head"),
+    ("classifier", "the classification head"),
 )
 
 
@@ -687,6 +705,13 @@ def keep_temperature(path: str, temperature: float):
     files.write_json(file, {"temperatures": {**kept, key: temperature}})
 
 
+# What a network was fine-tuned for, by `task` in the state of a checkpoint, and its class.
+TASKS = {"squad": "question_answering", "sequence_classification": "sequence_classification",
+         "token_classification": "token_classification"}
+HEADS = {"question_answering": modeling.QuestionAnswering,
+         "sequence_classification": modeling.SequenceClassification,
+         "token_classification": modeling.TokenClassification}
+
 SQUAD_WAY_OUT = "its config.json describes another model, put the right one there"
 
 
@@ -726,11 +751,113 @@ def question_answering(source: Source, tokenizer: ElectraTokenizer, beam_size: O
     return model
 
 
+# `problem_type` in transformers by `problem` of a modeling.SequenceClassification.
+PROBLEM_TYPES = {"single_label": "single_label_classification", "multi_label": "multi_label_classification",
+                 "regression": "regression"}
+
+
+class Labels(NamedTuple):
+    """What a head for classification or tagging predicts."""
+
+    names: Tuple[str, ...]  # by row of the logits; one for regression
+    problem: Optional[str]  # of a modeling.SequenceClassification; None for tagging
+
+
+def fine_tuned_for(source: Source) -> Optional[str]:
+    """The head that weights have, a key of HEADS; None: none of these."""
+    if {"start_logits/start_logit_pooler_dense/kernel", "qa_outputs/kernel"} & set(source.tensors):
+        return "question_answering"
+    if "classifier/out_proj/kernel" in source.tensors:
+        return "sequence_classification"
+    return "token_classification" if "classifier/kernel" in source.tensors else None
+
+
+def labels_of(source: Source) -> Labels:
+    """The labels of a head for classification or tagging. Raises: UserError: the weights have none, or damaged ones."""
+    kind = fine_tuned_for(source)
+    if kind not in ("sequence_classification", "token_classification"):
+        raise UserError(f"{source.name} has no head for classification or tagging: fine-tune it first "
+                        "(run_tf_tasks.py --do_train), or name a fine-tuned model.")
+    is_sequence = kind == "sequence_classification"
+    count = source.tensors["classifier/out_proj/kernel" if is_sequence else "classifier/kernel"].shape[-1]
+    if source.state is not None:
+        return saved_labels(source.state, source.path, count)
+    path = os.path.join(source.path or "", "config.json")
+    content = configuration.read_json_object(path)
+    if not is_sequence and "SequenceClassification" in str(content.get("architectures")):  # pooler and linear layer
+        raise UserError(f"{source.name} is a BERT classifier, whose head differs from ELECTRA's and is not supported: "
+                        "fine-tune its encoder (run_tf_tasks.py --do_train), or name an ELECTRA classifier.")
+    names = content.get("id2label")
+    if names is None:
+        names = [f"LABEL_{number}" for number in range(count)]  # transformers leaves out its default
+    elif isinstance(names, dict) and set(names) == {str(number) for number in range(len(names))}:
+        names = [names[str(number)] for number in range(len(names))]
+    problem = content.get("problem_type") or PROBLEM_TYPES["regression" if count == 1 else "single_label"]
+    problem = next((ours for ours, theirs in PROBLEM_TYPES.items() if theirs == problem), problem)
+    return _checked_labels(names, problem if is_sequence else None, count, path,
+                           "put the config.json there that belongs to the weights")
+
+
+def saved_labels(state: dict, prefix: str, count: int) -> Labels:
+    """The labels in the state of a checkpoint, whose head has `count`. Raises: UserError: there are others."""
+    return _checked_labels(state.get("labels"), (state.get("head") or {}).get("problem"), count,
+                           f"the state in checkpoint {prefix}", "use another checkpoint")
+
+
+def _checked_labels(names, problem, count: int, where: str, way_out: str) -> Labels:
+    if not isinstance(names, (list, tuple)) or len(names) != count or len(set(map(str, names))) != count or not all(
+            isinstance(name, str) for name in names):
+        raise UserError(f"{where}: the labels are {configuration.in_brief(names)}, but the weights have {count}: "
+                        f"{way_out}.")
+    if problem is not None and (problem not in modeling.PROBLEMS or problem == "regression" and count != 1):
+        raise UserError(f"{where}: the problem is {configuration.in_brief(problem)} with {count} labels, which is not "
+                        f"supported: {way_out}.")
+    return Labels(tuple(names), problem)
+
+
+TASK_WAY_OUT = "its config.json describes another model, put the right one there"
+
+
+def task_model(source: Source, tokenizer: ElectraTokenizer, compute_dtype=tf.float32,
+               log: Callable[[str], None] = logging.info) -> Tuple[modeling.TaskModel, Labels]:
+    """A trained classifier or tagger, this project's or one of transformers, and its labels.
+
+    Args:
+        log: called with each sentence of `load` but the number of tensors: what is left out of the weights.
+    Raises: UserError: there is no such head, or no configuration.
+    """
+    if source.config is None:
+        raise UserError(f"{source.name} has no config.json beside it: put the encoder's there.")
+    labels = labels_of(source)
+    if source.tokenizer and source.tokenizer.tokens != tokenizer.tokens:
+        raise UserError(f"{tokenizer.vocab_file} is not the vocabulary that {source.name} was trained with: omit "
+                        "--vocab_file.")
+    settings = {"num_labels": len(labels.names), **({"problem": labels.problem} if labels.problem else {})}
+    model = HEADS[fine_tuned_for(source)](source.config, compute_dtype=compute_dtype, **settings)
+    lacking = [variable.name.split(":")[0] for variable in model.trainable_variables
+               if variable.name.split(":")[0] not in source.tensors]
+    if lacking:
+        raise UserError(f"{source.name} lacks {lacking[0]}: name a complete model.")
+    for line in load(source, model.trainable_variables, tokenizer, TASK_WAY_OUT)[1:]:
+        log(f"{source.name}: {line}")
+    return model, labels
+
+
+def without_other_head(source: Source, labels: Labels) -> Source:
+    """Weights to fine-tune: without a head for classification or tagging unless it is one of the same labels."""
+    if fine_tuned_for(source) in ("sequence_classification", "token_classification") and labels_of(source) == labels:
+        return source
+    return source._replace(tensors={name: value for name, value in source.tensors.items()
+                                    if not name.startswith("classifier/")})
+
+
 # --- Out ---
 
 # The class in transformers by kind of network; there is none for the joint head.
 ARCHITECTURES = {"discriminator": "ElectraForPreTraining", "generator": "ElectraForMaskedLM",
-                 "question_answering": "ElectraForQuestionAnswering"}
+                 "question_answering": "ElectraForQuestionAnswering",
+                 "sequence_classification": "ElectraForSequenceClassification",
+                 "token_classification": "ElectraForTokenClassification"}
 
 
 def huggingface_tensors(network: tf.Module) -> Dict[str, np.ndarray]:
@@ -741,36 +868,42 @@ def huggingface_tensors(network: tf.Module) -> Dict[str, np.ndarray]:
             for name, value in _trimmed(tensors, network.encoder.config.vocab_size).items()}
 
 
-def save_folder(network: tf.Module, kind: str, tokenizer: ElectraTokenizer, folder: str, saved_model: bool = False):
+def save_folder(network: tf.Module, kind: str, tokenizer: ElectraTokenizer, folder: str, saved_model: bool = False,
+                labels: Optional[Labels] = None):
     """Writes a Hugging Face folder; with `saved_model` also `<folder>/saved_model` for TensorFlow Serving.
 
     transformers has no class for the joint head: its folder is for this project (`read`) and for serving.
 
     Args:
-        network: a modeling.Network, or a modeling.QuestionAnswering.
-        kind: `discriminator`, `generator` or `question_answering`.
+        network: a modeling.Network, or a modeling.TaskModel.
+        kind: a key of ARCHITECTURES.
+        labels: of a classifier or tagger.
     Raises: OSError: a file cannot be written.
     """
     import safetensors
     try:
-        _write_folder(network, kind, tokenizer, folder, saved_model)
+        _write_folder(network, kind, tokenizer, folder, saved_model, labels)
     except (safetensors.SafetensorError, tf.errors.OpError) as error:
         raise OSError(errno.EIO, in_short(error), folder) from error
 
 
-def _write_folder(network: tf.Module, kind: str, tokenizer: ElectraTokenizer, folder: str, saved_model: bool):
+def _write_folder(network: tf.Module, kind: str, tokenizer: ElectraTokenizer, folder: str, saved_model: bool,
+                  labels: Optional[Labels]):
     import safetensors.numpy
     os.makedirs(folder, exist_ok=True)
     weights_file = os.path.join(folder, "model.safetensors")
     safetensors.numpy.save_file(huggingface_tensors(network), weights_file,
                                 metadata={"format": "pt"})  # transformers 4 refuses a file without it
     content = {**network.encoder.config.to_dict(), "pad_token_id": tokenizer.pad_id}
-    if kind != "question_answering":
-        content["architectures"] = [ARCHITECTURES[kind]]
-    else:
+    if kind == "question_answering":
         content["question_answering"] = network.settings
-        if not network.joint_head:
-            content["architectures"] = [ARCHITECTURES[kind]]
+    if kind != "question_answering" or not network.joint_head:
+        content["architectures"] = [ARCHITECTURES[kind]]
+    if labels:
+        content["id2label"] = {str(number): name for number, name in enumerate(labels.names)}
+        content["label2id"] = {name: number for number, name in enumerate(labels.names)}
+        if labels.problem:
+            content["problem_type"] = PROBLEM_TYPES[labels.problem]
     config_file = os.path.join(folder, "config.json")
     files.write_json(config_file, content)
     shutil.copymode(config_file, weights_file)  # safetensors creates it for the owner alone
@@ -781,18 +914,36 @@ def _write_folder(network: tf.Module, kind: str, tokenizer: ElectraTokenizer, fo
 
 def save_serving(network: tf.Module, folder: str):
     """A SavedModel whose `serving_default` takes input_ids, input_mask, segment_ids, int32 [B, L] of any B and L up to
-    the longest position, and returns `logits` as `modeling.Network` does. A question-answering one takes `p_mask` too
-    and returns what `modeling.QuestionAnswering.answers` does."""
-    answers = isinstance(network, modeling.QuestionAnswering)
-    names = ("input_ids", "input_mask", "segment_ids", *(["p_mask"] if answers else []))
+    the longest position, and returns what `serving_module` does. A question-answering one takes `p_mask` too."""
+    names = (*SERVING_INPUTS, *(["p_mask"] if isinstance(network, modeling.QuestionAnswering) else []))
+    module = serving_module(network, names)
+    tf.saved_model.save(module, folder, signatures=module.serve,
+                        options=tf.saved_model.SaveOptions(experimental_custom_gradients=False))
+
+
+SERVING_INPUTS = ("input_ids", "input_mask", "segment_ids")
+
+
+def serving_module(network: tf.Module, names: Sequence[str] = SERVING_INPUTS) -> tf.Module:
+    """A module with the tf.function `serve`: inference of a network, for tensors int32 [B, L] by `names`.
+
+    It returns a dict: `logits` as `modeling.Network` and the heads for classification and tagging do, or what
+    `modeling.QuestionAnswering.answers` does.
+    """
 
     def serve(*tensors):
         features = dict(zip(names, tensors))
-        return network.answers(features) if answers else {"logits": network(**features)}
+        enabled, fused.ENABLED = fused.ENABLED, False  # what XLA compiles is for this process alone
+        try:
+            if isinstance(network, modeling.QuestionAnswering):
+                return network.answers(features)
+            is_task = isinstance(network, modeling.TaskModel)
+            return {"logits": network.logits(features) if is_task else network(**features)}
+        finally:
+            fused.ENABLED = enabled
 
     module = tf.Module()
     module.network = network
     module.serve = tf.function(serve, autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32, name)
                                                                         for name in names])
-    tf.saved_model.save(module, folder, signatures=module.serve,
-                        options=tf.saved_model.SaveOptions(experimental_custom_gradients=False))
+    return module

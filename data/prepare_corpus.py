@@ -17,10 +17,10 @@ The place of a document is a hash of --seed and its text, so the corpus is shuff
 the same bytes for any --num_processes and any names of the files; only which one of near-duplicates stays depends on
 the order of the files.
 
-The work is done in pieces of up to 16 MB. Finished pieces and shards are kept in <output_dir>.partial: after a kill or
-a crash the same command checks them by size and hash and continues. They take the size of the text twice. A folder
-that is up to date is left as it is. Memory does not grow with the size of the text, except by about 50 bytes a document
-for near-duplicates.
+The work is done in pieces of up to 16 MB. Finished pieces and shards are kept in `.<name of the output>.partial` beside
+the output: after a kill or a crash the same command checks them by size and hash and continues. They take the size of
+the text twice. A folder that is up to date is left as it is. Memory does not grow with the size of the text, except by
+about 50 bytes a document for near-duplicates.
 
 Exit status: 0, 2 (invalid option or input), 1 (a worker process failed), 130 (Ctrl-C) or 143 (SIGTERM).
 """
@@ -672,32 +672,33 @@ def prepare(config: PrepareConfig):
     start_time = time.monotonic()
     check_libraries(config)
     output_dir = os.path.realpath(config.output_dir)
-    folder = f"{output_dir}.partial"
+    partial = files.partial_name(output_dir)
     if config.filter_language:
         cleaning.check_language(config.language)
-    before = read_record(f"{folder}/plan.json")
+    before = read_record(f"{partial}/plan.json")
     base, names = find_input(config)
     content = documents.content(base, names, [
         entry for made in (before, read_record(f"{output_dir}/manifest.json")) for entry in made.get("input", [])])
     files.remove_leftovers(output_dir)
     if check_output(config, content):
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed at its very end
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed at its very end
         print(f"{config.output_dir} is up to date", flush=True)
         return
-    check_disk(config, content, folder)
+    check_disk(config, content, partial)
     plan = make_plan(config, base, content)
     if before and not (same_input(before, plan) and before.get("pieces") == plan["pieces"]):
         print("the text, the options or this program have changed since the run that was not finished: starting again",
               flush=True)
-        shutil.rmtree(folder)
-    os.makedirs(folder, exist_ok=True)
-    files.remove_junk(folder)
-    files.write_json(f"{folder}/plan.json", plan)
-    write_corpus(config, folder, plan, start_time)
+        shutil.rmtree(partial)
+    with files.kept_folder(output_dir, replace=config.overwrite) as folder:
+        files.remove_junk(folder)
+        files.write_json(f"{folder}/plan.json", plan)
+        result, num_bytes = write_corpus(config, folder, plan)
+    say_result(config, result, num_bytes, time.monotonic() - start_time)
 
 
-def write_corpus(config: PrepareConfig, folder: str, plan: dict, start_time: float):
-    """The stages, and the folder that replaces --output_dir."""
+def write_corpus(config: PrepareConfig, folder: str, plan: dict) -> Tuple[Result, int]:
+    """The stages, and the folder `new` that replaces --output_dir. Returns: what was done, and the bytes of input."""
     sizes = [sum((part[2] or os.path.getsize(os.path.join(plan["base"], part[0]))) - part[1] for part in piece)
              for piece in plan["pieces"]]
     pieces = run_stage(config, folder, plan, read_piece, sizes, f"{folder}/pieces/{{:06d}}.json", "reading")
@@ -710,21 +711,20 @@ def write_corpus(config: PrepareConfig, folder: str, plan: dict, start_time: flo
     shards = run_stage(config, folder, {"runs": runs, "order": {name: order[name] for name in ("bounds", "sizes")}},
                        write_shard, order["sizes"], f"{folder}/shards/{{:06d}}.json", "writing")
     result = summarise(pieces, order, shards)
-    with files.new_folder(config.output_dir, replace=config.overwrite) as new:
-        os.mkdir(f"{new}/text")
-        text = []
-        for number, shard in enumerate(shards):
-            name = f"text/corpus-{number:05d}-of-{len(shards):05d}.txt"
-            (old, digest), = shard["files"].items()
-            os.rename(f"{folder}/shards/{old}", f"{new}/{name}")
-            text.append({"file": name, **shard["counts"], "blake2b": digest[1]})
-        files.write_text(f"{new}/report.md", report_of(config, result))
-        files.write_json(f"{new}/report.json", result._asdict())
-        files.write_json(f"{new}/manifest.json", {
-            "format": CORPUS_FORMAT, "version": 1, "options": plan["options"], "counts": result.counts,
-            "text": text, "input": plan["input"]})
-    shutil.rmtree(folder, ignore_errors=True)
-    say_result(config, result, sum(sizes), time.monotonic() - start_time)
+    new, text = f"{folder}/new", []
+    shutil.rmtree(new, ignore_errors=True)  # of a run that was killed here: shards that it had moved are written again
+    os.makedirs(f"{new}/text")
+    for number, shard in enumerate(shards):
+        name = f"text/corpus-{number:05d}-of-{len(shards):05d}.txt"
+        (old, digest), = shard["files"].items()
+        os.rename(f"{folder}/shards/{old}", f"{new}/{name}")
+        text.append({"file": name, **shard["counts"], "blake2b": digest[1]})
+    files.write_text(f"{new}/report.md", report_of(config, result))
+    files.write_json(f"{new}/report.json", result._asdict())
+    files.write_json(f"{new}/manifest.json", {
+        "format": CORPUS_FORMAT, "version": 1, "options": plan["options"], "counts": result.counts,
+        "text": text, "input": plan["input"]})
+    return result, sum(sizes)
 
 
 def say_result(config: PrepareConfig, result: Result, num_bytes: int, seconds: float):

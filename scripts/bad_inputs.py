@@ -155,7 +155,7 @@ OPTION_CALLS = {
     "finetune_ckpts_on_squad.sh": ["plan a sweep", "plan a search"], "sweep_squad.py": ["sweep"]}
 OUTPUT_OPTIONS = ("results_dir", "log_dir", "output_dir", "out_dir", "cache_dir", "json_summary", "output_file",
                   "data_dir")
-OUTPUTS = ("results", "answers", "exported", "built", "vocabulary", "demo", "sweep", "prepared", "prepared.partial",
+OUTPUTS = ("results", "answers", "exported", "built", "vocabulary", "demo", "sweep", "prepared", ".prepared.partial",
            "questions", "books", "made")
 
 

@@ -65,10 +65,12 @@ if __name__ == "__main__":  # an invalid call is refused at once, not after the 
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
+import batching  # noqa: E402
 import build_pretraining_dataset  # noqa: E402
 import devices  # noqa: E402
 import estimate  # noqa: E402
 import files  # noqa: E402
+import fine_tuning  # noqa: E402
 import flops  # noqa: E402
 import modeling  # noqa: E402
 import optimization  # noqa: E402
@@ -237,22 +239,22 @@ class Squad(Work):
         encoder = config.encoder()
         model = modeling.QuestionAnswering(encoder, self.program.joint_head, self.program.version_2_with_negative,
                                            compute_dtype=device.compute_dtype)
-        optimizer = run_tf_squad.make_optimizer(self.program, model, 1_000_000)
+        optimizer = fine_tuning.make_optimizer(run_tf_squad.SQUAD, self.program, model, 1_000_000)
         super().__init__(config, model, optimizer, device)
-        self._setup = run_tf_squad.Setup(None, 1, model, optimizer, self._epoch(), 0, (), 0)
-        self._answers = run_tf_squad.Answers(model)
+        self._setup = fine_tuning.Setup(None, 1, model, optimizer, self._epoch(), 0, (), 0)
+        self._answers = run_tf_squad.SQUAD.predictor(model)
 
-    def _epoch(self) -> squad_utils.WindowOrder:
-        return squad_utils.WindowOrder(self.features.lengths, self.program.buckets, self.config.train_batch_size, 1)
+    def _epoch(self) -> batching.RowOrder:
+        return batching.RowOrder(self.features.lengths, self.program.buckets, self.config.train_batch_size, 1)
 
     def turn_begins(self):
-        self._setup = self._setup._replace(windows=self._epoch())  # every turn has the same windows
+        self._setup = self._setup._replace(order=self._epoch())  # every turn has the same windows
 
     def input_of(self, step: int):
-        return run_tf_squad.input_of(self.program, self._setup, self.features, ALONE, step)
+        return fine_tuning.input_of(run_tf_squad.SQUAD, self.program, self._setup, self.features, ALONE, step)
 
     def flops_of(self, features) -> float:
-        return run_tf_squad.flops_of(self.program, self.model, features)
+        return fine_tuning.flops_of(run_tf_squad.SQUAD, self.program, self.model, features)
 
     def warm_up(self):
         """Traces both ways for every length."""
@@ -260,21 +262,22 @@ class Squad(Work):
         batches = self._batches(self.features, self.program.buckets, self.config.train_batch_size)
         for length in sorted({batch.length for batch in batches}):
             rows = np.flatnonzero(self.features.lengths <= length)[:self.config.train_batch_size]
-            feed = squad_utils.feed(self.features, squad_utils.Batch(length, rows), self.config.train_batch_size, True)
+            feed = squad_utils.feed(self.features, batching.Batch(length, rows), self.config.train_batch_size, True)
             seeds = tf.constant(pretrain_utils.fold_seeds([1], self.model.num_seeds))
             self.train_step([(feed, seeds)] * self.config.gradient_accumulation_steps)
         self.train_step.read_metrics()
         self.infer()
 
     @staticmethod
-    def _batches(features: squad_utils.Features, lengths: List[int], batch_size: int) -> List[squad_utils.Batch]:
-        return squad_utils.plan_batches(features.lengths, lengths, batch_size,
-                                        np.argsort(features.lengths, kind="stable"))
+    def _batches(features: squad_utils.Features, lengths: List[int], batch_size: int) -> List[batching.Batch]:
+        return batching.plan_batches(features.lengths, lengths, batch_size,
+                                     np.argsort(features.lengths, kind="stable"))
 
     def infer(self) -> Turn:
-        lengths = run_tf_squad.fine_lengths(self.program)
+        lengths = fine_tuning.fine_lengths(self.program)
         cpu = time.process_time()
-        _, interval = run_tf_squad.run_model(self.program, self._answers, self._asked, ALONE, None, lengths)
+        _, interval = fine_tuning.run_model(run_tf_squad.SQUAD, self.program, self._answers, self._asked, ALONE, None,
+                                            lengths=lengths)
         cpu = time.process_time() - cpu
         batches = self._batches(self._asked, lengths, self.program.predict_batch_size)
         done = sum(flops.of_squad(self.program, self.model.config, batch.length, training=False) for batch in batches)

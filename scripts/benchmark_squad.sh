@@ -5,8 +5,8 @@
 #   bash scripts/benchmark_squad.sh gpu bf16 base 32
 #   bash scripts/benchmark_squad.sh --help
 #
-# scripts/recipe.py has the options and their defaults, scripts/benchmark.py measures. Exit status: 0; 2 for an invalid option
-# or input; else that of scripts/benchmark.py.
+# scripts/benchmark_recipe.py has the options and their defaults, scripts/benchmark.py measures. Exit status: 0; 2 for an
+# invalid option or input; else that of scripts/benchmark.py.
 
 # shellcheck source=scripts/environment.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"

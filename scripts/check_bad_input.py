@@ -772,7 +772,7 @@ def judge_files(run: Run) -> List[str]:
             continue
         if ".partial/" in path and run.status not in (0, 2):  # where an interrupted build of a dataset continues
             continue
-        if path.startswith("prepared.partial") and run.status:  # what is finished there is used by the next call
+        if path.startswith(".prepared.partial") and run.status:  # what is finished there is used by the next call
             continue
         if new and (TEMPORARY.search(path) or path.startswith("tmp/")):
             found.append(f"left {path}")

@@ -6,10 +6,10 @@
     python scripts/check_weights.py --work_dir=/tmp/weights --regenerate      only writes tests/data/transformers_tiny
 
 Creates one virtual environment per release under --work_dir (PyTorch, about 1 GB each; later calls use them again). For
-tiny, small, base and a size with projected embeddings: a random ElectraForPreTraining, ElectraForMaskedLM and
-ElectraForQuestionAnswering saved by transformers are read here, and what this project writes from them is loaded there,
-without a missing or unexpected key, tokenizer included. Prints the largest difference of any logit; above 1e-5 the
-status is 1.
+tiny, small, base and a size with projected embeddings: a random ElectraForPreTraining, ElectraForMaskedLM,
+ElectraForQuestionAnswering, ElectraForSequenceClassification and ElectraForTokenClassification, each saved by
+transformers, are read here, and what this project writes from them is loaded there, without a missing or unexpected
+key, tokenizer and labels included. Prints the largest difference of any logit; above 1e-5 the status is 1.
 """
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ PEERS = {"4": ["transformers==4.57.6", "huggingface_hub<1"], "5": ["transformers
 TORCH = "torch==2.13.0"
 TOLERANCE = 1e-5
 KINDS = ("discriminator", "generator")
+LABELS = {"sequence_classification": ["no", "perhaps", "yes"], "token_classification": ["O", "B-PER", "I-PER", "B-LOC"]}
 SENTENCES = ["The cat sat on the mat.", "Unwanted, running café!", "lower [MASK] est"]
 WORDS = [*tokenization.SPECIAL_TOKENS,
          *"the cat sat on mat un ##want ##ed run ##ning cafe low ##er est . , ! a".split()]
@@ -84,7 +85,14 @@ def all_sizes(vocab_size: int) -> dict:
                                                 num_hidden_layers=3, num_attention_heads=3, intermediate_size=200)
     fractions = {**electra_config.GENERATOR_FRACTIONS, "projected": 2 / 3}
     return {size: {"discriminator": encoder.to_dict(), "generator": encoder.generator(fractions[size]).to_dict(),
-                   "question_answering": encoder.to_dict()} for size, encoder in discriminators.items()}
+                   "question_answering": encoder.to_dict(), **with_labels(encoder)}
+            for size, encoder in discriminators.items()}
+
+
+def with_labels(encoder: ElectraConfig) -> dict:
+    """Settings of a classifier and a tagger, by kind."""
+    return {kind: {**encoder.to_dict(), "id2label": dict(enumerate(names)),
+                   "label2id": {name: number for number, name in enumerate(names)}} for kind, names in LABELS.items()}
 
 
 def write_inputs(folder: str, vocab_size: int, batch: int, length: int):
@@ -98,6 +106,10 @@ def network_of(source: weights.Source, kind: Optional[str], tokenizer) -> tf.Mod
     """A network with the weights of one folder."""
     if kind == "question_answering":
         return weights.question_answering(source, tokenizer)
+    if kind in LABELS:
+        model, labels = weights.task_model(source, tokenizer)
+        assert list(labels.names) == LABELS[kind]
+        return model
     make = modeling.VariableMaker(0, 0.02)
     embeddings = modeling.Embeddings(source.config, "electra/embeddings", make)
     encoder = modeling.Encoder(source.config, "electra", make, tf.float32)
@@ -114,6 +126,8 @@ def outputs(network: tf.Module, folder: str) -> np.ndarray:
     if isinstance(network, modeling.QuestionAnswering):
         found = network.answers(dict(zip(("input_ids", "input_mask", "segment_ids"), tensors)))
         return np.stack([found["start_logits"], found["end_logits"]])
+    if isinstance(network, modeling.TaskModel):
+        return network.logits(dict(zip(("input_ids", "input_mask", "segment_ids"), tensors))).numpy()
     return network(*tensors).numpy()
 
 
@@ -138,7 +152,8 @@ def compare(release: str, work_dir: str, tokenizer) -> bool:
         for kind in kinds:
             network = network_of(weights.read(os.path.join(theirs, size, kind)), kind, tokenizer)
             logits = outputs(network, theirs)
-            weights.save_folder(network, kind, tokenizer, os.path.join(ours, size, kind))
+            labels = weights.labels_of(weights.read(os.path.join(theirs, size, kind))) if kind in LABELS else None
+            weights.save_folder(network, kind, tokenizer, os.path.join(ours, size, kind), labels=labels)
             rows.append((size, kind, logits, difference(logits, os.path.join(theirs, size, kind), "logits.npy")))
     peer(python, "check", ours)
     expected_ids = [[tokenizer.cls_id, *ids, tokenizer.sep_id] for ids in tokenizer.encode_batch(SENTENCES)]
@@ -147,7 +162,7 @@ def compare(release: str, work_dir: str, tokenizer) -> bool:
         with open(os.path.join(ours, size, kind, "peer_ids.json"), encoding="utf-8") as file:
             same_ids = json.load(file)[:2] == expected_ids[:2]  # theirs keeps the third one's [MASK] whole
         good &= max(loaded, exported) <= TOLERANCE and same_ids
-        print(f"transformers {release}  {size:10} {kind:18} in {loaded:.1e}  out {exported:.1e}  "
+        print(f"transformers {release}  {size:10} {kind:23} in {loaded:.1e}  out {exported:.1e}  "
               f"{'same token ids' if same_ids else 'OTHER TOKEN IDS'}", flush=True)
     return good
 
@@ -171,15 +186,16 @@ def regenerate(work_dir: str, tokenizer):
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
     encoder = ElectraConfig(vocab_size=tokenizer.vocab_size, embedding_size=8, hidden_size=16, num_hidden_layers=2,
-                            num_attention_heads=2, intermediate_size=24, max_position_embeddings=16).to_dict()
-    files.write_json(os.path.join(folder, "sizes.json"), {"tiny": dict.fromkeys(KINDS, encoder)})
+                            num_attention_heads=2, intermediate_size=24, max_position_embeddings=16)
+    files.write_json(os.path.join(folder, "sizes.json"), {"tiny": {**dict.fromkeys(KINDS, encoder.to_dict()),
+                                                                   **with_labels(encoder)}})
     write_inputs(folder, tokenizer.vocab_size, batch=3, length=11)
     peer(peer_python("4", work_dir), "make", folder)
     target = os.path.join(ROOT, "tests", "data", "transformers_tiny")
     shutil.rmtree(target, ignore_errors=True)
     shutil.move(os.path.join(folder, "tiny"), target)
     shutil.copy(os.path.join(folder, "inputs.npz"), target)
-    for kind in KINDS:
+    for kind in (*KINDS, *LABELS):
         shutil.copy(tokenizer.vocab_file, os.path.join(target, kind))
     print(f"written: {target}")
 

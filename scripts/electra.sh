@@ -5,10 +5,10 @@
 #   bash scripts/electra.sh hpu bf16 176 6e-3 1 xla 2000 10000 ...      the positional order of Habana's electra.sh
 #   bash scripts/electra.sh --help                                      every option, by position and by name
 #
-# scripts/recipe.py has the options and their defaults, checks a call as a whole, and turns it into the flags of each phase;
-# a dry run prints the commands. Checkpoints and logs go to results/models/<name of the run>/, each phase's console output
-# to a log file there. Exit status: 0; 2 for an invalid option or input; 75 after an interruption that can be resumed; else
-# that of the training.
+# scripts/pretraining_recipe.py has the options and their defaults, checks a call as a whole, and turns it into the flags of
+# each phase; a dry run prints the commands. Checkpoints and logs go to results/models/<name of the run>/, each phase's
+# console output to a log file there. Exit status: 0; 2 for an invalid option or input; 75 after an interruption that can be
+# resumed; else that of the training.
 
 # shellcheck source=scripts/environment.sh disable=SC2154  # recipe sets variables
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"

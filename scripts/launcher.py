@@ -4,7 +4,7 @@
     python scripts/launcher.py status FOLDER STATUS WRAPPER [STOPPED]
     python scripts/launcher.py answering HOSTFILE NUMBER_OF_WORKERS FEWEST FILE
 
-scripts/environment.sh and scripts/restarts.sh call these; scripts/recipe.py calls `check`. `start` prints the words
+scripts/environment.sh and scripts/restarts.sh call these; scripts/plans.py calls `check`. `start` prints the words
 that go before the training command, quoted for the shell, or an error of one sentence with exit status 2; HOSTFILE and
 DRY_RUN may be empty. `status` prints the merged exit status. `answering` prints the number of workers and the hostfile
 for a restart. Only the standard library is used: any Python 3.8 or newer runs this, with or without the packages.

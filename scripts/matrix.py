@@ -87,6 +87,7 @@ class Family(NamedTuple):
     requirements: str
     pins: Tuple[str, ...] = ()  # replace the lines of the requirements file for the same packages
     horovod: bool = False
+    export: bool = False  # with what exports to ONNX
 
 
 HPU_1_6 = "requirements-hpu-1.6.1.txt"
@@ -94,11 +95,12 @@ FAMILIES = (
     Family("2.8.2", ("3.8", "3.10"), HPU_1_6, ("tensorflow-cpu==2.8.2",)),
     Family("2.9.1", ("3.8", "3.10"), HPU_1_6),
     Family("2.15.0", ("3.10",), "requirements-hpu-1.14.txt"),
-    Family("2.15.1", ("3.11", "3.10"), "requirements-cpu.txt", horovod=True),
-    Family("2.21.0", ("3.12", "3.13"), "requirements-cpu.txt"),
+    Family("2.15.1", ("3.11", "3.10"), "requirements-cpu.txt", horovod=True, export=True),
+    Family("2.21.0", ("3.12", "3.13"), "requirements-cpu.txt", export=True),
     # requirements-cpu.txt takes 2.15.1 on Python 3.11, where Horovod builds; 2.21 runs there as well.
     Family("2.21.0", ("3.11",), "requirements-cpu.txt", (
-        "tensorflow-cpu==2.21.0", "tensorboard==2.20.0", "numpy==2.4.6", "protobuf==7.36.2", "wrapt")),
+        "tensorflow-cpu==2.21.0", "tensorboard==2.20.0", "numpy==2.4.6", "protobuf==7.36.2", "wrapt",
+        "onnx==1.23.2"), export=True),
 )
 
 
@@ -237,7 +239,8 @@ def pyenv_pythons(version):
 def requirements(stack) -> str:
     """The stack's requirements: those of its file with its own pins, and the tools of the tests."""
     pins = {package(pin) for pin in stack.family.pins}
-    lines = [*lines_of(stack.family.requirements), *lines_of("requirements-dev.txt", include=False)]
+    lines = [*lines_of(stack.family.requirements), *lines_of("requirements-dev.txt", include=False),
+             *(lines_of("requirements-export.txt") if stack.family.export else ())]
     return "\n".join([*(line for line in lines if package(line) not in pins), *stack.family.pins, ""])
 
 

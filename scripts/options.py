@@ -1,7 +1,7 @@
 """Options of a command line that are written once: a table of them gives --help, reads a call, and names what is wrong.
 
 An option sets a field of a program's configuration, and then takes meaning, type, choices and bounds from it, or is the
-wrapper's own. scripts/recipe.py has the tables. Only the standard library is used.
+wrapper's own. The modules of the recipes (scripts/*_recipe.py) have the tables. Only the standard library is used.
 """
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import random
 import statistics
 from typing import Dict, List, Sequence, Tuple
 
-from recipe import SEARCHED, SweepConfig
+from sweep_recipe import SEARCHED, SweepConfig
 
 import curves
 

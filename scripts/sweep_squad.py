@@ -36,19 +36,22 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, "scripts")]
 
-from recipe import SweepConfig  # noqa: E402  (found through the line above, like the rest)
+from sweep_recipe import SweepConfig  # noqa: E402  (found through the line above, like the rest)
 
 import command_line  # noqa: E402
 
 if __name__ == "__main__":  # an invalid call is refused at once, not after the seconds that TensorFlow takes
     command_line.refuse_early(SweepConfig, __doc__, resumable=True)
 
-import recipe  # noqa: E402
 import search_squad  # noqa: E402
+import squad_recipe  # noqa: E402
+import sweep_recipe  # noqa: E402
+from plans import Plan  # noqa: E402
 
 import configuration  # noqa: E402
 import curves  # noqa: E402
 import files  # noqa: E402
+import run_page  # noqa: E402
 from checkpoints import (  # noqa: E402
     Checkpoint,
     Checkpoints,
@@ -134,7 +137,7 @@ def plan(config: SweepConfig, settings: Sequence[search_squad.Setting] = ((),)) 
     """The fine-tunings, in the order of --checkpoints. Raises: UserError: a name without a checkpoint."""
     seeds = config.seed_list
     jobs, seen = [], set()
-    for name in recipe.checkpoint_names(config.checkpoints, lambda name: bool(paths_of(name))):
+    for name in sweep_recipe.checkpoint_names(config.checkpoints, lambda name: bool(paths_of(name))):
         for checkpoint in named(name):
             if os.path.realpath(checkpoint.prefix) in seen:
                 continue
@@ -337,7 +340,7 @@ def fine_tune(job: Job, config: SweepConfig, arguments: List[str], stop: Stop, c
     weights = next((os.path.join(job.exported, kind) for kind in ("discriminator", "generator")
                     if os.path.isdir(os.path.join(job.exported, kind))), None)
     started = time.monotonic()
-    words = recipe.fine_tuning(config.device or content.state["device"], job.seed, weights, job.folder,
+    words = sweep_recipe.fine_tuning(config.device or content.state["device"], job.seed, weights, job.folder,
                                [*arguments, *search_squad.words_of(job.setting)])
     status = stop.run(["bash", os.path.join(ROOT, "scripts", "electra_squad.sh"), *words],
                       {**os.environ, "PYTHON": sys.executable})
@@ -395,7 +398,7 @@ def by_checkpoint(rows: List[dict]) -> Dict[str, List[dict]]:
 
 
 def write_tables(rows: List[dict], out_dir: str):
-    """sweep.txt, sweep.csv and sweep.png."""
+    """sweep.txt, sweep.csv, sweep.png and report.html."""
     if not rows:
         return
     files.write_text(os.path.join(out_dir, "sweep.txt"), table(rows))
@@ -409,6 +412,7 @@ def write_tables(rows: List[dict], out_dir: str):
         (search_squad.plot if any(row.get("setting") for row in rows) else plot)(rows, png)
     except OSError as error:
         warn_once(f"warning: {png} cannot be written ({in_short(error)}): the sweep continues.")
+    run_page.write_or_warn(out_dir)
 
 
 def plot(rows: List[dict], png: str):
@@ -447,7 +451,7 @@ def sweep(config: SweepConfig, arguments: List[str]):
     """
     settings, max_steps = search_squad.settings_of(config), 0
     if settings != [()]:
-        max_steps = recipe.squad(arguments, dry_run=True).configs[0].max_steps
+        max_steps = squad_recipe.squad(arguments, dry_run=True).configs[0].max_steps
         config.check_passed([word.partition("=")[0][2:] for word in arguments], max_steps)
     rounds = search_squad.rounds_of(config.halving, max_steps, len(plan(config, settings)) // len(config.seed_list))
     if config.halving:  # each round has its own
@@ -468,13 +472,13 @@ def sweep(config: SweepConfig, arguments: List[str]):
         asked += len(jobs)
         left = [job for job in jobs if job.folder not in rows]
         if left:
-            check_disk(config, recipe.squad(arguments, dry_run=True).configs[0], left, contents)
+            check_disk(config, squad_recipe.squad(arguments, dry_run=True).configs[0], left, contents)
         run_jobs(config, arguments, jobs, rows, contents, stop, failed)
     if rows:
         print(table(in_order(rows, jobs)), end="")
         if len(settings) > 1:
             print(best_of(config, jobs, rows, contents, arguments), end="")
-        print(f"Results are in {config.out_dir}: sweep.txt, sweep.csv, sweep.png.")
+        print(f"Results are in {config.out_dir}: sweep.txt, sweep.csv, sweep.png, report.html.")
     if failed:
         raise RunFailed(f"{len(failed)} of {asked} fine-tunings failed: {', '.join(failed)}.")
 
@@ -508,7 +512,7 @@ def best_of(config: SweepConfig, jobs: List[Job], rows: Dict[str, dict], content
     found = groups[run, checkpoint, setting]
     seed = max(found, key=lambda row: row["F1"])["seed"]
     device = config.device or contents[checkpoint.prefix].state["device"]
-    words = recipe.fine_tuning(device, seed, checkpoint.prefix, os.path.join(config.out_dir, "best"),
+    words = sweep_recipe.fine_tuning(device, seed, checkpoint.prefix, os.path.join(config.out_dir, "best"),
                                [*arguments, *search_squad.words_of(setting)])
     spread = f"{min(row['F1'] for row in found):.2f} to {max(row['F1'] for row in found):.2f}, "
     spread += f"{len(found)} seeds" if len(found) > 1 else "one seed"
@@ -556,11 +560,11 @@ def prepare(config: SweepConfig, left: List[Job], contents: Dict[str, Content], 
         if job.checkpoint.prefix in contents:
             state = contents[job.checkpoint.prefix].state
             kinds.setdefault((config.device or state["device"], json.dumps(state["encoder"]), job.setting), job)
-    plans: Dict[tuple, recipe.Plan] = {}  # of each device and encoder, that with the largest batch
+    plans: Dict[tuple, Plan] = {}  # of each device and encoder, that with the largest batch
     for (device, encoder, _), job in kinds.items():
-        words = recipe.fine_tuning(device, job.seed, os.path.abspath(job.checkpoint.prefix), os.path.join(
+        words = sweep_recipe.fine_tuning(device, job.seed, os.path.abspath(job.checkpoint.prefix), os.path.join(
             config.out_dir, "check"), [*arguments, *search_squad.words_of(job.setting)])
-        made = recipe.squad(words, dry_run=config.check_only)
+        made = squad_recipe.squad(words, dry_run=config.check_only)
         known = plans.get((device, encoder))
         if known is None or made.configs[0].train_batch_size > known.configs[0].train_batch_size:
             plans[device, encoder] = made
@@ -570,7 +574,7 @@ def prepare(config: SweepConfig, left: List[Job], contents: Dict[str, Content], 
         check_fine_tuning(made, stop)
 
 
-def check_fine_tuning(made: recipe.Plan, stop: Stop):
+def check_fine_tuning(made: Plan, stop: Stop):
     """Has run_tf_squad.py validate the data, the lengths and the weights of a fine-tuning. Raises: see `prepare`."""
     if not all(os.path.isdir(os.path.join(ROOT, folder)) for folder in made.variables["built_folders"]):
         return  # the sample questions are made by the first fine-tuning
@@ -582,7 +586,7 @@ def check_fine_tuning(made: recipe.Plan, stop: Stop):
     if status:
         reason = next((line for line in reversed(said) if line.startswith(f"{program}: ")), "".join(said[-1:]))
         error = UserError if status == UserError.exit_status else RunFailed
-        raise error(recipe.squad_table().translate(reason[len(program) + 2:] if error is UserError else
+        raise error(squad_recipe.squad_table().translate(reason[len(program) + 2:] if error is UserError else
                                                    f"{program} --check_only ended with status {status}: {reason}"))
 
 

@@ -50,7 +50,8 @@ class Clone:
         self.environment["PATH"] = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
         shutil.copytree(ROOT / "scripts", folder / "scripts")
         modules = [ROOT / f"{module}.py" for module in ("command_line", "configuration", "electra_config", "files",
-                                                        "pretraining_options", "squad_options")]
+                                                        "fine_tuning_options", "pretraining_options", "squad_options",
+                                                        "task_options")]
         for file in (*ROOT.glob("requirements*.txt"), *modules):
             shutil.copy(file, folder)
         (folder / "data").mkdir()

@@ -196,6 +196,99 @@ def test_examples_of_weight_0_and_padding_change_neither_loss_nor_gradient(which
             np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=2e-6)
 
 
+# --- Classification, regression and tagging ---
+
+
+def task_model(kind, **config):
+    config = dataclasses.replace(CONFIG, **config)
+    if kind == "tags":
+        return modeling.TokenClassification(config, 4, seed=3)
+    return modeling.SequenceClassification(config, 1 if kind == "regression" else 4, kind, seed=3)
+
+
+def task_features(kind, batch=3):
+    features = make_features(batch)
+    rng = np.random.default_rng(2)
+    labels = {"single_label": rng.integers(0, 4, batch).astype(np.int32),
+              "multi_label": rng.integers(0, 2, [batch, 4]).astype(np.float32),
+              "regression": rng.normal(size=batch).astype(np.float32),
+              "tags": np.where(features["input_mask"] * rng.integers(0, 2, [batch, 20]) > 0,
+                               rng.integers(0, 4, [batch, 20]), -1).astype(np.int32)}[kind]
+    return {**features, "labels": labels, "weights": np.ones(batch, np.float32),
+            "num_labelled" if kind == "tags" else "num_examples":
+                np.float32(np.sum(labels >= 0) if kind == "tags" else batch)}
+
+
+NO_DROPOUT = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+PROBLEMS = [*modeling.PROBLEMS, "tags"]
+
+
+def log_softmax(x):
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_losses_of_classification_and_tagging_are_the_formulas(kind, weighted):
+    model, features = task_model(kind, **NO_DROPOUT), task_features(kind)
+    class_weights = np.float32([0.5, 2.0, 1.0, 3.0] if weighted else [1.0] * 4)
+    given = {**features, **({"class_weights": class_weights} if weighted else {})}
+    loss, sums = model.loss({name: tf.constant(value) for name, value in given.items()}, make_seeds(model))
+    logits, labels = model.logits(features).numpy().astype(np.float64), features["labels"]
+    if kind == "regression":
+        expected, correct = np.mean((logits[:, 0] - labels) ** 2), 0
+    elif kind == "multi_label":
+        probability = 1 / (1 + np.exp(-logits))
+        expected = -np.mean(class_weights * labels * np.log(probability) + (1 - labels) * np.log(1 - probability))
+        correct = np.sum(((logits > 0) == labels).all(-1))
+    else:
+        rows = labels >= 0
+        chosen = np.take_along_axis(log_softmax(logits), np.maximum(labels, 0)[..., None], -1)[..., 0]
+        expected = -np.mean((chosen * class_weights[labels])[rows])
+        correct = np.sum((logits.argmax(-1) == labels)[rows])
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert float(sums["correct"]) == correct and float(sums["examples"]) == 3
+    assert float(sums["tokens"]) == features["input_mask"].sum()
+    assert set(sums) == set(model.metric_names)
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_padding_and_examples_of_weight_0_change_neither_loss_nor_gradient_of_a_task(kind):
+    model, features = task_model(kind, **NO_DROPOUT), task_features(kind)
+    divisor = "num_labelled" if kind == "tags" else "num_examples"
+    features[divisor] = np.float32(2.0)
+    two = {name: value[:2] if np.ndim(value) else value for name, value in features.items()}
+    filled = {**features, "weights": np.float32([1, 1, 0])}
+    longer = {name: np.pad(value, [[0, 0], [0, 4]], constant_values=-1 if name == "labels" else 0)
+              if np.shape(value) == (2, 20) else value for name, value in two.items()}
+    results = []
+    for batch in (two, filled, longer):
+        with tf.GradientTape() as tape:
+            loss, sums = model.loss({name: tf.constant(value) for name, value in batch.items()}, make_seeds(model))
+        results.append((float(loss), tape.gradient(loss, model.trainable_variables), sums))
+    for loss, gradients, sums in results[1:]:
+        assert loss == pytest.approx(results[0][0], rel=1e-5)
+        assert {name: float(value) for name, value in sums.items()} == {
+            name: float(value) for name, value in results[0][2].items()}
+        for gradient, expected in zip(gradients, results[0][1]):
+            np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["single_label", "tags"])
+def test_every_seed_row_of_a_task_head_drops_something_in_training(kind):
+    """CONFIG has dropout; the last rows are the head's."""
+    model, features = task_model(kind), task_features(kind)
+    features = {name: tf.constant(value) for name, value in features.items()}
+    seeds = make_seeds(model)
+    loss = float(model.loss(features, seeds)[0])
+    assert loss == float(model.loss(features, seeds)[0])
+    for row in range(model.num_seeds - model.head_seeds, model.num_seeds):
+        changed = np.array(seeds)
+        changed[row] += 1
+        assert float(model.loss(features, changed)[0]) != loss
+    np.testing.assert_array_equal(model.logits(features), model.logits(features))
+
+
 # --- Functions of tensors against numpy ---
 
 
@@ -360,13 +453,16 @@ def test_loss_and_metrics_are_the_papers_formulas():
     discriminator_loss = (binary * mask).sum() / mask.sum()
     np.testing.assert_allclose(loss, generator_loss + 50 * discriminator_loss, rtol=1e-5)
 
+    share = labels.sum() / mask.sum()  # the best constant probability
+    entropy = -(share * np.log(share) + (1 - share) * np.log(1 - share))
     predicted = (probability > 0.5) & (mask > 0)
     means = modeling.ratios({name: float(value) for name, value in sums.items()})
     expected = {"generator_loss": generator_loss, "discriminator_loss": discriminator_loss,
                 "generator_accuracy": ((logits.argmax(-1) == original) * weights).sum() / weights.sum(),
                 "discriminator_accuracy": ((predicted == (labels > 0)) & (mask > 0)).sum() / mask.sum(),
                 "discriminator_precision": (predicted & (labels > 0)).sum() / max(predicted.sum(), 1),
-                "discriminator_recall": (predicted & (labels > 0)).sum() / max(labels.sum(), 1)}
+                "discriminator_recall": (predicted & (labels > 0)).sum() / max(labels.sum(), 1),
+                "discriminator_gain": 1 - discriminator_loss / entropy}
     assert {name: pytest.approx(value, rel=1e-5) for name, value in expected.items()} == means
 
 

@@ -267,7 +267,7 @@ def test_finished_pieces_are_kept_and_damaged_ones_done_again(text, in_process, 
     with pytest.raises(RunFailed, match="the third piece"):
         prepare_corpus.prepare(config(text, "again"))
     assert not (text.parent / "again").exists()
-    pieces = text.parent / "again.partial" / "pieces"
+    pieces = text.parent / ".again.partial" / "pieces"
     done = sorted(path.name for path in pieces.glob("*.json"))
     assert "000002.json" not in done and len(done) == len(calls) - 1 > 3
     damaged = pieces / "000001-0000.docs"
@@ -304,7 +304,7 @@ def test_kill_9_leaves_what_the_next_start_continues(text, tmp_path):
     running = subprocess.Popen([*words, f"--output_dir={out}", "--num_processes=2"], start_new_session=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 60
-    while not list(tmp_path.glob("killed.partial/pieces/*.json")) and running.poll() is None:
+    while not list(tmp_path.glob(".killed.partial/pieces/*.json")) and running.poll() is None:
         assert time.monotonic() < end
         time.sleep(0.01)
     os.killpg(running.pid, signal.SIGKILL)
@@ -313,6 +313,38 @@ def test_kill_9_leaves_what_the_next_start_continues(text, tmp_path):
     subprocess.run([*words, f"--output_dir={tmp_path / 'one'}", "--num_processes=1"], check=True,
                    stdout=subprocess.DEVNULL)
     assert content(out) == content(tmp_path / "one")
+
+
+def end_at(rename, *words):
+    """Prepares a corpus in this process, which ends at its `rename`-th rename as by kill -9."""
+    left, real = [rename], os.rename
+
+    def counted(*args):
+        left[0] -= 1
+        if not left[0]:
+            os._exit(9)
+        real(*args)
+
+    os.rename, process_pool.begin_worker = counted, lambda: None
+    process_pool.concurrent.futures.ProcessPoolExecutor = Inline
+    prepare_corpus.main([SCRIPT, *words])
+
+
+@pytest.mark.parametrize("rename, there", [
+    (1, {"out"}),  # before the only shard is moved to the new folder
+    (2, {"out"}),  # before the old folder is moved away
+    (3, set())])  # before the new one takes its place
+def test_kill_9_while_the_result_is_put_in_its_place_loses_nothing(rename, there, text, tmp_path, in_process):
+    prepare_corpus.prepare(config(text, seed=7))
+    words = [f"--input_dir={text}", f"--output_dir={tmp_path / 'out'}", "--num_processes=1", "--overwrite"]
+    ended = subprocess.run([sys.executable, "-c", f"import test_prepare_corpus as t; t.end_at({rename}, *{words})"],
+                           cwd=os.path.dirname(__file__), env={**os.environ, "PYTHONPATH": str(support.ROOT)})
+    assert ended.returncode == 9
+    assert set(os.listdir(tmp_path)) - {"out.lock"} == {"text", ".out.partial", *there}
+    prepare_corpus.prepare(config(text, overwrite=True))
+    assert set(os.listdir(tmp_path)) - {"out.lock"} == {"text", "out"}
+    prepare_corpus.prepare(config(text, "whole"))
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
 # --- Refusals ---

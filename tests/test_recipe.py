@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 
+import pretraining_recipe
 import pytest
 from support import STAND_IN, Clone, make_folder, write_executable
 
@@ -181,7 +182,8 @@ def test_the_command_makes_the_configuration_that_was_checked(plan, wrapper):
              if name.startswith(("options", "command"))]
     assert len(found) == len(made.configs) > 0
     for command, config in zip(found, made.configs):
-        more = [f"--{name}={value}" for name, value in recipe.PHASE_2.items() if getattr(config, "phase2", False)]
+        phase_2 = pretraining_recipe.PHASE_2 if getattr(config, "phase2", False) else {}
+        more = [f"--{name}={value}" for name, value in phase_2.items()]
         assert command_line.parse(type(config), [*command, *more], "") == config
 
 
@@ -341,7 +343,7 @@ def test_a_corpus_that_cannot_be_used_is_refused(tmp_path, refuses, monkeypatch)
     assert "no text" in refuses(corpus_plan, tmp_path)
     (tmp_path / "text" / "a.txt").write_text("One sentence.\n")
     assert "--data_dir_p2" in refuses(corpus_plan, tmp_path, "--data_dir_p2=/")
-    monkeypatch.setattr(recipe, "ROOT", str(tmp_path))  # where data/mine is
+    monkeypatch.setattr(pretraining_recipe, "ROOT", str(tmp_path))  # where data/mine is
     built = tmp_path / "data" / "mine" / "seq_len_128"
     built.mkdir(parents=True)
     for content, word in (({"corpus": [{"file": "a.txt", "bytes": 14}]}, None), ({"corpus": []}, "--model_name"),

@@ -904,14 +904,6 @@ def test_eval_only_repeats_the_held_out_figures_of_training(data, tmp_path, caps
     assert "ckpt-3 was trained on another vocabulary" in said
 
 
-def test_area_under_curve_counts_pairs_with_ties_half():
-    rng = np.random.default_rng(3)
-    scores, labels = rng.integers(0, 6, 60).astype(np.float32), rng.integers(0, 2, 60)
-    pairs = [(p > n) + 0.5 * (p == n) for p in scores[labels == 1] for n in scores[labels == 0]]
-    assert run_pretraining.area_under_curve(scores, labels) == pytest.approx(np.mean(pairs), rel=1e-12)
-    assert run_pretraining.area_under_curve(np.arange(4.0), np.zeros(4)) == 0.5
-
-
 # --- Old command lines ---
 
 

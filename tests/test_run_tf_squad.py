@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -10,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from support import SQUAD_ENCODER, StopAfter, squad_file
 from support import squad_config as make_config
 
 import files
+import fine_tuning
 import flops
 import run_log
 import run_tf_squad
@@ -28,10 +29,8 @@ import training
 import weights
 from checkpoints import Checkpoints, read_state
 from configuration import Interrupted, RunFailed, UserError
-from electra_config import ElectraConfig
 from squad_options import SquadConfig
 from tokenization import ElectraTokenizer
-from workers import ALONE
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -500,10 +499,10 @@ def test_the_lengths_fit_a_shorter_window_and_older_checkpoints_resume(data, tmp
     for file in os.listdir(old.checkpoint_dir):
         os.remove(os.path.join(old.checkpoint_dir, file))
     checkpoints.save(1, 2, model, tf.Module(), state)
-    found = run_tf_squad.find_own_run(dataclasses.replace(old, learning_rate=None, doc_stride=None), checkpoints,
-                                      state["identity"])
+    find = functools.partial(fine_tuning.find_own_run, run_tf_squad.SQUAD)
+    found = find(dataclasses.replace(old, learning_rate=None, doc_stride=None), checkpoints, state["identity"])
     assert found["step"] == 2
-    refuses(run_tf_squad.find_own_run, dataclasses.replace(old, learning_rate=5e-4), checkpoints, state["identity"])
+    refuses(find, dataclasses.replace(old, learning_rate=5e-4), checkpoints, state["identity"])
 
 
 def test_several_evaluations_trace_each_length_once(data, tmp_path, monkeypatch):
@@ -523,7 +522,8 @@ def test_several_evaluations_trace_each_length_once(data, tmp_path, monkeypatch)
 
 
 def test_check_only_finds_what_a_run_would_and_writes_nothing(data, tmp_path, finished, refuses):
-    check, config = run_tf_squad.check_only, make_config(data, tmp_path / "out", check_only=True)
+    check = functools.partial(fine_tuning.check_only, run_tf_squad.SQUAD)
+    config = make_config(data, tmp_path / "out", check_only=True)
     replace = dataclasses.replace
     check(config)
     check(replace(config, do_train=False, init_checkpoint=finished[0].checkpoint_dir))
@@ -563,52 +563,6 @@ def test_buckets_end_at_the_longest_sequence():
     config = SquadConfig(do_train=True, output_dir="o", data_dir="d", max_seq_length=300)
     assert config.buckets == [128, 192, 256, 300]
     assert dataclasses.replace(config, length_buckets="384").buckets == [300]
-
-
-def test_large_predictions_on_cpu_have_finer_lengths(monkeypatch):
-    config = SquadConfig(do_train=True, output_dir="o", data_dir="d", max_seq_length=300)
-    windows = types.SimpleNamespace(lengths=np.full(1000, 200))
-
-    def lengths(config):
-        return run_tf_squad.prediction_lengths(config, ElectraConfig.of_size("base"), windows)
-
-    assert lengths(config) == config.buckets  # 15 TFLOP
-    monkeypatch.setattr(run_tf_squad, "LARGE_PREDICTION", 1e13)
-    assert lengths(config) == [*range(32, 300, 32), 300]
-    assert lengths(dataclasses.replace(config, length_buckets="128", beam_size=40))[:2] == [64, 96]
-    for changes in (dict(length_buckets="300"), dict(device="hpu")):  # all windows padded alike; graphs that are slow
-        changed = dataclasses.replace(config, **changes)
-        assert lengths(changed) == changed.buckets
-
-
-def test_batches_that_trace_are_computed_once_and_not_timed():
-    config = SquadConfig(do_train=True, output_dir="o", data_dir="d", max_seq_length=8, length_buckets="4",
-                         predict_batch_size=2, beam_size=1)
-    rows = {name: np.arange(9 * 8).reshape(9, 8) for name in squad_utils.NETWORK_INPUTS}
-    windows = types.SimpleNamespace(lengths=np.array([3, 8, 3, 4, 7, 2, 3, 4, 1]), **rows)
-    computed, seen = [], set()
-
-    class Answers:
-        model = types.SimpleNamespace(joint_head=True)
-        is_traced = staticmethod(lambda features: features["input_ids"].shape[1] in seen)
-
-        def __call__(self, features):
-            computed.append(features["input_ids"].numpy())
-            seen.add(features["input_ids"].shape[1])
-            return {"first": features["input_ids"][:, 0]}
-
-    for times in (3, 5):  # of the batches [2, 2, 2, 1 and 2 longer]: all but those that traced; then all
-        computed.clear()
-        outputs, interval = run_tf_squad.run_model(config, Answers(), windows, ALONE, None, [4, 8])
-        np.testing.assert_array_equal(outputs["first"], windows.input_ids[:, 0])
-        assert len(computed) == 5 and len(interval.latencies) == times
-    seen.clear(), computed.clear()
-    _, interval = run_tf_squad.run_model(config, Answers(), windows, ALONE, None, [8])
-    assert len(computed) == 5 and len(interval.latencies) == 4
-    single = types.SimpleNamespace(lengths=np.array([8]), **{name: rows[name][:1] for name in rows})
-    seen.clear(), computed.clear()
-    _, interval = run_tf_squad.run_model(config, Answers(), single, ALONE, None, [8])
-    assert len(computed) == 2 and len(interval.latencies) == 1  # something is timed
 
 
 def test_the_tokenizer_keeps_the_casing_of_the_weights_unless_told(data):

@@ -16,7 +16,9 @@ import subprocess
 import sys
 import time
 
+import plans
 import pytest
+import sweep_recipe
 import tensorflow as tf
 from support import (
     GAUDI_FILES,
@@ -37,8 +39,8 @@ from support import (
 import command_line
 import hub
 import modeling
-import run_tf_squad
 from checkpoints import Checkpoints
+from fine_tuning import read_source
 from pretraining_options import PretrainingConfig
 from scripts import recipe, sweep_squad
 from squad_options import SquadConfig
@@ -136,8 +138,8 @@ def test_help_lists_the_positions_with_their_order_and_defaults(clone):
     own = listed.index("dry_run") + 1
     assert listed[:5] == ["checkpoints", "seeds", "device", "out_dir", "keep_checkpoint_max"] and own == 13
     for entry in recipe.squad_table().options:  # of electra_squad.sh: passed on, or set by the sweep and named so
-        assert (entry.name in listed[own:]) != (entry.name in recipe.SET_BY_SWEEP or entry in recipe.ESTIMATE)
-    assert " ".join(", ".join(recipe.SET_BY_SWEEP[:-1]).split()) in " ".join(sweep.split())
+        assert (entry.name in listed[own:]) != (entry.name in sweep_recipe.SET_BY_SWEEP or entry in plans.ESTIMATE)
+    assert " ".join(", ".join(sweep_recipe.SET_BY_SWEEP[:-1]).split()) in " ".join(sweep.split())
     assert not re.search(r"^ +\d+  --", sweep, flags=re.MULTILINE)
 
 
@@ -368,7 +370,7 @@ def test_weights_that_cannot_be_downloaded_name_the_newest_pretrained_checkpoint
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **_k: None)
     monkeypatch.chdir(tmp_path)
     config = SquadConfig(do_train=True, data_dir="x", output_dir="y", electra_model="google/electra-none")
-    said = refuses(run_tf_squad.read_source, config)
+    said = refuses(read_source, config)
     assert "google/electra-none" in said and "no route to host" in said and "--init_checkpoint=CHECKPOINT" in said
     for age, name in ((50, "base/checkpoints/ckpt-9"), (10, "small/checkpoints/ckpt-p2-3"),
                       (30, "base/checkpoints/ckpt-10")):
@@ -376,10 +378,10 @@ def test_weights_that_cannot_be_downloaded_name_the_newest_pretrained_checkpoint
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         os.utime(path, (time.time() - age,) * 2)
-    assert refuses(run_tf_squad.read_source, config).endswith(
+    assert refuses(read_source, config).endswith(
         "--init_checkpoint=results/models/small/checkpoints/ckpt-p2-3.")
     monkeypatch.setattr(hub, "download", lambda *_: str(tmp_path))
-    assert "--init_checkpoint" not in refuses(run_tf_squad.read_source, config)  # another problem with the weights
+    assert "--init_checkpoint" not in refuses(read_source, config)  # another problem with the weights
 
 
 # --- finetune_ckpts_on_squad.sh: the call ---

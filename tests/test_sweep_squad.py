@@ -574,7 +574,7 @@ def test_a_search_is_halved_resumed_and_ends_with_the_command_of_the_winner(swee
     assert "F1 median 60.00" in said and len(sweep.exports()) == 1
     assert {f"--init_checkpoint={checkpoint}", "--learning_rate=2e-4", "--max_steps=40", "--seed=1",
             "--weight_decay_rate=0.02"} <= set(command)
-    best = sweep_squad.recipe.squad(command, dry_run=True).configs[0]
+    best = sweep_squad.squad_recipe.squad(command, dry_run=True).configs[0]
     assert best.learning_rate == 2e-4 and best.output_dir == str(sweep.out / "best")
     assert [(row["max_steps"], row["learning_rate"], row["F1"]) for row in rows(sweep)][-3:] == [
         ("20", "2e-4", "60.0"), ("20", "3e-4", "50.0"), ("40", "2e-4", "60.0")]
@@ -685,8 +685,8 @@ def test_help_lists_the_options(capsys):
         sweep_squad.main(["sweep_squad.py", "--help"])
     assert not ended.value.code
     assert re.findall(r"^  --(\w+)=", capsys.readouterr().out, flags=re.MULTILINE) == [
-        "checkpoints", "seeds", "device", "out_dir", "keep_checkpoint_max", "check_only", *sweep_squad.recipe.SEARCHED,
-        "trials", "trials_seed", "halving"]
+        "checkpoints", "seeds", "device", "out_dir", "keep_checkpoint_max", "check_only",
+        *sweep_squad.sweep_recipe.SEARCHED, "trials", "trials_seed", "halving"]
 
 
 def test_unknown_options_are_refused(refuses):

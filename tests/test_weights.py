@@ -223,6 +223,92 @@ def test_a_fine_tuned_model_is_exported_read_and_served(settings, tokenizer, tmp
         np.testing.assert_allclose(answers[name], value, **ROUNDING)
 
 
+# --- Classifiers and taggers ---
+
+LABELS = {"sequence_classification": weights.Labels(("no", "perhaps", "yes"), "single_label"),
+          "token_classification": weights.Labels(("O", "B-PER", "I-PER", "B-LOC"), None)}
+
+
+def task_features(path):
+    return dict(zip(("input_ids", "input_mask", "segment_ids"), golden_inputs(path)))
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_a_classifier_or_tagger_of_transformers_gives_its_logits_and_labels(kind):
+    """Golden: transformers 4.57.6, see scripts/check_weights.py --regenerate."""
+    source = weights.read(str(TINY / kind))
+    said = []
+    model, labels = weights.task_model(source, ElectraTokenizer(str(TINY / kind / "vocab.txt")), log=said.append)
+    assert labels == LABELS[kind] and not said and weights.fine_tuned_for(source) == kind
+    np.testing.assert_allclose(model.logits(task_features(TINY / "inputs.npz")), np.load(TINY / kind / "logits.npy"),
+                               **ROUNDING)
+
+
+@pytest.mark.parametrize("labels", [
+    weights.Labels(("yes", "no"), "single_label"), weights.Labels(("a", "b", "ü"), "multi_label"),
+    weights.Labels(("score",), "regression"), weights.Labels(("O", "B-X", "I-X"), None)], ids=str)
+def test_a_classifier_or_tagger_is_exported_read_and_served(labels, tmp_path):
+    config = dataclasses.replace(CONFIG, vocab_size=120, max_position_embeddings=24)
+    kind = "sequence_classification" if labels.problem else "token_classification"
+    settings = {"problem": labels.problem} if labels.problem else {}
+    model = weights.HEADS[kind](config, len(labels.names), seed=6, **settings)
+    own = some_vocabulary(tmp_path, 120)
+    weights.save_folder(model, kind, own, str(tmp_path / "model"), saved_model=not settings, labels=labels)
+    content = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert content["architectures"] == [weights.ARCHITECTURES[kind]]
+    assert content["label2id"] == {name: int(number) for number, name in content["id2label"].items()}
+    assert content.get("problem_type") == weights.PROBLEM_TYPES.get(labels.problem)
+    again, found = weights.task_model(weights.read(str(tmp_path / "model")), own)
+    assert found == labels and again.settings == model.settings
+    features = task_features(DATA / "tiny_electra.npz")
+    expected = model.logits(features)
+    np.testing.assert_array_equal(again.logits(features), expected)
+    if not settings:
+        served = tf.saved_model.load(str(tmp_path / "model" / "saved_model")).signatures["serving_default"]
+        np.testing.assert_allclose(served(**features)["logits"], expected, **ROUNDING)
+
+
+def test_a_config_of_transformers_without_labels_has_their_default_names(tmp_path):
+    kept = {"id2label": None, "label2id": None}
+    for kind, count in (("sequence_classification", 3), ("token_classification", 4)):
+        folder = changed_config(tmp_path, kind, **kept)
+        names = tuple(f"LABEL_{number}" for number in range(count))
+        assert weights.labels_of(weights.read(folder)).names == names
+
+
+def changed_config(tmp_path, kind, **changes):
+    folder = tmp_path / kind
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(TINY / kind, folder)
+    content = {**json.loads((folder / "config.json").read_text()), **changes}
+    (folder / "config.json").write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    return str(folder)
+
+
+@pytest.mark.parametrize("changes", [
+    {"id2label": {"0": "a"}}, {"id2label": {"0": "a", "1": "a", "2": "b"}}, {"id2label": {"0": "a", "1": 2, "2": "b"}},
+    {"id2label": "abc"}, {"problem_type": "ranking"}, {"problem_type": "regression"}], ids=str)
+def test_labels_that_do_not_fit_the_weights_are_refused(changes, tmp_path, refuses):
+    folder = changed_config(tmp_path, "sequence_classification", **changes)
+    text = refuses(lambda: weights.labels_of(weights.read(folder)))
+    assert "config.json" in text and "3" in text
+
+
+def test_heads_of_other_kinds_are_refused_as_classifiers(tmp_path, refuses):
+    assert "head" in refuses(lambda: weights.labels_of(weights.read(str(TINY / "discriminator"))))
+    bert = changed_config(tmp_path, "token_classification", architectures=["BertForSequenceClassification"])
+    assert "BERT" in refuses(lambda: weights.labels_of(weights.read(bert)))
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_fine_tuning_keeps_a_head_of_the_same_labels_alone(kind):
+    source = weights.read(str(TINY / kind))
+    assert weights.without_other_head(source, LABELS[kind]) is source
+    for other in (LABELS[kind]._replace(names=("x", "y")), LABELS[kind]._replace(problem="multi_label")):
+        kept = set(weights.without_other_head(source, other).tensors)
+        assert kept == {name for name in source.tensors if not name.startswith("classifier")}
+
+
 # --- Other formats and names ---
 
 

@@ -5,7 +5,7 @@
     python tests/transformers_peer.py squad FOLDER     trains on FOLDER/batches.npz, for scripts/check_squad.py
     python tests/transformers_peer.py benchmark FOLDER trains and answers in turns, for scripts/benchmark.py
 
-FOLDER/<size>/<discriminator|generator>/ holds one model each; FOLDER/inputs.npz the inputs of all. Run by
+FOLDER/<size>/<kind>/ holds one model each; FOLDER/inputs.npz the inputs of all. Run by
 scripts/check_weights.py, which also regenerates tests/data/transformers_tiny with it; never by the tests.
 """
 import json
@@ -19,7 +19,9 @@ import torch
 import transformers
 
 CLASSES = {"discriminator": transformers.ElectraForPreTraining, "generator": transformers.ElectraForMaskedLM,
-           "question_answering": transformers.ElectraForQuestionAnswering}
+           "question_answering": transformers.ElectraForQuestionAnswering,
+           "sequence_classification": transformers.ElectraForSequenceClassification,
+           "token_classification": transformers.ElectraForTokenClassification}
 
 
 def logits_of(model, inputs) -> np.ndarray:
@@ -56,6 +58,10 @@ def check(folder):
             wrong = {key: list(value) for key, value in info.items() if value}
             assert not wrong, f"{exported}: {wrong}"
             np.save(os.path.join(exported, "peer_logits.npy"), logits_of(model, inputs))
+            if kind.endswith("_classification"):
+                with open(os.path.join(exported, "config.json"), encoding="utf-8") as file:
+                    labels = json.load(file)["id2label"]
+                assert {str(number): name for number, name in model.config.id2label.items()} == labels, exported
             tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
             with open(os.path.join(folder, "sentences.json"), encoding="utf-8") as file:
                 ids = tokenizer(json.load(file))["input_ids"]
