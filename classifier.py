@@ -33,6 +33,8 @@ class Prediction(NamedTuple):
 class Classifier(Predictor):
     """A fine-tuned model that classifies texts: this project's or an ElectraForSequenceClassification."""
 
+    kind = "sequence_classification"
+
     def _load(self, source, compute_dtype, log):
         if weights.fine_tuned_for(source) == "token_classification":
             raise UserError(f"{source.name} is a tagger: use tagger.Tagger, or name a classifier.")

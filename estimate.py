@@ -116,7 +116,7 @@ def pretraining(config: PretrainingConfig, folder: str, timed_updates: int, resu
         config, results_dir=folder, log_dir=None, json_summary=os.path.join(folder, f"phase{config.phase}.jsonl"),
         model_name=config.run_name, phase2=False, restore_checkpoint=None, overwrite=False, load_weights=False,
         weights_dir=None, eval_tfrecords=None, skip_checkpoint=True, profile_steps=None, num_workers=0,
-        log_freq=min(config.updates_per_log, 1 + timed_updates),
+        tracker=None, histograms=0, log_freq=min(config.updates_per_log, 1 + timed_updates),
         gradient_accumulation_steps=min(config.gradient_accumulation_steps, MOST_MICRO_BATCHES))
     index = os.path.join(timed.model_dir, "record_index")
     os.makedirs(index, exist_ok=True)
@@ -167,7 +167,7 @@ def fine_tuning(config: SquadConfig, folder: str, timed_updates: int) -> Phase:
         json_summary=os.path.join(folder, "squad.jsonl"), do_predict=False, do_eval=False, eval_script=None,
         evaluate_during_training=False, eval_steps=0, early_stopping_patience=0, skip_checkpoint=True,
         log_freq=min(config.log_freq, 1 + timed_updates),
-        profile_steps=None, num_workers=0, seed=config.seed or 0,
+        profile_steps=None, tracker=None, histograms=0, num_workers=0, seed=config.seed or 0,
         gradient_accumulation_steps=min(config.gradient_accumulation_steps, MOST_MICRO_BATCHES))
     train = run_tf_squad.read_split(timed, "train", tokenizer).features
     dev = run_tf_squad.read_split(timed, "dev", tokenizer).features if config.predicts else None

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 import batching
 import configuration
+import console
 import devices
 import files
 import hub
@@ -36,6 +37,7 @@ import preflight
 import pretrain_utils
 import run_log
 import run_page
+import trackers
 import training
 import weights
 from checkpoints import Checkpoints, find_checkpoint, read_state
@@ -156,8 +158,8 @@ class Task:
         """What the sums of the loss over a batch are divided by."""
         return float(len(batch.rows))
 
-    def flops(self, config, encoder, length: int) -> float:
-        """The model's FLOPs in training on one example."""
+    def flops(self, config, encoder, length: int, training: bool = True) -> float:
+        """The model's FLOPs on one example."""
         raise NotImplementedError
 
     def ratios(self, config, sums: Dict[str, float]) -> Dict[str, float]:
@@ -185,6 +187,11 @@ class Task:
 
     def finish(self, config, results: dict):
         """Called on rank 0 with what results.json will hold."""
+
+    def reached(self, config, results: dict) -> str:
+        """The scores of a run in words, for its last lines; "" without any."""
+        best = self.best(config)
+        return f"{best.words} {best.form.format(results[best.metric])}" if best.metric in results else ""
 
 
 # --- Setting up ---
@@ -364,12 +371,9 @@ def restore_or_load(task: Task, setup: Setup, inputs: Inputs, workers: Workers):
         logging.info(line)
 
 
-def describe_run(config: FineTuningOptions, device: devices.Device, setup: Setup):
+def describe_run(task: Task, config: FineTuningOptions, device: devices.Device, setup: Setup, inputs: Inputs):
     """Logs and saves what is about to run."""
-    accumulation = config.gradient_accumulation_steps
-    logging.info("seed %d; %d updates of %d examples, %d an epoch; batches of lengths %s.", setup.seed,
-                 setup.num_train_steps, setup.order.batch_size * accumulation,
-                 math.ceil(setup.order.batches_per_epoch / accumulation), ", ".join(map(str, config.buckets)))
+    console.show(first_screen(task, config, device, setup, inputs))
     logs = os.path.join(config.output_dir, "logs")
     os.makedirs(logs, exist_ok=True)
     files.write_json(os.path.join(logs, "configuration.json"), {
@@ -377,9 +381,49 @@ def describe_run(config: FineTuningOptions, device: devices.Device, setup: Setup
         "device": device.description, "world_size": device.workers.size, "environment": training.environment()})
 
 
+def first_screen(task: Task, config: FineTuningOptions, device: devices.Device, setup: Setup, inputs: Inputs
+                 ) -> List[console.Line]:
+    """What will happen, when its duration is known, and where to look."""
+    accumulation, encoder, dev = config.gradient_accumulation_steps, setup.model.config, inputs.dev
+    parameters = sum(variable.shape.num_elements() for variable in setup.model.trainable_variables) / 1e6
+    per_epoch = math.ceil(setup.order.batches_per_epoch / accumulation)
+    ahead = (f"updates {setup.step + 1:,} to {setup.num_train_steps:,}" if setup.step < setup.num_train_steps
+             else "no update is left")
+    examples = f"{setup.order.batch_size * accumulation:,} examples an update"
+    rate = f"peak learning rate {config.learning_rate:g}, seed {setup.seed}"
+    windows = len(inputs.train.features.lengths)
+    return [
+        console.Line("model", f"{inputs.source.name}, "
+                     f"{console.counted(encoder.num_hidden_layers, 'layer')} of width {encoder.hidden_size}; "
+                     f"parameters: {parameters:.2f} M"),
+        console.Line("data", console.counted(len(inputs.train.examples), task.unit)
+                     + (f" in {windows:,} windows" if windows != len(inputs.train.examples) else "")
+                     + (f"; evaluated on {console.counted(len(dev.examples), task.unit)}" if dev else "")),
+        console.Line("training", f"{ahead}, {per_epoch:,} an epoch; {examples}, {rate}",
+                     f"{ahead}, {per_epoch:,} an epoch; {examples}, in batches of lengths "
+                     f"{', '.join(map(str, config.buckets))}; {rate}"),
+        console.Line("device", f"{device}, {console.counted(device.world_size, 'worker')}"),
+        console.time_ahead(setup.step, setup.num_train_steps),
+        console.places(config.output_dir, os.path.join(config.output_dir, "logfile.txt"),
+                       os.path.join(config.output_dir, "logs", "tensorboard"), not config.skip_checkpoint)]
+
+
+def last_screen(task: Task, config: FineTuningOptions, results: dict) -> List[console.Line]:
+    """What was reached, and what to do next. `results`: the content of results.json."""
+    lines, best, score = [], results.get("best_checkpoint"), task.best(config)
+    reached = task.reached(config, results)
+    if reached:
+        lines.append(console.Line("reached", f"{reached}, on {console.short_path(task.data_file(config, 'dev'))}"))
+    if best:
+        lines.append(console.Line("best", f"{console.short_path(best['checkpoint'])} ({score.words} "
+                                  f"{score.form.format(best[score.metric])}, step {best['step']:,})"))
+    lines.append(console.Line("report", console.short_path(os.path.join(config.output_dir, "report.html"))))
+    return lines + console.after_fine_tuning(config)
+
+
 def take_output_dir(task: Task, config: FineTuningOptions, device: devices.Device, setup: Setup, inputs: Inputs):
     """Writes what is there before the first update; called when nothing can be refused any more."""
-    describe_run(config, device, setup)
+    describe_run(task, config, device, setup, inputs)
     if not inputs.found and not config.skip_checkpoint:
         setup.checkpoints.set_replaced_aside()  # there are none without --overwrite
         task.new_run(config)
@@ -546,7 +590,9 @@ def make_log(task: Task, config: FineTuningOptions, setup: Setup, device: device
         flops=lambda first, last: sum(work.pop(step, 0.0) for step in range(first, last + 1)),
         peak_flops=device.peak_flops, profile=configuration.profiled(config), logs=logs,
         about={"device": device.description, "workers": device.world_size},
-        page=run_page.Writer(config.output_dir))
+        page=run_page.Writer(config.output_dir), tracking=trackers.Tracking(
+            os.path.basename(os.path.abspath(config.output_dir)), {**dataclasses.asdict(config), "seed": setup.seed},
+            config.tracker, config.histograms))
 
 
 def not_finite(step: int, setup: Setup, config: FineTuningOptions) -> str:
@@ -618,8 +664,7 @@ def prediction_lengths(task: Task, config: FineTuningOptions, encoder: ElectraCo
 
     On SQuAD, 92% of the positions are tokens with finer steps, after 82%.
     """
-    # A forward pass is a third of a training step.
-    work = len(features.lengths) * task.flops(config, encoder, int(features.lengths.mean())) / 3
+    work = len(features.lengths) * task.flops(config, encoder, int(features.lengths.mean()), training=False)
     if config.device != "cpu" or work < LARGE_PREDICTION:
         return config.buckets
     return fine_lengths(config)
@@ -630,7 +675,7 @@ def fine_lengths(config: FineTuningOptions) -> List[int]:
     if len(config.buckets) == 1:
         return config.buckets
     finer = [length for length in range(LENGTH_STEP, config.max_seq_length, LENGTH_STEP)
-             if length >= (getattr(config, "beam_size", None) or 1)]
+             if length >= config.shortest_batch]
     return sorted({*config.buckets, *finer})
 
 
@@ -779,6 +824,8 @@ def run_on(task: Task, device: devices.Device, config: FineTuningOptions, stop: 
         logging.info("results are in %s.", results_file)
         if config.do_train or config.do_eval:
             run_page.write_or_warn(config.output_dir)
+        if config.do_train:
+            console.show(last_screen(task, config, results))
 
 
 def log_rate(config: FineTuningOptions, not_given: Sequence[str], found: Optional[dict], workers: Workers):

@@ -86,6 +86,11 @@ class FineTuningOptions(DeviceOptions):
         "or every --eval_steps (0: off)", minimum=0)
     profile_steps: typing.Optional[str] = option(
         None, "first and last update to profile, such as 10:15; the profile is written to the TensorBoard logs")
+    histograms: int = option(
+        0, "updates between two histograms of all weights and gradients in the TensorBoard logs (0: none)", minimum=0)
+    tracker: typing.Optional[str] = option(
+        None, "also log to this tracker, whose package must be installed: wandb (Weights & Biases) or mlflow",
+        choices=("wandb", "mlflow"))
     skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
     keep_checkpoint_max: int = option(2, "number of newest checkpoints kept", minimum=1)
     disable_progress_bar: bool = option(False, "hide the progress bar")
@@ -148,6 +153,11 @@ class FineTuningOptions(DeviceOptions):
             raise UserError(f"--length_buckets={self.length_buckets} is not a comma-separated list of lengths: give "
                             "one, such as 128,256,384.") from error
         return sorted({length for length in lengths if 0 < length < self.max_seq_length} | {self.max_seq_length})
+
+    @property
+    def shortest_batch(self) -> int:
+        """The shortest length that batches may have, in tokens."""
+        return 1
 
     @property
     def checkpoint_dir(self) -> str:

@@ -70,8 +70,9 @@ def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], te
         texts: columns of text, which is wrapped. The first column is always text, the others are numbers.
     """
     def row_of(kind, cells, **attributes):
-        return element("tr", *(element(kind, cell, **attributes, **({"class_": "text"} if number in texts else {}))
-                               for number, cell in enumerate(cells)))
+        cells = [(kind, attributes, cell) if cell else ("td", {}, "") for cell in cells]  # an empty head is none
+        return element("tr", *(element(name, cell, **more, **({"class_": "text"} if number in texts else {}))
+                               for number, (name, more, cell) in enumerate(cells)))
 
     head = element("thead", row_of("th", header, scope="col"))
     body = element("tbody", *(row_of("td", row) for row in rows))

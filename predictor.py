@@ -34,6 +34,7 @@ class Predictor:
     """
 
     Config: ClassVar[type] = PredictorConfig
+    kind: ClassVar[str]  # a key of weights.HEADS
 
     def __init__(self, config: PredictorConfig, log: Callable[[str], None] = logging.info,
                  source: Optional[weights.Source] = None):

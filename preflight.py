@@ -19,6 +19,8 @@ import files
 import hub
 import pretrain_utils
 import squad_utils
+import task_data
+import trackers
 from checkpoints import Checkpoints, find_checkpoint
 from configuration import DeviceOptions, UserError, check_folder, launched
 from electra_config import ElectraConfig
@@ -40,6 +42,7 @@ def check_pretraining(config: PretrainingConfig) -> bool:
         check_folder(config.logs, "log_dir" if config.log_dir else "results_dir")
         refuse_second_run(config, checkpoints)
     refuse_missing_checkpoint(config, checkpoints)
+    trackers.check(config.tracker)
     for name in (config.weights_dir or "").split(","):
         check_weights(name.strip())
     if config.eval_only:  # the checkpoint says what model it is
@@ -183,6 +186,7 @@ def restores(config: PretrainingConfig, checkpoints: Checkpoints) -> bool:
 def check_squad(config: SquadConfig) -> None:
     """Checks the files and folders of a fine-tuning, evaluation or prediction. Raises: UserError."""
     check_folder(config.output_dir, "output_dir")
+    trackers.check(config.tracker)
     check_weights(config.init_checkpoint or "")
     if config.eval_script and not os.path.isfile(config.eval_script):
         raise UserError(f"--eval_script={config.eval_script} does not exist: correct the path or omit the option.")
@@ -207,8 +211,11 @@ def check_inference(config: InferenceConfig) -> None:
         if os.path.exists(config.output_file) and not config.overwrite:
             raise UserError(f"--output_file={config.output_file} exists already: choose another, or replace it with "
                             "--overwrite.")
-        if not sum(1 for _ in squad_utils.read_questions(config.input_file, context)):
-            raise UserError(f"--input_file={config.input_file} contains no questions: name a file with some.")
+        if task_data.has_questions(config.input_file):
+            if not sum(1 for _ in squad_utils.read_questions(config.input_file, context)):
+                raise UserError(f"--input_file={config.input_file} contains no questions: name a file with some.")
+        else:
+            task_data.read_texts(config.input_file)
     if config.serve:
         check_port(config.host, config.port)
     check_weights(config.init_checkpoint)
@@ -227,11 +234,14 @@ def check_port(host: str, port: int):
 
 
 def check_export(config: ExportConfig) -> None:
-    """Raises UserError: there is no such checkpoint, or the folder cannot be created or replaced."""
+    """Raises UserError: there is no such checkpoint, the folder cannot be created or replaced, or nothing can be
+    uploaded."""
     check_folder(config.output_dir, "output_dir", replaced=True)
     if find_checkpoint(config.pretrained_checkpoint, check=False) is None:
         raise no_checkpoint(config.pretrained_checkpoint)
     check_export_packages(config)
+    if config.push_to_hub:
+        hub.check_upload(config.push_to_hub)
 
 
 def check_export_packages(config: ExportConfig) -> None:

@@ -122,6 +122,11 @@ class PretrainingConfig(DeviceOptions):
         0, "checkpoints at multiples of this number of updates are never deleted (0: none)", minimum=0)
     profile_steps: typing.Optional[str] = option(
         None, "first and last update to profile, such as 10:15; the profile is written to the TensorBoard logs")
+    histograms: int = option(
+        0, "updates between two histograms of all weights and gradients in the TensorBoard logs (0: none)", minimum=0)
+    tracker: typing.Optional[str] = option(
+        None, "also log to this tracker, whose package must be installed: wandb (Weights & Biases) or mlflow",
+        choices=("wandb", "mlflow"))
     skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
     restore_checkpoint: typing.Optional[str] = option(
         None, "resume from 'latest', or from a checkpoint such as results/models/base/checkpoints/ckpt-1000; newer "

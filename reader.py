@@ -41,7 +41,7 @@ class Result(NamedTuple):
 class Reader(Predictor):
     """A fine-tuned model that answers questions."""
 
-    Config = ReaderConfig
+    Config, kind = ReaderConfig, "question_answering"
 
     def _load(self, source, compute_dtype, log):
         self.model = weights.question_answering(source, self.tokenizer, compute_dtype=compute_dtype, log=log)

@@ -21,6 +21,7 @@ from typing import List, Optional, Sequence
 import bottle
 
 import command_line
+import comparison
 import configuration
 import files
 import preflight
@@ -125,7 +126,6 @@ def main(argv):
     for problem in (problem for run in runs for problem in run.problems):
         print_on_stderr(f"note: {problem}")
     if config.compare:
-        import comparison
         print(comparison.in_words(*runs))
         return
     if config.serve:

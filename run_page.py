@@ -29,6 +29,7 @@ from squad_options import SquadConfig
 NAME = "report.html"
 MOST_POINTS = 80_000
 MOST_SESSIONS = 50  # in the table of starts
+LONGEST_VALUE = 400  # characters of an option
 MOST_LINES = 12  # lines of a sweep's chart
 
 # --- Numbers in words ---
@@ -383,12 +384,14 @@ def defaults_of(part: Part) -> Dict[str, Any]:
     return {}
 
 
-def settings_table(parts: Sequence[Part], titles: Sequence[str], key: str = "options") -> List[Markup]:
+def settings_table(parts: Sequence[Part], key: str = "options", of: str = "") -> List[Markup]:
     """The options that differ from the recipe's, and all of them.
 
     Args:
         key: of the latter, unique on the page.
+        of: what captions end with, unique on the page.
     """
+    titles = [part.title for part in parts]
     defaults = [defaults_of(part) for part in parts]
     names = list(dict.fromkeys(name for part in parts for name in part.config))
     rows, changed = [], []
@@ -406,9 +409,9 @@ def settings_table(parts: Sequence[Part], titles: Sequence[str], key: str = "opt
     if not rows:
         return []
     header, texts = ("option", *titles, "recipe"), range(1, len(titles) + 2)
-    return [page.table("Options that differ from the recipe's defaults (●)", header, changed, texts),
+    return [page.table(f"Options that differ from the recipe's defaults (●){of}", header, changed, texts),
             element("details", element("summary", f"All {len(rows)} options"),
-                    page.table("All options", header, rows, texts), id=key)]
+                    page.table(f"All options{of}", header, rows, texts), id=key)]
 
 
 def shown(value) -> str:
@@ -416,7 +419,8 @@ def shown(value) -> str:
         return str(value).lower()
     if isinstance(value, (dict, list)):
         return configuration.in_brief(value)
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    text = "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]} ..."
 
 
 def command_of(words: Sequence[str]) -> Markup:
@@ -425,7 +429,7 @@ def command_of(words: Sequence[str]) -> Markup:
     return element("pre", *parts[:-1], class_="command", tabindex="0")
 
 
-def data_table(run: Run) -> Optional[Markup]:
+def data_table(run: Run, of: str) -> Optional[Markup]:
     rows: Dict[str, List[str]] = {}
     for index, part in enumerate(run.parts):
         data, trained = run.data(part), part.last.get("train", {})
@@ -450,11 +454,11 @@ def data_table(run: Run) -> Optional[Markup]:
                 rows.setdefault(name, [""] * len(run.parts))[index] = short(value)
     if not rows:
         return None
-    return page.table("Data", ("", *(part.title for part in run.parts)),
+    return page.table(f"Data{of}", ("", *(part.title for part in run.parts)),
                       [(name, *cells) for name, cells in rows.items()], range(1, len(run.parts) + 1))
 
 
-def starts_table(run: Run) -> Markup:
+def starts_table(run: Run, of: str) -> Markup:
     sessions = run.sessions
     if not sessions:
         return page.paragraph("When this run was started and stopped is not known: it has no logs/history.jsonl, which "
@@ -470,20 +474,19 @@ def starts_table(run: Run) -> Markup:
                      f"update {last:,}" if last is not None else "", session.reason, took, text_in(start, "host"),
                      str(number_in(start, "workers") or "")))
     left_out = f", the last {MOST_SESSIONS} of {len(sessions)}" if len(sessions) > MOST_SESSIONS else ""
-    return page.table(f"Starts, interruptions and resumes{left_out}", (
+    return page.table(f"Starts, interruptions and resumes{of}{left_out}", (
         "started", "", "from", "to", "ended", "time", "host", "workers"), rows, range(1, 5))
 
 
-def what_ran(run: Run, number: int = 0) -> List[Markup]:
-    """`number`: of the run on its page."""
+def what_ran(run: Run, number: int = 0, of: str = "") -> List[Markup]:
+    """`number`: of the run on its page; `of`: see `settings_table`."""
     commands = [run.started(part).get("command") for part in run.parts]
     parts: List[Optional[Markup]] = [command_of(words) for words in commands if isinstance(words, list)]
-    titles = [part.title for part in run.parts]
-    parts += [*settings_table(run.parts, titles, f"options-{number}"), data_table(run)]
+    parts += [*settings_table(run.parts, f"options-{number}", of), data_table(run, of)]
     machine = [*run.machine.items(), *((name, version) for name, version in run.versions.items())]
     if machine:
-        parts.append(page.table("Machine and versions", ("", ""), machine, [1]))
-    parts.append(live("starts", starts_table(run)))
+        parts.append(page.table(f"Machine and versions{of}", ("", ""), machine, [1]))
+    parts.append(live("starts", starts_table(run, of)))
     return [part for part in parts if part]
 
 
@@ -562,7 +565,7 @@ def sections_of(runs: Sequence[Run], folder: Optional[str]) -> List[Section]:
         return [overview(run, folder), *([curves_section(runs)] if run.parts else []), *([learnt] if learnt else []),
                 Section("What ran", what_ran(run))]
     return [runs_section(runs, folder), curves_section(runs), Section("Differences", [differences(runs)]),
-            *(Section(f"What ran: {name}", what_ran(run, number))
+            *(Section(f"What ran: {name}", what_ran(run, number, f", {name}"))
               for number, (run, name) in enumerate(zip(runs, names_of(runs))))]
 
 

@@ -33,7 +33,9 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
+import comparison
 import configuration
+import console
 import devices
 import files
 import flops
@@ -44,6 +46,7 @@ import run_folder
 import run_log
 import run_page
 import samples
+import trackers
 import training
 import weights
 from checkpoints import Checkpoints, checkpoint_fingerprint
@@ -109,7 +112,8 @@ def restore_or_initialise(config, model, optimizer, data: pretrain_utils.Data, t
                              * workers.size, "record")
     for option, value in dataclasses.asdict(config).items():
         before = state["config"].get(option, value)
-        if option not in ("restore_checkpoint", "overwrite", "num_workers", "profile_steps") and before != value:
+        if option not in ("restore_checkpoint", "overwrite", "num_workers", "profile_steps", "tracker",
+                          "histograms") and before != value:
             logging.info("note: --%s was %s when the checkpoint was written and is %s now.", option, before, value)
     if state["data"] != data.fingerprint:
         logging.info("note: the training data differs from the checkpoint's: its first epoch starts at the first "
@@ -192,8 +196,8 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
 
     Records, masks and samples are the same at every call: they depend on --seed alone. The function takes a callable
     that returns whether to stop early, and then returns None. Every worker calls it and evaluates its share of the
-    batches; the result does not depend on the number of workers. With --report_samples, rank 0 passes the metrics and
-    what the batches show to `record`, a callable (see `samples.Recorder.add`).
+    batches; the result does not depend on the number of workers. Rank 0 passes the metrics of each batch to `keep` and,
+    with --report_samples, the metrics and what the batches show to `record`, callables (see `samples.Recorder.add`).
     """
     held_out = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
     data = pretrain_utils.open_data(held_out, config, tokenizer)
@@ -225,12 +229,15 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
         stream.close()
         return scored
 
-    def evaluate(should_stop=lambda: False, record: Optional[Callable] = None) -> Optional[Dict[str, float]]:
+    def evaluate(should_stop=lambda: False, keep=lambda batches: None, record: Optional[Callable] = None
+                 ) -> Optional[Dict[str, float]]:
         shares = workers.gather(own_batches(should_stop))
         if None in shares:
             return None
         # In the order of the data, so that the sums are bit-identical for any number of workers.
         scored = sorted((batch for share in shares for batch in share), key=lambda batch: batch.number)
+        if workers.is_chief:
+            keep([modeling.ratios(batch.sums) for batch in scored])
         metrics = modeling.ratios({name: sum(batch.sums[name] for batch in scored) for name in model.metric_names})
         if model.generator:
             metrics["generator_perplexity"] = math.exp(min(metrics["generator_loss"], 700.0))
@@ -355,9 +362,16 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
             if last:
                 checkpoints.complete()
 
+    evaluated: Dict[str, float] = {}  # the last held-out metrics
+
     def evaluate(step: int) -> Optional[Dict[str, float]]:
-        metrics = setup.evaluate(lambda: stop.signal_name, functools.partial(recorder.add, step))
+        def keep(batches: List[Dict[str, float]]):
+            with run_report.log.surviving(comparison.batches_file(config.logs, config.phase)):
+                comparison.write_batches(config.logs, config.phase, step, batches)
+
+        metrics = setup.evaluate(lambda: stop.signal_name, keep, functools.partial(recorder.add, step))
         if metrics and workers.is_chief:
+            evaluated.update(metrics)
             checkpoints.evaluated(config.phase, step, held_out_loss(metrics, config))
         return metrics
 
@@ -380,6 +394,8 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
     try:
         with checkpoints:
             training.run_updates(job, train_step, run_report, stop, workers)
+        if workers.is_chief:
+            console.show(last_screen(config, device, checkpoints, evaluated))
     finally:
         if data.mixture:
             done = start.record + (train_step.step_done() - start.step) * setup.global_batch
@@ -418,31 +434,75 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
 def describe_run(config, device, setup: Setup):
     """Logs and saves what is about to run."""
     model, data, start, global_batch = setup.model, setup.data, setup.start, setup.global_batch
-
-    def millions(*parts) -> float:
-        unique = {id(variable): variable for part in parts if part for variable in part.trainable_variables}
-        return sum(variable.shape.num_elements() for variable in unique.values()) / 1e6
-
-    own_generator = model.generator if model.generator is not model.encoder else None
-    logging.info("parameters: %.2f M (embeddings %.2f M, encoder %.2f M, separate generator %.2f M, heads %.2f M).",
-                 millions(model), millions(model.embeddings, model.generator_embeddings), millions(model.encoder),
-                 millions(own_generator), millions(model.generator_head, model.discriminator_head))
-    updates = config.num_train_steps - start.step
-    left = f"; updates {start.step + 1} to {config.num_train_steps} are " \
-           f"{updates * global_batch / data.order.records:.2f} epochs" if updates > 0 else ""
-    logging.info("data: %d records in %d shards; %d sequences (%d tokens) an update%s.", data.order.records,
-                 len(data.order.shards), global_batch, global_batch * config.max_seq_length, left)
+    console.show(first_screen(config, device, setup))
     if data.mixture:
         shares = ", ".join(f"{name} {share / data.mixture.BLOCK:.2%}"
                            for name, share in zip(data.mixture.names, data.mixture.shares))
+        updates = max(0, config.num_train_steps - start.step)
         logging.info("mixture: %s; after update %d it will have given %s.", shares, config.num_train_steps,
-                     data.mixture.contributions(start.record + max(0, updates) * global_batch))
+                     data.mixture.contributions(start.record + updates * global_batch))
     if data.record_format.has_static_masks:
         logging.info("the records hold BERT's static masks: the original tokens are restored before dynamic masking.")
     files.write_json(os.path.join(config.logs, f"configuration_phase{config.phase}.json"), {
         "config": dataclasses.asdict(config), "discriminator": model.config.to_dict(),
         "generator": model.generator.config.to_dict() if model.generator else None, "data": data.fingerprint,
         "device": device.description, "world_size": device.world_size, "environment": training.environment()})
+
+
+def first_screen(config: PretrainingConfig, device: devices.Device, setup: Setup) -> List[console.Line]:
+    """What will happen, when its duration is known, and where to look."""
+    model, data, start, global_batch = setup.model, setup.data, setup.start, setup.global_batch
+
+    def millions(*parts) -> float:
+        unique = {id(variable): variable for part in parts if part for variable in part.trainable_variables}
+        return sum(variable.shape.num_elements() for variable in unique.values()) / 1e6
+
+    own_generator = model.generator if model.generator is not model.encoder else None
+    size = (f"{config.model_size}, {console.counted(model.config.num_hidden_layers, 'layer')} of width "
+            f"{model.config.hidden_size}; parameters: {millions(model):.2f} M")
+    parts = (f" (embeddings {millions(model.embeddings, model.generator_embeddings):.2f} M, encoder "
+             f"{millions(model.encoder):.2f} M, separate generator {millions(own_generator):.2f} M, heads "
+             f"{millions(model.generator_head, model.discriminator_head):.2f} M)")
+    updates = config.num_train_steps - start.step
+    ahead = (f"updates {start.step + 1:,} to {config.num_train_steps:,}, "
+             f"{updates * global_batch / data.order.records:.2f} epochs" if updates > 0 else "no update is left")
+    return [
+        console.Line("model", size, size + parts),
+        console.Line("data", f"{console.counted(data.order.records, 'record')} of {config.max_seq_length} tokens in "
+                     f"{console.counted(len(data.order.shards), 'shard')}"
+                     + ("; evaluated on held-out records" if setup.evaluate else "; no held-out records")),
+        console.Line("training", f"{ahead}; {console.counted(global_batch, 'sequence')} "
+                     f"({global_batch * config.max_seq_length:,} tokens) an update",
+                     f"{ahead}; {global_batch:,} sequences ({global_batch * config.max_seq_length:,} tokens) an "
+                     f"update; {config.optimizer}, peak learning rate {config.learning_rate:g}"),
+        console.Line("device", f"{device}, {console.counted(device.world_size, 'worker')}"),
+        console.time_ahead(start.step, config.num_train_steps),
+        console.places(config.model_dir, log_file(config), tensorboard_dir(config), not config.skip_checkpoint)]
+
+
+def log_file(config: PretrainingConfig) -> str:
+    return os.path.join(config.logs, f"pretraining_phase{config.phase}_rank0.log")
+
+
+def tensorboard_dir(config: PretrainingConfig) -> str:
+    return os.path.join(config.logs, "tensorboard", f"phase{config.phase}")
+
+
+def last_screen(config: PretrainingConfig, device: devices.Device, checkpoints: Checkpoints,
+                metrics: Optional[Dict[str, float]]) -> List[console.Line]:
+    """What was reached, and what to do next. `metrics`: those of the last evaluation, where this call made one."""
+    lines, best, last = [], checkpoints.best().get(config.phase), checkpoints.list(config.phase)[-1:]
+    prefix = last[0].prefix if last else None
+    if metrics:
+        lines.append(console.Line("reached", f"held out: {run_log.format_metrics(metrics, METRICS, short=True)}"))
+    if best:
+        prefix = os.path.join(config.checkpoint_dir, best["checkpoint"])
+        lines.append(console.Line("best", f"{console.short_path(prefix)} (held-out loss {best['loss']:.4g}, step "
+                                  f"{best['step']:,})"))
+    elif prefix:
+        lines.append(console.Line("last", console.short_path(prefix)))
+    lines.append(console.Line("report", console.short_path(os.path.join(config.model_dir, "report.html"))))
+    return lines + console.after_pretraining(config, device.kind, prefix)
 
 
 METRICS = (
@@ -471,13 +531,14 @@ def make_report(config: PretrainingConfig, setup: Setup, device: devices.Device)
         setup.optimizer.schedule, setup.start.step, config.num_train_steps, setup.global_batch,
         json_file=config.json_summary or os.path.join(config.logs, f"{name}.jsonl"),
         plot_file=os.path.join(config.logs, f"{name}.png"),
-        tensorboard_dir=os.path.join(config.logs, "tensorboard", f"phase{config.phase}"), writes=device.is_chief,
+        tensorboard_dir=tensorboard_dir(config), writes=device.is_chief,
         flops=lambda first, last: (last - first + 1) * setup.global_batch * sequence_flops,
         peak_flops=device.peak_flops, profile=configuration.profiled(config), logs=config.logs,
         about={"phase": config.phase, "device": device.description, "workers": device.world_size, "data": {
             "sequences_per_update": setup.global_batch, **run_folder.describe_data(
                 [shard.path for shard in setup.data.order.shards])}} if device.is_chief else {},
-        page=run_page.Writer(config.model_dir, config.logs))
+        page=run_page.Writer(config.model_dir, config.logs), tracking=trackers.Tracking(
+            config.run_name, dataclasses.asdict(config), config.tracker, config.histograms))
 
 
 def bad_update(step: int, config: PretrainingConfig) -> str:

@@ -270,8 +270,8 @@ class Squad(fine_tuning.Task):
     def feed(self, *batch, **options) -> Dict[str, tf.Tensor]:
         return squad_utils.feed(*batch, **options)
 
-    def flops(self, config: SquadConfig, encoder, length: int) -> float:
-        return flops.of_squad(config, encoder, length)
+    def flops(self, config: SquadConfig, encoder, length: int, training: bool = True) -> float:
+        return flops.of_squad(config, encoder, length, training)
 
     def ratios(self, config: SquadConfig, sums: Dict[str, float]) -> Dict[str, float]:
         return accuracies(sums, config.joint_head and config.version_2_with_negative)
@@ -303,6 +303,9 @@ class Squad(fine_tuning.Task):
     def finish(self, config: SquadConfig, results: dict):
         if config.do_predict and "f1" not in results:
             analysis.remove(config.output_dir)  # of other answers
+
+    def reached(self, config: SquadConfig, results: dict) -> str:
+        return run_log.format_metrics(results, METRICS[4:], short=True) if "f1" in results else ""
 
 
 SQUAD = Squad()

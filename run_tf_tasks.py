@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import statistics
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import command_line
@@ -35,6 +36,7 @@ import tensorflow as tf
 from absl import logging
 
 import batching
+import configuration
 import files
 import fine_tuning
 import flops
@@ -149,8 +151,7 @@ class LabelledTask(fine_tuning.Task):
     def preflight(self, config: TaskConfig):
         preflight.check_folder(config.output_dir, "output_dir")
         preflight.check_weights(config.init_checkpoint or "")
-        wanted = {"train": config.do_train, "dev": config.do_eval or config.evaluates_in_training,
-                  "test": config.do_predict}
+        wanted = {"train": config.do_train, "dev": config.scores_dev, "test": config.do_predict}
         for name in [name for name, is_read in wanted.items() if is_read]:
             paths = task_data.data_files(config, name)
             if name == "dev" and not paths and config.dev_fraction and not config.is_glue:
@@ -198,7 +199,7 @@ class LabelledTask(fine_tuning.Task):
                              len(features.lengths), features.lengths.mean())
             return Split(path, examples, features)
 
-        scored = config.do_eval or config.evaluates_in_training
+        scored = config.scores_dev
         dev_files = task_data.data_files(config, "dev") if scored else {}
         train, held_out = None, []
         if config.do_train or scored and not dev_files:
@@ -383,8 +384,8 @@ class Sequences(LabelledTask):
              divisor: Optional[float] = None) -> Dict[str, tf.Tensor]:
         return task_data.feed(features, batch, batch_size, labels, divisor)
 
-    def flops(self, config: TaskConfig, encoder, length: int) -> float:
-        return flops.of_classifier(encoder, length, len(self.labels.names))
+    def flops(self, config: TaskConfig, encoder, length: int, training: bool = True) -> float:
+        return flops.of_classifier(encoder, length, len(self.labels.names), training)
 
     def ratios(self, config: TaskConfig, sums: Dict[str, float]) -> Dict[str, float]:
         return {} if self.problem == "regression" else {"train_accuracy": sums["correct"] / sums["examples"]}
@@ -478,8 +479,8 @@ class Tagging(LabelledTask):
     def divisor(self, features, batch: batching.Batch) -> float:
         return float(features.labelled[batch.rows].sum())
 
-    def flops(self, config: TaskConfig, encoder, length: int) -> float:
-        return flops.of_tagger(encoder, length, len(self.labels.names))
+    def flops(self, config: TaskConfig, encoder, length: int, training: bool = True) -> float:
+        return flops.of_tagger(encoder, length, len(self.labels.names), training)
 
     def ratios(self, config: TaskConfig, sums: Dict[str, float]) -> Dict[str, float]:
         return {"train_accuracy": sums["correct"] / max(sums["labelled"], 1.0)}
@@ -514,13 +515,36 @@ def run(config: TaskConfig, stop: training.StopRequest):
     fine_tuning.run(task_of(config), config, stop)
 
 
+SCORES = tuple(metric.name for metric in METRICS[2:-2])
+
+
+def run_seeds(config: TaskConfig, stop: training.StopRequest):
+    """One fine-tuning for each of --seeds, then the median and the range of their scores."""
+    for seed in config.seed_list:
+        run(config.with_seed(seed), stop)
+    if command_line.launched_rank():
+        return
+    found = [configuration.read_json_object(os.path.join(config.with_seed(seed).output_dir, "results.json"))
+             for seed in config.seed_list]
+    names = [name for name in found[0] if name.endswith(SCORES)]
+    scores = {name: [results[name] for results in found] for name in names}
+    summary = {name: {"median": statistics.median(values), "min": min(values), "max": max(values)}
+               for name, values in scores.items()}
+    for name, row in summary.items():
+        logging.info("%s: median of %d seeds %.2f, from %.2f to %.2f.", name, len(found), *row.values())
+    path = os.path.join(config.output_dir, "results.json")
+    files.write_json(path, {"task": config.task, "seeds": config.seed_list, **summary})
+    logging.info("the scores of all seeds are in %s.", path)
+
+
 def main(argv):
     config = command_line.parse(TaskConfig, argv, __doc__)
     if config.check_only:
-        fine_tuning.check_only(task_of(config), config)
+        for one in [config.with_seed(seed) for seed in config.seed_list] or [config]:
+            fine_tuning.check_only(task_of(one), one)
         return
     with training.StopRequest() as stop, catch_lost_workers():
-        run(config, stop)
+        (run_seeds if config.seeds else run)(config, stop)
 
 
 if __name__ == "__main__":

@@ -159,8 +159,8 @@ def percents(part: float, whole: float) -> str:
 
 
 def class_names(frequency: Sequence[dict]) -> List[str]:
-    """Such as `12 pieces: the, of, and`."""
-    return [f"{row['pieces']:,}: {', '.join(row['examples'])}" for row in frequency]
+    """Such as `12: the · of · and`."""
+    return [f"{row['pieces']:,}: {' · '.join(row['examples'])}" for row in frequency]
 
 
 def table_rows(names: Sequence[str], evaluation: dict) -> List[List[List[str]]]:
@@ -270,6 +270,8 @@ def legend(has_discriminator: bool) -> Markup:
         scale = [element("span", f"{percent}%", class_="piece shade", style=f"--p: {percent}%")
                  for percent in (0, 25, 50, 75, 100)]
         marks.append(join(["probability of “replaced” ", *scale]))
+    kept = element("span", "word", class_="piece kept")
+    marks.append(join([kept, " in the masked line: to be predicted, but shown"]))
     return element("ul", *(element("li", mark) for mark in marks), class_="marks")
 
 

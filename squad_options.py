@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import typing
 
 import files
@@ -140,6 +141,10 @@ class SquadConfig(FineTuningOptions):
         return f"for a global batch of {self.global_batch(world_size)} examples"
 
     @property
+    def shortest_batch(self) -> int:
+        return self.beam_size or 1
+
+    @property
     def splits(self) -> typing.List[str]:
         """The SQuAD files that are read: of `train` and `dev`."""
         return ["train"] * self.do_train + ["dev"] * self.predicts
@@ -201,20 +206,23 @@ class ReaderConfig(PredictorConfig):
 
 @dataclasses.dataclass(frozen=True)
 class InferenceConfig(ReaderConfig):
-    """Questions about a text, a file of questions and texts, or a page to ask them on."""
+    """Questions about a text, a text to classify or tag, a file of these, or a page to try the model on."""
 
     question: typing.Optional[str] = option(
         None, "question (default: read questions from standard input, one per line)")
-    context: typing.Optional[str] = option(None, "text that contains the answer")
+    context: typing.Optional[str] = option(None, "text that contains the answer, or that is classified or tagged")
     context_file: typing.Optional[str] = option(None, "UTF-8 file with the text")
+    pair: typing.Optional[str] = option(None, "second text, for a classifier of pairs")
     input_file: typing.Optional[str] = option(
         None, "file of questions and texts: JSON lines with `question`, `context` (default: --context or "
-        "--context_file) and optionally `id`, or a file in SQuAD's format (.json)")
+        "--context_file) and optionally `id`, or a file in SQuAD's format (.json); for a classifier or tagger, a .tsv, "
+        ".csv or .jsonl file with `text`, and optionally `text_pair` and `id`")
     output_file: typing.Optional[str] = option(
-        None, "file for the answers to --input_file, in JSON lines; an interrupted call continues when it is repeated")
+        None, "file for the predictions for --input_file, in JSON lines; an interrupted call continues when it is "
+        "repeated")
     overwrite: bool = option(False, "replace --output_file")
     serve: bool = option(
-        False, "serve a page to ask questions, until Ctrl-C; --context or --context_file is the text that it shows")
+        False, "serve a page to try the model on, until Ctrl-C; --context or --context_file is the text that it shows")
     host: str = option(
         "127.0.0.1", "address to serve at; 0.0.0.0 lets other machines use the model, without a password")
     port: int = option(8000, "port to serve at; 0 for any free one", minimum=0, maximum=65535)
@@ -229,11 +237,13 @@ class InferenceConfig(ReaderConfig):
             raise UserError("--context and --context_file are both given: pass one of them.")
         if bool(self.input_file) != bool(self.output_file):
             raise UserError("--input_file and --output_file belong together: pass both.")
-        if self.input_file and self.question:
-            raise UserError("--question and --input_file are both given: pass one of them.")
-        if self.serve and (self.question or self.input_file):
-            other = "question" if self.question else "input_file"
-            raise UserError(f"--serve and --{other} are both given: pass one of them.")
+        given = [name for name in ("question", "pair", "input_file") if getattr(self, name)]
+        if self.input_file and len(given) > 1:
+            raise UserError(f"--{given[0]} and --input_file are both given: pass one of them.")
+        if self.serve and given:
+            raise UserError(f"--serve and --{given[0]} are both given: pass one of them.")
+        if self.question and self.pair:
+            raise UserError("--question and --pair are both given: --pair is for a classifier of pairs of texts.")
         if not (self.serve or self.input_file or self.has_context):
             raise UserError("exactly one of --context and --context_file is required: pass the text or a file with it.")
 
@@ -303,9 +313,27 @@ class ExportConfig:
         False, "with --onnx or --tflite: also write model_int8.onnx or model_int8.tflite, with weights quantized to "
         "int8 (dynamic quantization)")
     vocab_file: typing.Optional[str] = option(None, "vocabulary (default: the one in the run's folder)")
-    overwrite: bool = option(False, "replace the export of an earlier call in output_dir")
+    overwrite: bool = option(
+        False, "replace the export of an earlier call in output_dir; a README.md that was edited is kept")
+    license: typing.Optional[str] = option(
+        None, "licence for the model card, as the Hugging Face Hub names it, such as apache-2.0 (default: unknown, to "
+        "be filled in)")
+    language: typing.Optional[str] = option(
+        None, "language of the text for the model card, as ISO 639, such as en (default: to be filled in)")
+    push_to_hub: typing.Optional[str] = option(
+        None, "upload the export to the Hugging Face Hub too, as owner/name: a fine-tuned model to the repository of "
+        "this name, a pre-trained one to owner/name-discriminator and owner/name-generator; needs HF_TOKEN or a login")
+    public: bool = option(False, "with --push_to_hub: repositories that are created are public (default: private)")
 
     def __post_init__(self):
+        check_options(self)
         require_options(self, "pretrained_checkpoint", "output_dir")
         if self.int8 and not (self.onnx or self.tflite):
             raise UserError("--int8 quantizes a model for another runtime: add --onnx, --tflite or both.")
+        if self.public and not self.push_to_hub:
+            raise UserError("--public needs --push_to_hub: give both, or omit --public.")
+        for name, pattern in (("license", "[a-z0-9][a-z0-9.+-]*"), ("language", "[a-z]{2,3}(-[A-Za-z0-9]+)*")):
+            value = getattr(self, name)
+            if value and not re.fullmatch(pattern, value):
+                known = {"license": "an identifier of the Hub, such as apache-2.0", "language": "a code such as en"}
+                raise UserError(f"--{name}={value} must be {known[name]}.")

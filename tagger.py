@@ -23,6 +23,8 @@ from tagging import Sentence, Span, Tagged
 class Tagger(Predictor):
     """A fine-tuned model that tags words: this project's or an ElectraForTokenClassification."""
 
+    kind = "token_classification"
+
     def _load(self, source, compute_dtype, log):
         if weights.fine_tuned_for(source) == "sequence_classification":
             raise UserError(f"{source.name} is a classifier: use classifier.Classifier, or name a tagger.")

@@ -269,6 +269,36 @@ def _name(value, column: str, where: str) -> str:
     return value.strip() if isinstance(value, str) else json.dumps(value)
 
 
+def has_questions(path: str) -> bool:
+    """Whether a file holds questions (see squad_utils.read_questions), as opposed to texts: SQuAD's format, or JSON
+    lines of which the first has no `text`."""
+    extension = os.path.splitext(path)[1].lower()
+    if extension in (".tsv", ".csv"):
+        return False
+    if extension == ".json":
+        return True
+    for where, line in configuration.read_lines(path):
+        if line.strip():
+            return "text" not in configuration.parse_json_object(line, where)
+    return True
+
+
+def read_texts(path: str) -> List[Example]:
+    """The texts of a table or of JSON lines to predict: `text`, and optionally `text_pair` (or `pair`) and `id`.
+
+    Raises: UserError: the file cannot be read, has no texts, or a text is empty.
+    """
+    examples = []
+    for number, row in enumerate(read_rows(path), 1):
+        pair = next((name for name in ("text_pair", "pair") if row.cells.get(name) is not None), None)
+        texts = [_text(row, name) for name in ("text", *filter(None, [pair]))]
+        if not all(text.strip() for text in texts):
+            raise UserError(f"{row.where}: a text is empty: add it, or remove the line.")
+        examples.append(Example(_id(row.cells.get("id", number)), texts[0], texts[1] if pair else None, None,
+                                row.where))
+    return examples
+
+
 # --- Labels ---
 
 

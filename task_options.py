@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import re
 import typing
 
 from configuration import UserError, like, option
@@ -85,6 +87,9 @@ class TaskConfig(FineTuningOptions):
     layerwise_lr_decay: typing.Optional[float] = option(
         None, "learning rate of a layer relative to the layer above it (default: 0.8; 0.9 for large)", minimum=0.0,
         maximum=1.0)
+    seeds: typing.Optional[str] = option(
+        None, "several seeds, separated by commas, such as 1,2,3: one fine-tuning for each, in seed-<N> of "
+        "--output_dir, and the median and the range of their scores in results.json")
     metric: typing.Optional[str] = option(
         None, "metric that chooses the best checkpoint and ends training early, one of those in results.json "
         "(default: matthews for cola, spearman for regression, micro_f1 for multi_label, f1 for spans, else accuracy)")
@@ -108,10 +113,13 @@ class TaskConfig(FineTuningOptions):
             raise UserError(f"--doc_stride={self.doc_stride} skips tokens: a window of "
                             f"--max_seq_length={self.max_seq_length} holds {self.max_seq_length - 2} tokens of text: "
                             "lower --doc_stride, or omit it.")
-        if self.evaluates_in_training and not self.is_glue and not self.dev_file and not self.dev_fraction:
+        if self.scores_dev and not self.do_eval and not self.is_glue and not self.dev_file and not self.dev_fraction:
             raise UserError("there is no development data to evaluate on in training: name a --dev_file, or give a "
                             "--dev_fraction.")
-        self.weight_of_class, self.label_list  # noqa: B018  (validates them)
+        if self.seeds and (self.seed is not None or self.json_summary):
+            other = "json_summary" if self.seed is None else "seed"
+            raise UserError(f"--seeds and --{other} are both given: omit one of them.")
+        self.weight_of_class, self.label_list, self.seed_list  # noqa: B018  (validates them)
 
     FITTED = ("num_train_epochs", "learning_rate", "layerwise_lr_decay")
 
@@ -138,6 +146,25 @@ class TaskConfig(FineTuningOptions):
     def second_column(self) -> typing.Optional[str]:
         """The column of the second text of own data; None: there is one text."""
         return self.pair_column or ("text_pair" if self.task == "pairs" else None)
+
+    @property
+    def seed_list(self) -> typing.List[int]:
+        """The seeds of --seeds. Raises: UserError: one is no integer from 0 to 2147483647, or is there twice."""
+        words = [word.strip() for word in self.seeds.split(",")] if self.seeds else []
+        if len(set(words)) < len(words) or not all(re.fullmatch("[0-9]{1,10}", word) and int(word) < 2**31
+                                                   for word in words):
+            raise UserError(f"--seeds={self.seeds} is not a list of different integers, such as 1,2,3: correct it.")
+        return [int(word) for word in words]
+
+    def with_seed(self, seed: int) -> TaskConfig:
+        """The fine-tuning of one of the seeds."""
+        folder = os.path.join(self.output_dir, f"seed-{seed}")
+        return dataclasses.replace(self, seeds=None, seed=seed, output_dir=folder)
+
+    @property
+    def scores_dev(self) -> bool:
+        """Whether the development data is scored, in training or at the end."""
+        return self.do_eval or self.do_train and self.evaluates_in_training
 
     @property
     def stride(self) -> int:

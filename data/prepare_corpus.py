@@ -22,7 +22,8 @@ the output: after a kill or a crash the same command checks them by size and has
 the text twice. A folder that is up to date is left as it is. Memory does not grow with the size of the text, except by
 about 50 bytes a document for near-duplicates.
 
-Exit status: 0, 2 (invalid option or input), 1 (a worker process failed), 130 (Ctrl-C) or 143 (SIGTERM).
+Exit status: 0, 2 (invalid option or input), 1 (a worker process failed), 75 (Ctrl-C or SIGTERM: run the same command
+again).
 """
 from __future__ import annotations
 

@@ -94,6 +94,8 @@ if that exists, else the bundled sample data is used. Switches can be given with
         of("save_checkpoints_minutes"),
         of("skip_bad_updates"),
         of("profile_steps"),
+        of("histograms"),
+        of("tracker"),
         of("force"),
         HOSTFILE,
         of("bf16_config_path", path="input"),

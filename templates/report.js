@@ -5,7 +5,7 @@
 
 const section = document.querySelector(".data[data-key=curves]").closest("section");
 const charts = section.querySelector(".charts");
-const HEIGHT = 230, LEAST_ZOOM = 2;  // pixels; updates
+const HEIGHT = 230, PRINTED_WIDTH = 330, LEAST_ZOOM = 2;  // pixels: two charts beside each other on paper; updates
 let content = read(section), plots = [], view = null;  // view: the updates shown, null: all
 const options = {smoothing: 0, log: false};
 
@@ -181,7 +181,8 @@ class Chart {
   }
 
   width() {
-    return Math.max(220, Math.floor(this.box.clientWidth));
+    const printing = document.documentElement.classList.contains("printing");  // the page has not its paper's size yet
+    return printing ? PRINTED_WIDTH : Math.max(220, Math.floor(this.box.clientWidth));
   }
 
   all() {

@@ -7,34 +7,22 @@ import shutil
 
 import numpy as np
 import pytest
-from support import FILLERS, READER_ENCODER
+from support import FILLERS, save_classifier
 
-import modeling
 import predictor
 import weights
 from classifier import Classifier, prediction
 from configuration import RunFailed
-from tokenization import ElectraTokenizer
 
 TINY = pathlib.Path(__file__).parent / "data" / "transformers_tiny"
-
-
-def save(folder, where, labels):
-    """A classifier with random weights in <folder>/<where>."""
-    model = modeling.SequenceClassification(READER_ENCODER, len(labels.names), labels.problem, seed=4)
-    rng = np.random.default_rng(2)
-    for variable in model.trainable_variables:  # at initial values all texts have nearly the same logits
-        variable.assign_add(rng.normal(scale=0.3, size=variable.shape).astype(np.float32))
-    weights.save_folder(model, "sequence_classification", ElectraTokenizer(str(folder / "vocab.txt")), str(where),
-                        labels=labels)
-    return str(where)
 
 
 @pytest.fixture(scope="module")
 def models(reader_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("classifiers")
-    return {problem: save(reader_folder, folder / problem, weights.Labels(names, problem)) for problem, names in (
-        ("single_label", ("no", "perhaps", "yes")), ("multi_label", ("a", "b", "c", "d")), ("regression", ("score",)))}
+    labels = {"single_label": ("no", "perhaps", "yes"), "multi_label": ("a", "b", "c", "d"), "regression": ("score",)}
+    return {problem: save_classifier(reader_folder, folder / problem, weights.Labels(names, problem))
+            for problem, names in labels.items()}
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,41 @@
-"""fine_tuning: the lengths of batches of a prediction, and its timing. The rest is tested with the commands."""
+"""fine_tuning.py: what every fine-tuning does. Whole runs are in test_run_tf_squad.py and test_run_tf_tasks.py."""
 from __future__ import annotations
 
 import dataclasses
 import types
 
 import numpy as np
+import pytest
 
 import fine_tuning
+import modeling
+import run_tf_squad
+import run_tf_tasks
 import squad_utils
 from electra_config import ElectraConfig
-from run_tf_squad import SQUAD
 from squad_options import SquadConfig
+from task_options import TaskConfig
 from workers import ALONE
+
+ENCODER = ElectraConfig(vocab_size=30, embedding_size=8, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
+                        intermediate_size=16, max_position_embeddings=16)
+
+
+@pytest.mark.parametrize("task", [run_tf_tasks.Sequences("single_label"), run_tf_tasks.Tagging()])
+def test_learning_rates_fall_from_the_head_to_the_embeddings(task):
+    """ELECTRA, appendix B: with 3 layers, decay ** 2 for the top one, ** 4 for the lowest, ** 5 for the embeddings."""
+    model = modeling.SequenceClassification(ENCODER, 2)
+    config = TaskConfig(task="classification", do_train=True, train_file="a.csv", output_dir="out", learning_rate=1.0,
+                        layerwise_lr_decay=0.5)
+    optimizer = fine_tuning.make_optimizer(task, config, model, 10)
+    names = [variable.name for variable in model.trainable_variables]
+
+    def rates(part):
+        return {rate for name, rate in zip(names, optimizer.multipliers) if part in name}
+
+    assert rates("classifier/") == {1.0}
+    assert [rates(f"/layer_{number}/") for number in range(3)] == [{0.5 ** 4}, {0.5 ** 3}, {0.5 ** 2}]
+    assert rates("/embeddings") == {0.5 ** 5}
 
 
 def test_large_predictions_on_cpu_have_finer_lengths(monkeypatch):
@@ -19,7 +43,7 @@ def test_large_predictions_on_cpu_have_finer_lengths(monkeypatch):
     windows = types.SimpleNamespace(lengths=np.full(1000, 200))
 
     def lengths(config):
-        return fine_tuning.prediction_lengths(SQUAD, config, ElectraConfig.of_size("base"), windows)
+        return fine_tuning.prediction_lengths(run_tf_squad.SQUAD, config, ElectraConfig.of_size("base"), windows)
 
     assert lengths(config) == config.buckets  # 15 TFLOP
     monkeypatch.setattr(fine_tuning, "LARGE_PREDICTION", 1e13)
@@ -38,7 +62,7 @@ def test_batches_that_trace_are_computed_once_and_not_timed():
     computed, seen = [], set()
 
     class Answers:
-        model = types.SimpleNamespace(config=None)
+        model = types.SimpleNamespace(joint_head=True)
         is_traced = staticmethod(lambda features: features["input_ids"].shape[1] in seen)
 
         def __call__(self, features):
@@ -46,15 +70,18 @@ def test_batches_that_trace_are_computed_once_and_not_timed():
             seen.add(features["input_ids"].shape[1])
             return {"first": features["input_ids"][:, 0]}
 
+    def run_model(windows, lengths):
+        return fine_tuning.run_model(run_tf_squad.SQUAD, config, Answers(), windows, ALONE, None, lengths=lengths)
+
     for times in (3, 5):  # of the batches [2, 2, 2, 1 and 2 longer]: all but those that traced; then all
         computed.clear()
-        outputs, interval = fine_tuning.run_model(SQUAD, config, Answers(), windows, ALONE, None, lengths=[4, 8])
+        outputs, interval = run_model(windows, [4, 8])
         np.testing.assert_array_equal(outputs["first"], windows.input_ids[:, 0])
         assert len(computed) == 5 and len(interval.latencies) == times
     seen.clear(), computed.clear()
-    _, interval = fine_tuning.run_model(SQUAD, config, Answers(), windows, ALONE, None, lengths=[8])
+    _, interval = run_model(windows, [8])
     assert len(computed) == 5 and len(interval.latencies) == 4
     single = types.SimpleNamespace(lengths=np.array([8]), **{name: rows[name][:1] for name in rows})
     seen.clear(), computed.clear()
-    _, interval = fine_tuning.run_model(SQUAD, config, Answers(), single, ALONE, None, lengths=[8])
+    _, interval = run_model(single, [8])
     assert len(computed) == 2 and len(interval.latencies) == 1  # something is timed

@@ -6,6 +6,7 @@ import threading
 import urllib.error
 import urllib.request
 
+import browser
 import pytest
 import run_folders
 
@@ -79,3 +80,47 @@ def test_help_says_that_runs_are_arguments(capsys):
     with pytest.raises(SystemExit):
         report.main(["report.py", "--help"])
     assert "report.py RUN [RUN ...]" in capsys.readouterr().out
+
+
+# --- In a browser ---
+
+CHART = ".chart:nth-of-type(2)"  # of the generator's loss
+LEGEND = f"document.querySelector('{CHART} .legend').innerText.replace(/\\s+/g, ' ')"
+WHERE = f"document.querySelector('{CHART} .where').textContent"
+VIEW = "document.querySelector('.charts').dataset.view"
+
+
+@pytest.mark.skipif(not browser.EXECUTABLE, reason="needs Chromium")
+def test_values_zoom_and_smoothing_in_a_browser_and_all_of_it_stays_while_the_page_refreshes(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(report, "REFRESH_SECONDS", 0.2)
+    folder = run_folders.pretraining(tmp_path / "base")
+    with served(folder) as address, browser.Browser(str(tmp_path / "browser")) as chromium:
+        chromium.open(address)
+        chromium.wait(f"document.querySelectorAll('canvas').length === 10 && {LEGEND} === 'training 7 held out 7.5'")
+        left, top, width, height = chromium.box(f"{CHART} .u-over")
+        chromium.mouse("mouseMoved", left + width / 2, top + height / 2)  # the axis ends at 60.6
+        chromium.wait(f"{WHERE} === ' at phase 1, update 30' && {LEGEND} === 'training 7.25 held out 7.75'")
+        chromium.mouse("mousePressed", left + 0.2 * width, top + 50, 1)
+        chromium.mouse("mouseMoved", left + 0.6 * width, top + 60, 1)
+        chromium.mouse("mouseReleased", left + 0.6 * width, top + 60, 1)
+        chromium.wait(f"{VIEW} === '12 36'")
+        chromium.value("document.querySelector('.plot').focus()")
+        chromium.key("+")
+        chromium.wait(f"{VIEW} !== '12 36'")
+        chromium.key("0")
+        chromium.wait(f"{VIEW} === ''")
+        chromium.key("+")
+        view = chromium.value(VIEW)
+        chromium.value("(() => { const s = document.querySelector('#smoothing'); s.value = 0.5; "
+                       "s.dispatchEvent(new Event('input')); document.querySelector('#log').click(); "
+                       "document.querySelector('summary').click(); })()")
+        with open(folder / "logs/pretraining_phase2.jsonl", "a") as file:
+            file.write('{"step": 21, "kind": "train", "loss": 5.0, "generator_loss": 1.5}\n')
+        chromium.mouse("mouseMoved", 2, 2)
+        chromium.wait(f"{LEGEND} === 'training 1.5 held out 7.5'")
+        chromium.wait("document.querySelector('.numbers').textContent.includes('phase 2: 21')")
+        assert chromium.value(VIEW) == view and chromium.value("document.querySelector('#smoothing').value") == "0.5"
+        assert chromium.value("document.querySelector('#log').checked && document.querySelector('details').open")
+        assert chromium.value("document.documentElement.scrollWidth <= innerWidth")
+        assert not chromium.errors and set(chromium.requests) == {address}

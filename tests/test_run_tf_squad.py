@@ -69,7 +69,7 @@ def test_the_files_of_the_design_are_written(finished, data):
     config, found = finished
     assert set(os.listdir(config.output_dir)) == {
         "analysis.html", "analysis.json", "cache", "checkpoints", "logs", "logfile.txt", "predictions.json",
-        "nbest_predictions.json", "results.json", "vocab.txt", "tokenizer_config.json"}
+        "nbest_predictions.json", "report.html", "results.json", "vocab.txt", "tokenizer_config.json"}
     assert {"exact_match", "f1", "train_sequences_per_second", "inference_sequences_per_second", "latency_p50_ms",
             "latency_p99_ms", "seed", "train_steps"} <= set(found)
     predictions, nbest = written(config), written(config, "nbest_predictions.json")

@@ -71,7 +71,7 @@ def test_the_section_shows_the_last_evaluation_and_holds_all(tmp_path):
     classes = [attributes["class"] for tag, attributes in reader.elements
                if tag == "span" and attributes.get("class", "").startswith("piece")]
     assert classes.count("piece found") == classes.count("piece missed") == 6 + 1  # with the legend
-    assert classes.count("piece hole") == 2 * 6 and classes.count("piece kept") == 2 * 6 + 1
+    assert classes.count("piece hole") == 2 * 6 and classes.count("piece kept") == 2 * 6 + 2
     shown = "".join(reader.text)
     assert "update 20: AUC 0.700, gain +1.2%, recall 25.0%" in shown and "2 more passages" in shown
     assert "replaced, found; originally the; 80% replaced" in shown
@@ -81,7 +81,7 @@ def test_the_section_shows_the_last_evaluation_and_holds_all(tmp_path):
     assert last["passages"][0]["states"] == "fk-m-"
     assert first["passages"][0]["changed"] == [[1, "x", 1], [3, "ed", 0]]
     assert last["passages"][0]["changed"] == [[0, "a", 0], [3, "man", 1]]
-    assert first["tables"][0][0] == [f"3: the, of, {ATTACK}", "25.0%", "25.0%", "4", "0.750"]
+    assert first["tables"][0][0] == [f"3: the · of · {ATTACK}", "25.0%", "25.0%", "4", "0.750"]
     assert first["tables"][3] == [["12.0%", "10.0%", "100"], ["60.0%", "70.0%", "10"]]
     assert 'max="1"' in text and 'aria-valuetext="update 20' in text
 

@@ -5,46 +5,20 @@ import pathlib
 
 import numpy as np
 import pytest
-from support import FILLERS, READER_ENCODER
+from support import FILLERS, save_tagger
 
-import modeling
 import predictor
 import tagging
 import weights
 from tagger import Tagger
-from tokenization import ElectraTokenizer
 
 TINY = pathlib.Path(__file__).parent / "data" / "transformers_tiny"
 
 
-def save(folder, where, labels, words=("zed",)):
-    """A model in <folder>/<where> that gives `words` the second label, and others the first: the embedding of a word
-    says which it is, and the encoder passes that on."""
-    model = modeling.TokenClassification(READER_ENCODER, len(labels.names), seed=4)
-    tokenizer = ElectraTokenizer(str(folder / "vocab.txt"))
-    embeddings = np.zeros(model.embeddings.word_embeddings.shape, np.float32)
-    embeddings[:, 0] = 1.0
-    for word in words:
-        (id_,) = tokenizer.encode(word).ids
-        embeddings[id_, :2] = 0.0, 1.0
-    projection = np.zeros(model.encoder.embeddings_project.kernel.shape, np.float32)
-    projection[0, 0] = projection[1, 1] = 1.0
-    for variable in model.trainable_variables:
-        if "LayerNorm" not in variable.name:
-            variable.assign(np.zeros(variable.shape))
-    model.embeddings.word_embeddings.assign(embeddings)
-    model.encoder.embeddings_project.kernel.assign(projection)
-    kernel = np.zeros(model.head.kernel.shape, np.float32)
-    kernel[0, 0] = kernel[1, 1] = 2.0
-    model.head.kernel.assign(kernel)
-    weights.save_folder(model, "token_classification", tokenizer, str(where), labels=labels)
-    return str(where)
-
-
 @pytest.fixture(scope="module")
 def tagger(reader_folder, tmp_path_factory):
-    return Tagger.from_pretrained(save(reader_folder, tmp_path_factory.mktemp("tagger") / "model",
-                                       weights.Labels(("O", "I-Z", "B-Z"), None)))
+    return Tagger.from_pretrained(save_tagger(reader_folder, tmp_path_factory.mktemp("tagger") / "model",
+                                              weights.Labels(("O", "I-Z", "B-Z"), None)))
 
 
 def test_spans_have_their_place_label_and_probability(tagger):
@@ -78,7 +52,8 @@ def test_lists_are_computed_in_batches_and_traced_once(tagger, monkeypatch):
 
 
 def test_plain_tags_are_a_span_a_word(reader_folder, tmp_path):
-    tagger = Tagger.from_pretrained(save(reader_folder, tmp_path / "model", weights.Labels(("NOUN", "VERB"), None)))
+    tagger = Tagger.from_pretrained(save_tagger(reader_folder, tmp_path / "model",
+                                                weights.Labels(("NOUN", "VERB"), None)))
     assert [(span.text, span.label) for span in tagger.tag("bel zed bir")] == [
         ("bel", "NOUN"), ("zed", "VERB"), ("bir", "NOUN")]
 
