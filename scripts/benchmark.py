@@ -37,7 +37,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path[:0] = [os.path.dirname(HERE), HERE]
 
-from recipe import BenchmarkConfig  # noqa: E402  (found through the line above, like the rest)
+from benchmark_recipe import BenchmarkConfig  # noqa: E402  (found through the line above, like the rest)
 
 import command_line  # noqa: E402
 import configuration  # noqa: E402
