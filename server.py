@@ -63,7 +63,7 @@ def make_app(reader: Reader, name: str, context: str = "", local: bool = True) -
     @app.get("/api/model")
     def show_model():
         return as_json({
-            "model": name, "version_2": reader.version_2, "context": context, "threshold": threshold(reader),
+            "model": name, "version_2": reader.version_2, "joint_head": reader.model.joint_head, "context": context, "threshold": threshold(reader),
             "limits": {"bytes": LARGEST_BODY, "questions": MOST_QUESTIONS, "characters": MOST_CHARACTERS}})
 
     @app.post("/api/answer")
