@@ -341,7 +341,7 @@ def overview(run: Run, folder: str) -> Section:
 
 def link(path: str, folder: str) -> str:
     """A relative address of a file for a page in `folder`."""
-    return urllib.parse.quote(os.path.relpath(path, folder))
+    return urllib.parse.quote(os.fsencode(os.path.relpath(path, folder)))
 
 
 def runs_section(runs: Sequence[Run], folder: Optional[str]) -> Section:
