@@ -409,7 +409,9 @@ def last_screen(task: Task, config: FineTuningOptions, results: dict) -> List[co
     lines, best, score = [], results.get("best_checkpoint"), task.best(config)
     reached = task.reached(config, results)
     if reached:
-        lines.append(console.Line("reached", f"{reached}, on {console.short_path(task.data_file(config, 'dev'))}"))
+        dev_file = task.data_file(config, "dev")
+        part = "a held-out part of " if dev_file == task.data_file(config, "train") else ""
+        lines.append(console.Line("reached", f"{reached}, on {part}{console.short_path(dev_file)}"))
     if best:
         lines.append(console.Line("best", f"{console.short_path(best['checkpoint'])} ({score.words} "
                                   f"{score.form.format(best[score.metric])}, step {best['step']:,})"))

@@ -42,6 +42,8 @@ SCORES = {
                                 "matthews": "Matthews correlation", "pearson": "Pearson correlation",
                                 "spearman": "Spearman correlation"},
     "token_classification": {"f1": "F1", "precision": "precision", "recall": "recall"}}
+FINE_TUNING_SCORES = list(dict.fromkeys(name for kind in SCORES if kind not in ("discriminator", "generator")
+                                        for name in SCORES[kind]))
 # The options of a run that a card has.
 SETTINGS = ("model_size", "objective", "generator", "generator_hidden_size", "share_embeddings", "mask_prob",
             "max_seq_length", "doc_stride", "joint_head", "num_train_steps", "num_train_epochs", "num_warmup_steps",
@@ -70,22 +72,28 @@ class Facts(NamedTuple):
 
 def scores_of(run_folder: str, state: dict) -> Tuple[Dict[str, float], str]:
     """The metrics of an evaluation of a checkpoint, and what it was evaluated on; empty where there was none."""
-    config, step = state.get("config", {}), state.get("step")
-    squad = state.get("task") == "squad"
+    config, step, task = state.get("config", {}), state.get("step"), state.get("task")
     logs = config.get("log_dir") or os.path.join(run_folder, "logs")
-    own = os.path.join(logs, "squad.jsonl" if squad else f"pretraining_phase{state.get('phase')}.jsonl")
+    own = os.path.join(logs, f"pretraining_phase{state.get('phase')}.jsonl" if not task else
+                       "squad.jsonl" if task == "squad" else "tasks.jsonl")
     log = next((path for path in (own, config.get("json_summary")) if path and os.path.exists(path)), own)
     entries = [entry for entry in run_log.read_metrics_log(log) if entry["kind"] == "eval" and entry["step"] == step]
     if entries:
-        return entries[-1], config.get("predict_file" if squad else "eval_tfrecords") or dev_file(config)
+        return entries[-1], dev_file(config) if task else config.get("eval_tfrecords") or ""
     with contextlib.suppress(UserError):  # without a readable results.json there are no scores
         content = configuration.read_json_object(os.path.join(run_folder, "results.json"))
-        if squad and content.get("train_steps") == step and "f1" in content:
-            return content, content.get("predict_file") or dev_file(config)
+        if task and content.get("train_steps") == step and any(name in content for name in FINE_TUNING_SCORES):
+            return content, dev_file({**config, **content})
     return {}, ""
 
 
 def dev_file(config: dict) -> str:
+    """What a fine-tuning was scored on; "" where it is a part of the training data."""
+    if "task" in config:  # another one than SQuAD
+        train = config.get("train_file")
+        return config.get("dev_file") or "" if not train or config.get("dev_file") != os.path.abspath(train) else ""
+    if config.get("predict_file"):
+        return config["predict_file"]
     version = "2.0" if config.get("version_2_with_negative") else "1.1"
     return os.path.join(config["data_dir"], f"dev-v{version}.json") if config.get("data_dir") else ""
 
@@ -244,7 +252,8 @@ def evaluation(facts: Facts) -> Sequence[str]:
     found = scores(facts)
     if not found:
         return "## Evaluation", "This checkpoint was not evaluated."
-    return ("## Evaluation", f"On `{dataset_of(facts.scored_on) or 'held-out data'}`, which was not trained on:",
+    dataset = dataset_of(facts.scored_on)
+    return ("## Evaluation", f"On {f'`{dataset}`' if dataset else 'held-out data'}, which was not trained on:",
             table(("metric", "value"), [(label, f"{value:g}") for label, value in found]))
 
 

@@ -95,7 +95,8 @@ CHARTS = (
     Chart("discriminator_recall", "discriminator recall", True),
     Chart("discriminator_gain", "discriminator gain", True), Chart("f1", "F1"), Chart("exact_match", "exact match"),
     Chart("exact", "exact match"), Chart("start_accuracy", "start accuracy", True),
-    Chart("end_accuracy", "end accuracy", True), Chart("answerability_accuracy", "answerability accuracy", True))
+    Chart("end_accuracy", "end accuracy", True), Chart("train_accuracy", "accuracy in training", True),
+    Chart("answerability_accuracy", "answerability accuracy", True))
 LATER_CHARTS = (
     Chart("learning_rate", "learning rate", group=SPEED), Chart("gradient_norm", "gradient norm", group=SPEED),
     Chart("sequences_per_second", "sequences per second", group=SPEED),
@@ -297,8 +298,10 @@ def headlines(run: Run) -> List[Tuple[str, str, str]]:
     if losses:
         best = min(losses, key=lambda point: point.value)
         found.append(("Held-out loss", short(losses[-1].value), f"best: {short(best.value)} at update {best.step:,}"))
-    shown = ("generator_accuracy", "discriminator_auc") if run.kind == "pretraining" else ("f1", "exact_match", "exact")
-    for name in shown:
+    chosen_by = [name for name in dict_in(run.results, "best_checkpoint") if name not in ("checkpoint", "step")]
+    shown = ("generator_accuracy", "discriminator_auc") if run.kind == "pretraining" else (
+        *chosen_by, "f1", "exact_match", "exact")
+    for name in dict.fromkeys(shown):
         value = number_in(part.last["eval"], name) if part else None
         if run.kind != "pretraining":
             value = number_in(run.results, name, value)
@@ -331,7 +334,8 @@ def overview(run: Run, folder: str) -> Section:
     parts = [live("headlines", page.numbers(headlines(run)))]
     if os.path.isfile(os.path.join(run.folder, "analysis.html")):
         address = link(os.path.join(run.folder, "analysis.html"), folder)
-        parts.append(element("p", element("a", "Error analysis of the answers", href=address),
+        parts.append(element("p", element("a", "Error analysis", href=address),
+                             ": scores by label, and the worst predictions." if "task" in run.results else
                              ": scores by kind of question, and the worst answers."))
     if run.kind == "fine-tuning" and run.scores:
         parts.append(page.table("Scores (results.json)", ("", "value"), [
@@ -569,7 +573,9 @@ def sections_of(runs: Sequence[Run], folder: Optional[str]) -> List[Section]:
         learnt = samples_page.section(run)
         return [overview(run, folder), *([curves_section(runs)] if run.parts else []), *([learnt] if learnt else []),
                 Section("What ran", what_ran(run))]
-    return [runs_section(runs, folder), curves_section(runs), Section("Differences", [differences(runs)]),
+    learnt = samples_page.side_by_side(runs, names_of(runs))
+    return [runs_section(runs, folder), curves_section(runs), *([learnt] if learnt else []),
+            Section("Differences", [differences(runs)]),
             *(Section(f"What ran: {name}", what_ran(run, number, f", {name}"))
               for number, (run, name) in enumerate(zip(runs, names_of(runs))))]
 

@@ -20,6 +20,7 @@ OPENING, CLOSING = "([{«“‘（【「『《", ".,;:!?%)]}»”’…、。，
 LINKING = "-/'’"  # no space on either side
 RADIUS = 11  # of the largest circle of the calibration
 LEFT, TOP, SIZE = 40, 8, 240  # of the calibration's axes
+DAMAGE = KeyError, TypeError, ValueError, IndexError, AttributeError  # of a file whose lines hold something else
 
 # What a word piece is, by letter: (class, mark in the legend, meaning, words for screen readers).
 STATES = {
@@ -317,7 +318,7 @@ def section(run: Run) -> Optional[Section]:
             constant, evaluations = read(path)
             if evaluations:
                 blocks.append(phase_block(number, constant, evaluations))
-        except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError):
+        except (OSError, *DAMAGE):
             blocks.append(page.paragraph(f"{path} cannot be read: it is damaged."))
     if not blocks:
         return None
@@ -327,3 +328,41 @@ def section(run: Run) -> Optional[Section]:
         "entropy of the share of replaced tokens: 0 for the best constant probability and 100% for a perfect "
         "discriminator. It leaves 0 before the recall does.")
     return Section("What it learnt", [intro, *blocks], page.template("samples.js"), page.template("samples.css"))
+
+
+def last_evaluation(run: Run) -> Optional[Tuple[int, dict, dict]]:
+    """The last phase with an evaluation, what is constant in it, and the evaluation; None where nothing is recorded."""
+    for number in (2, 1):
+        try:
+            constant, evaluations = read(os.path.join(run.logs, f"samples_phase{number}.jsonl"))
+        except OSError:
+            continue
+        if evaluations:
+            return number, constant, evaluations[-1]
+    return None
+
+
+def side_by_side(runs: Sequence[Run], names: Sequence[str]) -> Optional[Section]:
+    """What several runs learnt: the first passages as of the last evaluation of each; None where nothing is
+    recorded."""
+    found, with_discriminator = [], False
+    for run, name in zip(runs, names):
+        last = last_evaluation(run)
+        try:
+            if last:
+                number, constant, evaluation = last
+                row = for_script(constant, evaluation)
+                articles = [passage_article(i, passage, constant["notation"], shown) for i, (passage, shown) in
+                            enumerate(zip(constant["passages"][:FIRST], row["passages"]), 1)]
+                found.append(element("div", element("h3", name), page.paragraph(f"Phase {number}, {row['label']}"),
+                                     *articles))
+                with_discriminator |= "calibration" in evaluation
+        except DAMAGE:
+            found.append(element("div", element("h3", name), page.paragraph("What was recorded of it is damaged.")))
+    if not found:
+        return None
+    intro = page.paragraph(
+        "Held-out passages as of the last evaluation of each run. The page of a run shows all of its evaluations. Runs "
+        "with the same held-out data and the same --seed have the same passages and masked words.")
+    return Section("What they learnt", [element("div", intro, legend(with_discriminator), page.columns(*found),
+                                                class_="learnt")], style=page.template("samples.css"))

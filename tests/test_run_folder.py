@@ -35,8 +35,8 @@ def test_interruptions_and_resumes_are_those_of_the_history(tmp_path):
 
 def test_a_process_that_another_one_followed_is_not_running_any_more(tmp_path):
     folder = run_folders.pretraining(tmp_path / "base", history=False)
-    starts = [{"event": "start", "session": name, "pid": pid, "host": name, "step": 0}  # killed on machines that are gone
-              for name, pid in (("a", 1), ("b", 2), ("c", 1.5))]
+    starts = [{"event": "start", "session": name, "pid": pid, "host": name, "step": 0}
+              for name, pid in (("a", 1), ("b", 2), ("c", 1.5))]  # killed on machines that are gone
     (folder / "logs/history.jsonl").write_text("".join(json.dumps(start) + "\n" for start in starts[:2]))
     assert [session.is_running for session in Run(str(folder)).sessions] == [False, True]
     (folder / "logs/history.jsonl").write_text("".join(json.dumps(start) + "\n" for start in starts))
