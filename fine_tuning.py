@@ -140,10 +140,6 @@ class Task:
         """To predict with a model in training."""
         raise NotImplementedError
 
-    def layerwise(self, names: Sequence[str], decay: float, num_layers: int) -> List[float]:
-        """The learning-rate multiplier of each variable."""
-        return optimization.layerwise_multipliers(names, decay, num_layers)
-
     def feed(self, features, batch: batching.Batch, batch_size: int, labels: bool = False,
              divisor: Optional[float] = None) -> Dict[str, tf.Tensor]:
         """The tensors of a batch, padded to `batch_size` rows.
@@ -303,14 +299,14 @@ class Inputs(NamedTuple):
 # --- Training ---
 
 
-def make_optimizer(task: Task, config: FineTuningOptions, model: modeling.TaskModel, updates: int
-                   ) -> optimization.AdamW:
+def make_optimizer(config: FineTuningOptions, model: modeling.TaskModel, updates: int) -> optimization.AdamW:
     warmup = int(config.warmup_proportion * updates)
     schedule = optimization.Schedule(config.learning_rate, updates, warmup, 1.0, 0.0)
     multipliers = None
     if 0 < config.layerwise_lr_decay < 1:
-        multipliers = task.layerwise([variable.name for variable in model.trainable_variables],
-                                     config.layerwise_lr_decay, model.config.num_hidden_layers)
+        multipliers = optimization.layerwise_multipliers(
+            [variable.name for variable in model.trainable_variables], config.layerwise_lr_decay,
+            model.config.num_hidden_layers)
     return optimization.AdamW(model.trainable_variables, schedule, weight_decay_rate=config.weight_decay_rate,
                               multipliers=multipliers)
 
@@ -345,7 +341,7 @@ def prepare(task: Task, config: FineTuningOptions, device: devices.Device, input
     updates = config.max_steps
     if updates <= 0:
         updates = done + math.ceil(order.batches_until(config.num_train_epochs) / accumulation)
-    optimizer = make_optimizer(task, config, model, updates)
+    optimizer = make_optimizer(config, model, updates)
     skipped = found.get("skipped_updates", ()) if found else ()
     setup = Setup(checkpoints, seed, model, optimizer, order, done, skipped, updates)
     if workers.is_chief:

@@ -8,8 +8,8 @@
     python run_inference.py --init_checkpoint=results/squad --serve                a page at http://127.0.0.1:8000/
 
 The model decides which of these it does. A reader prints the n best answers, each with its probability and the sentence
-that contains it, the answer marked by >> and <<. A classifier prints the probability of every label, a tagger every
-span with its label.
+that contains it, the answer marked by >> and <<. With the joint head, which scores only the spans of its beam, the
+probability is among these. A classifier prints the probability of every label, a tagger every span with its label.
 
 A context longer than the model's window is split into overlapping windows (sliding window, --doc_stride); a classifier
 truncates it. Questions are truncated to 64 tokens, or to a quarter of the window if it is shorter than 256 tokens.

@@ -25,6 +25,7 @@ from page import Markup, Section, element
 from pretraining_options import PretrainingConfig
 from run_folder import Part, Run, dict_in, number_in, text_in
 from squad_options import SquadConfig
+from task_options import TaskConfig
 
 NAME = "report.html"
 MOST_POINTS = 80_000
@@ -235,7 +236,7 @@ def curves_section(runs: Sequence[Run]) -> Section:
 
 def values_table(run: Run, caption: str) -> Markup:
     """The first, last and best value of every metric: what the curves say, as text."""
-    rows = []
+    rows, phases = [], ["phase"] if len(run.parts) > 1 else []
     for chart in charts_of([run]):
         name = chart.name
         for part in run.parts:
@@ -243,9 +244,10 @@ def values_table(run: Run, caption: str) -> Markup:
             last, best = part.last.get("eval", {}).get(name), part.best.get(name)
             if train == [None, None] and last is None:
                 continue
-            rows.append((titled(name), str(part.number), *(in_words(name, value) for value in (*train, last)),
+            rows.append((titled(name), *(str(part.number) for _ in phases),
+                         *(in_words(name, value) for value in (*train, last)),
                          f"{in_words(name, best[0])} at {best[1]:,}" if best else ""))
-    return page.table(caption, ("metric", "phase", "first, training", "last, training", "last, held out",
+    return page.table(caption, ("metric", *phases, "first, training", "last, training", "last, held out",
                                 "best, held out"), rows)
 
 
@@ -371,18 +373,20 @@ def names_of(runs: Sequence[Run]) -> List[str]:
 
 # The second phase of the recipe, which has no configuration class of its own.
 SECOND_PHASE = {"max_seq_length": 512, "learning_rate": 4e-3, "num_train_steps": 933, "num_warmup_steps": 200}
-CONFIGURATIONS = (PretrainingConfig, SquadConfig)
+CONFIGURATIONS = (PretrainingConfig, SquadConfig, TaskConfig)
 PLACES = {"phase2", "restore_checkpoint", "results_dir", "model_name", "output_dir", "log_dir", "json_summary",
           "pretrain_tfrecords", "eval_tfrecords", "data_dir", "cache_dir", "overwrite"}  # differ in every run
 
 
 def defaults_of(part: Part) -> Dict[str, Any]:
     """The recipe's values of a part's options; {} where the options are of no known command."""
-    for config_class in CONFIGURATIONS:
-        fields = {field.name: field.default for field in dataclasses.fields(config_class)}
-        if part.config and set(part.config) & {"pretrain_tfrecords", "joint_head"} & set(fields):
-            return {**fields, **(SECOND_PHASE if part.number == 2 else {})}
-    return {}
+    known = [{field.name: field.default for field in dataclasses.fields(config_class)}
+             for config_class in CONFIGURATIONS]
+    names = set(part.config)
+    fields = max(known, key=lambda fields: (len(names & set(fields)), -len(set(fields) - names)))
+    if not names & set(fields):
+        return {}
+    return {**fields, **(SECOND_PHASE if part.number == 2 else {})}
 
 
 def settings_table(parts: Sequence[Part], key: str = "options", of: str = "") -> List[Markup]:

@@ -39,7 +39,6 @@ import configuration
 import fine_tuning
 import flops
 import modeling
-import optimization
 import run_log
 import squad_metrics
 import squad_results
@@ -263,9 +262,6 @@ class Squad(fine_tuning.Task):
 
     def predictor(self, model: modeling.QuestionAnswering) -> Predictor:
         return Predictor(model, model.answers)
-
-    def layerwise(self, names, decay: float, num_layers: int) -> List[float]:
-        return optimization.layerwise_multipliers(names, num_layers, decay)
 
     def feed(self, *batch, **options) -> Dict[str, tf.Tensor]:
         return squad_utils.feed(*batch, **options)

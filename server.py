@@ -51,7 +51,8 @@ class Asking:
         self.reader = reader
 
     def about(self) -> dict:
-        return {"kind": self.reader.kind, "version_2": self.reader.version_2, "threshold": threshold(self.reader),
+        return {"kind": self.reader.kind, "version_2": self.reader.version_2,
+                "joint_head": self.reader.model.joint_head, "threshold": threshold(self.reader),
                 "limits": {"bytes": LARGEST_BODY, "questions": MOST_QUESTIONS, "characters": MOST_CHARACTERS}}
 
     def read(self, content: dict) -> tuple:

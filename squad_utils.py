@@ -442,7 +442,8 @@ class Answer(NamedTuple):
     """A span of the context, characters [start, end), or "no answer", whose text is empty.
 
     `probability` is exp(score / T), divided by the sum of this over all valid spans of all windows of the question,
-    with T the temperature. It does not depend on how many answers are kept. See `search_answers` for SQuAD 2.0.
+    with T the temperature. It does not depend on how many answers are kept. With the joint head, the spans are those of
+    its beams. See `search_answers` for SQuAD 2.0.
     """
 
     text: str

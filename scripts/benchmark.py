@@ -37,7 +37,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path[:0] = [os.path.dirname(HERE), HERE]
 
-from recipe import BenchmarkConfig  # noqa: E402  (found through the line above, like the rest)
+from benchmark_recipe import BenchmarkConfig  # noqa: E402  (found through the line above, like the rest)
 
 import command_line  # noqa: E402
 import configuration  # noqa: E402
@@ -54,7 +54,7 @@ def check(config: BenchmarkConfig):
     check_folder(config.out_dir, "out_dir")
     program, encoder = config.program(), config.encoder()
     if isinstance(program, SquadConfig):
-        preflight.check_squad_memory(program, encoder)
+        preflight.check_fine_tuning_memory(program, encoder)
     else:
         preflight.check_memory(program, preflight.pretraining_bytes(program, encoder), "train_batch_size")
 
@@ -239,7 +239,7 @@ class Squad(Work):
         encoder = config.encoder()
         model = modeling.QuestionAnswering(encoder, self.program.joint_head, self.program.version_2_with_negative,
                                            compute_dtype=device.compute_dtype)
-        optimizer = fine_tuning.make_optimizer(run_tf_squad.SQUAD, self.program, model, 1_000_000)
+        optimizer = fine_tuning.make_optimizer(self.program, model, 1_000_000)
         super().__init__(config, model, optimizer, device)
         self._setup = fine_tuning.Setup(None, 1, model, optimizer, self._epoch(), 0, (), 0)
         self._answers = run_tf_squad.SQUAD.predictor(model)

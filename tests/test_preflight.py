@@ -146,10 +146,10 @@ def test_a_batch_of_answers_beyond_the_free_memory_is_refused_by_its_own_flag(re
     monkeypatch.setattr(preflight, "free_memory", lambda: 3e9)
     encoder = ElectraConfig.of_size("base")
     config = SquadConfig(do_eval=True, data_dir="x", output_dir="x", predict_batch_size=1000)
-    assert "--predict_batch_size=1000" in refuses(preflight.check_squad_memory, config, encoder)
-    preflight.check_squad_memory(dataclasses.replace(config, predict_batch_size=16), encoder)
+    assert "--predict_batch_size=1000" in refuses(preflight.check_fine_tuning_memory, config, encoder)
+    preflight.check_fine_tuning_memory(dataclasses.replace(config, predict_batch_size=16), encoder)
     training = dataclasses.replace(config, do_eval=False, do_train=True)
-    assert "--train_batch_size=16" in refuses(preflight.check_squad_memory, training, encoder)
+    assert "--train_batch_size=16" in refuses(preflight.check_fine_tuning_memory, training, encoder)
 
 
 def test_an_update_beyond_the_free_memory_is_refused_unless_forced(data, tmp_path, refuses, monkeypatch):

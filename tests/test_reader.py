@@ -112,7 +112,7 @@ def test_lists_give_lists_computed_in_batches_of_similar_length(reader, monkeypa
     contexts = [words(count, seed, seed % 3) for seed, count in enumerate(counts)]
     shapes = record_shapes(reader, monkeypatch)
     found = reader.answer([WHERE] * len(contexts), contexts)
-    assert {length for _, length in shapes} == {12, 20, 32} and {size for size, _ in shapes} <= {1, 2, 4, 8, 16, 32}
+    assert {length for _, length in shapes} == {12, 20, 32} and max(size for size, _ in shapes) <= 32
     assert len(shapes) == 6  # two groups of questions, each of three lengths
     for context, answers in zip(contexts, found):
         alone = reader.answer(WHERE, context)
@@ -151,8 +151,8 @@ def test_on_hpu_every_graph_has_fixed_shapes_and_there_are_few(independent, monk
 
     reader._answers = tf.function(trace, autograph=False, input_signature=reader.signature)
     for count in (3, 20, 7, 4, 18, 3):
-        reader.answer([WHERE] * (count % 2 + 1), words(count, count))
-    assert sorted(traced) == [(1, 32), (2, 32)]
+        reader.answer([WHERE] * (count % 3 + 1), words(count, count))
+    assert sorted(traced) == [(1, 32), (2, 32), (4, 32)]
 
 
 # --- Answerability ---
@@ -264,7 +264,7 @@ def test_the_shortest_windows_hold_a_question_and_some_context(independent, leng
         return {"start_logits": tf.constant(logits), "end_logits": tf.constant(logits)}
 
     reader.model = type("Model", (), {"joint_head": False, "version_2": False})
-    reader._answers = outputs
+    reader._answers, reader.signature = outputs, None
     context = words(40, 5, 33)
     assert reader.answer(WHERE * 5, context)[0].start == context.index("zed")
     assert sum(rows) > 1

@@ -1,6 +1,7 @@
 """run_page: what the page of a run says, that it is self-contained and small, and when training writes it."""
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -59,6 +60,17 @@ def test_options_that_differ_from_the_recipe_are_marked(run):
     assert "●" in rows["model_size"] and "base" in rows["model_size"]
     # Phase 2 of the recipe has its own: here it is phase 2 that keeps the defaults of phase 1.
     assert rows["learning_rate"].count("●") == 1 and "0.006 / 0.004" in rows["learning_rate"]
+
+
+@pytest.mark.parametrize("config_class", run_page.CONFIGURATIONS)
+def test_the_recipe_of_a_run_is_that_of_its_own_command(config_class, tmp_path):
+    config = {field.name: field.default for field in dataclasses.fields(config_class)}
+    config.pop("seed")  # options come and go from release to release
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/configuration.json").write_text(json.dumps({"config": {**config, "of_an_old_release": 1}}))
+    (part,) = Run(str(tmp_path)).parts
+    assert set(run_page.defaults_of(part)) == set(config) | {"seed"}
+    assert "●</td>" not in run_page.settings_table([part])[0]
 
 
 def test_text_of_a_run_stays_text(tmp_path):

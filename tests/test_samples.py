@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -192,6 +193,29 @@ def test_recording_changes_no_bit_of_the_metrics_and_traces_once(data, tmp_path,
         assert first == second
     assert [each.experimental_get_tracing_count() for each in traced] == [1, 1]
     assert os.path.exists(tmp_path / "6" / "samples_phase1.jsonl") and not list(tmp_path.glob("0/samples*"))
+
+
+def test_two_workers_record_what_one_does(finished, tmp_path):
+    device = devices.open_device("cpu", "fp32")
+    config = dataclasses.replace(finished, restore_checkpoint="latest", log_dir=str(tmp_path))
+    setup = run_pretraining.prepare(config, device)
+    sent = []
+
+    def evaluator(rank, gather):
+        workers = types.SimpleNamespace(rank=rank, size=2, is_chief=rank == 0, gather=gather)
+        return run_pretraining.make_evaluator(setup.model, config, setup.tokenizer, workers)
+
+    def stops(share):
+        sent.append(share)
+        return [None]
+
+    recorder = samples.Recorder(str(file_of(config)), 0, config.updates_per_eval, 6, setup.tokenizer)
+    record = functools.partial(recorder.add, 4)
+    assert evaluator(1, stops)(record=record) is None
+    evaluator(0, lambda share: [share, *sent])(record=record)
+    assert len(sent[0]) == 2  # of five batches
+    expected = file_of(finished).read_text(encoding="utf-8").splitlines()
+    assert file_of(config).read_text(encoding="utf-8").splitlines() == [expected[0], expected[-1]]
 
 
 def test_a_resumed_run_records_what_an_uninterrupted_one_does(tmp_path, finished):

@@ -83,7 +83,7 @@ def test_the_page_learns_about_the_model(address):
     status, _, body = fetch(f"{address}/api/model")
     found = json.loads(body)
     assert status == 200 and found["model"] == "some model" and found["context"] == "bel zed"
-    assert found["version_2"] is True and found["threshold"] == 0.0
+    assert found["version_2"] is True and found["threshold"] == 0.0 and found["joint_head"] is True
 
 
 def test_answers_are_those_of_the_reader(address, reader):
