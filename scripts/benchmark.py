@@ -54,7 +54,7 @@ def check(config: BenchmarkConfig):
     check_folder(config.out_dir, "out_dir")
     program, encoder = config.program(), config.encoder()
     if isinstance(program, SquadConfig):
-        preflight.check_squad_memory(program, encoder)
+        preflight.check_fine_tuning_memory(program, encoder)
     else:
         preflight.check_memory(program, preflight.pretraining_bytes(program, encoder), "train_batch_size")
 
