@@ -5,7 +5,7 @@
 
 run_tf_squad.py writes analysis.html and analysis.json after every evaluation. For finished runs this command makes them
 from predictions.json, nbest_predictions.json, null_odds.json (2.0) and the questions; of two runs it writes
-comparison.html and comparison.json to the folder of the first one.
+comparison.html and comparison.json to the folder of the first one. For runs of run_tf_tasks.py see task_analysis.py.
 
 Intervals are 95% bootstrap intervals over questions (Efron 1979; 2,000 resamples, seed 0, of the differences where runs
 are compared). Whether one run has more exact matches is McNemar's test in its exact form: a two-sided binomial test of
@@ -15,7 +15,6 @@ probability that the answer is an exact match, over the answered questions.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -31,17 +30,28 @@ import numpy as np
 from absl import logging
 
 import configuration
-import files
 import page
 import squad_metrics
 import squad_results
 import squad_utils
+import task_analysis
+from analysis_parts import (
+    LEGEND,
+    WORST,
+    calibration_bins,
+    calibration_section,
+    fifths,
+    in_brackets,
+    interval,
+    marked,
+    mcnemar,
+    only_warning,
+    percent,
+    write,
+)
 from page import Markup, Section, element
 from squad_utils import Example
 
-RESAMPLES = 2000
-WORST = 50
-BINS = 10  # of the calibration, as in results.json
 LAST = ("other", "no answer", "not in the context")  # of the groups
 SAID = ("answered", "left unanswered")
 
@@ -84,17 +94,6 @@ def score(config: SquadConfig, examples: Sequence[Example], answers: squad_resul
             exact[example.id], f1[example.id], raw_exact[example.id], raw_f1[example.id], best.probability,
             answers.null_odds.get(example.id), metric.overlap(gold, gold)[2]))
     return found
-
-
-def percent(values: Sequence[float]) -> float:
-    return 100.0 * float(np.mean(values)) if len(values) else 0.0
-
-
-def interval(values: Sequence[float]) -> List[float]:
-    """The bootstrap interval of a mean, in percent."""
-    values, random = np.asarray(values, float), np.random.default_rng(0)
-    means = [values[random.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)]
-    return [round(100.0 * float(bound), 3) for bound in np.percentile(means, (2.5, 97.5))]
 
 
 # --- Groups ---
@@ -145,15 +144,8 @@ def answer_position(question: Question) -> str:
 
 def context_length(questions: Sequence[Question]) -> Callable[[Question], str]:
     """Names a question's fifth by the length of its context: five groups of about equal size."""
-    lengths = [len(question.example.context) for question in questions]
-    bounds = np.unique(np.percentile(lengths, (0, 20, 40, 60, 80, 100)))
-
-    def name(question: Question) -> str:
-        place = int(np.searchsorted(bounds[1:-1], len(question.example.context), side="left"))
-        low, high = bounds[place], bounds[min(place + 1, len(bounds) - 1)]
-        return f"{int(low)}–{int(high)}"
-
-    return name
+    name = fifths([len(question.example.context) for question in questions])
+    return lambda question: name(len(question.example.context))
 
 
 def answerability(question: Question) -> str:
@@ -210,17 +202,10 @@ def confusion(questions: Sequence[Question]) -> Dict[str, int]:
 def calibration(questions: Sequence[Question]) -> dict:
     """Of the answered questions: by bin of the probability, its mean and the share of exact matches."""
     answered = [question for question in questions if question.predicted]
-    bins = []
-    for number in range(BINS):
-        inside = [question for question in answered if min(BINS - 1, int(question.probability * BINS)) == number]
-        if inside:
-            bins.append({"probability": round(percent([question.probability for question in inside]), 3),
-                         "exact": round(percent([question.exact for question in inside]), 3),
-                         "questions": len(inside)})
-    error = squad_utils.expected_calibration_error(
-        np.array([question.probability for question in answered]),
-        np.array([question.exact for question in answered]), BINS) if answered else 0.0
-    return {"answered": len(answered), "expected_calibration_error": error, "bins": bins}
+    bins, error = calibration_bins([question.probability for question in answered],
+                                   [question.exact for question in answered])
+    return {"answered": len(answered), "expected_calibration_error": error, "bins": [
+        {"probability": probability, "exact": exact, "questions": count} for probability, exact, count in bins]}
 
 
 def worst(questions: Sequence[Question]) -> List[int]:
@@ -258,17 +243,7 @@ def marked_context(question: Question, others: Sequence[Tuple[str, Optional[Tupl
         start = start_of(question.example, text, start)
         if text and start >= 0:
             spans.append(("gold", (start, start + len(text))))
-    low = max(0, min((span[0] for _, span in spans), default=0) - around)
-    high = min(len(context), max((span[1] for _, span in spans), default=0) + around)
-    if high - low > 6 * around:  # far apart: both ends
-        high = low + 6 * around
-    bounds = sorted({low, high, *(min(max(bound, low), high) for _, span in spans for bound in span)})
-    parts: List[str] = ["… " if low else ""]
-    for start, end in zip(bounds, bounds[1:]):
-        names = list(dict.fromkeys(name for name, span in spans if span[0] <= start and end <= span[1]))
-        parts.append(element("mark", context[start:end], class_=" ".join(names), title=" and ".join(names)) if names
-                     else context[start:end])
-    return page.join([*parts, " …" if high < len(context) else ""])
+    return marked(context, spans, around)
 
 
 def shown(text: str) -> str:
@@ -293,38 +268,19 @@ def article(question: Question) -> Markup:
         element("p", marked_context(question, [("predicted", question.span)])))
 
 
-LEGEND = page.element("p", "Marked: ", element("mark", "gold answer", class_="gold"), " ",
-                      element("mark", "predicted answer", class_="predicted"), " ",
-                      element("mark", "both", class_="gold predicted"))
-
-
 def group_tables(content: dict) -> Markup:
     return page.columns(*(page.table(title, ("", "questions", "EM", "F1"), [
         (name, str(row["questions"]), f"{row['exact']:.1f}", page.bar(row["f1"])) for name, row in groups.items()])
         for title, groups in content["groups"].items()))
 
 
-def calibration_section(content: dict) -> Section:
+def calibrated(content: dict) -> Section:
     found = content["calibration"]
-    intro = page.paragraph(
+    return calibration_section(
         f"Of the {found['answered']} answered questions, how often is an answer of a given probability an exact match? "
         "On the diagonal, probabilities can be taken at their word. The expected calibration error is "
-        f"{found['expected_calibration_error']:.3f}.")
-    if not found["bins"]:
-        return Section("Calibration", [intro])
-
-    def draw(axes):
-        bins = found["bins"]
-        axes.plot([0, 100], [0, 100], color=page.SERIES[2], linestyle="--", linewidth=1)
-        axes.plot([row["probability"] for row in bins], [row["exact"] for row in bins], color=page.SERIES[0],
-                  marker="o")
-        axes.set(xlabel="probability, %", ylabel="exact match, %", xlim=(0, 102), ylim=(0, 102))
-
-    rows = [(f"{row['probability']:.1f}", page.bar(row["exact"]), str(row["questions"])) for row in found["bins"]]
-    return Section("Calibration", [intro, page.columns(
-        page.plot(draw, "Exact match by probability of the answer; the table has the values.",
-                  "Exact match by probability, in bins of equal width; dashed: perfect calibration.", "calibration"),
-        page.table("By probability", ("mean probability, %", "EM", "questions"), rows))])
+        f"{found['expected_calibration_error']:.3f}.",
+        [(row["probability"], row["exact"], row["questions"]) for row in found["bins"]], "exact match", "questions")
 
 
 def answerability_section(content: dict) -> Section:
@@ -355,10 +311,6 @@ def scored_on(content: dict) -> str:
     return f"{content['questions']} questions, metric {content['metric']}{language}"
 
 
-def in_brackets(bounds: Sequence[float]) -> str:
-    return f"95% interval {bounds[0]:.1f} to {bounds[1]:.1f}"
-
-
 def render(name: str, questions: Sequence[Question], content: dict) -> str:
     """analysis.html."""
     wrong = [questions[index] for index in worst(questions)]
@@ -370,31 +322,21 @@ def render(name: str, questions: Sequence[Question], content: dict) -> str:
              "of the answered questions, see below")])]),
         Section("Where it fails", [group_tables(content)]),
         *([answerability_section(content)] if "answerability" in content else []),
-        calibration_section(content),
+        calibrated(content),
         Section(f"The worst {len(wrong)}" if wrong else "The worst", [
             page.paragraph("The lowest F1 first and, of equal ones, what the model was most certain of."), LEGEND,
             *map(article, wrong)])],
         "Written by run_tf_squad.py or analysis.py; analysis.json beside this page has the numbers.")
 
 
-def write(folder: str, name: str, text: str, content: dict) -> str:
-    """<name>.html and <name>.json. Returns: the path of the page. Raises: OSError."""
-    path = os.path.join(folder, f"{name}.html")
-    files.write_text(path, text)
-    files.write_text(os.path.join(folder, f"{name}.json"), json.dumps(content, indent=1) + "\n")
-    return path
-
-
 def write_after_evaluation(config: SquadConfig, examples: Sequence[Example], answers: squad_results.Answers):
     """analysis.html and analysis.json in output_dir; what keeps them from being written is only a warning."""
     questions = score(config, examples, answers)
     content = analyse(config, questions)
-    try:
+    with only_warning():
         name = os.path.basename(os.path.abspath(config.output_dir))
         path = write(config.output_dir, "analysis", render(name, questions, content), content)
         logging.info("the error analysis is %s.", path)
-    except OSError as error:
-        logging.warning("warning: the error analysis could not be written (%s).", configuration.in_short(error))
 
 
 def remove(folder: str):
@@ -405,15 +347,6 @@ def remove(folder: str):
 
 
 # --- Two runs ---
-
-
-def mcnemar(only_first: int, only_second: int) -> float:
-    """The two-sided exact p value: the questions that only one run has right, as tosses of a fair coin."""
-    tosses, term, total = only_first + only_second, 1, 0
-    for successes in range(min(only_first, only_second) + 1):
-        total += term
-        term = term * (tosses - successes) // (successes + 1)
-    return min(1.0, 2 * total / 2**tosses)
 
 
 def compare(first: Sequence[Question], second: Sequence[Question]) -> dict:
@@ -518,6 +451,13 @@ def names_of(folders: Sequence[str]) -> List[str]:
 def main(argv):
     config = command_line.parse(AnalysisConfig, argv, __doc__)
     folders = config.folders
+    of_tasks = [bool(task_analysis.splits_of(folder)) for folder in folders]
+    if any(of_tasks):
+        if not all(of_tasks):
+            raise UserError(f"--runs={config.runs}: one is of run_tf_tasks.py and one is not: compare runs of one "
+                            "kind.")
+        task_analysis.analyse_folders(folders, names_of(folders))
+        return
     runs = [read_run(folder, config) for folder in folders]
     contents = [analyse(*run) for run in runs]
     names = names_of(folders)

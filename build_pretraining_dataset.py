@@ -43,8 +43,8 @@ the vocabulary, `tokenizer_config.json`, `manifest.json`. A record is a `tf.trai
 length max_seq_length: input_ids; input_mask, 1 on tokens; segment_ids, 1 on the second segment and its [SEP].
 TensorFlow is not imported: records are encoded with numpy.
 
-Exit status: 0, 2 (invalid option or input), 1 (a worker process failed), 130 (Ctrl-C) or 143 (SIGTERM). Unless it is 0,
-an existing dataset in --output_dir is unchanged. An interrupted build continues when the same command runs again, with
+Exit status: 0, 2 (invalid option or input), 1 (a worker process failed), 75 (Ctrl-C or SIGTERM). Unless it is 0, an
+existing dataset in --output_dir is unchanged. An interrupted build continues when the same command runs again, with
 any --num_processes: finished shards are kept beside the output, in `.<name of the output>.partial`, and the dataset is
 the same to the byte. They are used again if the options, the text (names, sizes and times of change), the vocabulary
 and this program are unchanged and their checksums are right. Otherwise they are discarded, which a line of output says.

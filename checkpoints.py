@@ -118,7 +118,7 @@ class Checkpoints:
         for phase in (1, 2):
             entry = content.get(f"phase {phase}")
             if isinstance(entry, dict) and type(entry.get("step")) is int and any(
-                    type(entry.get(metric)) in (int, float) for metric in ("loss", "f1")):
+                    type(value) in (int, float) for name, value in entry.items() if name not in ("step", "checkpoint")):
                 checkpoint = self._named(phase, entry["step"])
                 if entry.get("checkpoint") == checkpoint.name and os.path.exists(checkpoint.prefix + ".index"):
                     best[phase] = entry
@@ -268,11 +268,11 @@ class Checkpoints:
                 except OSError as error:
                     logging.warning("warning: %s could not be removed (%s).", old.prefix, in_short(error))
 
-    def evaluated(self, phase: int, step: int, value: float, metric: str = "loss"):
+    def evaluated(self, phase: int, step: int, value: float, metric: str = "loss", words: str = ""):
         """Keeps the checkpoint of this step, if there is one, where its held-out loss is the lowest of the phase so
-        far, or its F1 (metric `f1`) the highest: `best.json` names it."""
+        far, or another metric, which `words` name in the log, the highest: `best.json` names it."""
         self.finish()
-        checkpoint, best, sign = self._named(phase, step), self.best(), -1 if metric == "f1" else 1
+        checkpoint, best, sign = self._named(phase, step), self.best(), 1 if metric == "loss" else -1
         known = best.get(phase, {}).get(metric, sign * float("inf"))
         if not os.path.exists(checkpoint.prefix + ".index") or not sign * value < sign * known:
             return
@@ -282,7 +282,7 @@ class Checkpoints:
         except OSError as error:
             logging.warning("warning: %s could not be written (%s).", os.path.join(self.folder, BEST), in_short(error))
             return
-        what = "highest F1 on the development set" if metric == "f1" else "lowest held-out loss"
+        what = f"highest {words or metric} on the development set" if metric != "loss" else "lowest held-out loss"
         logging.info("%s has the %s so far, %.4f, and is kept (%s).", checkpoint.prefix, what, value, BEST)
 
     def _write_best(self, best: Dict[int, dict]):

@@ -39,18 +39,30 @@ def parse(config_class, argv, doc: str, old_names: typing.Optional[dict] = None,
         old_names: switches of earlier recipes: name -> (option, value) that it sets. Each use is noted, unless `quiet`.
     Raises: UserError: an unknown option, a value that does not parse, a stray argument, or what `config_class` refuses.
     """
+    return parse_with_arguments(config_class, argv, doc, "", old_names, quiet)[0]
+
+
+def parse_with_arguments(config_class, argv, doc: str, arguments: str, old_names: typing.Optional[dict] = None,
+                         quiet: bool = False):
+    """The same for a command that takes arguments beside its options.
+
+    Args:
+        arguments: what help calls them; empty: they are refused.
+    Returns: the configuration, and the arguments.
+    """
     from absl import flags
     flag_values = flags.FlagValues()
     define_flags(flag_values, config_class)
     for name, (new, value) in (old_names or {}).items():
         flags.DEFINE_bool(name, False, f"old name of --{new}={value}", flag_values=flag_values)
-    parse_command_line(argv, flag_values, doc.split("\n\n    ")[0])
+    given = parse_command_line(argv, flag_values, doc.split("\n\n    ")[0], arguments)
     for name, (new, value) in (old_names or {}).items():
         if flag_values[name].value:
             flag_values[new].value = value
             if not quiet:
                 print(f"note: --{name} means --{new}={value}.")
-    return config_class(**{field.name: flag_values[field.name].value for field in dataclasses.fields(config_class)})
+    values = {field.name: flag_values[field.name].value for field in dataclasses.fields(config_class)}
+    return config_class(**values), given
 
 
 def define_flags(flag_values, config_class):
@@ -71,19 +83,21 @@ def define_flags(flag_values, config_class):
             define[kinds[field.name]](**common)
 
 
-def parse_command_line(argv, flag_values, description: str):
+def parse_command_line(argv, flag_values, description: str, arguments: str = "") -> typing.List[str]:
     """Parses `argv` (program name first) into absl's `flag_values`; prints help and exits 0 for -h, --help.
 
     More lenient than absl: dashes and underscores in names are equivalent (`--json-summary`), and a switch accepts its
     value as the next word (`--skip_adaptive false`), which absl would read as true followed by a stray argument.
 
+    Returns: what is not an option, where the command takes `arguments`.
     Raises: UserError: an unknown flag, a value that does not parse, or a stray argument.
     """
     from absl import flags
+    flag_values.set_gnu_getopt(bool(arguments))
     words = []
     for position, word in enumerate(argv):
         if position and word in ("-h", "--help", "-help"):
-            print(help_text(argv[0], flag_values, description))
+            print(help_text(argv[0], flag_values, description, arguments))
             sys.exit(0)
         if position and words[-1].startswith("--") and "=" not in words[-1]:
             flag = words[-1][2:]
@@ -99,12 +113,14 @@ def parse_command_line(argv, flag_values, description: str):
     except flags.Error as error:
         reason = " ".join(str(error).replace("FATAL Flags parsing error:", "").split()).rstrip(".")
         raise UserError(f"{reason}; --help lists every option.") from error
-    if len(rest) > 1:
+    if len(rest) > 1 and not arguments:
         raise UserError(f"argument {rest[1]!r} does not belong to an option; --help lists every option.")
+    return rest[1:]
 
 
-def help_text(program: str, flag_values, description: str) -> str:
-    lines = [f"usage: {os.path.basename(program)} [--option=value ...]", "", description.strip(), "", "options:"]
+def help_text(program: str, flag_values, description: str, arguments: str = "") -> str:
+    usage = " ".join(filter(None, ["usage:", os.path.basename(program), arguments, "[--option=value ...]"]))
+    lines = [usage, "", description.strip(), "", "options:"]
     for name in flag_values:
         flag = flag_values[name]
         default = "none" if flag.default is None else str(flag.default).lower() if flag.boolean else flag.default

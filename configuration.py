@@ -94,6 +94,18 @@ def read_json_object(path: str) -> dict:
     return parse_json_object(text, path)
 
 
+def read_lines(path: str) -> typing.Iterator[typing.Tuple[str, str]]:
+    """The lines of a text file, each after its place, `FILE, line N`. Raises: UserError naming the file."""
+    try:
+        with files.open_regular(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                yield f"{path}, line {number}", line
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): correct the path.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 (byte {error.start}): convert it.") from error
+
+
 def read_record(path: str, way_out: str, **kinds) -> dict:
     """Reads a JSON object that has these keys, each of a type or one of several. Raises: UserError naming the key."""
     content = read_json_object(path)

@@ -36,14 +36,15 @@ class Point(NamedTuple):
 
 
 class Series:
-    """A curve of at most about LIMIT points, however many are added.
+    """A curve of at most about `limit` points (a multiple of 4), however many are added.
 
     Beyond that, equal numbers of consecutive points are replaced by the lowest and the highest of them: spikes stay.
     """
 
-    LIMIT = 2000  # a multiple of 4
+    LIMIT = 2000
 
-    def __init__(self):
+    def __init__(self, limit: int = LIMIT):
+        self.limit = limit
         self._kept: List[Point] = []
         self._width = 1  # points that each bin stands for; it keeps two of them, or the only one
         self._count, self._lowest, self._highest = 0, None, None  # of the bin that is being filled
@@ -59,7 +60,7 @@ class Series:
         if self._count == self._width:
             self._kept += self._bin()
             self._count = 0
-            if len(self._kept) >= self.LIMIT:
+            if len(self._kept) >= self.limit:
                 groups = [self._kept[first:first + 4] for first in range(0, len(self._kept), 4)]
                 self._kept = [point for group in groups for point in _extremes(group)]
                 self._width = 4 if self._width == 1 else 2 * self._width
@@ -91,9 +92,12 @@ def split_intervals(points: Sequence[Point]) -> Tuple[List[Point], List[Point]]:
 
 
 class Curves:
-    """The series of the metrics that have a panel, by (kind, name)."""
+    """The series of all metrics, by (kind, name). Those with a panel are drawn by `plot_curves`."""
+
+    MOST = 128  # series; more names come from a damaged log
 
     def __init__(self, table: Sequence[Metric]):
+        self._values = {metric.name for metric in table if not metric.is_mean}
         self.panels = [metric for metric in table if metric.panel]
         self.series: Dict[Tuple[str, str], Series] = {}
         self.last_step = 0
@@ -108,12 +112,14 @@ class Curves:
                 interval = max(1, step - self._trained)
             self._trained = step
         self.last_step = max(self.last_step, step)
-        for metric in self.panels:
-            value = entry.get(metric.name)
-            if isinstance(value, (int, float)):
-                if (kind, metric.name) not in self.series:
-                    self.series[kind, metric.name] = Series()
-                self.series[kind, metric.name].add(Point(step, value, interval if metric.is_mean else 1))
+        for name, value in entry.items():
+            if name == "step" or isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            if (kind, name) not in self.series:
+                if len(self.series) >= self.MOST:
+                    continue
+                self.series[kind, name] = Series()
+            self.series[kind, name].add(Point(step, value, 1 if name in self._values else interval))
 
 
 def plot_curves(curves: Curves, png: str, title: str):

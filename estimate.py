@@ -34,13 +34,13 @@ import textwrap
 import time
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+import batching
 import command_line
 import configuration
 import files
 import flops
 import preflight
 import pretrain_utils
-import squad_utils
 from checkpoints import Checkpoints
 from configuration import Interrupted, RunFailed, UserError
 from electra_config import ElectraConfig
@@ -116,7 +116,7 @@ def pretraining(config: PretrainingConfig, folder: str, timed_updates: int, resu
         config, results_dir=folder, log_dir=None, json_summary=os.path.join(folder, f"phase{config.phase}.jsonl"),
         model_name=config.run_name, phase2=False, restore_checkpoint=None, overwrite=False, load_weights=False,
         weights_dir=None, eval_tfrecords=None, skip_checkpoint=True, profile_steps=None, num_workers=0,
-        log_freq=min(config.updates_per_log, 1 + timed_updates),
+        tracker=None, histograms=0, log_freq=min(config.updates_per_log, 1 + timed_updates),
         gradient_accumulation_steps=min(config.gradient_accumulation_steps, MOST_MICRO_BATCHES))
     index = os.path.join(timed.model_dir, "record_index")
     os.makedirs(index, exist_ok=True)
@@ -155,23 +155,25 @@ def disk_bytes(config, kept: int, saves: int, parameters: int) -> int:
 
 def fine_tuning(config: SquadConfig, folder: str, timed_updates: int) -> Phase:
     """A fine-tuning from its beginning; see `pretraining`. Raises: UserError."""
-    import run_tf_squad  # TensorFlow, to read weights
+    import fine_tuning as tuning  # TensorFlow, to read weights
+    import run_tf_squad
+    from workers import ALONE
     workers = max(1, config.num_workers)
     preflight.check_squad(config)
-    source, tokenizer = run_tf_squad.read_weights(config, run_tf_squad.ALONE)
+    source, tokenizer = tuning.read_weights(config, ALONE)
     config = config.fitted(workers)
     timed = dataclasses.replace(
         config, output_dir=folder, cache_dir=os.path.join(folder, "cache"), skip_cache=False, overwrite=False,
         json_summary=os.path.join(folder, "squad.jsonl"), do_predict=False, do_eval=False, eval_script=None,
         evaluate_during_training=False, eval_steps=0, early_stopping_patience=0, skip_checkpoint=True,
         log_freq=min(config.log_freq, 1 + timed_updates),
-        profile_steps=None, num_workers=0, seed=config.seed or 0,
+        profile_steps=None, tracker=None, histograms=0, num_workers=0, seed=config.seed or 0,
         gradient_accumulation_steps=min(config.gradient_accumulation_steps, MOST_MICRO_BATCHES))
     train = run_tf_squad.read_split(timed, "train", tokenizer).features
     dev = run_tf_squad.read_split(timed, "dev", tokenizer).features if config.predicts else None
     accumulation = config.gradient_accumulation_steps
     limit = config.train_iter_per_epoch * accumulation if config.train_iter_per_epoch > 0 else None
-    windows = squad_utils.WindowOrder(train.lengths, config.buckets, config.train_batch_size * workers, timed.seed,
+    windows = batching.RowOrder(train.lengths, config.buckets, config.train_batch_size * workers, timed.seed,
                                       limit)
     updates = config.max_steps
     if updates <= 0:
@@ -183,7 +185,7 @@ def fine_tuning(config: SquadConfig, folder: str, timed_updates: int) -> Phase:
     saves = max(1, len({*ends, *evaluated}))
     parameters = preflight.squad_parameters(source.config)
     checkpoints = Checkpoints(config.checkpoint_dir, config.keep_checkpoint_max)
-    alone = squad_utils.WindowOrder(train.lengths, config.buckets, config.train_batch_size, timed.seed, limit)
+    alone = batching.RowOrder(train.lengths, config.buckets, config.train_batch_size, timed.seed, limit)
     return Phase(
         name="fine-tuning", length=config.max_seq_length, done=0, updates=updates,
         warmup=int(config.warmup_proportion * updates), workers=workers, batch_size=config.train_batch_size,
@@ -199,14 +201,14 @@ def fine_tuning(config: SquadConfig, folder: str, timed_updates: int) -> Phase:
         timed=list(itertools.islice(window_updates(alone, timed, source.config), min(updates, 1000))))
 
 
-def flops_of(batches: Sequence[squad_utils.Batch], config: SquadConfig, encoder: ElectraConfig) -> int:
+def flops_of(batches: Sequence[batching.Batch], config: SquadConfig, encoder: ElectraConfig) -> int:
     """FLOPs of one worker's batches, which are padded to the full batch size."""
     counts = collections.Counter(batch.length for batch in batches)
     return config.train_batch_size * sum(number * flops.of_squad(config, encoder, length)
                                          for length, number in counts.items())
 
 
-def window_updates(windows: squad_utils.WindowOrder, config: SquadConfig, encoder: ElectraConfig) -> Iterator[Work]:
+def window_updates(windows: batching.RowOrder, config: SquadConfig, encoder: ElectraConfig) -> Iterator[Work]:
     """The updates of a fine-tuning by one worker."""
     seen = set()
     while True:

@@ -72,6 +72,19 @@ def of_squad(config: SquadConfig, encoder: ElectraConfig, length: int, training:
     return 3 * total if training else total
 
 
+def of_classifier(encoder: ElectraConfig, length: int, num_labels: int, training: bool = True) -> int:
+    """The encoder and a head for classification or regression."""
+    size = encoder.hidden_size
+    total = of_encoder(encoder, length) + dense(1, size, size) + dense(1, size, num_labels)
+    return 3 * total if training else total
+
+
+def of_tagger(encoder: ElectraConfig, length: int, num_labels: int, training: bool = True) -> int:
+    """The encoder and a head for tagging."""
+    total = of_encoder(encoder, length) + dense(length, encoder.hidden_size, num_labels)
+    return 3 * total if training else total
+
+
 # --- Peak rates ---
 # TFLOP/s of dense matrix products as NVIDIA's data sheets state them; where a sheet states the rate "with sparsity",
 # half of it. By the name that the driver reports. Other forms of these cards have other rates and are left out.

@@ -102,6 +102,28 @@ def dropout(x, rate: float, seed):
     return apply(x)
 
 
+@_compiled
+def _summed(*parts):
+    total = tf.cast(parts[0], tf.float32)
+    for part in parts[1:]:
+        total += tf.cast(part, tf.float32)
+    return tf.cast(total, parts[0].dtype)
+
+
+def copies(x, count: int):
+    """`x`, `count` times, for as many operations; its gradient sums theirs in that order, in one pass.
+
+    TensorFlow would sum them in an order that graph optimization takes from the names of operations, which are others
+    where a layer is computed again (modeling.recomputed).
+    """
+
+    @tf.custom_gradient
+    def copied(x):
+        return (x,) * count, lambda *upstream: _summed(*upstream)
+
+    return copied(x)
+
+
 # --- Dense layers and GELU ---
 
 
@@ -223,46 +245,32 @@ def dropout_add_norm(x, residual, rate: float, seed, gamma, beta, epsilon: float
 # --- Attention ---
 
 
-@_compiled
-def _split_heads(y_TD, mask_bias, heads):
-    """[T, D] -> [B, H, L, K]."""
-    batch = tf.shape(mask_bias)[0]  # static where XLA compiles it
-    return tf.transpose(tf.reshape(y_TD, [batch, -1, heads, y_TD.shape[-1] // heads]), [0, 2, 1, 3])
+def _split_heads(y_TD, mask_bias, heads: int):
+    """[T, D] -> [B, H, L, K]. Not compiled: XLA makes two passes where TensorFlow makes one."""
+    length = mask_bias.shape[-1] or tf.shape(mask_bias)[-1]
+    return tf.transpose(tf.reshape(y_TD, [-1, length, heads, y_TD.shape[-1] // heads]), [0, 2, 1, 3])
 
 
-@_compiled
-def _split_all(q_TD, k_TD, v_TD, mask_bias, heads):
-    """The query is scaled."""
-    q_TD = q_TD * tf.cast((q_TD.shape[-1] // heads) ** -0.5, q_TD.dtype)
-    return [_split_heads(y_TD, mask_bias, heads) for y_TD in (q_TD, k_TD, v_TD)]
-
-
-@_compiled
 def _join_heads(y_BHLK):
     """[B, H, L, K] -> [T, D]."""
     return tf.reshape(tf.transpose(y_BHLK, [0, 2, 1, 3]), [-1, y_BHLK.shape[1] * y_BHLK.shape[3]])
 
 
 @_compiled
-def _join_gradients(d_q, d_k, d_v):
-    scale = tf.cast(d_q.shape[-1] ** -0.5, d_q.dtype)
-    return _join_heads(d_q * scale), _join_heads(d_k), _join_heads(d_v)
+def _masked(products_BHLL, mask_bias, scale):
+    """Scores from products of queries and keys."""
+    return tf.cast(tf.cast(products_BHLL, tf.float32) * scale + mask_bias, products_BHLL.dtype)
 
 
 @_compiled
-def _masked(scores_BHLL, mask_bias):
-    return tf.cast(tf.cast(scores_BHLL, tf.float32) + mask_bias, scores_BHLL.dtype)
-
-
-@_compiled
-def _softmax_gradient(upstream, probs, keep, rate):
-    """Gradient of the scores from that of the probabilities after dropout."""
+def _softmax_gradient(upstream, probs, keep, rate, scale):
+    """Gradient of the products of queries and keys from that of the probabilities after dropout."""
     dtype = upstream.dtype
     upstream, probs = _float32(upstream, probs)
     if keep is not None:
         upstream = upstream * (tf.cast(keep, tf.float32) * (1 / (1 - rate)))
     product = upstream * probs
-    return tf.cast(product - probs * tf.reduce_sum(product, axis=-1, keepdims=True), dtype)
+    return tf.cast((product - probs * tf.reduce_sum(product, axis=-1, keepdims=True)) * scale, dtype)
 
 
 def attention(q_TD, k_TD, v_TD, mask_bias, heads: int, rate: float, seed):
@@ -271,22 +279,24 @@ def attention(q_TD, k_TD, v_TD, mask_bias, heads: int, rate: float, seed):
     For the gradient it keeps the heads' queries, keys and values, the probabilities, and the dropout mask as bool.
     """
     drops = seed is not None and rate > 0
+    scale = (q_TD.shape[-1] // heads) ** -0.5
 
     @tf.custom_gradient
     def apply(q_TD, k_TD, v_TD):
-        q, k, v = _split_all(q_TD, k_TD, v_TD, mask_bias, heads)
-        scores = tf.matmul(q, k, transpose_b=True)
+        q, k, v = (_split_heads(y_TD, mask_bias, heads) for y_TD in (q_TD, k_TD, v_TD))
+        products = tf.matmul(q, k, transpose_b=True)
         # Without its shape, which graph optimization does not see behind compiled code, it logs a warning in bfloat16.
-        probs = tf.nn.softmax(tf.ensure_shape(_masked(scores, mask_bias), scores.shape))
+        probs = tf.nn.softmax(tf.ensure_shape(_masked(products, mask_bias, scale), products.shape))
         keep = _kept(probs, rate, seed) if drops else None
         context = tf.matmul(_scaled(probs, keep, rate) if drops else probs, v)
 
         def gradient(upstream):
             d_context = _split_heads(upstream, mask_bias, heads)
             dropped = _scaled(probs, keep, rate) if drops else probs
-            d_scores = _softmax_gradient(tf.matmul(d_context, v, transpose_b=True), probs, keep, rate)
-            return _join_gradients(tf.matmul(d_scores, k), tf.matmul(d_scores, q, transpose_a=True),
-                                   tf.matmul(dropped, d_context, transpose_a=True))
+            d_products = _softmax_gradient(tf.matmul(d_context, v, transpose_b=True), probs, keep, rate, scale)
+            return tuple(_join_heads(d_BHLK) for d_BHLK in (
+                tf.matmul(d_products, k), tf.matmul(d_products, q, transpose_a=True),
+                tf.matmul(dropped, d_context, transpose_a=True)))
 
         return _join_heads(context), gradient
 

@@ -1,4 +1,4 @@
-"""Downloads models from the Hugging Face Hub with `huggingface_hub`, and verifies their checksums.
+"""Downloads models from the Hugging Face Hub, with checksums verified, and uploads exported ones: `huggingface_hub`.
 
 Files are kept in the cache of huggingface_hub. HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN and the progress bar work
 as documented there. huggingface_hub checks only the size of a download, so each file is also compared with the checksum
@@ -12,7 +12,8 @@ import hashlib
 import logging
 import os
 import re
-from typing import Dict, Iterator, List, Optional
+import tempfile
+from typing import Callable, Dict, Iterator, List, Optional
 
 import absl.logging
 
@@ -94,11 +95,7 @@ def download(name: str) -> str:
         return path
 
     def unavailable(error: Exception, retries: List[str]) -> Unavailable:
-        cause: BaseException = error
-        while cause.__cause__ or cause.__context__:  # the first error of the chain says why
-            cause = cause.__cause__ or cause.__context__
-        first = retries[0] if retries else str(cause)  # what failed after a retry may not even name the first error
-        reason = re.sub(r"^\[Errno -?\d+\] ", "", " ".join(first.split()))[:200].rstrip(".") or type(cause).__name__
+        reason = _reason(error, retries)
         if isinstance(error, RepositoryNotFoundError):
             reason = "no such model, or it requires HF_TOKEN"
         if isinstance(error, RevisionNotFoundError):
@@ -138,6 +135,15 @@ def shards(index: str) -> Dict[str, List[str]]:
                             "not the name of a .safetensors file beside it: download it again.")
         found.setdefault(file, []).append(tensor)
     return found
+
+
+def _reason(error: Exception, retries: List[str]) -> str:
+    """Why a request failed, in one line: what failed first."""
+    cause: BaseException = error
+    while cause.__cause__ or cause.__context__:  # the first error of the chain says why
+        cause = cause.__cause__ or cause.__context__
+    first = retries[0] if retries else str(cause)  # what failed after a retry may not even name the first error
+    return re.sub(r"^\[Errno -?\d+\] ", "", " ".join(first.split()))[:200].rstrip(".") or type(cause).__name__
 
 
 @contextlib.contextmanager
@@ -199,3 +205,89 @@ def _check_download(path: str):
                 os.remove(corrupt)
         raise UserError(f"{path} was corrupt (wrong checksum) and has been deleted: run the same command again to "
                         "download it.")
+
+
+# --- Uploads ---
+
+
+def check_upload(name: str):
+    """Raises: UserError: not a name on the hub, no token, or offline mode: before anything is computed."""
+    import huggingface_hub
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]{0,80}", name) or ".." in name or "--" in name:
+        raise UserError(f"--push_to_hub={name} must be the owner and the name of a model on the hub, such as "
+                        "owner/electra-tiny.")
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        raise UserError(f"--push_to_hub={name} needs the network, but HF_HUB_OFFLINE is set: unset it, or omit "
+                        "--push_to_hub.")
+    if not huggingface_hub.get_token():
+        raise UserError(f"--push_to_hub={name} needs a token of {huggingface_hub.constants.ENDPOINT} that can write: "
+                        "set HF_TOKEN, or log in with `hf auth login`.")
+
+
+def upload(folders: Dict[str, str], public: bool = False, message: str = "Export from ELECTRA for TensorFlow",
+           is_own_card: Callable[[str], bool] = lambda card: False) -> Dict[str, str]:
+    """Uploads folders, each to a repository of its own, in one commit: it has all files or is as it was.
+
+    Repositories that do not exist are created first, so that a missing right is known before anything is sent.
+
+    Args:
+        folders: local folder by repository.
+        public: whether new repositories are; those that exist stay as they are.
+        is_own_card: whether a README.md of the repository may be replaced; others are kept.
+    Returns: the address of each repository.
+    Raises: UserError: a request failed; it names the repositories that have been pushed before.
+    """
+    import huggingface_hub
+    api = huggingface_hub.HfApi(endpoint=huggingface_hub.constants.ENDPOINT)
+    urls: Dict[str, str] = {}
+    for repository in folders:
+        with _pushing(repository, urls):
+            api.create_repo(repository, private=not public, exist_ok=True)
+    for repository, folder in folders.items():
+        with _pushing(repository, urls):
+            card = _card_of(api, repository)
+            kept = ["README.md"] if card and not is_own_card(card) else []
+            if kept:
+                absl.logging.info("%s has a README.md that was edited, which is kept.", repository)
+            api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message, ignore_patterns=kept)
+        urls[repository] = f"{api.endpoint}/{repository}"
+    return urls
+
+
+def _card_of(api, repository: str) -> str:
+    """The README.md of a repository; empty where there is none."""
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = huggingface_hub.hf_hub_download(repository, "README.md", local_dir=folder, endpoint=api.endpoint)
+            with open(path, encoding="utf-8", errors="replace") as file:
+                return file.read()
+    except EntryNotFoundError as error:
+        if getattr(error, "response", None) is None:  # not reached, rather than not there
+            raise
+        return ""
+
+
+STATUSES = {
+    401: "the token is not valid: set HF_TOKEN to one that can write",
+    403: "the token has no right to write there: use one that can write, or another owner",
+    404: "there is no such owner or repository for this token: check the name",
+    409: "the repository was changed at the same time: run the same command again",
+    413: "a file is too large for this repository",
+    429: "too many requests: run the same command again later"}
+
+
+@contextlib.contextmanager
+def _pushing(repository: str, done: Dict[str, str]):
+    """Turns what a request raises into a sentence. Raises: UserError."""
+    from huggingface_hub import constants
+    with _retries_collected() as retries:
+        try:
+            yield
+        except Exception as error:  # of requests or httpx (by release), OSError, or an HTTP error of huggingface_hub
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            reason = STATUSES.get(status) or f"{_reason(error, retries)}: check the connection"
+            pushed = f"; pushed before: {', '.join(done)}" if done else ""
+            raise UserError(f"--push_to_hub: {repository} could not be pushed to {constants.ENDPOINT} and received no "
+                            f"files ({reason}); the exported folder is complete{pushed}.") from error

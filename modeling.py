@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from typing import Dict, Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
@@ -124,7 +125,8 @@ def rows_at(table, ids):
 def recomputed(function, x):
     """function(x), float tensors; its gradient runs `function` again instead of keeping what that computes.
 
-    The result is the same up to rounding: TensorFlow sorts the summands of a gradient by the names of their operations.
+    The same bits in float32 on cpu, where fused.copies sums the gradients of `x`. Elsewhere up to rounding: graph
+    optimization sorts the summands by the names of their operations, which are others in the second run.
     """
 
     @tf.custom_gradient
@@ -167,12 +169,16 @@ def attention(query, key, value, mask_bias, dropout_rate, dropout_seed, compute_
 class VariableMaker:
     """Creates named variables whose initial values depend only on the seed and the name."""
 
+    draws = True  # see `without_initial_values`
+
     def __init__(self, seed: int, stddev: float):
         self.seed = seed
         self.stddev = stddev
 
     def normal(self, name: str, shape) -> tf.Variable:
         """Truncated normal, truncated at two standard deviations (BERT's initializer)."""
+        if not self.draws:
+            return tf.Variable(tf.zeros(shape), name=name)
         row = pretrain_utils.fold_seeds([self.seed, *name.encode()], 1)[0]
         with tf.device("CPU"):  # the same initial values on every device
             value = tf.random.stateless_truncated_normal(shape, seed=row, stddev=self.stddev)
@@ -180,6 +186,17 @@ class VariableMaker:
 
     def constant(self, name: str, shape, value: float) -> tf.Variable:
         return tf.Variable(tf.fill(shape, value), name=name)
+
+
+@contextlib.contextmanager
+def without_initial_values(skip: bool = True):
+    """Context manager: a model that is built inside has zeros in place of random numbers, whose drawing takes a tenth
+    of the start-up. For models whose variables are all set afterwards, by a checkpoint or by rank 0."""
+    VariableMaker.draws = not skip
+    try:
+        yield
+    finally:
+        VariableMaker.draws = True
 
 
 class Dense(tf.Module):
@@ -278,9 +295,10 @@ class EncoderLayer(tf.Module):
     def _fused(self, x_TD, mask_bias, batch, seeds: Iterator):
         """The same with the functions of fused.py; activations are of the dtype of the products."""
         config = self.config
-        context_TD = fused.attention(self.query(x_TD), self.key(x_TD), self.value(x_TD), mask_bias,
+        for_query, for_key, for_value, residual = fused.copies(x_TD, 4)
+        context_TD = fused.attention(self.query(for_query), self.key(for_key), self.value(for_value), mask_bias,
                                      config.num_attention_heads, config.attention_probs_dropout_prob, next(seeds))
-        x_TD = self._add_norm(self.attention_output(context_TD), x_TD, next(seeds), self.attention_norm)
+        x_TD = self._add_norm(self.attention_output(context_TD), residual, next(seeds), self.attention_norm)
         inner_TF = self.intermediate(x_TD)
         outer_TD = fused.gelu_dense(inner_TF, tf.convert_to_tensor(self.output.kernel), self.output.bias)
         return self._add_norm(outer_TD, x_TD, next(seeds), self.output_norm)
@@ -945,7 +963,9 @@ class TokenClassification(TaskModel):
 def ratios(sums: Dict[str, float]) -> Dict[str, float]:
     """Metrics to log, from the sums of `PretrainingModel.loss`. Accuracy, precision and recall are between 0 and 1.
 
-    A network that the objective does not have has a loss of exactly 0; its metrics are left out.
+    A network that the objective does not have has a loss of exactly 0; its metrics are left out. `discriminator_gain`
+    is 1 - loss / entropy, where the entropy of the share of replaced tokens is the loss of the best constant
+    probability: above 0 the discriminator tells tokens apart, also while its recall is still 0; at 1 it is perfect.
     """
 
     def mean(part: str, whole: str) -> float:
@@ -959,5 +979,15 @@ def ratios(sums: Dict[str, float]) -> Dict[str, float]:
         means.update(discriminator_loss=mean("discriminator_loss", "tokens"),
                      discriminator_accuracy=mean("discriminator_correct", "tokens"),
                      discriminator_precision=mean("true_positives", "predicted_positives"),
-                     discriminator_recall=mean("true_positives", "positives"))
+                     discriminator_recall=mean("true_positives", "positives"),
+                     discriminator_gain=gain_over_constant(mean("discriminator_loss", "tokens"),
+                                                           mean("positives", "tokens")))
     return means
+
+
+def gain_over_constant(loss: float, share: float) -> float:
+    """1 - loss / entropy of a binary classifier, both in nats; the entropy is that of the `share` of positives. 0 where
+    one class is absent."""
+    if not 0 < share < 1:
+        return 0.0
+    return 1 + loss / (share * math.log(share) + (1 - share) * math.log1p(-share))

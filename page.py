@@ -1,21 +1,27 @@
 """Self-contained HTML pages: the skeleton of templates/page.html, and the parts that reports are made of.
 
-A page has no script and no outside resource, follows the light or dark setting of the browser, and can be read on a
-phone and printed. Every function takes text and escapes it; what is HTML already is `Markup`.
+A page has no outside resource, follows the light or dark setting of the browser, and can be read on a phone and
+printed. Every function takes text and escapes it; what is HTML already is `Markup`. Sections may bring scripts: the
+policy of the page names each by its hash, so that no other script runs. Without scripts, text and tables still show.
 
-Plots are SVG by matplotlib, which is there already, inline, with the colors of the page: a plotting library in
-JavaScript would add a megabyte to every page and need scripts.
+Two kinds of plots: `plot` is SVG by matplotlib, inline, with the colors of the page, for a page without scripts. Curves
+to zoom into are drawn by uPlot (templates/uplot, MIT). It was chosen by size and looks: 51 KB with zoom, cursor and
+log scale, on a canvas that draws 100,000 points in milliseconds. Chart.js with its zoom plug-in has 230 KB, ECharts and
+Plotly 1 MB or more, and SVG by D3 slows down from some thousand points on.
 """
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import io
+import json
 import os
 import re
 import string
-from typing import Callable, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, List, NamedTuple, Sequence, Tuple
 
-TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates", "page.html")
+TEMPLATES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
 
 
 class Markup(str):
@@ -57,10 +63,19 @@ def bar(percent: float) -> Markup:
                  element("span", f"{percent:.1f}", class_="value")])
 
 
-def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
-    """A table, which scrolls in itself where it is wider than the page."""
-    head = element("thead", element("tr", *(element("th", name, scope="col") for name in header)))
-    body = element("tbody", *(element("tr", *(element("td", cell) for cell in row)) for row in rows))
+def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[int] = ()) -> Markup:
+    """A table, which scrolls in itself where it is wider than the page.
+
+    Args:
+        texts: columns of text, which is wrapped. The first column is always text, the others are numbers.
+    """
+    def row_of(kind, cells, **attributes):
+        cells = [(kind, attributes, cell) if cell else ("td", {}, "") for cell in cells]  # an empty head is none
+        return element("tr", *(element(name, cell, **more, **({"class_": "text"} if number in texts else {}))
+                               for number, (name, more, cell) in enumerate(cells)))
+
+    head = element("thead", row_of("th", header, scope="col"))
+    body = element("tbody", *(row_of("td", row) for row in rows))
     return element("div", element("table", element("caption", caption), head, body), class_="scroll", tabindex="0",
                    role="region", aria_label=caption)
 
@@ -109,23 +124,65 @@ def plot(draw: Callable, description: str, caption: str, name: str) -> Markup:
     return element("figure", Markup(svg), element("figcaption", caption))
 
 
+# --- Scripts ---
+
+
+def template(*names: str) -> str:
+    """The text of a file in templates/. Raises: OSError: it is missing."""
+    with open(os.path.join(TEMPLATES, *names), encoding="utf-8") as file:
+        return file.read()
+
+
+def data_for_script(content: Any, key: str) -> Markup:
+    """JSON for a script, in an element of class `data` with the attribute data-key. It cannot end its element."""
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return Markup(f'<script type="application/json" class="data" data-key="{escape(key)}">{text}</script>')
+
+
+def hashes(texts: Sequence[str]) -> str:
+    """What a Content-Security-Policy calls scripts or styles with these texts."""
+    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in texts)
+
+
 # --- Pages ---
 
 
 class Section(NamedTuple):
+    """A section of a page.
+
+    Args:
+        script: JavaScript, run once when the page is there; sections with the same text share it. On a page that
+            refreshes (`render`), a section that has changed gets its new content: its script is run again and finds
+            form fields with the values that they had, unless it has set `refresh` of the section's element to a
+            function of the new one.
+        style: CSS.
+    """
+
     title: str
     parts: Sequence[Markup]
+    script: str = ""
+    style: str = ""
 
 
-def render(title: str, subtitle: str, sections: Sequence[Section], footer: str) -> str:
-    """A page. Raises: OSError: the template is missing."""
-    with open(TEMPLATE, encoding="utf-8") as file:
-        template = string.Template(file.read())
+def render(title: str, subtitle: str, sections: Sequence[Section], footer: str, refresh_seconds: int = 0) -> str:
+    """A page.
+
+    Args:
+        refresh_seconds: for a page that a server answers with: it asks for its new content so often; 0: never.
+    Raises: OSError: the template is missing.
+    """
+    live = [f"const REFRESH_SECONDS = {refresh_seconds};\n" + template("live.js")] if refresh_seconds else []
+    scripts = [*dict.fromkeys(section.script for section in sections if section.script), *live]
+    policy = f"; script-src {hashes(scripts)}" if scripts else ""
+    policy += "; connect-src 'self'" if live else ""
     links: List[Markup] = []
     body: List[Markup] = []
     for number, section in enumerate(sections, 1):
         links.append(element("li", element("a", section.title, href=f"#section-{number}")))
+        script = {"data_script": str(scripts.index(section.script))} if section.script else {}
         body.append(element("section", element("h2", section.title, id=f"section-{number}"), *section.parts,
-                            aria_labelledby=f"section-{number}"))
-    return template.substitute(title=escape(title), subtitle=escape(subtitle), links=join(links),
-                               body=Markup("\n").join(body), footer=escape(footer))
+                            aria_labelledby=f"section-{number}", **script))
+    return string.Template(template("page.html")).substitute(
+        title=escape(title), subtitle=escape(subtitle), links=join(links), body=Markup("\n").join(body),
+        footer=escape(footer), policy=policy, style="\n".join(dict.fromkeys(section.style for section in sections)),
+        scripts="\n".join(f"<script>{text}</script>" for text in scripts))

@@ -19,9 +19,12 @@ import files
 import hub
 import pretrain_utils
 import squad_utils
+import task_data
+import trackers
 from checkpoints import Checkpoints, find_checkpoint
 from configuration import DeviceOptions, UserError, check_folder, launched
 from electra_config import ElectraConfig
+from fine_tuning_options import FineTuningOptions
 from pretraining_options import PretrainingConfig
 from squad_options import ExportConfig, InferenceConfig, SquadConfig
 
@@ -39,6 +42,7 @@ def check_pretraining(config: PretrainingConfig) -> bool:
         check_folder(config.logs, "log_dir" if config.log_dir else "results_dir")
         refuse_second_run(config, checkpoints)
     refuse_missing_checkpoint(config, checkpoints)
+    trackers.check(config.tracker)
     for name in (config.weights_dir or "").split(","):
         check_weights(name.strip())
     if config.eval_only:  # the checkpoint says what model it is
@@ -167,12 +171,22 @@ def checkpoint_to_restore(config: PretrainingConfig, checkpoints: Checkpoints) -
     return newest.prefix if newest else None
 
 
+def restores(config: PretrainingConfig, checkpoints: Checkpoints) -> bool:
+    """Whether a checkpoint sets all variables, or the run is refused."""
+    if config.restore_checkpoint and checkpoints.list(config.phase):
+        return True
+    if config.load_weights:
+        return False
+    return config.phase2 or config.restore_checkpoint not in (None, "latest", "auto")
+
+
 # --- The other commands ---
 
 
 def check_squad(config: SquadConfig) -> None:
     """Checks the files and folders of a fine-tuning, evaluation or prediction. Raises: UserError."""
     check_folder(config.output_dir, "output_dir")
+    trackers.check(config.tracker)
     check_weights(config.init_checkpoint or "")
     if config.eval_script and not os.path.isfile(config.eval_script):
         raise UserError(f"--eval_script={config.eval_script} does not exist: correct the path or omit the option.")
@@ -197,8 +211,11 @@ def check_inference(config: InferenceConfig) -> None:
         if os.path.exists(config.output_file) and not config.overwrite:
             raise UserError(f"--output_file={config.output_file} exists already: choose another, or replace it with "
                             "--overwrite.")
-        if not sum(1 for _ in squad_utils.read_questions(config.input_file, context)):
-            raise UserError(f"--input_file={config.input_file} contains no questions: name a file with some.")
+        if task_data.has_questions(config.input_file):
+            if not sum(1 for _ in squad_utils.read_questions(config.input_file, context)):
+                raise UserError(f"--input_file={config.input_file} contains no questions: name a file with some.")
+        else:
+            task_data.read_texts(config.input_file)
     if config.serve:
         check_port(config.host, config.port)
     check_weights(config.init_checkpoint)
@@ -217,11 +234,14 @@ def check_port(host: str, port: int):
 
 
 def check_export(config: ExportConfig) -> None:
-    """Raises UserError: there is no such checkpoint, or the folder cannot be created or replaced."""
+    """Raises UserError: there is no such checkpoint, the folder cannot be created or replaced, or nothing can be
+    uploaded."""
     check_folder(config.output_dir, "output_dir", replaced=True)
     if find_checkpoint(config.pretrained_checkpoint, check=False) is None:
         raise no_checkpoint(config.pretrained_checkpoint)
     check_export_packages(config)
+    if config.push_to_hub:
+        hub.check_upload(config.push_to_hub)
 
 
 def check_export_packages(config: ExportConfig) -> None:
@@ -229,9 +249,9 @@ def check_export_packages(config: ExportConfig) -> None:
     needed = ("tf2onnx", "onnx", *(["onnxruntime"] if config.int8 else [])) if config.onnx else ()
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"--onnx needs {' and '.join(missing)}, which this Python does not have: run "
-                        "python -m pip install -r requirements-export.txt (Python 3.10 or newer), or "
-                        "choose --tflite or --savedmodel.")
+        raise UserError(f"--onnx needs {' and '.join(missing)}, which this Python does not have: run python -m pip "
+                        "install -r requirements-export.txt (Python 3.10 or newer), or choose --tflite or "
+                        "--savedmodel.")
 
 
 # --- Weights ---
@@ -323,7 +343,7 @@ def pretraining_bytes(config: PretrainingConfig, encoder: ElectraConfig) -> floa
     return PROCESS_BYTES + BYTES_PER_PARAMETER * pretraining_parameters(config, encoder) + total
 
 
-def squad_bytes(config: SquadConfig, encoder: ElectraConfig, training: bool) -> float:
+def squad_bytes(config: FineTuningOptions, encoder: ElectraConfig, training: bool) -> float:
     """The memory of a worker in an update of a fine-tuning, or for a batch of answers."""
     parameters = squad_parameters(encoder)
     if training:
@@ -334,7 +354,7 @@ def squad_bytes(config: SquadConfig, encoder: ElectraConfig, training: bool) -> 
                                                                   config.max_seq_length)
 
 
-def check_squad_memory(config: SquadConfig, encoder: ElectraConfig):
+def check_fine_tuning_memory(config: FineTuningOptions, encoder: ElectraConfig):
     """See `check_memory`. Raises: UserError."""
     if config.do_train:
         check_memory(config, squad_bytes(config, encoder, training=True), "train_batch_size")

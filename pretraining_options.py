@@ -60,6 +60,10 @@ class PretrainingConfig(DeviceOptions):
         None, "updates between two evaluations (default: --save_checkpoints_steps)", minimum=1)
     num_eval_steps: int = option(
         100, "maximum number of held-out batches of --train_batch_size per evaluation; always the same ones", minimum=1)
+    report_samples: int = option(
+        16, "number of held-out passages recorded at every evaluation for the report page, with the generator's fills "
+        "and the discriminator's probabilities, in <log_dir>/samples_phase<1|2>.jsonl (0: none)", minimum=0,
+        maximum=100)
     eval_only: bool = option(
         False, "only evaluate the checkpoint named by --restore_checkpoint on --eval_tfrecords, and print the metrics")
     check_only: bool = option(False, "only validate the options, the data and the vocabulary")
@@ -118,6 +122,11 @@ class PretrainingConfig(DeviceOptions):
         0, "checkpoints at multiples of this number of updates are never deleted (0: none)", minimum=0)
     profile_steps: typing.Optional[str] = option(
         None, "first and last update to profile, such as 10:15; the profile is written to the TensorBoard logs")
+    histograms: int = option(
+        0, "updates between two histograms of all weights and gradients in the TensorBoard logs (0: none)", minimum=0)
+    tracker: typing.Optional[str] = option(
+        None, "also log to this tracker, whose package must be installed: wandb (Weights & Biases) or mlflow",
+        choices=("wandb", "mlflow"))
     skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
     restore_checkpoint: typing.Optional[str] = option(
         None, "resume from 'latest', or from a checkpoint such as results/models/base/checkpoints/ckpt-1000; newer "

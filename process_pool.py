@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, Sequence
 
 import tqdm
 
@@ -21,18 +21,12 @@ LOG_SECONDS = 30  # between progress lines if the output is not a terminal
 CONTINUE = "run the same command again to continue"
 
 
-def stop_on_signals(way_out: str = CONTINUE, exit_status: Optional[int] = None):
-    """Makes the first Ctrl-C or SIGTERM raise `Interrupted`; later ones are ignored.
-
-    Args:
-        exit_status: by default the shell's, 128 + number of the signal.
-    """
+def stop_on_signals(way_out: str = CONTINUE):
+    """Makes the first Ctrl-C or SIGTERM raise `Interrupted`; later ones are ignored."""
     def stop(number, frame):
         for other in files.STOP_SIGNALS:
             signal.signal(other, signal.SIG_IGN)
-        error = Interrupted(f"stopped by {signal.Signals(number).name}: {way_out}.")
-        error.exit_status = exit_status or 128 + number
-        raise error
+        raise Interrupted(f"stopped by {signal.Signals(number).name}: {way_out}.")
 
     for number in files.STOP_SIGNALS:
         signal.signal(number, stop)

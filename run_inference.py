@@ -1,21 +1,26 @@
-"""Extractive question answering: answers questions about a text with a fine-tuned model.
+"""Predicts with a fine-tuned model: answers questions about a text, classifies texts, or tags them.
 
     python run_inference.py --init_checkpoint=results/squad --question="Who built it?" --context_file=article.txt
     python run_inference.py --init_checkpoint=results/squad --context="..."        reads questions from standard input
+    python run_inference.py --init_checkpoint=results/rte --context="It rains." --pair="It is dry."
+    python run_inference.py --init_checkpoint=results/names --context_file=article.txt
     python run_inference.py --init_checkpoint=results/squad --input_file=questions.jsonl --output_file=answers.jsonl
     python run_inference.py --init_checkpoint=results/squad --serve                a page at http://127.0.0.1:8000/
 
-Prints the n best answers, each with its probability and the sentence that contains it, the answer marked by >> and <<.
-With the joint head, which scores only the spans of its beam, the probability is among these.
-A context longer than the model's window is split into overlapping windows (sliding window, --doc_stride). Questions are
-truncated to 64 tokens, or to a quarter of the window if it is shorter than 256 tokens.
+The model decides which of these it does. A reader prints the n best answers, each with its probability and the sentence
+that contains it, the answer marked by >> and <<. With the joint head, which scores only the spans of its beam, the
+probability is among these. A classifier prints the probability of every label, a tagger every span with its label.
+
+A context longer than the model's window is split into overlapping windows (sliding window, --doc_stride); a classifier
+truncates it. Questions are truncated to 64 tokens, or to a quarter of the window if it is shorter than 256 tokens.
 
 A model fine-tuned on SQuAD 2.0 also predicts whether the question is answerable, by comparing the null odds with a
 threshold, and `(no answer)` is listed with its probability. The threshold is tuned on scores, not on probabilities, so
 the prediction may differ from the first answer. A question-answering model from another project does not record its
 SQuAD version: set --version_2_with_negative for SQuAD 2.0.
 
-For --input_file, one line of JSON is written for each question; see docs/squad.md. reader.py is the same for programs.
+For --input_file, one line of JSON is written for each question or text; see docs/squad.md and docs/tasks.md. reader.py,
+classifier.py and tagger.py are the same for programs.
 """
 from __future__ import annotations
 
@@ -26,7 +31,7 @@ import os
 import re
 import signal
 import sys
-from typing import Optional
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence
 
 import command_line
 import preflight
@@ -45,10 +50,33 @@ from tqdm import tqdm
 import configuration
 import files
 import squad_utils
+import task_data
 import training
+import weights
+from classifier import Classifier, Prediction
+from predictor import Predictor
 from reader import Reader, Result
+from tagger import Tagger
+from tagging import Sentence, Span
 
-TOGETHER = 64  # questions that are answered between two writes
+TOGETHER = 64  # questions or texts between two writes
+
+# --- The model ---
+
+PREDICTORS = {"sequence_classification": Classifier, "token_classification": Tagger}
+
+
+def open_model(config: InferenceConfig, log: Callable[[str], None]) -> Predictor:
+    """The model of --init_checkpoint. Raises: UserError: there is none, or an option does not fit it."""
+    source = weights.read(config.init_checkpoint, config.vocab_file)
+    kind = PREDICTORS.get(weights.fine_tuned_for(source), Reader)
+    if kind is not Reader and config.question:
+        raise UserError(f"--question is for a model that answers questions, and {source.name} is a "
+                        f"{kind.__name__.lower()}: omit it.")
+    if kind is not Classifier and config.pair:
+        raise UserError(f"--pair is for a classifier, and {source.name} is a {kind.__name__.lower()}: omit it.")
+    return kind(config, log, source)
+
 
 # --- The console ---
 
@@ -77,6 +105,22 @@ def in_sentence(context: str, start: int, end: int) -> str:
     return " ".join(marked.split())
 
 
+def describe_prediction(found: Prediction) -> str:
+    """A prediction as text for the console."""
+    if found.value is not None:
+        return f"{found.value:.4f}"
+    return "\n".join(f"{probability:6.1%}  {name}{'  *' if not found.label and name in found.labels else ''}"
+                     for name, probability in found.probabilities.items())
+
+
+def describe_spans(sentence: Sentence, spans: Sequence[Span]) -> str:
+    """Spans as text for the console."""
+    if not spans:
+        return "(nothing was found)"
+    return "\n".join(f"{span.probability:6.1%}  {span.label:<8} {span.text}\n"
+                     f"        {in_sentence(sentence.text, span.start, span.end)}" for span in spans)
+
+
 def converse(reader: Reader, context: str, question: Optional[str]):
     """Prints the answers to a question, or to those of standard input. Raises: UserError: they are not UTF-8."""
     def reply(question: str):
@@ -101,40 +145,74 @@ def converse(reader: Reader, context: str, question: Optional[str]):
 # --- Files ---
 
 
-def answer_file(config: InferenceConfig, reader: Reader, stop: training.StopRequest):
-    """Answers the questions of --input_file into --output_file, which appears when complete.
+class Work(NamedTuple):
+    """What is done with --input_file."""
 
-    Until then the answers are in `<output_file>.partial`, where a repeated call continues. `.partial.json` beside it
-    says what they are answers to.
+    unit: str
+    read: Callable[[], Iterator]  # its entries
+    lines: Callable[[list], List[str]]  # a line of the output for each of some entries
 
-    Raises: UserError: the partial answers are those of another call, or another process writes them. Interrupted.
+
+def work_of(config: InferenceConfig, model: Predictor) -> Work:
+    if isinstance(model, Reader):
+        context = config.read_context() if config.has_context else None
+        return Work("question", lambda: squad_utils.read_questions(config.input_file, context), lambda asked: [
+            to_line(*pair) for pair in zip(asked, model.results([each.question for each in asked],
+                                                                [each.context for each in asked]))])
+    lines = classified if isinstance(model, Classifier) else tagged
+    return Work("text", lambda: iter(task_data.read_texts(config.input_file)), lambda examples: [
+        json.dumps(entry, ensure_ascii=False) + "\n" for entry in lines(model, examples)])
+
+
+def classified(model: Classifier, examples: Sequence[task_data.Example]) -> List[dict]:
+    entries = []
+    for example, found in zip(examples, model.results([each.text for each in examples],
+                                                      [each.pair for each in examples])):
+        predicted = found.value if found.value is not None else found.label or list(found.labels)
+        entries.append(task_data.prediction(example, predicted, found.probabilities or None))
+    return entries
+
+
+def tagged(model: Tagger, examples: Sequence[task_data.Example]) -> List[dict]:
+    return [{"id": example.id, "text": example.text, "spans": [span._asdict() for span in spans]}
+            for example, (_, spans) in zip(examples, model.results([each.text for each in examples]))]
+
+
+def predict_file(config: InferenceConfig, model: Predictor, stop: training.StopRequest):
+    """Predicts for --input_file into --output_file, which appears when complete.
+
+    Until then the predictions are in `<output_file>.partial`, where a repeated call continues. `.partial.json` beside
+    it says what they are for.
+
+    Raises: UserError: the partial predictions are those of another call, or another process writes them. Interrupted.
     """
-    partial = f"{config.output_file}.partial"
+    partial, work = f"{config.output_file}.partial", work_of(config, model)
     try:
         with files.hold(f"{config.output_file}.lock", log=configuration.print_on_stderr):
-            done = resume(partial, identity(config, reader), config.overwrite)
-            answer_rest(config, reader, stop, partial, done)
+            done = resume(partial, identity(config, model), config.overwrite)
+            predict_rest(config, work, stop, partial, done)
             os.replace(partial, config.output_file)
             os.remove(f"{partial}.json")
     except files.Held as holder:
         raise UserError(f"--output_file={config.output_file} is being written by {holder}: wait until that has ended, "
                         "or choose another.") from holder
-    print(f"the answers are in {config.output_file}.")
+    what = "answers" if work.unit == "question" else "predictions"
+    print(f"the {what} are in {config.output_file}.")
 
 
-def identity(config: InferenceConfig, reader: Reader) -> dict:
-    """What the answers depend on."""
+def identity(config: InferenceConfig, model: Predictor) -> dict:
+    """What the predictions depend on."""
     digest = hashlib.sha256((config.read_context() if config.has_context else "").encode(errors="backslashreplace"))
     with open(config.input_file, "rb") as file:
         for piece in iter(lambda: file.read(1 << 20), b""):
             digest.update(piece)
     own = ("output_file", "input_file", "context", "context_file", "overwrite", "disable_progress_bar")
     options = {name: value for name, value in dataclasses.asdict(config).items() if name not in own}
-    return {"input": digest.hexdigest(), "weights": reader.weights_id, "temperature": reader.temperature, **options}
+    return {"input": digest.hexdigest(), "weights": model.weights_id, "temperature": model.temperature, **options}
 
 
 def resume(partial: str, call: dict, overwrite: bool) -> int:
-    """How many answers there are from an interrupted call; none are left of a line that was cut off.
+    """How many predictions there are from an interrupted call; none are left of a line that was cut off.
 
     Raises: UserError: they are those of another call.
     """
@@ -152,33 +230,30 @@ def resume(partial: str, call: dict, overwrite: bool) -> int:
                 file.truncate(end)
             return done
         if not overwrite:
-            raise UserError(f"{partial} holds answers of an interrupted call with other options, questions or weights: "
+            raise UserError(f"{partial} holds predictions of an interrupted call with other options, input or weights: "
                             "repeat that call, or discard them with --overwrite.")
     open(partial, "w", encoding="utf-8").close()
     files.write_json(record, call)
     return 0
 
 
-def answer_rest(config: InferenceConfig, reader: Reader, stop: training.StopRequest, partial: str, done: int):
-    """Appends the answers to the questions after the first `done` ones."""
-    context = config.read_context() if config.has_context else None
-    total = sum(1 for _ in squad_utils.read_questions(config.input_file, context))
-    questions = itertools.islice(squad_utils.read_questions(config.input_file, context), done, None)
+def predict_rest(config: InferenceConfig, work: Work, stop: training.StopRequest, partial: str, done: int):
+    """Appends the predictions for all entries after the first `done` ones."""
+    total = sum(1 for _ in work.read())
+    entries = itertools.islice(work.read(), done, None)
     hidden = config.disable_progress_bar or not sys.stderr.isatty()
     if done:
-        configuration.print_on_stderr(f"continuing after {done} of {total} questions.")
-    with open(partial, "ab") as file, tqdm(total=total, initial=done, unit="question", disable=hidden) as bar:
-        for chunk in iter(lambda: list(itertools.islice(questions, TOGETHER)), []):
-            results = reader.results([each.question for each in chunk], [each.context for each in chunk])
-            lines = [to_line(each, result) for each, result in zip(chunk, results)]
-            file.write("".join(lines).encode("utf-8", errors="backslashreplace"))  # which makes a JSON escape
+        configuration.print_on_stderr(f"continuing after {done} of {total} {work.unit}s.")
+    with open(partial, "ab") as file, tqdm(total=total, initial=done, unit=work.unit, disable=hidden) as bar:
+        for chunk in iter(lambda: list(itertools.islice(entries, TOGETHER)), []):
+            file.write("".join(work.lines(chunk)).encode("utf-8", errors="backslashreplace"))  # makes a JSON escape
             file.flush()
             done += len(chunk)
             bar.update(len(chunk))
             if stop.signal_name and done < total:
                 os.fsync(file.fileno())
-                raise Interrupted(f"stopped by {stop.signal_name} after {done} of {total} questions; the same command "
-                                  "continues there.")
+                raise Interrupted(f"stopped by {stop.signal_name} after {done} of {total} {work.unit}s; the same "
+                                  "command continues there.")
         os.fsync(file.fileno())
 
 
@@ -193,18 +268,21 @@ def main(argv):
     config = command_line.parse(InferenceConfig, argv, __doc__)
     preflight.check_inference(config)
     context = config.read_context() if config.has_context else ""
-    reader = Reader(config, log=lambda sentence: configuration.print_on_stderr(f"note: {sentence}"))
+    model = open_model(config, log=lambda sentence: configuration.print_on_stderr(f"note: {sentence}"))
     if config.serve:
         import server
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-        server.serve(reader, config.init_checkpoint, config.host, config.port, context, configuration.print_on_stderr)
-        return
-    if not config.input_file:
-        converse(reader, context, config.question)
-        return
-    with training.StopRequest() as stop:
-        stop.begin()
-        answer_file(config, reader, stop)
+        server.serve(model, config.init_checkpoint, config.host, config.port, context, configuration.print_on_stderr)
+    elif config.input_file:
+        with training.StopRequest() as stop:
+            stop.begin()
+            predict_file(config, model, stop)
+    elif isinstance(model, Reader):
+        converse(model, context, config.question)
+    elif isinstance(model, Classifier):
+        print(describe_prediction(model.classify(context, config.pair)))
+    else:
+        print(*(describe_spans(*found) for found in model.results([context])), sep="\n")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,12 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Set, Tupl
 from absl import logging
 from tqdm import tqdm
 
+import console
 import files
 import flops
-from configuration import UserError, in_short
+import run_folder
+import trackers
+from configuration import Interrupted, UserError, in_short
 from curves import Curves, Metric, plot_curves
 from deferred import tensorflow as tf
 
@@ -163,7 +166,7 @@ class MetricsLog:
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
             with files.replacing(path) as temporary:
                 with open(temporary, "w", encoding="utf-8") as file:
-                    for line, entry in _lines(path) if step else ():
+                    for line, entry in log_lines(path) if step else ():
                         if entry["step"] <= step:
                             file.write(line)
                             self._note(entry)
@@ -173,7 +176,7 @@ class MetricsLog:
                             "--json_summary.") from error
         try:
             _restart_tensorboard(tensorboard_dir, step)
-            self._writer = tf.summary.create_file_writer(tensorboard_dir)
+            self.writer = tf.summary.create_file_writer(tensorboard_dir)
         except (OSError, tf.errors.OpError) as error:
             raise UserError(f"{tensorboard_dir} cannot be written ({in_short(error)}): change its permissions, or "
                             "choose another folder.") from error
@@ -195,10 +198,10 @@ class MetricsLog:
             self._size = os.path.getsize(self.path)
             self._waiting = []
         with self.surviving("TensorBoard's event file"):
-            with self._writer.as_default():
+            with self.writer.as_default():
                 for name, value in metrics.items():
                     tf.summary.scalar(f"{kind}/{name}", value, step=step)
-            self._writer.flush()
+            self.writer.flush()
 
     @contextlib.contextmanager
     def surviving(self, what: str):
@@ -216,7 +219,7 @@ class MetricsLog:
             self._warned.discard(what)
 
 
-def _lines(path: str) -> Iterator[Tuple[str, dict]]:
+def log_lines(path: str) -> Iterator[Tuple[str, dict]]:
     """The lines of a JSON-lines log with their entries. Damaged ones are left out with a warning, silently the last
     one where an interruption cut it short.
     """
@@ -226,19 +229,18 @@ def _lines(path: str) -> Iterator[Tuple[str, dict]]:
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             if line.endswith("\n"):
-                try:
-                    entry = json.loads(line)
-                    entry["step"] + 0, entry["kind"] + ""
-                    yield line, entry
-                except (ValueError, TypeError, KeyError):
+                entry = run_folder.parse_entry(line)
+                if entry is None:
                     damaged += 1
+                else:
+                    yield line, entry
     if damaged:
         logging.warning("%s: %d damaged lines were left out.", path, damaged)
 
 
 def read_metrics_log(path: str) -> List[dict]:
     """Entries of a JSON-lines log; damaged lines are left out."""
-    return [entry for _, entry in _lines(path)]
+    return [entry for _, entry in log_lines(path)]
 
 
 def _restart_tensorboard(folder: str, step: int):
@@ -473,13 +475,19 @@ class RunLog:
         flops: the model's FLOPs (see flops.py) of the updates from a first to a last step, of all workers.
         peak_flops: FLOP/s of all devices by their data sheets, where known.
         profile: first and last update of a TensorBoard profile.
+        logs: folder of the history of the run (run_folder.History); None: it is not recorded.
+        about: what the history says of each start: phase, device, workers, data.
+        tracking: what trackers show besides, and which ones.
+        page: writes the page of the run (run_page.Writer) at every evaluation and at the end. Raises: OSError.
     Raises: UserError: the profile would begin after the last update, or a file cannot be written.
     """
 
     def __init__(self, title: str, name: str, table: Sequence[Metric], means: Callable, schedule: Callable, step: int,
                  num_train_steps: int, global_batch: int, json_file: str, plot_file: str, tensorboard_dir: str,
                  writes: bool = True, hide_bar: bool = False, flops: Optional[Callable[[int, int], float]] = None,
-                 peak_flops: Optional[float] = None, profile: Optional[Tuple[int, int]] = None):
+                 peak_flops: Optional[float] = None, profile: Optional[Tuple[int, int]] = None,
+                 logs: Optional[str] = None, about: Optional[dict] = None, page: Optional[Callable] = None,
+                 tracking: Optional[trackers.Tracking] = None):
         self.title, self.name, self.table, self.means, self.schedule = title, name, table, means, schedule
         self.num_train_steps, self.global_batch, self.plot_file, self.writes = (num_train_steps, global_batch,
                                                                                 plot_file, writes)
@@ -489,17 +497,44 @@ class RunLog:
             raise UserError(f"--profile_steps={profile[0]}:{profile[1]} begins after the last update, "
                             f"{num_train_steps}: give earlier ones.")
         self.profile = Profile(profile if writes else None, tensorboard_dir)
+        self.about, self._page = {**(about or {}), "num_train_steps": num_train_steps}, page
+        self.history = run_folder.History(logs) if logs and writes else None
+        self.tracking, self._json_file = tracking or trackers.Tracking(), json_file
+        self._tracker = trackers.Silent()  # until the training starts
         if writes:
             self.log = MetricsLog(json_file, tensorboard_dir, step, table)
+        self.histograms = trackers.Histograms(self.tracking.histograms if writes else 0, writes and self.log.writer)
 
     def __enter__(self):
+        if self.writes:
+            self._tracker = self._start_tracker()
+        if self.history:
+            with self.log.surviving(self.history.path):
+                self.history.started(self.step, self.about)
         self.speed = Speed()
         self._bar = progress_bar(self.num_train_steps, self.step, self.name, self._hide_bar)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, error, _):
         self.profile.stop()
         self._bar.close()
+        reason = "finished" if error is None else "stopped" if isinstance(error, Interrupted) else "failed"
+        self._tracker.finish(reason)
+        if self.history:
+            message = "" if error is None else in_short(error)
+            with self.log.surviving(self.history.path):
+                self.history.ended(self._logged, reason, message)
+        if error is not None:
+            self.write_page()
+
+    def _start_tracker(self):
+        with self.log.surviving("TensorBoard's event file"), self.log.writer.as_default():
+            trackers.describe_on_tensorboard(self.tracking, trackers.scalar_tags(self.table), self.step)
+        return trackers.open_tracker(self.tracking, self.name, self._json_file, resumes=self.step > 0)
+
+    def _write(self, step: int, kind: str, metrics: Dict[str, float]):
+        self.log.write(step, kind, metrics)
+        self._tracker.log(step, {f"{kind}/{name}": value for name, value in metrics.items()})
 
     def advance(self):
         """Moves the bar by one update."""
@@ -520,7 +555,7 @@ class RunLog:
                                   model_flops)
         if self.peak_flops and "model_flops_per_second" in timing:
             timing["model_flops_utilization"] = timing["model_flops_per_second"] / self.peak_flops
-        self.log.write(step, "train", {**metrics, **timing})
+        self._write(step, "train", {**metrics, **timing})
         self._bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
         if "updates_per_second" in timing:
             left = (self.num_train_steps - step) / timing["updates_per_second"]
@@ -529,13 +564,16 @@ class RunLog:
         else:
             pace = f"first update took {timing['first_update_seconds']:.1f} s"
         log_metrics(f"step {step}/{self.num_train_steps}  ", metrics, self.table, f"  {pace}")
+        if step == self.step + 2 and "updates_per_second" in timing and left >= 60:
+            console.show([console.time_left(left, self.num_train_steps - step)])
 
     def evaluation(self, step: int, metrics: Optional[Dict[str, float]]):
         """Logs held-out metrics and draws the curves; None, from an evaluation that was stopped, is left out."""
         if metrics and self.writes:
-            self.log.write(step, "eval", metrics)
+            self._write(step, "eval", metrics)
             log_metrics(f"held out at step {step}: ", metrics, self.table)
             self.plot()
+            self.write_page()
 
     def was_evaluated(self, step: int) -> bool:
         """Whether the log holds the evaluation of this step, the last one that was done before."""
@@ -544,17 +582,23 @@ class RunLog:
     def skipped(self, step: int, count: int, why: str):
         """Logs a non-finite update that was not applied, the `count`-th of the run."""
         if self.writes:
-            self.log.write(step, "skipped", {"skipped_updates": count})
+            self._write(step, "skipped", {"skipped_updates": count})
             logging.warning("warning: %s.", why)
 
     def plot(self):
         with self.log.surviving(self.plot_file):
             plot_curves(self.log.curves, self.plot_file, self.title)
 
+    def write_page(self):
+        if self._page and self.writes:
+            with self.log.surviving("the report of the run"):
+                self._page()
+
     def redraw(self):
-        """Draws the curves of a finished run where they are missing."""
+        """Draws the curves of a finished run, and writes its page, where they are missing."""
         if self.writes and not os.path.exists(self.plot_file):
             self.plot()
+            self.write_page()
 
     def summary(self, updates: int):
         """The last line of a finished run, and the curves."""
@@ -562,6 +606,7 @@ class RunLog:
             return
         with self.speed.excluded():
             self.plot()
+            self.write_page()
         curves = f" Curves: {self.plot_file}" if os.path.exists(self.plot_file) else ""
-        logging.info("%s is finished: %d updates. %s%s", self.name, updates,
-                     self.speed.summary(self.peak_flops), curves)
+        text = f"{self.name} is finished: {updates} updates. {self.speed.summary(self.peak_flops)}{curves}"
+        logging.info("%s", text, extra={"console": console.folded(text)})

@@ -11,6 +11,7 @@ the console log, the full configuration), and the vocabulary. scripts/electra.sh
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -32,14 +33,20 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
+import comparison
 import configuration
+import console
 import devices
 import files
 import flops
 import modeling
 import optimization
 import pretrain_utils
+import run_folder
 import run_log
+import run_page
+import samples
+import trackers
 import training
 import weights
 from checkpoints import Checkpoints, checkpoint_fingerprint
@@ -105,7 +112,8 @@ def restore_or_initialise(config, model, optimizer, data: pretrain_utils.Data, t
                              * workers.size, "record")
     for option, value in dataclasses.asdict(config).items():
         before = state["config"].get(option, value)
-        if option not in ("restore_checkpoint", "overwrite", "num_workers", "profile_steps") and before != value:
+        if option not in ("restore_checkpoint", "overwrite", "num_workers", "profile_steps", "tracker",
+                          "histograms") and before != value:
             logging.info("note: --%s was %s when the checkpoint was written and is %s now.", option, before, value)
     if state["data"] != data.fingerprint:
         logging.info("note: the training data differs from the checkpoint's: its first epoch starts at the first "
@@ -145,12 +153,41 @@ def make_way(config: PretrainingConfig, checkpoints: Checkpoints, start: Start):
 
 
 class Scored(NamedTuple):
-    """The result of one held-out batch: metric sums, and the discriminator's logit and label at every real token."""
+    """The result of one held-out batch: metric sums, the discriminator's logit and label at every real token, and what
+    the report page shows of it."""
 
     number: int
     sums: Dict[str, float]
     scores: np.ndarray
     labels: np.ndarray
+    observed: Optional[samples.Observed] = None
+
+
+def evaluation_function(model: modeling.PretrainingModel, records: bool = False):
+    """A tf.function of a held-out batch: features and seeds -> metric sums, and arrays by name.
+
+    The arrays: `logits` float32 and `labels` int32 [B, L] of the discriminator. With `records` also, for the report
+    page: `positions` int32 and `weights` float32 [B, N] of the masked tokens; `masked_ids` int32 [B, L], the
+    generator's input; `filled_ids` int32 [B, L], its samples in place of them, or without a discriminator its most
+    probable tokens; then `losses` float32 [B, N] too.
+    """
+    @tf.function(autograph=False)
+    def evaluate_batch(features, seeds):
+        output, masked, arrays = model(features, seeds, training=False), None, {}
+        if model.has_discriminator:
+            arrays.update(logits=output.discriminator_logits, labels=output.labels)
+        if records:
+            masked = output.masked
+            arrays.update(positions=masked.positions, weights=masked.weights, masked_ids=masked.input_ids,
+                          filled_ids=output.corrupted_ids)
+        if records and not model.has_discriminator:
+            best = tf.reshape(tf.argmax(output.generator_logits, axis=-1, output_type=tf.int32),
+                              masked.positions.shape)
+            arrays.update(losses=output.generator_losses, filled_ids=pretrain_utils.replace_at(
+                features["input_ids"], masked.positions, best, masked.weights))
+        return model.loss_of(output, features["input_mask"])[1], arrays
+
+    return evaluate_batch
 
 
 def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, tokenizer: ElectraTokenizer,
@@ -159,7 +196,8 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
 
     Records, masks and samples are the same at every call: they depend on --seed alone. The function takes a callable
     that returns whether to stop early, and then returns None. Every worker calls it and evaluates its share of the
-    batches; the result does not depend on the number of workers.
+    batches; the result does not depend on the number of workers. Rank 0 passes the metrics of each batch to `keep` and,
+    with --report_samples, the metrics and what the batches show to `record`, callables (see `samples.Recorder.add`).
     """
     held_out = pretrain_utils.find_shards(config.eval_tfrecords, "eval_tfrecords")
     data = pretrain_utils.open_data(held_out, config, tokenizer)
@@ -169,10 +207,8 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
                      "uncertain: hold out more (build_pretraining_dataset.py --eval_fraction), or omit "
                      "--eval_tfrecords (scripts/electra.sh: --eval=none).", batch_size, config.train_batch_size)
 
-    @tf.function(autograph=False)
-    def evaluate_batch(features, seeds):
-        output = model(features, seeds, training=False)
-        return model.loss_of(output, features["input_mask"])[1], output.discriminator_logits, output.labels
+    evaluate_batch = evaluation_function(model, records=config.report_samples > 0)
+    shown = samples.candidates(config.report_samples, batches * batch_size)
 
     def own_batches(should_stop) -> Optional[List[Scored]]:
         scored = []
@@ -183,43 +219,36 @@ def make_evaluator(model: modeling.PretrainingModel, config: PretrainingConfig, 
                 return None
             features = next(stream)
             seeds = pretrain_utils.fold_seeds([config.seed, pretrain_utils.EVALUATION, number], model.num_seeds)
-            sums, logits, labels = evaluate_batch(*as_tensors(features, seeds))
+            sums, arrays = evaluate_batch(*as_tensors(features, seeds))
+            arrays = {name: value.numpy() for name, value in arrays.items()}
             real = features["input_mask"] > 0
-            by_token = (logits.numpy()[real], labels.numpy()[real]) if model.has_discriminator else ([], [])
-            scored.append(Scored(number, {name: float(value) for name, value in sums.items()}, *by_token))
+            by_token = (arrays["logits"][real], arrays["labels"][real]) if model.has_discriminator else ([], [])
+            observed = samples.observe(features, arrays, number * batch_size, shown, (
+                tokenizer.cls_id, tokenizer.sep_id)) if config.report_samples else None
+            scored.append(Scored(number, {name: float(value) for name, value in sums.items()}, *by_token, observed))
         stream.close()
         return scored
 
-    def evaluate(should_stop=lambda: False) -> Optional[Dict[str, float]]:
+    def evaluate(should_stop=lambda: False, keep=lambda batches: None, record: Optional[Callable] = None
+                 ) -> Optional[Dict[str, float]]:
         shares = workers.gather(own_batches(should_stop))
         if None in shares:
             return None
         # In the order of the data, so that the sums are bit-identical for any number of workers.
         scored = sorted((batch for share in shares for batch in share), key=lambda batch: batch.number)
+        if workers.is_chief:
+            keep([modeling.ratios(batch.sums) for batch in scored])
         metrics = modeling.ratios({name: sum(batch.sums[name] for batch in scored) for name in model.metric_names})
         if model.generator:
             metrics["generator_perplexity"] = math.exp(min(metrics["generator_loss"], 700.0))
+        scores, labels = (np.concatenate([getattr(batch, name) for batch in scored]) for name in ("scores", "labels"))
         if model.has_discriminator:
-            metrics["discriminator_auc"] = area_under_curve(np.concatenate([batch.scores for batch in scored]),
-                                                            np.concatenate([batch.labels for batch in scored]))
+            metrics["discriminator_auc"] = samples.area_under_curve(scores, labels)
+        if record and config.report_samples and workers.is_chief:
+            record(metrics, scores, labels, [batch.observed for batch in scored])
         return metrics
 
     return evaluate
-
-
-def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve: the fraction of (replaced, original) pairs that `scores` rank correctly.
-
-    Ties count half; 0.5 if one of the classes is absent.
-    """
-    values, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    positives = int(labels.sum())
-    negatives = labels.size - positives
-    if not positives or not negatives:
-        return 0.5
-    average_rank = np.cumsum(counts) - (counts - 1) / 2
-    rank_sum = average_rank[inverse][labels > 0].sum()
-    return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 # --- Training ---
@@ -258,8 +287,9 @@ def prepare(config: PretrainingConfig, device: devices.Device) -> Setup:
     tokenizer = pretrain_utils.open_tokenizer(config, shards)
     with workers.chief_first():  # rank 0 writes the indices that are missing
         data = pretrain_utils.open_data(shards, config, tokenizer)
-        model = modeling.pretraining_model(config.encoder_config(tokenizer.vocab_size), config, tokenizer,
-                                           device.compute_dtype)
+        with modeling.without_initial_values(preflight.restores(config, checkpoints) or not workers.is_chief):
+            model = modeling.pretraining_model(config.encoder_config(tokenizer.vocab_size), config, tokenizer,
+                                               device.compute_dtype)
         evaluate = make_evaluator(model, config, tokenizer, workers) if config.eval_tfrecords else None
     compare_inputs(config, data, tokenizer, workers)
     optimizer = make_optimizer(config, model.trainable_variables)
@@ -317,6 +347,8 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
         describe_run(config, device, setup)
         make_way(config, checkpoints, start)
         setup.tokenizer.save(config.model_dir)
+    recorder = samples.Recorder(os.path.join(config.logs, f"samples_phase{config.phase}.jsonl"), start.step,
+                                config.updates_per_eval, config.report_samples, setup.tokenizer)
     common = training.run_state(dataclasses.asdict(config), model, setup.tokenizer.fingerprint, device.kind, workers)
 
     def save(step: int, last: bool):
@@ -330,9 +362,16 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
             if last:
                 checkpoints.complete()
 
+    evaluated: Dict[str, float] = {}  # the last held-out metrics
+
     def evaluate(step: int) -> Optional[Dict[str, float]]:
-        metrics = setup.evaluate(lambda: stop.signal_name)
+        def keep(batches: List[Dict[str, float]]):
+            with run_report.log.surviving(comparison.batches_file(config.logs, config.phase)):
+                comparison.write_batches(config.logs, config.phase, step, batches)
+
+        metrics = setup.evaluate(lambda: stop.signal_name, keep, functools.partial(recorder.add, step))
         if metrics and workers.is_chief:
+            evaluated.update(metrics)
             checkpoints.evaluated(config.phase, step, held_out_loss(metrics, config))
         return metrics
 
@@ -355,6 +394,8 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
     try:
         with checkpoints:
             training.run_updates(job, train_step, run_report, stop, workers)
+        if workers.is_chief:
+            console.show(last_screen(config, device, checkpoints, evaluated))
     finally:
         if data.mixture:
             done = start.record + (train_step.step_done() - start.step) * setup.global_batch
@@ -377,7 +418,8 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
     name = preflight.checkpoint_to_restore(config, Checkpoints(config.checkpoint_dir))
     saved = weights.open_checkpoint(name, tokenizer=tokenizer, pretraining=True)
     config = config.with_model_of(PretrainingConfig.from_saved(saved.state["config"]))
-    model = modeling.pretraining_model(saved.encoder, config, tokenizer, device.compute_dtype)
+    with modeling.without_initial_values():
+        model = modeling.pretraining_model(saved.encoder, config, tokenizer, device.compute_dtype)
     with device.workers.chief_first():  # rank 0 writes the indices that are missing
         evaluate = make_evaluator(model, config, tokenizer, device.workers)
     saved.restore(model)
@@ -392,31 +434,75 @@ def evaluate_only(config: PretrainingConfig, device: devices.Device):
 def describe_run(config, device, setup: Setup):
     """Logs and saves what is about to run."""
     model, data, start, global_batch = setup.model, setup.data, setup.start, setup.global_batch
-
-    def millions(*parts) -> float:
-        unique = {id(variable): variable for part in parts if part for variable in part.trainable_variables}
-        return sum(variable.shape.num_elements() for variable in unique.values()) / 1e6
-
-    own_generator = model.generator if model.generator is not model.encoder else None
-    logging.info("parameters: %.2f M (embeddings %.2f M, encoder %.2f M, separate generator %.2f M, heads %.2f M).",
-                 millions(model), millions(model.embeddings, model.generator_embeddings), millions(model.encoder),
-                 millions(own_generator), millions(model.generator_head, model.discriminator_head))
-    updates = config.num_train_steps - start.step
-    left = f"; updates {start.step + 1} to {config.num_train_steps} are " \
-           f"{updates * global_batch / data.order.records:.2f} epochs" if updates > 0 else ""
-    logging.info("data: %d records in %d shards; %d sequences (%d tokens) an update%s.", data.order.records,
-                 len(data.order.shards), global_batch, global_batch * config.max_seq_length, left)
+    console.show(first_screen(config, device, setup))
     if data.mixture:
         shares = ", ".join(f"{name} {share / data.mixture.BLOCK:.2%}"
                            for name, share in zip(data.mixture.names, data.mixture.shares))
+        updates = max(0, config.num_train_steps - start.step)
         logging.info("mixture: %s; after update %d it will have given %s.", shares, config.num_train_steps,
-                     data.mixture.contributions(start.record + max(0, updates) * global_batch))
+                     data.mixture.contributions(start.record + updates * global_batch))
     if data.record_format.has_static_masks:
         logging.info("the records hold BERT's static masks: the original tokens are restored before dynamic masking.")
     files.write_json(os.path.join(config.logs, f"configuration_phase{config.phase}.json"), {
         "config": dataclasses.asdict(config), "discriminator": model.config.to_dict(),
         "generator": model.generator.config.to_dict() if model.generator else None, "data": data.fingerprint,
         "device": device.description, "world_size": device.world_size, "environment": training.environment()})
+
+
+def first_screen(config: PretrainingConfig, device: devices.Device, setup: Setup) -> List[console.Line]:
+    """What will happen, when its duration is known, and where to look."""
+    model, data, start, global_batch = setup.model, setup.data, setup.start, setup.global_batch
+
+    def millions(*parts) -> float:
+        unique = {id(variable): variable for part in parts if part for variable in part.trainable_variables}
+        return sum(variable.shape.num_elements() for variable in unique.values()) / 1e6
+
+    own_generator = model.generator if model.generator is not model.encoder else None
+    size = (f"{config.model_size}, {console.counted(model.config.num_hidden_layers, 'layer')} of width "
+            f"{model.config.hidden_size}; parameters: {millions(model):.2f} M")
+    parts = (f" (embeddings {millions(model.embeddings, model.generator_embeddings):.2f} M, encoder "
+             f"{millions(model.encoder):.2f} M, separate generator {millions(own_generator):.2f} M, heads "
+             f"{millions(model.generator_head, model.discriminator_head):.2f} M)")
+    updates = config.num_train_steps - start.step
+    ahead = (f"updates {start.step + 1:,} to {config.num_train_steps:,}, "
+             f"{updates * global_batch / data.order.records:.2f} epochs" if updates > 0 else "no update is left")
+    return [
+        console.Line("model", size, size + parts),
+        console.Line("data", f"{console.counted(data.order.records, 'record')} of {config.max_seq_length} tokens in "
+                     f"{console.counted(len(data.order.shards), 'shard')}"
+                     + ("; evaluated on held-out records" if setup.evaluate else "; no held-out records")),
+        console.Line("training", f"{ahead}; {console.counted(global_batch, 'sequence')} "
+                     f"({global_batch * config.max_seq_length:,} tokens) an update",
+                     f"{ahead}; {global_batch:,} sequences ({global_batch * config.max_seq_length:,} tokens) an "
+                     f"update; {config.optimizer}, peak learning rate {config.learning_rate:g}"),
+        console.Line("device", f"{device}, {console.counted(device.world_size, 'worker')}"),
+        console.time_ahead(start.step, config.num_train_steps),
+        console.places(config.model_dir, log_file(config), tensorboard_dir(config), not config.skip_checkpoint)]
+
+
+def log_file(config: PretrainingConfig) -> str:
+    return os.path.join(config.logs, f"pretraining_phase{config.phase}_rank0.log")
+
+
+def tensorboard_dir(config: PretrainingConfig) -> str:
+    return os.path.join(config.logs, "tensorboard", f"phase{config.phase}")
+
+
+def last_screen(config: PretrainingConfig, device: devices.Device, checkpoints: Checkpoints,
+                metrics: Optional[Dict[str, float]]) -> List[console.Line]:
+    """What was reached, and what to do next. `metrics`: those of the last evaluation, where this call made one."""
+    lines, best, last = [], checkpoints.best().get(config.phase), checkpoints.list(config.phase)[-1:]
+    prefix = last[0].prefix if last else None
+    if metrics:
+        lines.append(console.Line("reached", f"held out: {run_log.format_metrics(metrics, METRICS, short=True)}"))
+    if best:
+        prefix = os.path.join(config.checkpoint_dir, best["checkpoint"])
+        lines.append(console.Line("best", f"{console.short_path(prefix)} (held-out loss {best['loss']:.4g}, step "
+                                  f"{best['step']:,})"))
+    elif prefix:
+        lines.append(console.Line("last", console.short_path(prefix)))
+    lines.append(console.Line("report", console.short_path(os.path.join(config.model_dir, "report.html"))))
+    return lines + console.after_pretraining(config, device.kind, prefix)
 
 
 METRICS = (
@@ -430,7 +516,9 @@ METRICS = (
     Metric("discriminator_accuracy", "accuracy {:.1%}"),
     Metric("discriminator_precision", "precision {:.1%}"),
     Metric("discriminator_recall", "recall {:.1%}"),
-    Metric("discriminator_auc", "AUC {:.4f}", "AUC {discriminator_auc:.4f}", panel="discriminator AUC"),
+    Metric("discriminator_gain", "gain {:+.2%}", panel="discriminator gain"),
+    Metric("discriminator_auc", "AUC {:.4f}", "AUC {discriminator_auc:.4f} gain {discriminator_gain:+.1%}",
+           panel="discriminator AUC"),
     Metric("learning_rate", "rate {:.2e}", "lr {learning_rate:.2e}", panel="learning rate", is_mean=False),
     Metric("gradient_norm", "gradient norm {:.2f}", panel="gradient norm"))
 
@@ -443,9 +531,14 @@ def make_report(config: PretrainingConfig, setup: Setup, device: devices.Device)
         setup.optimizer.schedule, setup.start.step, config.num_train_steps, setup.global_batch,
         json_file=config.json_summary or os.path.join(config.logs, f"{name}.jsonl"),
         plot_file=os.path.join(config.logs, f"{name}.png"),
-        tensorboard_dir=os.path.join(config.logs, "tensorboard", f"phase{config.phase}"), writes=device.is_chief,
+        tensorboard_dir=tensorboard_dir(config), writes=device.is_chief,
         flops=lambda first, last: (last - first + 1) * setup.global_batch * sequence_flops,
-        peak_flops=device.peak_flops, profile=configuration.profiled(config))
+        peak_flops=device.peak_flops, profile=configuration.profiled(config), logs=config.logs,
+        about={"phase": config.phase, "device": device.description, "workers": device.world_size, "data": {
+            "sequences_per_update": setup.global_batch, **run_folder.describe_data(
+                [shard.path for shard in setup.data.order.shards])}} if device.is_chief else {},
+        page=run_page.Writer(config.model_dir, config.logs), tracking=trackers.Tracking(
+            config.run_name, dataclasses.asdict(config), config.tracker, config.histograms))
 
 
 def bad_update(step: int, config: PretrainingConfig) -> str:

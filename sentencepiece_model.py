@@ -20,7 +20,7 @@ from typing import Dict, Iterator, List, NamedTuple, Tuple, Union
 from configuration import UserError
 
 SPACE = "▁"  # U+2581, what SentencePiece writes for white space
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # ModelProto.SentencePiece.Type
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # ModelProto.SentencePiece.Type; 6 is a byte
 MASKS = ("[MASK]", "<mask>")  # often a user-defined symbol, because SentencePiece has no role for it
 UNIGRAM, BPE = 1, 2  # TrainerSpec.ModelType; 3 is word and 4 is char
 RULES = {"identity": [], "": []}  # what is applied before the character map of the model, by the rule's name

@@ -8,20 +8,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import typing
 
 import files
 from configuration import (
-    DeviceOptions,
     UserError,
     check_options,
     like,
     option,
-    profiled,
     require_options,
-    sole_user,
     user_cache,
 )
+from fine_tuning_options import FineTuningOptions
 
 # Peak learning rates of fine-tuning by global batch, those of NVIDIA's ELECTRA recipe for SQuAD.
 FINE_TUNING_RATES = ((16, 1e-4), (32, 2e-4), (128, 4e-4))
@@ -56,29 +55,17 @@ def window_lengths(max_seq_length: int, doc_stride: typing.Optional[int] = None,
 
 
 @dataclasses.dataclass(frozen=True)
-class SquadConfig(DeviceOptions):
+class SquadConfig(FineTuningOptions):
     """A fine-tuning, evaluation or prediction on SQuAD. Lengths are in tokens; a step is one optimizer update.
 
     The global batch of an update is train_batch_size x gradient_accumulation_steps x workers.
     """
 
-    # What is done
-    do_train: bool = option(False, "fine-tune on --train_file")
-    do_predict: bool = option(False, "predict answers to the questions of --predict_file")
-    do_eval: bool = option(False, "score the predictions (implies --do_predict)")
-    check_only: bool = option(False, "only validate the options, the data, the weights and the vocabulary")
-    # Model
-    electra_model: str = option(
-        "google/electra-base-discriminator", "weights to start from: a model on the Hugging Face hub, or its folder")
     init_checkpoint: typing.Optional[str] = option(
         None, "weights to start from in place of --electra_model: a checkpoint of this project (a prefix, or its "
         "folder), a model folder, a TF1 checkpoint, or a model on the Hugging Face hub; evaluation and prediction need "
         "one with a question-answering head (their default: the newest checkpoint in --output_dir)")
-    vocab_file: typing.Optional[str] = option(
-        None, "vocabulary: a vocab.txt, a SentencePiece X.model or a tokenizer.json (default: the one beside the "
-        "weights)")
-    do_lower_case: typing.Optional[str] = option(
-        None, "lower-case the text (default: as in the tokenizer of the weights)", choices=("true", "false"))
+    # Model
     joint_head: bool = option(
         True, "joint head (the end depends on the start, plus answerability); false: independent start and end")
     beam_size: typing.Optional[int] = option(
@@ -101,36 +88,10 @@ class SquadConfig(DeviceOptions):
     max_query_length: typing.Optional[int] = option(
         None, "maximum length of a question, in tokens; longer ones are truncated (default: 64, or a quarter of a "
         "max_seq_length below 256)", minimum=1)
-    length_buckets: str = option(
-        "128,192,256,384", "batches are padded to the first of these lengths that fits their examples; lengths above "
-        "max_seq_length are ignored, and it is always included. --length_buckets=384 pads everything to 384")
     cache_dir: typing.Optional[str] = option(
         None, "folder of the feature cache (default: electra/features in $XDG_CACHE_HOME, or in "
         "~/.cache)")
     skip_cache: bool = option(False, "neither read nor write the feature cache")
-    # Optimization
-    train_batch_size: int = option(16, "examples per micro-batch and worker", minimum=1)
-    predict_batch_size: int = option(128, "examples per batch and worker", minimum=1)
-    gradient_accumulation_steps: int = option(1, "micro-batches accumulated (averaged) per update", minimum=1)
-    num_train_epochs: float = option(2.0, "number of epochs", minimum=0.001)
-    max_steps: int = option(
-        -1, "number of updates, in place of num_train_epochs if above 0; sets the learning-rate schedule too")
-    train_iter_per_epoch: int = option(-1, "maximum number of updates per epoch, if above 0")
-    learning_rate: typing.Optional[float] = option(
-        None, "peak learning rate, of the head (default: by the global batch of an update, 1e-4 for 16 examples, 2e-4 "
-        "for 32, 4e-4 for 128)", minimum=0.0)
-    warmup_proportion: float = option(
-        0.05, "fraction of the updates spent in linear warm-up", minimum=0.0, maximum=0.99)
-    weight_decay_rate: float = option(
-        0.01, "decoupled weight decay, of everything except biases and layer norms", minimum=0.0)
-    layerwise_lr_decay: float = option(0.8, "learning rate of a layer relative to the layer above it", minimum=0.0,
-                                       maximum=1.0)
-    skip_bad_updates: int = option(
-        0, "number of updates with a non-finite loss or gradient that are skipped, in the whole fine-tuning; after "
-        "them such an update ends the run", minimum=0)
-    seed: typing.Optional[int] = option(
-        None, "seed of the new head, data order and dropout (default: random; logged, and kept for resuming)",
-        minimum=0, maximum=2**31 - 1)
     # Answers
     n_best_size: int = option(20, "number of answers kept per question", minimum=1)
     max_answer_length: int = option(30, "maximum length of an answer, in tokens", minimum=1)
@@ -148,34 +109,11 @@ class SquadConfig(DeviceOptions):
     eval_script: typing.Optional[str] = option(
         None, "official evaluation script to run on the predictions and compare with")
     # Output
-    output_dir: typing.Optional[str] = option(None, "folder for checkpoints, predictions and results")
-    overwrite: bool = option(
-        False, "start from scratch; the checkpoints of another fine-tuning in output_dir are deleted after the first "
-        "save")
     json_summary: typing.Optional[str] = option(
         None, "file for the metrics, one JSON line per logged step (default: <output_dir>/logs/squad.jsonl)")
-    log_freq: int = option(10, "updates between two logged lines", minimum=1)
-    save_checkpoints_minutes: float = option(
-        0.0, "minutes between two checkpoints, in addition to the one of every epoch (0: off)", minimum=0.0)
-    evaluate_during_training: bool = option(
-        False, "evaluate on the development set after every epoch; the checkpoint with the best F1 is kept")
-    eval_steps: int = option(
-        0, "evaluate on the development set every so many updates too, and save a checkpoint there (0: off)", minimum=0)
-    early_stopping_patience: int = option(
-        0, "end training when F1 on the development set has not improved in so many evaluations, one per epoch or "
-        "every --eval_steps (0: off)", minimum=0)
-    profile_steps: typing.Optional[str] = option(
-        None, "first and last update to profile, such as 10:15; the profile is written to the TensorBoard logs")
-    skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
-    keep_checkpoint_max: int = option(2, "number of newest checkpoints kept", minimum=1)
-    disable_progress_bar: bool = option(False, "hide the progress bar")
 
     def __post_init__(self):
-        check_options(self)
-        if not (self.do_train or self.do_predict or self.do_eval):
-            raise UserError("nothing to do: give --do_train, --do_predict, --do_eval or several of them.")
-        if not self.output_dir:
-            raise UserError("--output_dir is missing: name the folder for checkpoints, predictions and results.")
+        self.check()
         wanted = {"train_file": self.do_train, "predict_file": self.predicts}
         for name, needed in wanted.items():
             if needed and not (getattr(self, name) or self.data_dir):
@@ -189,57 +127,27 @@ class SquadConfig(DeviceOptions):
             raise UserError(f"--metric={self.metric} and --language={self.language} do not fit: --metric=mlqa needs "
                             "the language of the answers, and the other metrics have none.")
         window_lengths(self.max_seq_length, self.doc_stride, self.max_query_length)
-        profiled(self)
 
-    # Options whose default depends on other options or on the number of workers.
     FITTED = ("learning_rate", "doc_stride", "max_query_length")
 
-    @property
-    def not_given(self) -> typing.List[str]:
-        """The options of FITTED that take their default."""
-        return [name for name in self.FITTED if getattr(self, name) is None]
-
-    def fitted(self, world_size: int) -> SquadConfig:
-        """This configuration with the values in use of the options in FITTED."""
+    def fitted(self, world_size: int, encoder=None) -> SquadConfig:
         stride, query_length = window_lengths(self.max_seq_length, self.doc_stride, self.max_query_length)
         rate = self.learning_rate
         if rate is None:
             rate = fine_tuning_rate(self.global_batch(world_size))
         return dataclasses.replace(self, learning_rate=rate, doc_stride=stride, max_query_length=query_length)
 
-    def global_batch(self, world_size: int) -> int:
-        """Examples of an update."""
-        return self.train_batch_size * self.gradient_accumulation_steps * world_size
+    def rate_follows(self, world_size: int) -> str:
+        return f"for a global batch of {self.global_batch(world_size)} examples"
 
     @property
-    def predicts(self) -> bool:
-        return self.do_predict or self.do_eval or self.evaluates_in_training
-
-    @property
-    def evaluates_in_training(self) -> bool:
-        return bool(self.evaluate_during_training or self.eval_steps or self.early_stopping_patience)
-
-    def evaluates_after(self, step: int, epoch_ended: bool, num_train_steps: int) -> bool:
-        """Whether an evaluation is due after an update, besides that of --do_eval after the last one."""
-        if step == num_train_steps:
-            return self.evaluates_in_training and not self.do_eval
-        every_epoch = self.evaluate_during_training or self.early_stopping_patience and not self.eval_steps
-        return bool(every_epoch and epoch_ended or self.eval_steps and step % self.eval_steps == 0)
+    def shortest_batch(self) -> int:
+        return self.beam_size or 1
 
     @property
     def splits(self) -> typing.List[str]:
         """The SQuAD files that are read: of `train` and `dev`."""
         return ["train"] * self.do_train + ["dev"] * self.predicts
-
-    @property
-    def buckets(self) -> typing.List[int]:
-        """Batch lengths, ascending; the last is max_seq_length."""
-        try:
-            lengths = {int(length) for length in self.length_buckets.split(",")}
-        except ValueError as error:
-            raise UserError(f"--length_buckets={self.length_buckets} is not a comma-separated list of lengths: give "
-                            "one, such as 128,256,384.") from error
-        return sorted({length for length in lengths if 0 < length < self.max_seq_length} | {self.max_seq_length})
 
     def data_file(self, split: str) -> str:
         """The file of `train` or `dev`."""
@@ -247,29 +155,45 @@ class SquadConfig(DeviceOptions):
         return named or os.path.join(self.data_dir, f"{split}-v{'2.0' if self.version_2_with_negative else '1.1'}.json")
 
     @property
-    def checkpoint_dir(self) -> str:
-        return os.path.join(self.output_dir, "checkpoints")
-
-    @property
     def features_dir(self) -> str:
         """Folder of the feature cache."""
         return self.cache_dir or os.path.join(user_cache(), "features")
 
-    def sole_user(self, workers=None):
-        """See `sole_user`: the lock of output_dir."""
-        logs = os.path.join(self.output_dir, "logs")
-        return sole_user(self.output_dir, "choose another --output_dir", workers, [
-            self.checkpoint_dir, logs, self.features_dir, os.path.dirname(os.path.abspath(self.json_summary or logs))])
+    @property
+    def folders(self) -> typing.List[str]:
+        return [*super().folders, self.features_dir]
 
 
 @dataclasses.dataclass(frozen=True)
-class ReaderConfig:
-    """A model that answers questions. Lengths are in tokens."""
+class PredictorConfig:
+    """A fine-tuned model to predict with. Lengths are in tokens."""
 
     init_checkpoint: typing.Optional[str] = option(
-        None, "fine-tuned model: the output folder of run_tf_squad.py, one of its checkpoints, an exported folder, or "
-        "the name of an ELECTRA question-answering model on the Hugging Face Hub (name or name@revision)")
+        None, "fine-tuned model: the output folder of run_tf_squad.py or run_tf_tasks.py, one of its checkpoints, an "
+        "exported folder, or the name of an ELECTRA model for question answering, sequence classification or token "
+        "classification on the Hugging Face Hub (name or name@revision)")
     vocab_file: typing.Optional[str] = option(None, "vocabulary file (default: the one of the model)")
+    max_seq_length: typing.Optional[int] = option(
+        None, "length of a window including the question, in tokens; a classifier truncates longer texts (default: "
+        "384, or the model's max_position_embeddings if that is smaller)", minimum=8)
+    doc_stride: typing.Optional[int] = option(
+        None, "stride between overlapping windows, in tokens (default: 128, or just under half of a window shorter "
+        "than 258 tokens; for a tagger, three quarters of a window)", minimum=1)
+    device: str = option("cpu", "device to run on", choices=("cpu", "gpu", "hpu"))
+    precision: str = option("fp32", "numerical precision: fp32, bf16 (hmp is its old name), or tf32 (gpu only)",
+                            choices=("fp32", "bf16", "hmp", "tf32"))
+
+    def __post_init__(self):
+        check_options(self)
+        if not self.init_checkpoint:
+            raise UserError("--init_checkpoint is required: set it to a model fine-tuned with run_tf_squad.py or "
+                            "run_tf_tasks.py.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReaderConfig(PredictorConfig):
+    """A model that answers questions."""
+
     n_best_size: int = option(3, "number of answers to a question", minimum=1)
     max_answer_length: int = option(30, "maximum length of an answer, in tokens", minimum=1)
     version_2_with_negative: bool = option(
@@ -278,38 +202,27 @@ class ReaderConfig:
     null_score_diff_threshold: float = option(
         0.0, "SQuAD 2.0: null odds above which a question is predicted to be unanswerable; for the best threshold on "
         "the dev set see best_f1_thresh in the results.json of the fine-tuning run")
-    max_seq_length: typing.Optional[int] = option(
-        None, "length of a window including the question, in tokens (default: 384, or the model's "
-        "max_position_embeddings if that is smaller)", minimum=8)
-    doc_stride: typing.Optional[int] = option(
-        None, "stride between overlapping windows, in tokens (default: 128, or just under half of a window shorter "
-        "than 258 tokens)", minimum=1)
-    device: str = option("cpu", "device to run on", choices=("cpu", "gpu", "hpu"))
-    precision: str = option("fp32", "numerical precision: fp32, bf16 (hmp is its old name), or tf32 (gpu only)",
-                            choices=("fp32", "bf16", "hmp", "tf32"))
-
-    def __post_init__(self):
-        check_options(self)
-        if not self.init_checkpoint:
-            raise UserError("--init_checkpoint is required: set it to a model fine-tuned with run_tf_squad.py.")
 
 
 @dataclasses.dataclass(frozen=True)
 class InferenceConfig(ReaderConfig):
-    """Questions about a text, a file of questions and texts, or a page to ask them on."""
+    """Questions about a text, a text to classify or tag, a file of these, or a page to try the model on."""
 
     question: typing.Optional[str] = option(
         None, "question (default: read questions from standard input, one per line)")
-    context: typing.Optional[str] = option(None, "text that contains the answer")
+    context: typing.Optional[str] = option(None, "text that contains the answer, or that is classified or tagged")
     context_file: typing.Optional[str] = option(None, "UTF-8 file with the text")
+    pair: typing.Optional[str] = option(None, "second text, for a classifier of pairs")
     input_file: typing.Optional[str] = option(
         None, "file of questions and texts: JSON lines with `question`, `context` (default: --context or "
-        "--context_file) and optionally `id`, or a file in SQuAD's format (.json)")
+        "--context_file) and optionally `id`, or a file in SQuAD's format (.json); for a classifier or tagger, a .tsv, "
+        ".csv or .jsonl file with `text`, and optionally `text_pair` and `id`")
     output_file: typing.Optional[str] = option(
-        None, "file for the answers to --input_file, in JSON lines; an interrupted call continues when it is repeated")
+        None, "file for the predictions for --input_file, in JSON lines; an interrupted call continues when it is "
+        "repeated")
     overwrite: bool = option(False, "replace --output_file")
     serve: bool = option(
-        False, "serve a page to ask questions, until Ctrl-C; --context or --context_file is the text that it shows")
+        False, "serve a page to try the model on, until Ctrl-C; --context or --context_file is the text that it shows")
     host: str = option(
         "127.0.0.1", "address to serve at; 0.0.0.0 lets other machines use the model, without a password")
     port: int = option(8000, "port to serve at; 0 for any free one", minimum=0, maximum=65535)
@@ -324,11 +237,13 @@ class InferenceConfig(ReaderConfig):
             raise UserError("--context and --context_file are both given: pass one of them.")
         if bool(self.input_file) != bool(self.output_file):
             raise UserError("--input_file and --output_file belong together: pass both.")
-        if self.input_file and self.question:
-            raise UserError("--question and --input_file are both given: pass one of them.")
-        if self.serve and (self.question or self.input_file):
-            other = "question" if self.question else "input_file"
-            raise UserError(f"--serve and --{other} are both given: pass one of them.")
+        given = [name for name in ("question", "pair", "input_file") if getattr(self, name)]
+        if self.input_file and len(given) > 1:
+            raise UserError(f"--{given[0]} and --input_file are both given: pass one of them.")
+        if self.serve and given:
+            raise UserError(f"--serve and --{given[0]} are both given: pass one of them.")
+        if self.question and self.pair:
+            raise UserError("--question and --pair are both given: --pair is for a classifier of pairs of texts.")
         if not (self.serve or self.input_file or self.has_context):
             raise UserError("exactly one of --context and --context_file is required: pass the text or a file with it.")
 
@@ -360,7 +275,7 @@ class AnalysisConfig:
     """An error analysis of one evaluation, or a comparison of two."""
 
     runs: typing.Optional[str] = option(
-        None, "output folder of run_tf_squad.py, or two separated by a comma, which are compared")
+        None, "output folder of run_tf_squad.py or run_tf_tasks.py, or two separated by a comma, which are compared")
     predict_file: typing.Optional[str] = option(
         None, "file of the questions (default: the one in results.json of the run)")
     version_2_with_negative: bool = like(SquadConfig, "version_2_with_negative")
@@ -398,9 +313,27 @@ class ExportConfig:
         False, "with --onnx or --tflite: also write model_int8.onnx or model_int8.tflite, with weights quantized to "
         "int8 (dynamic quantization)")
     vocab_file: typing.Optional[str] = option(None, "vocabulary (default: the one in the run's folder)")
-    overwrite: bool = option(False, "replace the export of an earlier call in output_dir")
+    overwrite: bool = option(
+        False, "replace the export of an earlier call in output_dir; a README.md that was edited is kept")
+    license: typing.Optional[str] = option(
+        None, "licence for the model card, as the Hugging Face Hub names it, such as apache-2.0 (default: unknown, to "
+        "be filled in)")
+    language: typing.Optional[str] = option(
+        None, "language of the text for the model card, as ISO 639, such as en (default: to be filled in)")
+    push_to_hub: typing.Optional[str] = option(
+        None, "upload the export to the Hugging Face Hub too, as owner/name: a fine-tuned model to the repository of "
+        "this name, a pre-trained one to owner/name-discriminator and owner/name-generator; needs HF_TOKEN or a login")
+    public: bool = option(False, "with --push_to_hub: repositories that are created are public (default: private)")
 
     def __post_init__(self):
+        check_options(self)
         require_options(self, "pretrained_checkpoint", "output_dir")
         if self.int8 and not (self.onnx or self.tflite):
             raise UserError("--int8 quantizes a model for another runtime: add --onnx, --tflite or both.")
+        if self.public and not self.push_to_hub:
+            raise UserError("--public needs --push_to_hub: give both, or omit --public.")
+        for name, pattern in (("license", "[a-z0-9][a-z0-9.+-]*"), ("language", "[a-z]{2,3}(-[A-Za-z0-9]+)*")):
+            value = getattr(self, name)
+            if value and not re.fullmatch(pattern, value):
+                known = {"license": "an identifier of the Hub, such as apache-2.0", "language": "a code such as en"}
+                raise UserError(f"--{name}={value} must be {known[name]}.")

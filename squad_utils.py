@@ -18,15 +18,15 @@ import hashlib
 import json
 import math
 import os
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from absl import logging
 
 import configuration
 import files
-import pretrain_utils
 import tokenization
+from batching import Batch, filled_rows
 from configuration import RunFailed, UserError
 from deferred import tensorflow as tf
 
@@ -174,21 +174,13 @@ def read_questions(path: str, context: Optional[str] = None) -> Iterator[Questio
         for number, example in enumerate(read_squad(path, True, needs_answers=False, offsets=Offsets.IGNORE), 1):
             yield _checked(Question(*example[:3]), f"{path}: question {number}")
         return
-    try:
-        with files.open_regular(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    where = f"{path}, line {number}"
-                    entry = configuration.parse_json_object(line, where)
-                    id_ = entry.get("id", number)
-                    if not isinstance(id_, (str, int, float)):
-                        raise UserError(f"{where}: id is {configuration.in_brief(id_)}, not text or a number: correct "
-                                        "it.")
-                    yield _checked(Question(id_, entry.get("question"), entry.get("context", context)), where)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): correct the path.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}): convert it.") from error
+    for number, (where, line) in enumerate(configuration.read_lines(path), 1):
+        if line.strip():
+            entry = configuration.parse_json_object(line, where)
+            id_ = entry.get("id", number)
+            if not isinstance(id_, (str, int, float)):
+                raise UserError(f"{where}: id is {configuration.in_brief(id_)}, not text or a number: correct it.")
+            yield _checked(Question(id_, entry.get("question"), entry.get("context", context)), where)
 
 
 def _checked(question: Question, where: str) -> Question:
@@ -422,136 +414,25 @@ def _load_features(name: str, examples, tokenizer, max_seq_length: int = 384, **
 
 # --- Batches ---
 
-
-class Batch(NamedTuple):
-    """Rows of the features that go through the network together, padded to `length`."""
-
-    length: int
-    rows: np.ndarray  # int [n], at most the batch size
-
-
-def plan_batches(lengths: np.ndarray, buckets: List[int], batch_size: int, order: np.ndarray) -> List[Batch]:
-    """Groups rows, in `order`, by the first bucket that holds them: ceil(n / batch_size) batches, at most one not full.
-
-    The rest of a bucket at the end goes to the next longer one, so that every row comes exactly once.
-    """
-    bucket_of = np.searchsorted(buckets, lengths)
-    waiting: List[List[int]] = [[] for _ in buckets]
-    batches = []
-    for row in order.tolist():
-        bucket = bucket_of[row]
-        waiting[bucket].append(row)
-        if len(waiting[bucket]) == batch_size:
-            batches.append(Batch(buckets[bucket], np.array(waiting[bucket])))
-            waiting[bucket] = []
-    rest: List[int] = []
-    longest = 0
-    for bucket, rows in enumerate(waiting):
-        rest += rows
-        longest = bucket if rows else longest
-        if len(rest) >= batch_size:
-            batches.append(Batch(buckets[longest], np.array(rest[:batch_size])))
-            rest = rest[batch_size:]
-    if rest:
-        batches.append(Batch(buckets[longest], np.array(rest)))
-    return batches
-
-
-class WindowOrder:
-    """The training windows in order, without end: epoch after epoch, each shuffled by (seed, epoch).
-
-    `position` says how far it is. A run resumes from there, also with batches of another size: no window of the epoch
-    is lost or seen twice.
-
-    Args:
-        lengths: int [n], tokens of every window.
-        batch_size: of all workers together.
-        limit: batches of an epoch, at most; None for all.
-        position: of an earlier run, to resume from.
-    """
-
-    def __init__(self, lengths: np.ndarray, buckets: List[int], batch_size: int, seed: int,
-                 limit: Optional[int] = None, position: Optional[dict] = None):
-        self.lengths, self.buckets, self.batch_size, self.seed, self.limit = lengths, buckets, batch_size, seed, limit
-        # Of the current epoch: [batch size, batches done], in order.
-        self.epoch, self._taken = (position["epoch"], list(position["taken"])) if position else (0, [])
-        self._left = self._rest_of_epoch()
-
-    def _rest_of_epoch(self) -> List[Batch]:
-        order = pretrain_utils.permutation([self.seed, self.epoch], len(self.lengths))
-        for batch_size, count in self._taken:
-            done = plan_batches(self.lengths, self.buckets, batch_size, order)[:count]
-            order = order[~np.isin(order, np.concatenate([batch.rows for batch in done]))]
-        left = plan_batches(self.lengths, self.buckets, self.batch_size, order)
-        return left if self.limit is None else left[:max(0, self.limit - sum(count for _, count in self._taken))]
-
-    @property
-    def position(self) -> dict:
-        return {"epoch": self.epoch, "taken": [list(entry) for entry in self._taken]}
-
-    @property
-    def batches_since_epoch_end(self) -> int:
-        """0 right after the last batch of an epoch."""
-        return sum(count for _, count in self._taken) if self._left else 0
-
-    @property
-    def batches_per_epoch(self) -> int:
-        batches = math.ceil(len(self.lengths) / self.batch_size)
-        return batches if self.limit is None else min(batches, self.limit)
-
-    def batches_until(self, epochs: float) -> int:
-        """How many batches are left until `epochs` epochs are done."""
-        return max(0, math.ceil((epochs - self.epoch - 1) * self.batches_per_epoch + len(self._left)))
-
-    def __next__(self) -> Batch:
-        if not self._left:
-            self.epoch, self._taken = self.epoch + 1, []
-            self._left = self._rest_of_epoch()
-        if not self._taken or self._taken[-1][0] != self.batch_size:
-            self._taken.append([self.batch_size, 0])
-        self._taken[-1][1] += 1
-        return self._left.pop(0)
-
-
 NETWORK_INPUTS = ("input_ids", "input_mask", "segment_ids", "p_mask")
 LABELS = ("start_positions", "end_positions", "is_impossible")
 
 
 def feed(features: Features, batch: Batch, batch_size: int, labels: bool = False,
          num_examples: Optional[float] = None) -> Dict[str, tf.Tensor]:
-    """The tensors of a batch, padded to `batch_size` rows with its first row, which then has weight 0.
+    """The tensors of a batch, see `batching.filled_rows`.
 
     Args:
         labels: add what training needs.
         num_examples: divisor of the loss's sums over examples (default: the number of rows).
     """
-    fill = batch_size - len(batch.rows)
-    rows = np.concatenate([batch.rows, np.repeat(batch.rows[:1] if len(batch.rows) else [0], fill)]).astype(int)
+    rows, weights = filled_rows(batch, batch_size)
     tensors = {name: tf.constant(getattr(features, name)[rows, :batch.length]) for name in NETWORK_INPUTS}
     if labels:
         tensors.update({name: tf.constant(getattr(features, name)[rows]) for name in LABELS})
-        tensors["weights"] = tf.constant([1.0] * len(batch.rows) + [0.0] * fill)
+        tensors["weights"] = tf.constant(weights)
         tensors["num_examples"] = tf.constant(float(num_examples or len(batch.rows)))
     return tensors
-
-
-def join_outputs(parts: Iterable[Tuple[Batch, Dict[str, np.ndarray]]], windows: int, length: Optional[int] = None
-                 ) -> Dict[str, np.ndarray]:
-    """The outputs of batches as arrays [windows, ...], in the order of the windows; padding rows are left out.
-
-    Args:
-        length: for outputs [batch, the batch's length]: the length of all, filled with 0, where there is no token.
-    """
-    outputs: Dict[str, np.ndarray] = {}
-    for batch, found in parts:
-        for name, value in found.items():
-            if name not in outputs:
-                outputs[name] = np.zeros([windows, *([length] if length else value.shape[1:])], value.dtype)
-            if length:
-                outputs[name][batch.rows, :batch.length] = value[:len(batch.rows)]
-            else:
-                outputs[name][batch.rows] = value[:len(batch.rows)]
-    return outputs
 
 
 # --- Answers ---

@@ -242,7 +242,7 @@ def run_updates(job: Job, train_step: TrainStep, run_log: RunLog, stop: StopRequ
         try:
             for step in range(job.step + 1, job.num_train_steps + 1):
                 stop.begin()
-                with run_log.profile.of(step, wait=train_step.step_done):
+                with run_log.profile.of(step, wait=train_step.step_done), run_log.histograms.of(step, train_step):
                     train_step(agreement.during(job.micro_batches(step), train_step.accumulation_steps))
                 save_due = step == job.num_train_steps or agreement.save_requested() or job.saves_after(step)
                 evaluation_due = job.evaluates_after(step)

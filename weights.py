@@ -216,11 +216,12 @@ class SavedRun(NamedTuple):
 
         Raises: UserError: the checkpoint is damaged, or its variables do not match its settings.
         """
-        if self.kind:
-            model = HEADS[self.kind](self.encoder, compute_dtype=compute_dtype, **self.state["head"])
-        else:
-            config = PretrainingConfig.from_saved(self.state["config"])
-            model = modeling.pretraining_model(self.encoder, config, self.tokenizer, compute_dtype)
+        with modeling.without_initial_values():
+            if self.kind:
+                model = HEADS[self.kind](self.encoder, compute_dtype=compute_dtype, **self.state["head"])
+            else:
+                config = PretrainingConfig.from_saved(self.state["config"])
+                model = modeling.pretraining_model(self.encoder, config, self.tokenizer, compute_dtype)
         self.restore(model)
         return model
 
@@ -739,7 +740,8 @@ def question_answering(source: Source, tokenizer: ElectraTokenizer, beam_size: O
     head.update({name: saved[name] for name in ("version_2", "beam_size", "answerability_from_gold") if name in saved})
     if beam_size:
         head["beam_size"] = beam_size
-    model = modeling.QuestionAnswering(source.config, compute_dtype=compute_dtype, **head)
+    with modeling.without_initial_values():
+        model = modeling.QuestionAnswering(source.config, compute_dtype=compute_dtype, **head)
     lacking = [variable.name.split(":")[0] for variable in model.trainable_variables
                if variable.name.split(":")[0] not in source.tensors]
     if lacking:

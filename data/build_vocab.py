@@ -46,8 +46,8 @@ share of words (between white space, without punctuation around them) that are o
 the longest tokens, and the rarest in that text. Each file has its own figures, for example one file per language.
 
 TensorFlow is not imported.
-Exit status: 0, 2 (invalid option or input), 1 (the training process was killed), 130 (Ctrl-C) or 143 (SIGTERM). Unless
-it is 0, nothing is written.
+Exit status: 0, 2 (invalid option or input), 1 (the training process was killed), 75 (Ctrl-C or SIGTERM: run the same
+command again). Unless it is 0, nothing is written.
 """
 from __future__ import annotations
 

@@ -5,8 +5,8 @@
 #   bash data/create_datasets_from_start.sh corpus mytexts --data_dir=data/mine
 #   bash data/create_datasets_from_start.sh --help                      every option
 #
-# scripts/datasets_recipe.py has the options. After an interruption the same command continues. Exit status: 0; 2 for an
-# invalid option or input; else that of the step that failed.
+# scripts/datasets_recipe.py has the options. Exit status: 0; 2 for an invalid option or input; 75 after an interruption
+# (the same command continues); else that of the step that failed.
 
 # shellcheck source=scripts/environment.sh disable=SC2154  # recipe sets variables
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../scripts/environment.sh"

@@ -44,7 +44,7 @@ import command_line  # noqa: E402  (found through the line above)
 import configuration  # noqa: E402
 import files  # noqa: E402
 import process_pool  # noqa: E402
-from configuration import Interrupted, UserError, option  # noqa: E402
+from configuration import UserError, option  # noqa: E402
 
 # https://dumps.wikimedia.org/mirrors.html; the first one allows two connections at a time
 WIKIPEDIA_MIRRORS = ("https://dumps.wikimedia.org", "https://mirror.accum.se/mirror/wikimedia.org/dumps",
@@ -425,7 +425,7 @@ def download(config: DownloadConfig) -> dict:
 def main(argv) -> int:
     config = command_line.parse(DownloadConfig, argv, __doc__)
     tqdm.tqdm.set_lock(threading.RLock())  # the default lock leaks a semaphore where the process is terminated
-    process_pool.stop_on_signals("run the same command again to resume", Interrupted.exit_status)
+    process_pool.stop_on_signals("run the same command again to resume")
     manifest = download(config)
     total = sum(entry["bytes"] for entry in manifest["files"].values())
     print(f"{config.output_dir}: {len(manifest['files']):,} files, {total / 1e6:,.1f} MB; license: "

@@ -19,10 +19,11 @@ the order of the files.
 
 The work is done in pieces of up to 16 MB. Finished pieces and shards are kept in `.<name of the output>.partial` beside
 the output: after a kill or a crash the same command checks them by size and hash and continues. They take the size of
-the text twice. A folder that is up to date is left as it is. Memory does not grow with the size of the text, except by about 50 bytes a document
-for near-duplicates.
+the text twice. A folder that is up to date is left as it is. Memory does not grow with the size of the text, except by
+about 50 bytes a document for near-duplicates.
 
-Exit status: 0, 2 (invalid option or input), 1 (a worker process failed), 130 (Ctrl-C) or 143 (SIGTERM).
+Exit status: 0, 2 (invalid option or input), 1 (a worker process failed), 75 (Ctrl-C or SIGTERM: run the same command
+again).
 """
 from __future__ import annotations
 
@@ -712,7 +713,7 @@ def write_corpus(config: PrepareConfig, folder: str, plan: dict) -> Tuple[Result
                        write_shard, order["sizes"], f"{folder}/shards/{{:06d}}.json", "writing")
     result = summarise(pieces, order, shards)
     new, text = f"{folder}/new", []
-    shutil.rmtree(new, ignore_errors=True)  # of a run that was killed here: the shards that it had moved are written again
+    shutil.rmtree(new, ignore_errors=True)  # of a run that was killed here: shards that it had moved are written again
     os.makedirs(f"{new}/text")
     for number, shard in enumerate(shards):
         name = f"text/corpus-{number:05d}-of-{len(shards):05d}.txt"

@@ -54,7 +54,7 @@ def check(config: BenchmarkConfig):
     check_folder(config.out_dir, "out_dir")
     program, encoder = config.program(), config.encoder()
     if isinstance(program, SquadConfig):
-        preflight.check_squad_memory(program, encoder)
+        preflight.check_fine_tuning_memory(program, encoder)
     else:
         preflight.check_memory(program, preflight.pretraining_bytes(program, encoder), "train_batch_size")
 
@@ -65,10 +65,12 @@ if __name__ == "__main__":  # an invalid call is refused at once, not after the 
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
+import batching  # noqa: E402
 import build_pretraining_dataset  # noqa: E402
 import devices  # noqa: E402
 import estimate  # noqa: E402
 import files  # noqa: E402
+import fine_tuning  # noqa: E402
 import flops  # noqa: E402
 import modeling  # noqa: E402
 import optimization  # noqa: E402
@@ -220,57 +222,67 @@ class Pretraining(Work):
 
 
 class Squad(Work):
-    """Updates of run_tf_squad.py over one epoch in each turn, and its predictions for the same windows."""
+    """Updates of run_tf_squad.py over one epoch in each turn, and its predictions for at least PREDICTED batches, with
+    the batch lengths of a large prediction."""
+
+    PREDICTED = 20
 
     def __init__(self, config: BenchmarkConfig, device: devices.Device, folder: str):
         tokenizer, self.program = write_vocabulary(folder), config.program(folder).fitted(1)
         batch_size = config.train_batch_size * config.gradient_accumulation_steps
         write_questions(self.program.data_file("train"), config.updates * batch_size, config.max_seq_length)
+        write_questions(self.program.data_file("dev"), max(config.updates * batch_size, self.PREDICTED
+                                                           * config.predict_batch_size), config.max_seq_length)
         self.written = time.monotonic()
-        split = run_tf_squad.read_split(self.program, "train", tokenizer)
-        self.features, encoder = split.features, config.encoder()
+        self.features, self._asked = (run_tf_squad.read_split(self.program, name, tokenizer).features
+                                      for name in ("train", "dev"))
+        encoder = config.encoder()
         model = modeling.QuestionAnswering(encoder, self.program.joint_head, self.program.version_2_with_negative,
                                            compute_dtype=device.compute_dtype)
-        optimizer = run_tf_squad.make_optimizer(self.program, model, 1_000_000)
+        optimizer = fine_tuning.make_optimizer(self.program, model, 1_000_000)
         super().__init__(config, model, optimizer, device)
-        self._setup = run_tf_squad.Setup(None, 1, model, optimizer, self._epoch(), 0, (), 0)
-        self._answers = run_tf_squad.Answers(model)
+        self._setup = fine_tuning.Setup(None, 1, model, optimizer, self._epoch(), 0, (), 0)
+        self._answers = run_tf_squad.SQUAD.predictor(model)
 
-    def _epoch(self) -> squad_utils.WindowOrder:
-        return squad_utils.WindowOrder(self.features.lengths, self.program.buckets, self.config.train_batch_size, 1)
+    def _epoch(self) -> batching.RowOrder:
+        return batching.RowOrder(self.features.lengths, self.program.buckets, self.config.train_batch_size, 1)
 
     def turn_begins(self):
-        self._setup = self._setup._replace(windows=self._epoch())  # every turn has the same windows
+        self._setup = self._setup._replace(order=self._epoch())  # every turn has the same windows
 
     def input_of(self, step: int):
-        return run_tf_squad.input_of(self.program, self._setup, self.features, ALONE, step)
+        return fine_tuning.input_of(run_tf_squad.SQUAD, self.program, self._setup, self.features, ALONE, step)
 
     def flops_of(self, features) -> float:
-        return run_tf_squad.flops_of(self.program, self.model, features)
+        return fine_tuning.flops_of(run_tf_squad.SQUAD, self.program, self.model, features)
 
     def warm_up(self):
         """Traces both ways for every length."""
         self.turn_begins()
-        for length in sorted({batch.length for batch in self._batches(self.config.train_batch_size)}):
+        batches = self._batches(self.features, self.program.buckets, self.config.train_batch_size)
+        for length in sorted({batch.length for batch in batches}):
             rows = np.flatnonzero(self.features.lengths <= length)[:self.config.train_batch_size]
-            feed = squad_utils.feed(self.features, squad_utils.Batch(length, rows), self.config.train_batch_size, True)
+            feed = squad_utils.feed(self.features, batching.Batch(length, rows), self.config.train_batch_size, True)
             seeds = tf.constant(pretrain_utils.fold_seeds([1], self.model.num_seeds))
             self.train_step([(feed, seeds)] * self.config.gradient_accumulation_steps)
         self.train_step.read_metrics()
         self.infer()
 
-    def _batches(self, batch_size: int) -> List[squad_utils.Batch]:
-        return squad_utils.plan_batches(self.features.lengths, self.program.buckets, batch_size,
-                                        np.argsort(self.features.lengths, kind="stable"))
+    @staticmethod
+    def _batches(features: squad_utils.Features, lengths: List[int], batch_size: int) -> List[batching.Batch]:
+        return batching.plan_batches(features.lengths, lengths, batch_size,
+                                     np.argsort(features.lengths, kind="stable"))
 
     def infer(self) -> Turn:
+        lengths = fine_tuning.fine_lengths(self.program)
         cpu = time.process_time()
-        _, interval = run_tf_squad.run_model(self.program, self._answers, self.features, ALONE, None)
+        _, interval = fine_tuning.run_model(run_tf_squad.SQUAD, self.program, self._answers, self._asked, ALONE, None,
+                                            lengths=lengths)
         cpu = time.process_time() - cpu
-        batches = self._batches(self.program.predict_batch_size)
+        batches = self._batches(self._asked, lengths, self.program.predict_batch_size)
         done = sum(flops.of_squad(self.program, self.model.config, batch.length, training=False) for batch in batches)
-        count = len(self.features.lengths)
-        return Turn(count / interval.sequences_per_second, count, float(self.features.lengths.sum()),
+        count = len(self._asked.lengths)
+        return Turn(count / interval.sequences_per_second, count, float(self._asked.lengths.sum()),
                     done * self.program.predict_batch_size, cpu)
 
 

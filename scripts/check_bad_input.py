@@ -59,7 +59,7 @@ import zipfile
 from typing import Callable, Dict, List, NamedTuple, Optional, Set
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
 from bad_inputs import (  # noqa: E402  (found through the line above)
     CALLS,
@@ -76,6 +76,7 @@ from bad_inputs import (  # noqa: E402  (found through the line above)
     shorten,
     words_of,
 )
+from squad_questions import SQUAD_WORDS, squad_file  # noqa: E402
 
 SECONDS = 120  # after which a command counts as hung
 STARTING = 0.3  # seconds until a Python command can handle a signal
@@ -85,27 +86,9 @@ MEMORY = 12 << 30  # address space of a command: more than any valid one takes
 
 # --- The world: a copy of the repository, and an earlier run ---
 
-SYLLABLES = [f"{a}{b}" for a in "bcdfglmnprst" for b in ("an", "el", "ir", "om", "us")]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SMALL_MODEL = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64,
                "embedding_size": 16, "max_position_embeddings": 64}
-
-
-def squad_content(version: str, questions: int, rng: random.Random) -> dict:
-    """Contexts of invented words; the answer is the word after the one in the question."""
-    paragraphs = []
-    for number in range(questions):
-        words = rng.sample(SYLLABLES, rng.randrange(10, 41))
-        place = rng.randrange(len(words) - 1)
-        impossible = version == "2.0" and number % 3 == 0
-        asked = next(word for word in SYLLABLES if word not in words) if impossible else words[place]
-        start = len(" ".join(words[:place + 1])) + 1
-        answers = [] if impossible else [{"text": words[place + 1], "answer_start": start}]
-        entry = {"id": f"q{number}", "question": f"who follows {asked} ?", "answers": answers}
-        if version == "2.0":
-            entry["is_impossible"] = impossible
-        paragraphs.append({"context": " ".join(words), "qas": [entry]})
-    return {"version": f"v{version}", "data": [{"title": "t", "paragraphs": paragraphs}]}
 
 
 class World:
@@ -174,27 +157,26 @@ class World:
         (folder / "corpus").mkdir()
         (folder / "squad").mkdir()
         for number in range(3):
-            lines = [" ".join(rng.choices(SYLLABLES, k=rng.randrange(4, 14))) if rng.random() < 0.8 else ""
+            lines = [" ".join(rng.choices(SQUAD_WORDS, k=rng.randrange(4, 14))) if rng.random() < 0.8 else ""
                      for _ in range(250)]
             (folder / "corpus" / f"part-{number}.txt").write_text("\n".join(lines) + "\n")
-        vocabulary = [*SPECIAL, *SYLLABLES, "who", "follows", "?", "a", "##a", "##n"]
+        vocabulary = [*SPECIAL, *SQUAD_WORDS, "who", "follows", "?", "a", "##a", "##n"]
         (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
         (folder / "model.json").write_text(json.dumps(SMALL_MODEL))
-        (folder / "article.txt").write_text(" ".join(rng.choices(SYLLABLES, k=60)) + ".\n")
+        (folder / "article.txt").write_text(" ".join(rng.choices(SQUAD_WORDS, k=60)) + ".\n")
         (folder / "hosts").write_text("# two\nhost1 slots=1\nhost2 slots=1\n")
         (folder / "evaluate.py").write_text("print('{\"exact_match\": 0.0, \"f1\": 0.0}')\n")
         shutil.copy(ROOT / "data" / "bf16_electra.json", folder / "bf16.json")
         for version in ("1.1", "2.0"):
             for part, questions in (("train", 12), ("dev", 6)):
-                content = squad_content(version, questions, rng)
-                (folder / "squad" / f"{part}-v{version}.json").write_text(json.dumps(content))
+                squad_file(folder / "squad" / f"{part}-v{version}.json", version, questions, seed=questions)
         self.make_raw_texts(rng)
         self.make_downloads()
 
     def make_raw_texts(self, rng: random.Random):
         """Text in every format that prepare_corpus.py reads; a table only with pyarrow."""
         def texts(count: int) -> List[str]:
-            return [" ".join(f"{' '.join(rng.sample(SYLLABLES, 9)).capitalize()}." for _ in range(5))
+            return [" ".join(f"{' '.join(rng.sample(SQUAD_WORDS, 9)).capitalize()}." for _ in range(5))
                     for _ in range(count)]
 
         def lines(count: int) -> bytes:
@@ -224,8 +206,8 @@ class World:
             pyarrow.parquet.write_table(pyarrow.table({"text": texts(9)}), folder / "table.parquet")
         (self.inputs / "questions.jsonl").write_text("".join(
             json.dumps({"id": number, "question": f"who follows {word} ?", **(
-                {"context": " ".join(rng.sample(SYLLABLES, 30))} if number % 2 else {})}) + "\n"
-            for number, word in enumerate(SYLLABLES[:8])))
+                {"context": " ".join(rng.sample(SQUAD_WORDS, 30))} if number % 2 else {})}) + "\n"
+            for number, word in enumerate(SQUAD_WORDS[:8])))
 
     def make_downloads(self):
         """What download.py finds with --offline: it connects to no server."""
@@ -702,8 +684,7 @@ def judge_end(run: Run) -> List[str]:
         return []  # Python itself was starting, or bash
     if case.kind == "signal":
         allowed = {0, 75}
-        wraps_data = case.program == "create_datasets_from_start.sh"
-        if wraps_data or not case.program.endswith(".sh") and not CALLS[case.call].trains:  # it has nothing to save
+        if not case.program.endswith(".sh") and not CALLS[case.call].trains:  # it has nothing to save
             allowed |= {130, 143, -signal.SIGTERM, -signal.SIGINT}
     if run.status not in allowed:
         found.append(f"status {run.status}")

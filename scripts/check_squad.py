@@ -46,6 +46,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+import batching  # noqa: E402
 import files  # noqa: E402
 import modeling  # noqa: E402
 import optimization  # noqa: E402
@@ -73,7 +74,7 @@ def main(argv) -> int:
     train = features["train"]
     model = modeling.QuestionAnswering(encoder, joint_head=False, seed=1)
     weights.load(source, model.trainable_variables, source.tokenizer)
-    batches = squad_utils.plan_batches(train.lengths, [config.max_seq_length], config.batch_size,
+    batches = batching.plan_batches(train.lengths, [config.max_seq_length], config.batch_size,
                                         pretrain_utils.permutation([1], len(train.lengths)))
     feeds = [squad_utils.feed(train, batch, config.batch_size, labels=True) for batch in batches]
     warmup = len(batches) // 10
@@ -97,7 +98,7 @@ def main(argv) -> int:
         step([(feed, seeds)])
         losses.append(step.read_metrics()["loss"])
     answers = tf.function(model.answers, autograph=False)
-    found = [answers(squad_utils.feed(dev, squad_utils.Batch(config.max_seq_length, rows), 16)) for rows in
+    found = [answers(squad_utils.feed(dev, batching.Batch(config.max_seq_length, rows), 16)) for rows in
              np.array_split(np.arange(len(dev.lengths)), -(-len(dev.lengths) // 16))]
     sizes = [len(rows) for rows in np.array_split(np.arange(len(dev.lengths)), len(found))]
     ours = {name: np.concatenate([piece[name][:size].numpy() for piece, size in zip(found, sizes)])

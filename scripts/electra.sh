@@ -40,6 +40,9 @@ pretrain() {  # pretrain PHASE LOG: runs `command`, after a crash `restart`
   local next=''
   running "${runner[@]}" "${command[@]}"
   [[ -z $dry_run ]] || return 0
+  # The last lines of phase 1 announce what follows (console.py).
+  export ELECTRA_THEN=''
+  (( $1 == 2 || ${#phases[@]} == 1 )) || ELECTRA_THEN='phase 2'
   run_restarting "$2" 'command[@]' 'restart[@]'
   (( $1 == 2 || ${#phases[@]} == 1 )) || next=", phase 2 was not started"
   if (( status == 2 )); then

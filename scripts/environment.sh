@@ -64,7 +64,7 @@ header_as_help() {  # for scripts without a table of options: with --help prints
 recipe() {
   local plan failed=0
   recipe_call=("$@")
-  [[ $1 == @(install_horovod|benchmark_*|create_datasets_*) ]] || resumable=yes
+  [[ $1 == @(install_horovod|benchmark_*) ]] || resumable=yes
   find_any_python
   { plan=$("$any_python" "$root/scripts/recipe.py" "$1" "$start_dir" "${@:2}" 3>&1 >&4) || failed=$?; } 4>&1
   [[ -z $stopped ]] || leave
@@ -98,6 +98,7 @@ build_data() {
     running "$python" "${!command}"
     [[ -z $dry_run ]] || continue
     run "$python" "${!command}"
+    (( status != 75 )) || leave
     (( status == 0 )) || die "the data could not be built (status $status)" "$status"
   done
   [[ -n $dry_run ]] || release_lock
@@ -130,7 +131,7 @@ on_signal() {
   [[ -z $child ]] || signal_child TERM
 }
 leave() {  # after a signal that came before the command had begun
-  [[ -z $resumable ]] || die "stopped before the first update: run the same command again" 75
+  [[ -z $resumable ]] || die "stopped: run the same command again" 75
   exit "$stopped"
 }
 on_usr1() {
@@ -152,7 +153,8 @@ await() {
     (( status > 128 && signals > seen )) || break
     last=$status
   done
-  if [[ $status == 127 && -n $last ]]; then status=$last; fi  # it had ended: there was nothing to wait for again
+  # It had ended, so there was nothing to wait for again: 127, and in bash 5.2 sometimes -1.
+  if [[ $status == @(127|-1) && -n $last ]]; then status=$last; fi
 }
 
 await_child() {

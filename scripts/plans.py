@@ -71,6 +71,8 @@ def estimate(call: Call) -> List[str]:
 
     Raises: UserError: an option of an estimate without --estimate, or several processes.
     """
+    if ESTIMATE[0] not in call.table.options:
+        return []
     given = [entry.name for entry in ESTIMATE[1:] if entry.name in call.given]
     if call["estimate"] == "false":
         if given:

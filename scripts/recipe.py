@@ -2,16 +2,16 @@
 
     python scripts/recipe.py WRAPPER START_DIR [ARGUMENT ...]
 
-The wrappers (electra.sh, electra_squad.sh, finetune_ckpts_on_squad.sh, install_horovod.sh, benchmark_*.sh) call this
-before they do anything else. It prints --help, or refuses a call in one sentence with status 2, or checks the call as a
-whole, both phases of pre-training included, and writes what to run to file descriptor 3: bash assignments, every value
-quoted.
+The wrappers (electra.sh, electra_squad.sh, electra_tasks.sh, finetune_ckpts_on_squad.sh, install_horovod.sh,
+benchmark_*.sh) call this before they do anything else. It prints --help, or refuses a call in one sentence with status
+2, or checks the call as a whole, both phases of pre-training included, and writes what to run to file descriptor 3:
+bash assignments, every value quoted.
 
-The recipes have their options, each written once, in pretraining_recipe.py, squad_recipe.py, sweep_recipe.py,
-datasets_recipe.py and benchmark_recipe.py; those of install_horovod.sh are here. An option that sets a field of the
-program's configuration takes meaning, type, choices and bounds from that field, and the default too where the table
-states none. On the command line of the program stands what the table states, and what differs from the program's own
-default. Only the standard library is needed, and no environment.
+The recipes have their options, each written once, in pretraining_recipe.py, squad_recipe.py, tasks_recipe.py,
+sweep_recipe.py, datasets_recipe.py and benchmark_recipe.py; those of install_horovod.sh are here. An option that sets a
+field of the program's configuration takes meaning, type, choices and bounds from that field, and the default too where
+the table states none. On the command line of the program stands what the table states, and what differs from the
+program's own default. Only the standard library is needed, and no environment.
 """
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from plans import DEVICES, Plan, Variables  # noqa: E402
 from pretraining_recipe import electra, electra_table  # noqa: E402
 from squad_recipe import electra_squad, squad_table  # noqa: E402
 from sweep_recipe import sweep, sweep_table  # noqa: E402
+from tasks_recipe import electra_tasks, tasks_table  # noqa: E402
 
 import configuration  # noqa: E402
 import files  # noqa: E402
@@ -54,7 +55,7 @@ def install_horovod(call: Call) -> Plan:
 
 
 WRAPPERS = {"electra": (electra_table, electra), "create_datasets_from_start": (datasets_table, create_datasets),
-            "electra_squad": (squad_table, electra_squad),
+            "electra_squad": (squad_table, electra_squad), "electra_tasks": (tasks_table, electra_tasks),
             "finetune_ckpts_on_squad": (sweep_table, sweep), "install_horovod": (horovod_table, install_horovod),
             **{f"benchmark_{task}": (functools.partial(benchmark_table, task), functools.partial(benchmark, task))
                for task in ("pretraining", "squad")}}

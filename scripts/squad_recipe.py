@@ -67,6 +67,8 @@ value.\
         of("save_checkpoints_minutes"),
         of("skip_bad_updates"),
         of("profile_steps"),
+        of("histograms"),
+        of("tracker"),
         of("force"),
         of("metric"),
         of("language"),

@@ -51,6 +51,7 @@ from plans import Plan  # noqa: E402
 import configuration  # noqa: E402
 import curves  # noqa: E402
 import files  # noqa: E402
+import run_page  # noqa: E402
 from checkpoints import (  # noqa: E402
     Checkpoint,
     Checkpoints,
@@ -401,7 +402,7 @@ def by_checkpoint(rows: List[dict]) -> Dict[str, List[dict]]:
 
 
 def write_tables(rows: List[dict], out_dir: str):
-    """sweep.txt, sweep.csv and sweep.png."""
+    """sweep.txt, sweep.csv, sweep.png and report.html."""
     if not rows:
         return
     files.write_text(os.path.join(out_dir, "sweep.txt"), table(rows))
@@ -415,6 +416,7 @@ def write_tables(rows: List[dict], out_dir: str):
         (search_squad.plot if any(row.get("setting") for row in rows) else plot)(rows, png)
     except OSError as error:
         warn_once(f"warning: {png} cannot be written ({in_short(error)}): the sweep continues.")
+    run_page.write_or_warn(out_dir)
 
 
 def plot(rows: List[dict], png: str):
@@ -480,7 +482,7 @@ def sweep(config: SweepConfig, arguments: List[str]):
         print(table(in_order(rows, jobs)), end="")
         if len(settings) > 1:
             print(best_of(config, jobs, rows, contents, arguments), end="")
-        print(f"Results are in {config.out_dir}: sweep.txt, sweep.csv, sweep.png.")
+        print(f"Results are in {config.out_dir}: sweep.txt, sweep.csv, sweep.png, report.html.")
     if failed:
         raise RunFailed(f"{len(failed)} of {asked} fine-tunings failed: {', '.join(failed)}.")
 

@@ -51,8 +51,11 @@ def golden():
 
 @pytest.fixture(autouse=True)
 def absl_is_heard():
-    """Gives absl's messages to the root logger, which a command that logs to a file ends: `caplog` listens there."""
-    logging.getLogger("absl").propagate = True
+    """Gives absl's messages from INFO on to the root logger, where `caplog` listens, whatever a test before has set: a
+    command that logs to a file ends that, and a level that was set stays."""
+    logger = logging.getLogger("absl")
+    logger.propagate = True
+    logger.setLevel(logging.INFO)
 
 
 @pytest.fixture(scope="session")

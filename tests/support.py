@@ -14,6 +14,7 @@ import sys
 import time
 
 import numpy as np
+from squad_questions import SQUAD_WORDS, squad_file  # noqa: F401  (test files import it from here)
 
 from electra_config import ElectraConfig
 from pretraining_options import PretrainingConfig
@@ -50,7 +51,8 @@ class Clone:
         self.environment["PATH"] = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
         shutil.copytree(ROOT / "scripts", folder / "scripts")
         modules = [ROOT / f"{module}.py" for module in ("command_line", "configuration", "electra_config", "files",
-                                                        "pretraining_options", "squad_options")]
+                                                        "fine_tuning_options", "pretraining_options", "squad_options",
+                                                        "task_options")]
         for file in (*ROOT.glob("requirements*.txt"), *modules):
             shutil.copy(file, folder)
         (folder / "data").mkdir()
@@ -181,29 +183,10 @@ def pretraining_config(data, tmp_path, **changes):
 
 # --- SQuAD ---
 
-SQUAD_WORDS = [f"{a}{b}" for a in "bcdfglmnprst" for b in ("an", "el", "ir", "om", "us")]
 SQUAD_ENCODER = ElectraConfig(vocab_size=5 + len(SQUAD_WORDS) + 5, embedding_size=16, hidden_size=32,
                               num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
                               max_position_embeddings=64)
 SQUAD_VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *SQUAD_WORDS, "who", "follows", "?"]
-
-
-def squad_file(path, version, questions, seed):
-    """Contexts of 10 to 40 invented words; the answer is the word after the one in the question."""
-    rng = np.random.default_rng(seed)
-    paragraphs = []
-    for number in range(questions):
-        words = list(rng.permutation(SQUAD_WORDS)[:rng.integers(10, 41)])
-        place = int(rng.integers(len(words) - 1))
-        impossible = version == "2.0" and number % 3 == 0
-        asked = next(word for word in SQUAD_WORDS if word not in words) if impossible else words[place]
-        start = len(" ".join(words[:place + 1])) + 1
-        answers = [] if impossible else [{"text": words[place + 1], "answer_start": start}]
-        entry = {"id": f"q{number}", "question": f"who follows {asked} ?", "answers": answers}
-        if version == "2.0":
-            entry["is_impossible"] = impossible
-        paragraphs.append({"context": " ".join(words), "qas": [entry]})
-    path.write_text(json.dumps({"version": f"v{version}", "data": [{"title": "t", "paragraphs": paragraphs}]}))
 
 
 def squad_config(data, out, **changes):
@@ -268,3 +251,47 @@ def fine_tune_reader(folder, name, joint_head):
         max_seq_length=32, doc_stride=8, max_query_length=8, length_buckets="32", train_batch_size=16, max_steps=150,
         learning_rate=1e-2, layerwise_lr_decay=0.0, seed=1, log_freq=1000), training.StopRequest())
     return str(folder / name)
+
+
+# --- Classification and tagging ---
+
+
+def save_classifier(folder, where, labels):
+    """A classifier with random weights and the vocabulary of `folder` in `where`. Returns its path."""
+    import modeling
+    import weights
+    from tokenization import ElectraTokenizer
+    model = modeling.SequenceClassification(READER_ENCODER, len(labels.names), labels.problem, seed=4)
+    rng = np.random.default_rng(2)
+    for variable in model.trainable_variables:  # at initial values all texts have nearly the same logits
+        variable.assign_add(rng.normal(scale=0.3, size=variable.shape).astype(np.float32))
+    weights.save_folder(model, "sequence_classification", ElectraTokenizer(str(folder / "vocab.txt")), str(where),
+                        labels=labels)
+    return str(where)
+
+
+def save_tagger(folder, where, labels, words=("zed",)):
+    """A tagger in `where`, with the vocabulary of `folder`, that gives `words` the second label, and others the first:
+    the embedding of a word says which it is, and the encoder passes that on. Returns its path."""
+    import modeling
+    import weights
+    from tokenization import ElectraTokenizer
+    model = modeling.TokenClassification(READER_ENCODER, len(labels.names), seed=4)
+    tokenizer = ElectraTokenizer(str(folder / "vocab.txt"))
+    embeddings = np.zeros(model.embeddings.word_embeddings.shape, np.float32)
+    embeddings[:, 0] = 1.0
+    for word in words:
+        (id_,) = tokenizer.encode(word).ids
+        embeddings[id_, :2] = 0.0, 1.0
+    projection = np.zeros(model.encoder.embeddings_project.kernel.shape, np.float32)
+    projection[0, 0] = projection[1, 1] = 1.0
+    for variable in model.trainable_variables:
+        if "LayerNorm" not in variable.name:
+            variable.assign(np.zeros(variable.shape))
+    model.embeddings.word_embeddings.assign(embeddings)
+    model.encoder.embeddings_project.kernel.assign(projection)
+    kernel = np.zeros(model.head.kernel.shape, np.float32)
+    kernel[0, 0] = kernel[1, 1] = 2.0
+    model.head.kernel.assign(kernel)
+    weights.save_folder(model, "token_classification", tokenizer, str(where), labels=labels)
+    return str(where)

@@ -13,6 +13,7 @@ import pytest
 import test_page
 
 import analysis
+import files
 import squad_metrics
 import squad_results
 from squad_options import AnalysisConfig, SquadConfig
@@ -307,6 +308,6 @@ def test_a_page_that_cannot_be_written_is_a_warning(tmp_path, caplog, monkeypatc
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(analysis.files, "write_text", fail)
+    monkeypatch.setattr(files, "write_text", fail)
     analysis.write_after_evaluation(config_of(tmp_path, True), examples, answers)
     assert "No space left" in caplog.text

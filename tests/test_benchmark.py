@@ -89,9 +89,9 @@ def test_squad_is_measured_over_the_same_windows_in_each_turn(run):
     check_results(found, printed, {name: flops.of_squad(program, encoder, 32, training=name == "training")
                                    for name in ("training", "inference")})
     assert list(found["results"]) == ["training", "inference"] and "peer" not in found
-    for result in found["results"].values():
-        assert {turn["sequences"] for turn in result["turns"]} == {8}
-        assert len({turn["tokens"] for turn in result["turns"]}) == 1
+    for name, sequences in (("training", 8), ("inference", 160)):
+        assert {turn["sequences"] for turn in found["results"][name]["turns"]} == {sequences}
+        assert len({turn["tokens"] for turn in found["results"][name]["turns"]}) == 1
 
 
 def test_a_peer_that_ends_is_said(run, tmp_path, monkeypatch):

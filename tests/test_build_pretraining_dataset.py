@@ -522,10 +522,10 @@ def test_a_signal_while_the_folder_is_replaced_is_too_late_to_stop_the_build(con
 @pytest.mark.parametrize("number, target, num_begun, status, sentence", [
     (signal.SIGKILL, "worker", 1, 1, "a worker process was killed"),
     (signal.SIGKILL, "parent", 2, -9, ""),
-    (signal.SIGINT, "group", 1, 130, "stopped by SIGINT"),  # as a terminal's Ctrl-C
-    (signal.SIGINT, "group", 0, 130, "stopped by SIGINT"),  # while the workers start
-    (signal.SIGTERM, "group", 1, 143, "stopped by SIGTERM"),  # a job scheduler's TERM may or may not reach the workers
-    (signal.SIGTERM, "parent", 2, 143, "stopped by SIGTERM")])
+    (signal.SIGINT, "group", 1, 75, "stopped by SIGINT"),  # as a terminal's Ctrl-C
+    (signal.SIGINT, "group", 0, 75, "stopped by SIGINT"),  # while the workers start
+    (signal.SIGTERM, "group", 1, 75, "stopped by SIGTERM"),  # a job scheduler's TERM may or may not reach the workers
+    (signal.SIGTERM, "parent", 2, 75, "stopped by SIGTERM")])
 def test_killed_worker_or_signal_ends_the_build_at_once_and_the_same_command_continues(
         configure, corpus, tmp_path, number, target, num_begun, status, sentence):
     (corpus / "long").write_text(make_text(9, 1000) * 10, encoding="utf-8")

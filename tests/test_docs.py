@@ -26,8 +26,8 @@ import configuration
 from electra_config import GENERATOR_FRACTIONS, SIZES
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-WRAPPERS = ("electra.sh", "electra_squad.sh", "finetune_ckpts_on_squad.sh", "benchmark_pretraining.sh",
-            "benchmark_squad.sh", "../data/create_datasets_from_start.sh")
+WRAPPERS = ("electra.sh", "electra_squad.sh", "electra_tasks.sh", "finetune_ckpts_on_squad.sh",
+            "benchmark_pretraining.sh", "benchmark_squad.sh", "../data/create_datasets_from_start.sh")
 
 # --- What the pages hold ---
 
@@ -102,12 +102,13 @@ def record(text: str, folder):
 # --- Checking ---
 
 CONFIGURATIONS = {
-    "run_pretraining.py": "PretrainingConfig", "run_tf_squad.py": "SquadConfig", "run_inference.py": "InferenceConfig",
+    "run_pretraining.py": "PretrainingConfig", "run_tf_squad.py": "SquadConfig",
+    "run_tf_tasks.py": "TaskConfig", "run_inference.py": "InferenceConfig",
     "postprocess_pretrained_ckpt.py": "ExportConfig", "build_pretraining_dataset.py": "BuildConfig",
     "data/build_vocab.py": "VocabConfig", "data/make_sample_data.py": "SampleDataConfig",
     "data/prepare_corpus.py": "PrepareConfig", "data/download.py": "DownloadConfig",
     "scripts/sweep_squad.py": "SweepConfig", "scripts/benchmark.py": "BenchmarkConfig",
-    "estimate.py": "EstimateConfig", "analysis.py": "AnalysisConfig",
+    "estimate.py": "EstimateConfig", "analysis.py": "AnalysisConfig", "report.py": "ReportConfig",
     "scripts/check_weights.py": "CheckConfig", "scripts/check_squad.py": "CheckConfig",
     "scripts/check_vocabularies.py": "CheckConfig", "scripts/check_objective.py": "CheckConfig"}
 
@@ -143,6 +144,8 @@ def parse(script: str, words):
     module = load(script)
     config_class = getattr(module, CONFIGURATIONS[script])
     words = words[:words.index("--")] if "--" in words else words
+    if script == "report.py":  # which takes folders beside its options
+        return command_line.parse_with_arguments(config_class, [script, *words], module.__doc__, "RUN")
     return command_line.parse(config_class, [script, *words], module.__doc__, getattr(module, "OLD_NAMES", None))
 
 

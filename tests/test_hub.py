@@ -1,6 +1,7 @@
-"""hub: downloads from a local server that implements the protocol of the Hugging Face Hub."""
+"""hub: downloads from and uploads to local servers that implement the protocol of the Hugging Face Hub."""
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import http.server
@@ -18,6 +19,7 @@ import pytest
 import safetensors.numpy
 from huggingface_hub import constants
 
+import hub as hub_module
 import weights
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -280,3 +282,180 @@ def test_an_unavailable_model_is_refused_with_the_way_out(hub, monkeypatch, refu
     use_endpoint(monkeypatch, hub.url)
     del hub.files["model.safetensors"]
     assert "tf_model.h5, pytorch_model.bin" in refuses(weights.read, REPOSITORY)
+
+
+# --- Uploads ---
+
+
+class WritableHub(http.server.ThreadingHTTPServer):
+    """Creates repositories, stores large files, and takes commits.
+
+    Attributes:
+        repositories: content by file name, by repository.
+        private: whether a repository was created so, by repository.
+        commits: number of commits, by repository.
+        refusals: status of the next answer, by the last words of a path.
+        tokens: what requests were authorised with.
+    """
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), WritableHandler)
+        self.repositories, self.private, self.commits, self.refusals, self.tokens = {}, {}, {}, {}, set()
+        self.stored = {}
+        threading.Thread(target=self.serve_forever, args=[0.02], daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class WritableHandler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def reply(self, status, content=b"", **headers):
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_GET(self):  # a file, or whether there is a repository
+        owner, name, *_, file = self.path.split("?")[0].strip("/").split("/")
+        content = self.server.repositories.get(f"{owner}/{name}", {}).get(file)
+        if content is None:
+            self.reply(404, X_Error_Code="EntryNotFound", X_Repo_Commit="1" * 40)
+        else:
+            self.reply(200, content, ETag=f'"{hashlib.sha1(b"blob %d" % len(content) + content).hexdigest()}"',
+                       X_Repo_Commit="1" * 40)
+
+    do_HEAD = do_GET
+
+    def do_PUT(self):
+        self.server.stored[self.path.rpartition("/")[2]] = self.rfile.read(int(self.headers["Content-Length"]))
+        self.reply(200)
+
+    def do_POST(self):
+        body, hub, path = self.rfile.read(int(self.headers["Content-Length"])), self.server, self.path.strip("/")
+        hub.tokens.add(self.headers.get("Authorization"))
+        refused = next((word for word in hub.refusals if word in path), None)
+        if refused:
+            return self.reply(hub.refusals[refused], {"error": "no"}, X_Error_Code="Refused")
+        if path == "api/repos/create":
+            given = json.loads(body)
+            repository = f"{given['organization']}/{given['name']}"
+            known = repository in hub.repositories
+            hub.repositories.setdefault(repository, {})
+            hub.private.setdefault(repository, given.get("private", given.get("visibility") == "private"))
+            self.reply(409 if known else 200, {"url": f"{hub.url}/{repository}"})
+        elif path == "api/validate-yaml":
+            self.reply(200, {"errors": [], "warnings": []})
+        elif "/preupload/" in path:
+            self.reply(200, {"files": [{"path": file["path"], "shouldIgnore": False, "uploadMode":
+                                        "lfs" if file["path"].endswith(".safetensors") else "regular"}
+                                       for file in json.loads(body)["files"]]})
+        elif path.endswith("objects/batch"):
+            self.reply(200, {"transfer": "basic", "objects": [
+                {**entry, "actions": {"upload": {"href": f"{hub.url}/stored/{entry['oid']}"}}}
+                for entry in json.loads(body)["objects"]]})
+        elif "/commit/" in path:
+            self.commit("/".join(path.split("/")[2:4]), [json.loads(line) for line in body.splitlines()])
+        else:
+            self.reply(404)
+
+    def commit(self, repository, entries):
+        files = self.server.repositories[repository]
+        for entry in entries:
+            value = entry["value"]
+            if entry["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif entry["key"] == "lfsFile":
+                files[value["path"]] = self.server.stored[value["oid"]]
+        self.server.commits[repository] = self.server.commits.get(repository, 0) + 1
+        self.reply(200, {"commitUrl": f"{self.server.url}/{repository}/commit/1", "commitOid": "1" * 40,
+                         "pullRequestUrl": None})
+
+
+@pytest.fixture
+def writable(tmp_path, monkeypatch):
+    server = WritableHub()
+    for name in [name for name in os.environ if name.startswith("HF_") or name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    use_endpoint(monkeypatch, server.url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def exported(tmp_path):
+    for kind in ("discriminator", "generator"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "model.safetensors").write_bytes(kind.encode() * 1000)
+        (tmp_path / kind / "config.json").write_text("{}")
+        (tmp_path / kind / "README.md").write_text("---\nlicense: mit\n---\nours\n")
+    return {f"someone/electra-{kind}": str(tmp_path / kind) for kind in ("discriminator", "generator")}
+
+
+def test_each_folder_becomes_one_commit_of_a_private_repository_with_all_files(writable, exported):
+    urls = hub_module.upload(exported)
+    assert urls == {name: f"{writable.url}/{name}" for name in exported}
+    assert writable.private == dict.fromkeys(exported, True) and writable.commits == dict.fromkeys(exported, 1)
+    for name, folder in exported.items():
+        assert writable.repositories[name] == {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
+    assert writable.tokens == {"Bearer hf_test"}
+    hub_module.upload({"someone/open": next(iter(exported.values()))}, public=True)
+    assert writable.private["someone/open"] is False
+
+
+def test_a_card_that_was_edited_on_the_hub_is_kept(writable, exported, caplog):
+    name, folder = next(iter(exported.items()))
+    for card, kept in (("mine", True), ("ours", False)):
+        writable.repositories[name] = {"README.md": card.encode()}
+        with caplog.at_level(logging.INFO, "absl"):
+            hub_module.upload({name: folder}, is_own_card=lambda text: text == "ours")
+        assert (writable.repositories[name]["README.md"] == b"mine") == kept
+        assert "config.json" in writable.repositories[name]
+    assert caplog.text.count("is kept") == 1
+
+
+@pytest.mark.parametrize("place, status, words", [
+    ("repos/create", 401, "not valid"), ("repos/create", 403, "no right to write"), ("commit/", 403, "no right"),
+    ("preupload", 404, "check the name"), ("commit/", 409, "run the same command again"),
+    ("objects/batch", 400, "check the connection")])
+def test_a_refused_upload_is_one_sentence_and_leaves_every_repository_as_it_was(place, status, words, writable,
+                                                                                exported, refuses):
+    writable.refusals[place] = status
+    text = refuses(hub_module.upload, exported)
+    assert "--push_to_hub" in text and words in text and "someone/electra-discriminator" in text
+    assert not any(writable.repositories.values()) and not writable.commits
+
+
+def test_what_was_pushed_before_a_failure_is_named(writable, exported, refuses):
+    writable.refusals["electra-generator/commit"] = 409
+    text = refuses(hub_module.upload, exported)
+    assert "pushed before: someone/electra-discriminator" in text and "someone/electra-generator could not" in text
+
+
+def test_an_upload_needs_a_name_a_token_and_a_network(writable, exported, monkeypatch, refuses, tmp_path):
+    hub_module.check_upload("someone/electra-x")
+    for name in ("electra", "a/b/c", "someone/..", "someone/x y", "/x", "someone/a--b"):
+        assert f"--push_to_hub={name}" in refuses(hub_module.check_upload, name)
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    assert "HF_TOKEN" in refuses(hub_module.check_upload, "someone/electra-x")
+    monkeypatch.setenv("HF_TOKEN", "x")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE" in refuses(hub_module.check_upload, "someone/electra-x")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    use_endpoint(monkeypatch, "http://127.0.0.1:9")
+    text = refuses(hub_module.upload, exported)
+    assert "127.0.0.1:9" in text and "Connection refused" in text

@@ -15,6 +15,7 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 import tokenizers
+from huggingface_hub import ModelCard
 
 import modeling
 import postprocess_pretrained_ckpt
@@ -64,8 +65,8 @@ def test_the_command_writes_both_networks_and_says_where(tmp_path, vocab_file):
         f"{kind} of run/checkpoints/ckpt-p2-3 (step 3 of phase 2): out/{kind}"
         for kind in ("discriminator", "generator")]
     for kind in ("discriminator", "generator"):
-        assert sorted(os.listdir(tmp_path / "out" / kind)) == ["config.json", "model.safetensors", "saved_model",
-                                                               "tokenizer_config.json", "vocab.txt"]
+        assert sorted(os.listdir(tmp_path / "out" / kind)) == [
+            "README.md", "config.json", "model.safetensors", "saved_model", "tokenizer_config.json", "vocab.txt"]
     found = weights.read(str(tmp_path / "out")).tensors
     for variable in model.trainable_variables:
         name = variable.name.split(":")[0]
@@ -79,8 +80,8 @@ def test_a_sentencepiece_vocabulary_is_exported_as_itself(tmp_path):
     make_run(tmp_path / "run", languages.train_sentencepiece(tmp_path / "x.model", lines, vocab_size=101))
     export(tmp_path / "run", tmp_path / "out")
     folder = tmp_path / "out" / "discriminator"
-    assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors", "spiece.model", "tokenizer.json",
-                                          "tokenizer_config.json"]
+    assert sorted(os.listdir(folder)) == ["README.md", "config.json", "model.safetensors", "spiece.model",
+                                          "tokenizer.json", "tokenizer_config.json"]
     assert (folder / "spiece.model").read_bytes() == (tmp_path / "x.model").read_bytes()
     source = weights.read(str(tmp_path / "out"))
     assert source.tokenizer.fingerprint == ElectraTokenizer(str(tmp_path / "x.model")).fingerprint
@@ -149,6 +150,39 @@ def test_an_earlier_export_is_replaced_only_with_overwrite_and_other_folders_nev
     text = refuses(export, run, tmp_path / "out", overwrite=True)
     assert "--output_dir" in text and "--overwrite" not in text
     assert (tmp_path / "out" / "thesis.txt").exists()
+
+
+def test_a_card_that_was_edited_is_kept_and_another_is_written_again(run, tmp_path, capsys, vocab_file, refuses):
+    cards = [tmp_path / "out" / kind / "README.md" for kind in ("discriminator", "generator")]
+    export(run, tmp_path / "out")
+    assert ModelCard.load(cards[0]).data.license == "unknown" and "update 3 of 3 in phase 2" in cards[0].read_text()
+    cards[1].write_text("# Mine")
+    capsys.readouterr()
+    export(run, tmp_path / "out", overwrite=True, license="mit", language="de")
+    data = ModelCard.load(cards[0]).data
+    assert (data.license, data.language) == ("mit", "de") and cards[1].read_text() == "# Mine"
+    said = capsys.readouterr().out
+    assert f"{cards[1]} was edited, and is kept" in said and str(cards[0]) not in said
+    make_run(tmp_path / "other", vocab_file, generator="uniform")
+    assert str(cards[1]) in refuses(export, tmp_path / "other", tmp_path / "out", overwrite=True)
+    assert cards[1].read_text() == "# Mine"
+
+
+def test_both_networks_are_pushed_to_repositories_of_their_own(run, tmp_path, capsys, monkeypatch):
+    pushed = []
+    monkeypatch.setattr(postprocess_pretrained_ckpt.hub, "upload", lambda folders, public, is_own_card: (
+        pushed.append((folders, public, is_own_card("# Mine"))) or {name: f"https://hub/{name}" for name in folders}))
+    export(run, tmp_path / "out", push_to_hub="me/tiny", public=True)
+    folders = {f"me/tiny-{kind}": str(tmp_path / "out" / kind) for kind in ("discriminator", "generator")}
+    assert pushed == [(folders, True, False)]
+    assert "pushed: https://hub/me/tiny-generator" in capsys.readouterr().out
+    assert 'from_pretrained("me/tiny-discriminator")' in (tmp_path / "out/discriminator/README.md").read_text()
+
+
+@pytest.mark.parametrize("changes", [{"license": "MIT License"}, {"language": "English"}, {"public": True}], ids=str)
+def test_invalid_metadata_is_refused_by_its_flag(changes, refuses):
+    name = next(iter(changes))
+    assert f"--{name}" in refuses(ExportConfig, pretrained_checkpoint="c", output_dir="o", **changes)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

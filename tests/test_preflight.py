@@ -3,6 +3,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 from support import ROOT
@@ -145,10 +146,10 @@ def test_a_batch_of_answers_beyond_the_free_memory_is_refused_by_its_own_flag(re
     monkeypatch.setattr(preflight, "free_memory", lambda: 3e9)
     encoder = ElectraConfig.of_size("base")
     config = SquadConfig(do_eval=True, data_dir="x", output_dir="x", predict_batch_size=1000)
-    assert "--predict_batch_size=1000" in refuses(preflight.check_squad_memory, config, encoder)
-    preflight.check_squad_memory(dataclasses.replace(config, predict_batch_size=16), encoder)
+    assert "--predict_batch_size=1000" in refuses(preflight.check_fine_tuning_memory, config, encoder)
+    preflight.check_fine_tuning_memory(dataclasses.replace(config, predict_batch_size=16), encoder)
     training = dataclasses.replace(config, do_eval=False, do_train=True)
-    assert "--train_batch_size=16" in refuses(preflight.check_squad_memory, training, encoder)
+    assert "--train_batch_size=16" in refuses(preflight.check_fine_tuning_memory, training, encoder)
 
 
 def test_an_update_beyond_the_free_memory_is_refused_unless_forced(data, tmp_path, refuses, monkeypatch):
@@ -171,3 +172,16 @@ def test_checkpoints_that_are_there_leave_the_count_to_the_command(data, tmp_pat
     assert Checkpoints(config.checkpoint_dir).list()
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
     preflight.check_pretraining(config)
+
+
+@pytest.mark.parametrize("options, has_checkpoint, expected", [
+    (dict(), True, False), (dict(restore_checkpoint="latest"), True, True),
+    (dict(restore_checkpoint="auto"), False, False),
+    (dict(restore_checkpoint="ckpt-3"), False, True), (dict(phase2=True), False, True),
+    (dict(load_weights=True, weights_dir="w", phase2=True), True, False),
+    (dict(load_weights=True, weights_dir="w", restore_checkpoint="auto"), True, True),
+    (dict(load_weights=True, weights_dir="w", restore_checkpoint="auto"), False, False)])
+def test_initial_values_are_drawn_unless_a_checkpoint_sets_all_variables(options, has_checkpoint, expected):
+    config = PretrainingConfig(pretrain_tfrecords="x", **options)
+    checkpoints = types.SimpleNamespace(list=lambda phase: ["ckpt"] if has_checkpoint else [])
+    assert preflight.restores(config, checkpoints) is expected

@@ -11,6 +11,7 @@ import tensorflow as tf
 from support import WHERE, words
 
 import devices
+import predictor
 import reader as reader_module
 import weights
 from checkpoints import Checkpoints
@@ -84,7 +85,7 @@ def test_a_long_context_is_searched_completely_in_batches(reader, monkeypatch):
         assert shapes == [(32, 32), (10, 32)] and 32 < 1 + -(-(312 - 25) // 7) <= 48
         assert (found[0].text, found[0].start) == ("zed", context.index("zed"))
         with monkeypatch.context() as patch:
-            patch.setattr(reader_module, "BATCH_SIZE", 1000)
+            patch.setattr(predictor, "BATCH_SIZE", 1000)
             at_once = reader.answer(WHERE, context)
         assert [answer[:3] for answer in found] == [answer[:3] for answer in at_once]
         assert found[0].score == pytest.approx(at_once[0].score, abs=1e-4)

@@ -9,12 +9,14 @@ import subprocess
 import sys
 
 import pytest
-from support import WHERE, words
+from support import WHERE, save_classifier, save_tagger, words
 
 import files
 import run_inference
+import tagging
 import training
 import weights
+from classifier import Classifier
 from configuration import Interrupted
 from reader import Reader
 from run_inference import in_sentence
@@ -276,3 +278,67 @@ def bare(independent, tmp_path):
     weights.save_folder(run.model(), "question_answering", run.tokenizer, str(tmp_path / "bare"))
     (tmp_path / "bare" / "vocab.txt").unlink()
     return tmp_path / "bare"
+
+
+# --- Classifiers and taggers ---
+
+
+@pytest.fixture(scope="module")
+def classifier(reader_folder, tmp_path_factory):
+    return save_classifier(reader_folder, tmp_path_factory.mktemp("classifier") / "model",
+                           weights.Labels(("no", "yes"), "single_label"))
+
+
+@pytest.fixture(scope="module")
+def tagger(reader_folder, tmp_path_factory):
+    return save_tagger(reader_folder, tmp_path_factory.mktemp("tagger") / "model",
+                       weights.Labels(("O", "I-Z"), None))
+
+
+def test_the_model_decides_what_is_printed(classifier, tagger, tmp_path, capsys):
+    main(f"--init_checkpoint={classifier}", "--context=ban bel", "--pair=bir")
+    lines = capsys.readouterr().out.splitlines()
+    found = Classifier.from_pretrained(classifier).classify("ban bel", "bir")
+    assert lines == [f"{share:6.1%}  {name}" for name, share in found.probabilities.items()]
+    (tmp_path / "text.txt").write_text("Ban zed zed. Bel zed.")
+    main(f"--init_checkpoint={tagger}", f"--context_file={tmp_path / 'text.txt'}")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1:] for line in lines[::2]] == [["Z", "zed", "zed"], ["Z", "zed"]]
+    assert lines[1].strip() == "Ban >>zed zed<<."
+
+
+def test_a_file_of_texts_becomes_a_file_of_predictions(classifier, tagger, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_inference, "TOGETHER", 3)
+    texts = [f"{words(number % 9 + 1, number)} zed" for number in range(8)]
+    (tmp_path / "in.tsv").write_text("id\ttext\ttext_pair\n" + "".join(
+        f"t{number}\t{text}\tban\n" for number, text in enumerate(texts)))
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    main(f"--init_checkpoint={classifier}", f"--input_file={tmp_path / 'in.tsv'}", f"--output_file={tmp_path / 'a'}")
+    found = lines_of(tmp_path / "a")
+    expected = Classifier.from_pretrained(classifier).classify(texts, "ban")
+    assert [entry["id"] for entry in found] == [f"t{number}" for number in range(8)]
+    for entry, prediction in zip(found, expected):
+        assert set(entry) == {"id", "text", "pair", "prediction", "probabilities"}
+        assert entry["prediction"] == prediction.label
+        assert entry["probabilities"] == pytest.approx(prediction.probabilities, abs=1e-4)
+    main(f"--init_checkpoint={tagger}", f"--input_file={tmp_path / 'in.jsonl'}",
+         f"--output_file={tmp_path / 'b.jsonl'}")
+    for number, (entry, text) in enumerate(zip(lines_of(tmp_path / "b.jsonl"), texts), 1):
+        (span,) = entry["spans"]
+        assert entry["id"] == number and span["label"] == "Z"
+        assert entry["text"][span["start"]:span["end"]] == "zed" == text[-3:]
+    tagged = tagging.read(str(tmp_path / "b.jsonl"))  # as training data
+    assert all(sentence.tags == ("O",) * (len(sentence.words) - 1) + ("B-Z",) for sentence in tagged)
+
+
+def test_options_and_files_that_do_not_fit_the_model_are_refused(classifier, tagger, tmp_path, refuses):
+    assert "--question" in refuses(main, f"--init_checkpoint={classifier}", "--context=ban", "--question=who?")
+    assert "--pair" in refuses(main, f"--init_checkpoint={tagger}", "--context=ban", "--pair=bel")
+    for name, text, part in (("a.csv", "text,id\nban,1\n,2\n", "line 3"), ("b.csv", "id\n1\n", "text"),
+                             ("c.jsonl", '{"text": "ban"}\n{"text": 3}', "line 2")):
+        (tmp_path / name).write_text(text)
+        assert part in refuses(main, "--init_checkpoint=no/model", f"--input_file={tmp_path / name}",
+                               f"--output_file={tmp_path / 'out'}")
+    questions = questions_file(tmp_path / "q.jsonl", 2)
+    assert "text" in refuses(main, f"--init_checkpoint={tagger}", f"--input_file={questions}",
+                             f"--output_file={tmp_path / 'out'}")

@@ -1,6 +1,7 @@
 """run_log: logs that continue after a resume, metrics as text, the console, curves, speed."""
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -406,7 +407,8 @@ def start_logging(tmp_path):
 
 
 PRETRAINING = dict(generator_loss=123.4567, generator_accuracy=1.0, discriminator_loss=0.0512345,
-                   discriminator_accuracy=1.0, discriminator_precision=1.0, discriminator_recall=1.0)
+                   discriminator_accuracy=1.0, discriminator_precision=1.0, discriminator_recall=1.0,
+                   discriminator_gain=-1.2345)
 SQUAD = dict(start_accuracy=1.0, end_accuracy=1.0, answerability_accuracy=1.0)
 
 
@@ -510,3 +512,39 @@ def test_closed_and_full_streams_end_nothing(monkeypatch, start_logging, streams
             bar.update()
             run_log.logging.info("a line")
     assert len(log().splitlines()) == 4
+
+
+@pytest.mark.parametrize("error, reason", [(None, "finished"), (run_log.Interrupted("stopped at step 2"), "stopped"),
+                                           (ValueError("x"), "failed")])
+def test_each_start_and_end_is_in_the_history_and_the_page_is_written(tmp_path, error, reason):
+    written = []
+    drawn = run_log.RunLog("title", "a run", TABLE, lambda sums: {}, lambda step: 0.1, 1, 10, 8, str(
+        tmp_path / "m.jsonl"), str(tmp_path / "c.png"), str(tmp_path / "tb"), logs=str(tmp_path),
+        about={"phase": 2, "data": {"records": 5}}, page=lambda: written.append(1))
+    with contextlib.suppress(type(error) if error else ZeroDivisionError):
+        with drawn:
+            drawn.training(2, {"loss": 1.0, "micro_batches": 1, "gradient_norm": 1.0, "updates": 1, "tokens": 1})
+            drawn.evaluation(2, {"loss": 1.0})
+            if error:
+                raise error
+        drawn.summary(2)
+    start, end = map(json.loads, (tmp_path / "history.jsonl").read_text().splitlines())
+    assert (start["event"], start["step"], start["phase"], start["num_train_steps"]) == ("start", 1, 2, 10)
+    assert start["data"] == {"records": 5} and start["command"] and start["versions"]["python"]
+    assert (end["event"], end["step"], end["reason"]) == ("end", 2, reason) and end["session"] == start["session"]
+    assert end.get("message", "") == ("" if error is None else str(error)) and len(written) == 2
+
+
+def test_a_history_and_a_page_that_cannot_be_written_are_warnings(tmp_path, caplog):
+    (tmp_path / "history.jsonl").mkdir()
+
+    def fail():
+        raise OSError(None, "no space")
+
+    drawn = run_log.RunLog("title", "a run", TABLE, lambda sums: {}, lambda step: 0.1, 0, 10, 8, str(
+        tmp_path / "m.jsonl"), str(tmp_path / "c.png"), str(tmp_path / "tb"), logs=str(tmp_path), page=fail)
+    with drawn, caplog.at_level("INFO"):
+        for step in (1, 2):
+            drawn.evaluation(step, {"loss": 1.0})
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert sum("history.jsonl" in line for line in warned) == 1 and sum("report" in line for line in warned) == 1

@@ -108,7 +108,7 @@ def test_a_run_leaves_checkpoints_logs_configuration_vocabulary_and_curves(finis
         saved = json.loads((pathlib.Path(config.logs) / f"configuration_phase{phase}.json").read_text())
         assert saved["config"]["num_train_steps"] == steps and saved["discriminator"]["vocab_size"] == 61
     assert (pathlib.Path(config.model_dir) / "vocab.txt").read_text().split() == PRETRAINING_VOCABULARY
-    assert "parameters: 0.10 M" in console(config) and "FLOP/s of the model" in console(config).splitlines()[-1]
+    assert "parameters: 0.10 M" in console(config) and "FLOP/s of the model" in console(config)
 
 
 def test_one_step_is_one_update_and_the_schedule_starts_at_zero(finished):
@@ -902,14 +902,6 @@ def test_eval_only_repeats_the_held_out_figures_of_training(data, tmp_path, caps
     other.write_text("\n".join(reversed(PRETRAINING_VOCABULARY)) + "\n")
     said = refuses(run_pretraining.evaluate_only, dataclasses.replace(alone, vocab_file=str(other)), device)
     assert "ckpt-3 was trained on another vocabulary" in said
-
-
-def test_area_under_curve_counts_pairs_with_ties_half():
-    rng = np.random.default_rng(3)
-    scores, labels = rng.integers(0, 6, 60).astype(np.float32), rng.integers(0, 2, 60)
-    pairs = [(p > n) + 0.5 * (p == n) for p in scores[labels == 1] for n in scores[labels == 0]]
-    assert run_pretraining.area_under_curve(scores, labels) == pytest.approx(np.mean(pairs), rel=1e-12)
-    assert run_pretraining.area_under_curve(np.arange(4.0), np.zeros(4)) == 0.5
 
 
 # --- Old command lines ---

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ from support import SQUAD_ENCODER, StopAfter, squad_file
 from support import squad_config as make_config
 
 import files
+import fine_tuning
 import flops
 import run_log
 import run_tf_squad
@@ -67,7 +69,7 @@ def test_the_files_of_the_design_are_written(finished, data):
     config, found = finished
     assert set(os.listdir(config.output_dir)) == {
         "analysis.html", "analysis.json", "cache", "checkpoints", "logs", "logfile.txt", "predictions.json",
-        "nbest_predictions.json", "results.json", "vocab.txt", "tokenizer_config.json"}
+        "nbest_predictions.json", "report.html", "results.json", "vocab.txt", "tokenizer_config.json"}
     assert {"exact_match", "f1", "train_sequences_per_second", "inference_sequences_per_second", "latency_p50_ms",
             "latency_p99_ms", "seed", "train_steps"} <= set(found)
     predictions, nbest = written(config), written(config, "nbest_predictions.json")
@@ -499,10 +501,10 @@ def test_the_lengths_fit_a_shorter_window_and_older_checkpoints_resume(data, tmp
     for file in os.listdir(old.checkpoint_dir):
         os.remove(os.path.join(old.checkpoint_dir, file))
     checkpoints.save(1, 2, model, tf.Module(), state)
-    found = run_tf_squad.find_own_run(dataclasses.replace(old, learning_rate=None, doc_stride=None), checkpoints,
-                                      state["identity"])
+    find = functools.partial(fine_tuning.find_own_run, run_tf_squad.SQUAD)
+    found = find(dataclasses.replace(old, learning_rate=None, doc_stride=None), checkpoints, state["identity"])
     assert found["step"] == 2
-    refuses(run_tf_squad.find_own_run, dataclasses.replace(old, learning_rate=5e-4), checkpoints, state["identity"])
+    refuses(find, dataclasses.replace(old, learning_rate=5e-4), checkpoints, state["identity"])
 
 
 def test_several_evaluations_trace_each_length_once(data, tmp_path, monkeypatch):
@@ -522,7 +524,8 @@ def test_several_evaluations_trace_each_length_once(data, tmp_path, monkeypatch)
 
 
 def test_check_only_finds_what_a_run_would_and_writes_nothing(data, tmp_path, finished, refuses):
-    check, config = run_tf_squad.check_only, make_config(data, tmp_path / "out", check_only=True)
+    check = functools.partial(fine_tuning.check_only, run_tf_squad.SQUAD)
+    config = make_config(data, tmp_path / "out", check_only=True)
     replace = dataclasses.replace
     check(config)
     check(replace(config, do_train=False, init_checkpoint=finished[0].checkpoint_dir))

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from support import ROOT, SQUAD_ENCODER, WHERE, words
 
+import batching
 import modeling
 import postprocess_pretrained_ckpt
 import preflight
@@ -49,10 +50,10 @@ def answers_of(reader, model, contexts):
     features = squad_utils.build_features(examples, reader.tokenizer, reader.length, reader.stride, reader.query_length)
     parts = []
     for rows in ([0], [1, 2, 3], list(range(4, len(features.lengths)))):
-        batch = squad_utils.Batch(int(features.lengths[rows].max()), np.array(rows))
+        batch = batching.Batch(int(features.lengths[rows].max()), np.array(rows))
         parts.append((batch, model({name: getattr(features, name)[rows, :batch.length]
                                     for name in weights.SERVING_INPUTS})))
-    outputs = squad_utils.join_outputs(parts, len(features.lengths), reader.length)
+    outputs = batching.join_outputs(parts, len(features.lengths), reader.length)
     found = squad_utils.search_answers(False, examples, features, outputs, 3, 30, False, reader.temperature)
     return [found.nbest[example.id] for example in examples]
 

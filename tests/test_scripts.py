@@ -586,6 +586,19 @@ kill -TERM "$(cut -d' ' -f5 /proc/$$/stat)"  # the leader of the process group: 
     assert training.phases() == [] and not (training.folder / "results").exists()
 
 
+def test_a_dataset_whose_building_is_stopped_ends_with_75_and_no_later_step_starts(training, tmp_path):
+    (tmp_path / "text").mkdir()
+    python = write_executable(tmp_path / "python", FAKE_PYTHON.replace('case "$*" in', """case "$*" in
+  *prepare_corpus*) kill -TERM "$(cut -d' ' -f5 /proc/$$/stat)"; exec 2>/dev/null; exit "${ENDS:-75}" ;;"""))
+    script = training.folder / "data" / "create_datasets_from_start.sh"
+    for ends in ("75", "143"):  # the step had a handler for the signal, or not yet
+        done = subprocess.run(["bash", script, "corpus", tmp_path / "text"], env={
+            **training.environment, "PYTHON": python, "ENDS": ends}, capture_output=True, text=True, timeout=30,
+            start_new_session=True)
+        assert done.returncode == 75 and "same command" in done.stderr, done.stderr
+    assert not any("build_vocab" in call for call in training.recorded())
+
+
 def test_help_of_the_scripts_without_options_builds_nothing(clone):
     for script in ("test.sh", "make_venv.sh"):
         done = clone.call("--help", wrapper=script)

@@ -17,13 +17,16 @@ import urllib.error
 import urllib.request
 
 import pytest
-from support import WHERE, words
+from support import WHERE, save_classifier, save_tagger, words
 
 import preflight
 import run_inference
 import server
+import weights
+from classifier import Classifier
 from configuration import RunFailed
 from reader import Reader
+from tagger import Tagger
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -174,3 +177,46 @@ def test_a_port_in_use_and_options_that_do_not_fit_are_refused(tmp_path, refuses
     command = ["run_inference.py", "--init_checkpoint=x", "--serve"]
     assert "--question" in refuses(run_inference.main, [*command, "--question=who?"])
     assert "--input_file" in refuses(run_inference.main, [*command, "--input_file=a", "--output_file=b"])
+
+
+# --- Classifiers and taggers ---
+
+
+def post(address, content):
+    status, _, body = fetch(f"{address}/api/predict", content)
+    return status, json.loads(body)
+
+
+def test_a_classifier_is_served(reader_folder, tmp_path):
+    model = Classifier.from_pretrained(save_classifier(reader_folder, tmp_path / "model",
+                                                       weights.Labels(("no", "yes"), "single_label")))
+    with running(model, context="ban") as address:
+        about = json.loads(fetch(f"{address}/api/model")[2])
+        assert (about["kind"], about["labels"], about["problem"]) == (
+            "sequence_classification", ["no", "yes"], "single_label")
+        status, found = post(address, {"texts": ["ban bel", "bir"], "pairs": ["com", "can"]})
+        assert status == 200 and found["seconds"] >= 0
+        for result, expected in zip(found["results"], model.classify(["ban bel", "bir"], ["com", "can"])):
+            assert result["label"] == expected.label and result["labels"] == [expected.label]
+            assert {row["label"]: row["probability"] for row in result["probabilities"]} == pytest.approx(
+                expected.probabilities, abs=1e-4)
+        assert post(address, {"text": "ban"})[1]["results"][0]["value"] is None
+        for content, wanted, part in (
+                ({"text": " "}, 400, "text"), ({"texts": []}, 400, "text"), ({"texts": ["a", 3]}, 400, "text"),
+                ({"texts": ["a", "b"], "pair": "c"}, 400, "pair"), ({"text": "a", "pair": ""}, 400, "pair"),
+                ({"texts": ["a"] * 257}, 400, "at most 256"), ({"text": "a" * 400_001}, 413, "at most 400000")):
+            status, refused = post(address, content)
+            assert status == wanted and part in refused["error"]
+        assert fetch(f"{address}/api/answer", {"question": "q", "context": "c"})[0] == 404
+
+
+def test_a_tagger_is_served(reader_folder, tmp_path):
+    model = Tagger.from_pretrained(save_tagger(reader_folder, tmp_path / "model", weights.Labels(("O", "I-Z"), None)))
+    with running(model) as address:
+        about = json.loads(fetch(f"{address}/api/model")[2])
+        assert about["kind"] == "token_classification" and about["labels"] == ["O", "I-Z"]
+        status, found = post(address, {"text": "\U0001f600 ban zed"})
+        (span,) = found["results"][0]["spans"]
+        assert status == 200 and [span] == [one._asdict() for one in model.tag("\U0001f600 ban zed")]
+        assert (span["start"], span["label"]) == (6, "Z")  # an emoji is one character
+        assert post(address, {"text": "ban", "pair": "bel"})[0] == 400

@@ -4,6 +4,7 @@ Where nothing has to be trained, PYTHON is a stand-in that records how it was ca
 """
 from __future__ import annotations
 
+import concurrent.futures
 import csv
 import glob
 import json
@@ -39,8 +40,8 @@ from support import (
 import command_line
 import hub
 import modeling
-import run_tf_squad
 from checkpoints import Checkpoints
+from fine_tuning import read_source
 from pretraining_options import PretrainingConfig
 from scripts import recipe, sweep_squad
 from squad_options import SquadConfig
@@ -370,7 +371,7 @@ def test_weights_that_cannot_be_downloaded_name_the_newest_pretrained_checkpoint
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **_k: None)
     monkeypatch.chdir(tmp_path)
     config = SquadConfig(do_train=True, data_dir="x", output_dir="y", electra_model="google/electra-none")
-    said = refuses(run_tf_squad.read_source, config)
+    said = refuses(read_source, config)
     assert "google/electra-none" in said and "no route to host" in said and "--init_checkpoint=CHECKPOINT" in said
     for age, name in ((50, "base/checkpoints/ckpt-9"), (10, "small/checkpoints/ckpt-p2-3"),
                       (30, "base/checkpoints/ckpt-10")):
@@ -378,10 +379,10 @@ def test_weights_that_cannot_be_downloaded_name_the_newest_pretrained_checkpoint
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         os.utime(path, (time.time() - age,) * 2)
-    assert refuses(run_tf_squad.read_source, config).endswith(
+    assert refuses(read_source, config).endswith(
         "--init_checkpoint=results/models/small/checkpoints/ckpt-p2-3.")
     monkeypatch.setattr(hub, "download", lambda *_: str(tmp_path))
-    assert "--init_checkpoint" not in refuses(run_tf_squad.read_source, config)  # another problem with the weights
+    assert "--init_checkpoint" not in refuses(read_source, config)  # another problem with the weights
 
 
 # --- finetune_ckpts_on_squad.sh: the call ---
@@ -528,11 +529,12 @@ def test_a_sweep_fine_tunes_every_checkpoint_in_its_order(clone, tiny, tmp_path,
     def sweep(*more):
         return clone.call(*call, *more, wrapper=SWEEP, cwd=tiny, PYTHON=sys.executable, checkpoints="tiny/checkpoints")
 
-    for more in (["--doc_stride=45"], ["--doc_stride=45", "--dry_run"]):  # too long where there is a question
-        result = sweep(*more)
-        assert result.returncode == 2
-        assert re.fullmatch("sweep_squad.py: --doc_stride=45 skips tokens.*\n", result.stderr)
-    assert not out.exists()
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # too long where there is a question; at once
+        for result in pool.map(lambda more: sweep("--doc_stride=45", *more), [
+                [f"--out_dir={tmp_path / 'refused'}"], ["--dry_run"]]):
+            assert result.returncode == 2
+            assert re.fullmatch("sweep_squad.py: --doc_stride=45 skips tokens.*\n", result.stderr)
+    assert not out.exists() and not (tmp_path / "refused").exists()
     result = sweep()
     assert result.returncode == 0, result.stderr
     assert re.findall(r"^\[\d/2\] .*", result.stdout, flags=re.MULTILINE) == [

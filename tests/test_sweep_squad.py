@@ -646,7 +646,7 @@ def test_the_plot_puts_phase_2_behind_phase_1(tmp_path, axes):
     assert other[0].get_xydata().tolist() == [[3, 20]]
     ranges = [segment[:, 1].tolist() for segment in base[2][0].get_segments()]
     assert ranges == [[40, 50], [60, 60], [70, 70]]
-    assert sorted(os.listdir(tmp_path)) == ["sweep.csv", "sweep.png", "sweep.txt"]
+    assert sorted(os.listdir(tmp_path)) == ["report.html", "sweep.csv", "sweep.png", "sweep.txt"]
 
 
 def test_around_a_lone_checkpoint_the_axes_start_at_zero(tmp_path, axes):
@@ -666,7 +666,7 @@ def test_a_plot_that_fails_is_one_warning_and_the_tables_are_written(tmp_path, m
         sweep_squad.write_tables([row()], str(tmp_path))
     said = capsys.readouterr().err
     assert said.count("warning: ") == 1 and str(tmp_path / "sweep.png") in said and str(error.args[-1]) in said
-    assert sorted(os.listdir(tmp_path)) == ["sweep.csv", "sweep.txt"]
+    assert sorted(os.listdir(tmp_path)) == ["report.html", "sweep.csv", "sweep.txt"]
 
 
 # --- The command ---

@@ -12,6 +12,7 @@ import tensorflow as tf
 from support import StopAfter
 
 import run_log
+import trackers
 import training
 from configuration import Interrupted, RunFailed, UserError
 from workers import ALONE, Workers
@@ -80,7 +81,7 @@ class Figures:
 
     def __init__(self, events, evaluated):
         self.events, self.evaluated, self.speed = events, evaluated, run_log.Speed()
-        self.profile = run_log.Profile(None, "")
+        self.profile, self.histograms = run_log.Profile(None, ""), trackers.Histograms(0, None)
 
     def __enter__(self):
         return self

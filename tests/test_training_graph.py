@@ -18,6 +18,7 @@ import tensorflow as tf
 import gaudi
 import modeling
 import optimization
+import run_pretraining
 from electra_config import ElectraConfig
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -95,16 +96,10 @@ def traced(model, step):
 
 
 def traced_evaluation(**settings):
-    """The function that run_pretraining traces for evaluation."""
+    """The function that run_pretraining traces for evaluation, with what it records for the report page."""
     model, _ = make_step(**settings)
-
-    @tf.function(autograph=False)
-    def evaluate_batch(features, seeds):
-        output = model(features, seeds, training=False)
-        return model.loss_of(output, features["input_mask"])[1], output.discriminator_logits, output.labels
-
-    return [evaluate_batch.get_concrete_function(features_of(model, False),
-                                                 tf.TensorSpec([model.num_seeds, 2], tf.int32))]
+    return [run_pretraining.evaluation_function(model, records=True).get_concrete_function(
+        features_of(model, False), tf.TensorSpec([model.num_seeds, 2], tf.int32))]
 
 
 def traced_answers(*settings, compute_dtype=tf.float32):
@@ -134,6 +129,7 @@ for _type in (tf.float32, tf.bfloat16):
                     lambda *settings: traced(*question_answering(*settings)), _joint, _version_2, _steps, _type)
 GRAPHS["pretraining bfloat16"] = lambda: traced(*make_step(compute_dtype=tf.bfloat16))
 GRAPHS["pretraining, skipping updates"] = lambda: traced(*make_step(accumulation_steps=2, skip_budget=2))
+GRAPHS["evaluation uniform"] = lambda: traced_evaluation(generator="uniform")
 GRAPHS["evaluation mlm"] = lambda: traced_evaluation(objective="mlm")
 
 
