@@ -660,7 +660,7 @@ LARGE_PREDICTION = 2e14  # FLOPs: below, tracing more lengths takes longer than 
 def prediction_lengths(task: Task, config: FineTuningOptions, encoder: ElectraConfig, features) -> List[int]:
     """Batch lengths of a prediction: --length_buckets, with finer steps on cpu where there is much to compute.
 
-    On SQuAD, 92% of the positions are tokens with finer steps, after 82%.
+    On SQuAD, 92% of the work is on tokens with finer steps, after 82%; the rest is padding.
     """
     work = len(features.lengths) * task.flops(config, encoder, int(features.lengths.mean()), training=False)
     if config.device != "cpu" or work < LARGE_PREDICTION:
