@@ -305,8 +305,8 @@ def make_optimizer(config: FineTuningOptions, model: modeling.TaskModel, updates
     multipliers = None
     if 0 < config.layerwise_lr_decay < 1:
         multipliers = optimization.layerwise_multipliers(
-            [variable.name for variable in model.trainable_variables], config.layerwise_lr_decay,
-            model.config.num_hidden_layers)
+            [variable.name for variable in model.trainable_variables], decay=config.layerwise_lr_decay,
+            num_layers=model.config.num_hidden_layers)
     return optimization.AdamW(model.trainable_variables, schedule, weight_decay_rate=config.weight_decay_rate,
                               multipliers=multipliers)
 
@@ -371,8 +371,8 @@ def restore_or_load(task: Task, setup: Setup, inputs: Inputs, workers: Workers):
 def warn_of_other_rates(state: dict, optimizer: optimization.AdamW):
     """Versions that did not save `lowest_multiplier` gave the layers wrong learning rates on SQuAD."""
     if min(optimizer.multipliers) < 1 and "lowest_multiplier" not in state:
-        logging.warning("an earlier version wrote this checkpoint and, with --layerwise_lr_decay below 1, gave the layers "
-                        "wrong learning rates; updates from here on have the right ones. Fine-tune again, with "
+        logging.warning("an earlier version wrote this checkpoint and, with --layerwise_lr_decay below 1, gave the "
+                        "layers wrong learning rates; updates from here on have the right ones. Fine-tune again, with "
                         "--overwrite or another --output_dir.")
 
 
