@@ -100,6 +100,7 @@ def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(data, tmp_path, f
     with pytest.raises(Interrupted, match=f"at step {step} of 16; the same command resumes"):
         run(config, StopAfter(step))
     again = run(config)
+    assert "an earlier version" not in log(config)
     expected, found = tensors(finished[0]), tensors(config)
     assert expected.keys() == found.keys()
     for name in expected:
