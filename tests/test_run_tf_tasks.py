@@ -94,8 +94,8 @@ def test_several_seeds_have_a_folder_each_and_a_median(config_of):
 @pytest.mark.parametrize("task, kind, changes", [("classification", "csv", {"class_weights": "balanced"}),
                                                  ("tagging", "conll", {"gradient_accumulation_steps": 2})])
 def test_a_run_learns_is_resumed_without_changing_a_bit_and_predicts(config_of, data, task, kind, changes):
-    config = config_of(task, kind=kind, num_train_epochs=12.0, learning_rate=5e-3, layerwise_lr_decay=0.0,
-                       eval_steps=20, **changes)
+    config = config_of(task, kind=kind, num_train_epochs=6.0, learning_rate=5e-3, layerwise_lr_decay=0.0,
+                       eval_steps=10, **changes)
     results = run(config)
     assert results["f1"] > 80 and results["labels"] == (["neg", "pos"] if task == "classification" else
                                                         ["O", "B-neg", "I-neg", "B-pos", "I-pos"])
