@@ -301,7 +301,8 @@ class World:
                             "output_dir": "@in@/exported_answerer"}),
                 lambda: os.rename(self.inputs / "exported_answerer" / "question_answering", self.inputs / "answerer"),
                 last_checkpoint, ("sweep again", {"out_dir": "@in@/sweep"}),
-                ("classify", {"output_dir": "@in@/classified"}), ("answer", {"output_dir": "@in@/evaluated"}), lambda: (self.inputs / "found").mkdir(),
+                ("classify", {"output_dir": "@in@/classified"}),
+                ("answer", {"output_dir": "@in@/evaluated"}), lambda: (self.inputs / "found").mkdir(),
                 ("infer a file", {"output_file": "@in@/found/found.jsonl"}), interrupted_answers]
 
     def make_part(self, call: str, changes: Dict[str, Optional[str]]):
