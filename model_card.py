@@ -47,7 +47,8 @@ SCORES = {
 SETTINGS = ("model_size", "task", "objective", "generator", "generator_hidden_size", "share_embeddings", "mask_prob",
             "max_seq_length", "doc_stride", "joint_head", "class_weights", "num_train_steps", "num_train_epochs",
             "num_warmup_steps", "warmup_proportion", "train_batch_size", "gradient_accumulation_steps", "optimizer",
-            "learning_rate", "lr_decay_power", "layerwise_lr_decay", "weight_decay_rate", "disc_weight", "precision", "seed")
+            "learning_rate", "lr_decay_power", "layerwise_lr_decay", "weight_decay_rate", "disc_weight", "precision",
+            "seed")
 
 
 class Facts(NamedTuple):
