@@ -6,9 +6,9 @@
 
 The same encoder (a folder of BERT or ELECTRA), the same new independent head, the same batches in the same order, no
 dropout, AdamW with the same settings, float32: the first 30 losses must agree within 1e-3 relative, and after one epoch
-the F1 of the development set must differ by less than 1, else the status is 1. With --task only the losses are compared,
-and transformers starts from the encoder and new head as this project exports them. Creates the environment for transformers
-under --work_dir where it is not there (see check_weights.py).
+the F1 of the development set must differ by less than 1, else the status is 1. With --task only the losses of up to 40
+updates are compared, and transformers starts from the encoder and the new head as this project exports them. Creates
+the environment for transformers under --work_dir where it is not there (see check_weights.py).
 """
 from __future__ import annotations
 
