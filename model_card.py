@@ -40,15 +40,17 @@ SCORES = {
                            "F1 of answerable questions", "NoAns_f1": "F1 of unanswerable questions"},
     "sequence_classification": {"accuracy": "accuracy", "f1": "F1", "macro_f1": "macro F1", "micro_f1": "micro F1",
                                 "matthews": "Matthews correlation", "pearson": "Pearson correlation",
-                                "spearman": "Spearman correlation"},
-    "token_classification": {"f1": "F1", "precision": "precision", "recall": "recall"}}
+                                "spearman": "Spearman correlation", "mean_squared_error": "mean squared error"},
+    "token_classification": {"f1": "F1", "precision": "precision", "recall": "recall", "accuracy": "accuracy",
+                             "macro_f1": "macro F1"}}
 FINE_TUNING_SCORES = list(dict.fromkeys(name for kind in SCORES if kind not in ("discriminator", "generator")
                                         for name in SCORES[kind]))
 # The options of a run that a card has.
-SETTINGS = ("model_size", "objective", "generator", "generator_hidden_size", "share_embeddings", "mask_prob",
-            "max_seq_length", "doc_stride", "joint_head", "num_train_steps", "num_train_epochs", "num_warmup_steps",
-            "warmup_proportion", "train_batch_size", "gradient_accumulation_steps", "optimizer", "learning_rate",
-            "lr_decay_power", "layerwise_lr_decay", "weight_decay_rate", "disc_weight", "precision", "seed")
+SETTINGS = ("model_size", "task", "objective", "generator", "generator_hidden_size", "share_embeddings", "mask_prob",
+            "max_seq_length", "doc_stride", "joint_head", "class_weights", "num_train_steps", "num_train_epochs",
+            "num_warmup_steps", "warmup_proportion", "train_batch_size", "gradient_accumulation_steps", "optimizer",
+            "learning_rate", "lr_decay_power", "layerwise_lr_decay", "weight_decay_rate", "disc_weight", "precision",
+            "seed")
 
 
 class Facts(NamedTuple):
@@ -60,7 +62,7 @@ class Facts(NamedTuple):
     parameters: int
     vocabulary: str  # in words
     scores: Dict[str, float]  # by the names of SCORES; empty: the checkpoint was not evaluated
-    scored_on: str  # held-out shards or file of questions
+    scored_on: str  # held-out shards or file of questions or examples; empty: a held-out part
     loads_in_transformers: bool = True
     language: Optional[str] = None
     license: Optional[str] = None
@@ -74,26 +76,32 @@ def scores_of(run_folder: str, state: dict) -> Tuple[Dict[str, float], str]:
     """The metrics of an evaluation of a checkpoint, and what it was evaluated on; empty where there was none."""
     config, step, task = state.get("config", {}), state.get("step"), state.get("task")
     logs = config.get("log_dir") or os.path.join(run_folder, "logs")
-    own = os.path.join(logs, f"pretraining_phase{state.get('phase')}.jsonl" if not task else
-                       "squad.jsonl" if task == "squad" else "tasks.jsonl")
+    own = os.path.join(logs, {None: f"pretraining_phase{state.get('phase')}", "squad": "squad"}.get(task, "tasks")
+                       + ".jsonl")
     log = next((path for path in (own, config.get("json_summary")) if path and os.path.exists(path)), own)
     entries = [entry for entry in run_log.read_metrics_log(log) if entry["kind"] == "eval" and entry["step"] == step]
     if entries:
-        return entries[-1], dev_file(config) if task else config.get("eval_tfrecords") or ""
+        return entries[-1], scored_on(config, task)
     with contextlib.suppress(UserError):  # without a readable results.json there are no scores
         content = configuration.read_json_object(os.path.join(run_folder, "results.json"))
         if task and content.get("train_steps") == step and any(name in content for name in FINE_TUNING_SCORES):
-            return content, dev_file({**config, **content})
+            return content, content.get("predict_file") or scored_on({**config, **content}, task)
     return {}, ""
 
 
+def scored_on(config: dict, task: Optional[str]) -> str:
+    """The data of the evaluations in training; empty: a held-out part of the training data."""
+    if not task:
+        return config.get("eval_tfrecords")
+    if task == "squad":
+        return config.get("predict_file") or dev_file(config)
+    path = config.get("dev_file") or ""
+    if not path and config.get("data_dir"):
+        path = os.path.join("GLUE", config.get("task", ""))
+    return "" if path == config.get("train_file") else path
+
+
 def dev_file(config: dict) -> str:
-    """What a fine-tuning was scored on; "" where it is a part of the training data."""
-    if "task" in config:  # another one than SQuAD
-        train = config.get("train_file")
-        return config.get("dev_file") or "" if not train or config.get("dev_file") != os.path.abspath(train) else ""
-    if config.get("predict_file"):
-        return config["predict_file"]
     version = "2.0" if config.get("version_2_with_negative") else "1.1"
     return os.path.join(config["data_dir"], f"dev-v{version}.json") if config.get("data_dir") else ""
 

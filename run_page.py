@@ -95,8 +95,13 @@ CHARTS = (
     Chart("discriminator_recall", "discriminator recall", True),
     Chart("discriminator_gain", "discriminator gain", True), Chart("f1", "F1"), Chart("exact_match", "exact match"),
     Chart("exact", "exact match"), Chart("start_accuracy", "start accuracy", True),
-    Chart("end_accuracy", "end accuracy", True), Chart("train_accuracy", "accuracy in training", True),
-    Chart("answerability_accuracy", "answerability accuracy", True))
+    Chart("end_accuracy", "end accuracy", True), Chart("answerability_accuracy", "answerability accuracy", True),
+    Chart("train_accuracy", "accuracy in training", True), Chart("accuracy", "accuracy"),
+    Chart("matthews", "Matthews correlation"), Chart("micro_f1", "micro F1"), Chart("macro_f1", "macro F1"),
+    Chart("spearman", "Spearman correlation"), Chart("pearson", "Pearson correlation"))
+HEADLINES = {"pretraining": ("generator_accuracy", "discriminator_auc"),
+             "fine-tuning": ("f1", "exact_match", "exact", "accuracy", "matthews", "micro_f1", "macro_f1", "spearman",
+                             "pearson")}
 LATER_CHARTS = (
     Chart("learning_rate", "learning rate", group=SPEED), Chart("gradient_norm", "gradient norm", group=SPEED),
     Chart("sequences_per_second", "sequences per second", group=SPEED),
@@ -299,17 +304,13 @@ def headlines(run: Run) -> List[Tuple[str, str, str]]:
         best = min(losses, key=lambda point: point.value)
         found.append(("Held-out loss", short(losses[-1].value), f"best: {short(best.value)} at update {best.step:,}"))
     chosen_by = [name for name in dict_in(run.results, "best_checkpoint") if name not in ("checkpoint", "step")]
-    shown = ("generator_accuracy", "discriminator_auc") if run.kind == "pretraining" else (
-        *chosen_by, "f1", "exact_match", "exact")
-    for name in dict.fromkeys(shown):
+    for name in dict.fromkeys([*chosen_by, *HEADLINES["pretraining" if run.kind == "pretraining" else "fine-tuning"]]):
         value = number_in(part.last["eval"], name) if part else None
         if run.kind != "pretraining":
             value = number_in(run.results, name, value)
         if value is not None:
             found.append((titled(name)[0].upper() + titled(name)[1:], in_words(name, value),
                           best_words(part, name) if part else ""))
-    if run.kind == "fine-tuning" and len(found) == 1:  # another task: its scores as they are called
-        found += [(titled(name), short(value), "") for name, value in list(run.scores.items())[:4]]
     trained = next((part.last["train"] for part in reversed(run.parts) if "train" in part.last), {})
     if number_in(trained, "sequences_per_second"):
         used = number_in(trained, "model_flops_utilization")
@@ -334,9 +335,9 @@ def overview(run: Run, folder: str) -> Section:
     parts = [live("headlines", page.numbers(headlines(run)))]
     if os.path.isfile(os.path.join(run.folder, "analysis.html")):
         address = link(os.path.join(run.folder, "analysis.html"), folder)
-        parts.append(element("p", element("a", "Error analysis", href=address),
-                             ": scores by label, and the worst predictions." if "task" in run.results else
-                             ": scores by kind of question, and the worst answers."))
+        what, content = (("predictions", "scores by class and by length, and the worst predictions") if
+                         "task" in run.results else ("answers", "scores by kind of question, and the worst answers"))
+        parts.append(element("p", element("a", f"Error analysis of the {what}", href=address), f": {content}."))
     if run.kind == "fine-tuning" and run.scores:
         parts.append(page.table("Scores (results.json)", ("", "value"), [
             (titled(name), short(value)) for name, value in run.scores.items()]))

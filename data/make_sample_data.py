@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes sample data: a corpus about an invented world, a vocabulary, and questions in the SQuAD formats.
+"""Makes sample data: a corpus about an invented world, a vocabulary, questions in the SQuAD formats, and labelled text.
 
     python data/make_sample_data.py --output_dir=data/sample/demo --size=demo --seed=1
     python data/make_sample_data.py --output_dir=data/sample/20mb --size=20
@@ -8,6 +8,7 @@ Writes to <output_dir>, which appears when everything is complete and not before
     corpus/part-*.txt         one sentence per line, an empty line after each document
     vocab.txt                 WordPiece, lower-cased; [PAD] [UNK] [CLS] [SEP] [MASK] are ids 0 to 4
     squad/{train,dev}-v1.1.json, squad/{train,dev}-v2.0.json
+    tasks/kinds-{train,dev}.csv, tasks/names-{train,dev}.jsonl    for classification and for tagging
     manifest.json             seed, size, counts, and the accuracy of simple guessers at masked positions
 
 The same size and seed give the same bytes, with the same version of the `tokenizers` library (it trains the
@@ -16,6 +17,7 @@ vocabulary). No network is used. Files beside this one:
     sample_templates.py       the template language of those sentences
     sample_world.py           provinces: their names and facts
     sample_documents.py       what documents say about them
+    sample_tasks.py           the files of tasks/
     sample_guessers.py        the guessers: unigram, bigram, and an oracle that knows the grammar
 
 Questions are about registers: documents that state the same few facts about five to seven people, towns, rivers, ships
@@ -52,6 +54,7 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path[:0] = [os.path.dirname(HERE), HERE]
 
 import sample_guessers  # noqa: E402  (found through the line above)
+import sample_tasks  # noqa: E402
 from sample_documents import REGISTERS, Document, DocumentWriter, Passage  # noqa: E402
 from sample_guessers import GUESSER_BYTES, SCORED_EVERY  # noqa: E402
 from sample_templates import MARKS, capitalized  # noqa: E402
@@ -175,13 +178,17 @@ def _documents(config: SampleDataConfig, counts) -> Iterator[Tuple[bool, str, Do
 
     while True:
         index = counts["provinces"]
-        held_out = index % HELD_OUT_EVERY == 1
+        held_out = is_held_out(index)
         counts.update(provinces=1, held_out_provinces=int(held_out))
         province = Province(config.seed, index, held_out)
         writer = DocumentWriter(province, long_registers=config.megabytes >= 10,
                                 gazetteers=GAZETTEERS if config.passages == "gazetteers" else 0)
         for document in writer.documents(marked):
             yield held_out, province.name, document
+
+
+def is_held_out(province: int) -> bool:
+    return province % HELD_OUT_EVERY == 1
 
 
 class PassagePicker:
@@ -374,12 +381,14 @@ def _build(config: SampleDataConfig, folder: str) -> dict:
     corpus = write_corpus(config, folder)
     corpus_dir, vocab_file = os.path.join(folder, "corpus"), os.path.join(folder, "vocab.txt")
     questions = write_squad(config, corpus.contexts, folder)
+    task_examples = sample_tasks.write(
+        config.seed, {index: is_held_out(index) for index in range(corpus.counts["provinces"])}, folder)
     tokens = train_vocabulary(corpus_dir, config.vocab_size)
     files.write_text(vocab_file, "".join(token + "\n" for token in tokens))
     guessers = sample_guessers.score_guessers(corpus_dir, corpus.scored, ElectraTokenizer(vocab_file))
     manifest = dict(made_by="data/make_sample_data.py", size=config.size, seed=config.seed, passages=config.passages,
                     corpus=dict(corpus.counts), vocab_size=len(tokens), tokenizers_version=tokenizers.__version__,
-                    squad_questions=questions, masked_piece_accuracy=guessers)
+                    squad_questions=questions, task_examples=task_examples, masked_piece_accuracy=guessers)
     files.write_json(os.path.join(folder, "manifest.json"), manifest)
     return manifest
 
@@ -391,7 +400,8 @@ def refuse_foreign_folder(folder: str, overwrite: bool):
     if not os.path.isdir(folder) or os.path.islink(folder):
         raise UserError(f"--output_dir={folder} is a file or a symbolic link, not a directory: choose another folder.")
     ours = re.compile(r"corpus/part-\d{4,}\.txt|squad/(?:" + "|".join(map(re.escape, SQUAD_FILES))
-                      + r"|squad-[0-9a-f]{32}\.npz)|vocab\.txt|manifest\.json")  # the .npz: features of run_tf_squad.py
+                      + r"|squad-[0-9a-f]{32}\.npz)"  # features of run_tf_squad.py
+                      r"|tasks/(?:kinds-\w+\.csv|names-\w+\.jsonl)|vocab\.txt|manifest\.json")
     found = sorted(os.path.relpath(os.path.join(path, name), folder)
                    for path, _, names in os.walk(folder) for name in names)
     foreign = [name for name in found if not ours.fullmatch(name)]
@@ -410,6 +420,7 @@ def report(manifest: dict) -> str:
             ("provinces", f"{corpus['provinces']:,}, of which {corpus['held_out_provinces']:,} held out for dev"),
             ("vocabulary", f"{manifest['vocab_size']:,} WordPieces"),
             *((name, f"{count:,} questions") for name, count in manifest["squad_questions"].items()),
+            *((name, f"{count:,} examples") for name, count in manifest["task_examples"].items()),
             *((f"{name} guesser", f"{guessers[name]:.1%} of masked pieces")
               for name in ("unigram", "bigram", "oracle"))]
     return "\n".join(f"{name:<18}{text}" for name, text in rows)

@@ -117,6 +117,11 @@ class DocumentWriter:
         for write, subject in jobs:
             yield write(subject, marked())
 
+    def narrative(self, kind: str) -> Document:
+        """A document of a kind of STORIES about a random subject."""
+        subjects = {"life": self.province.people, "river": self.province.rivers}.get(kind, self.province.towns)
+        return getattr(self, f"_{kind}")(self.pick(subjects), False)
+
     def _writer(self, slots: dict, marking: bool) -> Writer:
         return Writer(self.random, slots, self.province.pools, marking)
 

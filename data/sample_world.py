@@ -102,10 +102,10 @@ class Province:
         self.ships = [self._ship() for _ in range(9)]
         people = {word for name in [*self.ancestors, *(person["name"] for person in self.people)]
                   for word in name.split()}
-        names = {"towns": tuple(town["town"] for town in self.towns), "hills": hills, "people": tuple(sorted(people)),
-                 "rivers": tuple(river["river"] for river in self.rivers),
-                 "ships": tuple(ship["ship"] for ship in self.ships)}
-        self.pools = {slot: names.get(pool, pool) for slot, pool in SLOT_POOLS.items()}
+        self.names = {"towns": tuple(town["town"] for town in self.towns), "hills": hills,
+                      "people": tuple(sorted(people)), "rivers": tuple(river["river"] for river in self.rivers),
+                      "ships": tuple(ship["ship"] for ship in self.ships)}
+        self.pools = {slot: self.names.get(pool, pool) for slot, pool in SLOT_POOLS.items()}
 
     def pick(self, options: Sequence):
         return options[int(self.random() * len(options))]

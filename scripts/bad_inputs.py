@@ -28,6 +28,7 @@ SMUGGLED = f"touch @case@/{MARKER}"
 
 PROGRAMS = {
     "run_pretraining.py": "run_pretraining.py", "run_tf_squad.py": "run_tf_squad.py",
+    "run_tf_tasks.py": "run_tf_tasks.py", "electra_tasks.sh": "scripts/electra_tasks.sh",
     "run_inference.py": "run_inference.py", "postprocess_pretrained_ckpt.py": "postprocess_pretrained_ckpt.py",
     "build_pretraining_dataset.py": "build_pretraining_dataset.py", "make_sample_data.py": "data/make_sample_data.py",
     "build_vocab.py": "data/build_vocab.py", "prepare_corpus.py": "data/prepare_corpus.py",
@@ -37,8 +38,8 @@ PROGRAMS = {
     "sweep_squad.py": "scripts/sweep_squad.py", "install_horovod.sh": "scripts/install_horovod.sh",
     "matrix.py": "scripts/matrix.py", "make_venv.sh": "scripts/make_venv.sh", "test.sh": "scripts/test.sh"}
 
-WITH_TENSORFLOW = ("run_pretraining.py", "run_tf_squad.py", "run_inference.py", "postprocess_pretrained_ckpt.py",
-                   "sweep_squad.py")
+WITH_TENSORFLOW = ("run_pretraining.py", "run_tf_squad.py", "run_tf_tasks.py", "run_inference.py",
+                   "postprocess_pretrained_ckpt.py", "sweep_squad.py")
 
 
 class Call(NamedTuple):
@@ -59,6 +60,9 @@ _SQUAD = {"data_dir": "@in@/squad", "output_dir": "@case@/answers", "max_seq_len
           "seed": "1"}
 _WRAPPED_SQUAD = {"squad_dir": "@in@/squad", "max_seq_length": "48", "doc_stride": "12", "length_buckets": "48",
                   "batch_size": "4", "infer_batch_size": "8", "max_steps": "1"}
+_TASK = {"train_file": "@in@/labelled.csv", "dev_file": "@in@/labelled.csv", "task": "classification",
+         "init_checkpoint": "@in@/exported", "max_seq_length": "32", "max_steps": "1", "seed": "1"}
+_TAGGING = {**_TASK, "task": "tagging", "train_file": "@in@/labelled.conll", "dev_file": "@in@/labelled.jsonl"}
 _BOTH_PHASES = {"electra_model": "tiny", "model_config": "@in@/model.json", "model_name": "run",
                 "results_dir": "@case@/results", "data_dir_p1": "@in@/data/32", "data_dir_p2": "@in@/data/64",
                 "max_seq_length_p1": "32", "max_seq_length_p2": "64", "train_steps_p1": "1", "train_steps_p2": "1",
@@ -123,6 +127,16 @@ CALLS = {
     "compare": Call("analysis.py", {"runs": "@case@/answers,@in@/evaluated"}, {"answers": "evaluated"}),
     "combine": Call("run_tf_squad.py", {**_SQUAD, "do_eval": "true", "ensemble": "@in@/evaluated,@case@/evaluated"},
                     {"evaluated": "evaluated"}, trains=True),
+    "classify": Call("run_tf_tasks.py", {**_TASK, "do_train": "true", "do_eval": "true",
+                                         "output_dir": "@case@/answers"}, trains=True),
+    "tag": Call("run_tf_tasks.py", {**_TAGGING, "do_train": "true", "do_eval": "true", "output_dir": "@case@/answers"},
+                trains=True),
+    "label": Call("run_tf_tasks.py", {"task": "classification", "do_predict": "true", "max_seq_length": "32",
+                                      "test_file": "@in@/labelled.csv", "output_dir": "@case@/answers"},
+                  {"answers": "classified"}, trains=True),
+    "label a text": Call("run_inference.py", {"init_checkpoint": "@in@/classified", "context": "ban bel"}),
+    "plan a task": Call("electra_tasks.sh", {"dry_run": "true", **_TASK, "out_dir": "@case@/answers"}, models=False),
+    "run a task": Call("electra_tasks.sh", {**_TAGGING, "out_dir": "@case@/answers"}, trains=True),
     "plan": Call("electra.sh", {"dry_run": "true", **_BOTH_PHASES}, models=False),
     "pre-train": Call("electra.sh", _BOTH_PHASES, models=False, trains=True),
     "plan SQuAD": Call("electra_squad.sh", {"dry_run": "true", **_WRAPPED_SQUAD, "out_dir": "@case@/answers",
@@ -146,7 +160,8 @@ CALLS = {
 # The calls whose options get bad values; several times where that is what should be drawn more often.
 OPTION_CALLS = {
     "run_pretraining.py": ["check", "check", "check", "train"], "run_tf_squad.py": ["fine-tune", "answer", "combine"],
-    "run_inference.py": ["infer", "infer a file"], "postprocess_pretrained_ckpt.py": ["export"],
+    "run_tf_tasks.py": ["classify", "tag", "label"], "electra_tasks.sh": ["plan a task"],
+    "run_inference.py": ["infer", "infer a file", "label a text"], "postprocess_pretrained_ckpt.py": ["export"],
     "build_pretraining_dataset.py": ["build"], "make_sample_data.py": ["sample"],
     "build_vocab.py": ["vocabulary", "pieces", "report"],
     "prepare_corpus.py": ["prepare"], "download.py": ["fetch questions", "fetch books"],
@@ -364,6 +379,16 @@ SUBJECTS = [
       for file in ("results.json", "predictions.json", "nbest_predictions.json")),
     *(Subject(f"{file} of an ensemble", {"evaluated": "evaluated"}, f"evaluated/{file}", [("combine", {})])
       for file in ("results.json", "predictions.json", "nbest_predictions.json")),
+    *(Subject(f"{file} with labels", {file: file}, file, [
+        (call, {"train_file": f"@case@/{file}"}), (call, {"dev_file": f"@case@/{file}"})])
+      for file, call in (("labelled.csv", "classify"), ("labelled.conll", "tag"), ("labelled.jsonl", "tag"))),
+    *(Subject(f"{name} of a classifier", {"answers": "classified"}, f"answers/{file}", [
+        ("label", {}), ("classify", {"max_steps": "2"})])
+      for name, file in (("checkpoint", "checkpoints/*.data*"), ("index", "checkpoints/*.index"),
+                         ("results.json", "results.json"), ("vocab.txt", "vocab.txt"),
+                         ("best.json", "checkpoints/best.json"))),
+    Subject("predictions of a classifier", {"answers": "classified"}, "answers/predictions_dev.jsonl", [
+        ("analyse", {})]),
     Subject("evaluation script", {"evaluate.py": "evaluate.py"}, "evaluate.py", [
         ("answer", {"eval_script": "@case@/evaluate.py"})])]
 
@@ -539,7 +564,7 @@ def damages_of(file: str) -> Dict[str, Callable[[pathlib.Path, random.Random], N
     """What can happen to a file of this name."""
     suffix = pathlib.PurePath(file).suffix
     found = dict(ANY)
-    if suffix in (".txt", ".py", "") or file.endswith(("corpus/*", "refs/*")):
+    if suffix in (".txt", ".py", ".csv", ".conll", "") or file.endswith(("corpus/*", "refs/*")):
         found.update(TEXT)
     if suffix in (".json", ".jsonl", ".lock") or file.endswith(".lock"):
         found.update({**TEXT, **JSON})
@@ -573,9 +598,10 @@ def file_case(rng: random.Random, subject: Subject) -> dict:
 WRITERS = {"train": "results_dir", "resume": "results_dir", "fine-tune": "output_dir", "export": "output_dir",
            "build": "output_dir", "sample": "output_dir", "pre-train": "results_dir", "run SQuAD": "out_dir",
            "sweep again": "out_dir", "vocabulary": "output_dir", "pieces": "output_dir", "prepare": "output_dir",
-           "fetch questions": "output_dir", "make data": "data_dir", "combine": "output_dir"}  # what names its output
-READERS = ["check", "evaluate", "answer", "infer", "infer a file", "analyse", "report", "plan data", "plan",
-           "plan SQuAD", "plan a sweep"]
+           "fetch questions": "output_dir", "make data": "data_dir", "combine": "output_dir", "classify": "output_dir",
+           "tag": "output_dir", "run a task": "out_dir"}  # what names its output
+READERS = ["check", "evaluate", "answer", "infer", "infer a file", "label", "analyse", "report", "plan data", "plan",
+           "plan SQuAD", "plan a sweep", "plan a task"]
 ODD_PATHS = {"blanks": "a b  c", "quotes": "it's \"it\"", "shell code": f"$(touch {MARKER})",
              "not UTF-8": "\udcff\udcfe", "a newline": "a\nb", "Japanese": "\u65e5\u672c\u8a9e",
              "a long name": "x" * 250, "a very long name": "x" * 300, "a deep path": "/".join(["d" * 100] * 30),

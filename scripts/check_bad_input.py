@@ -172,6 +172,7 @@ class World:
                 squad_file(folder / "squad" / f"{part}-v{version}.json", version, questions, seed=questions)
         self.make_raw_texts(rng)
         self.make_downloads()
+        self.make_labelled()
 
     def make_raw_texts(self, rng: random.Random):
         """Text in every format that prepare_corpus.py reads; a table only with pyarrow."""
@@ -208,6 +209,17 @@ class World:
             json.dumps({"id": number, "question": f"who follows {word} ?", **(
                 {"context": " ".join(rng.sample(SQUAD_WORDS, 30))} if number % 2 else {})}) + "\n"
             for number, word in enumerate(SQUAD_WORDS[:8])))
+
+    def make_labelled(self):
+        """Examples for classification and for tagging."""
+        rng, folder = random.Random(0), self.inputs
+        made = [rng.choices(SQUAD_WORDS, k=rng.randrange(3, 9)) for _ in range(12)]
+        (folder / "labelled.csv").write_text("text,label\n" + "".join(
+            f"{' '.join(words)},{('left', 'right')[number % 2]}\n" for number, words in enumerate(made)))
+        (folder / "labelled.conll").write_text("\n".join("".join(
+            f"{word} {'O' if place else 'B-first'}\n" for place, word in enumerate(words)) for words in made))
+        (folder / "labelled.jsonl").write_text("".join(json.dumps({"text": " ".join(words), "spans": [
+            {"start": 0, "end": len(words[0]), "label": "first"}]}) + "\n" for words in made))
 
     def make_downloads(self):
         """What download.py finds with --offline: it connects to no server."""
@@ -289,6 +301,7 @@ class World:
                             "output_dir": "@in@/exported_answerer"}),
                 lambda: os.rename(self.inputs / "exported_answerer" / "question_answering", self.inputs / "answerer"),
                 last_checkpoint, ("sweep again", {"out_dir": "@in@/sweep"}),
+                ("classify", {"output_dir": "@in@/classified"}),
                 ("answer", {"output_dir": "@in@/evaluated"}), lambda: (self.inputs / "found").mkdir(),
                 ("infer a file", {"output_file": "@in@/found/found.jsonl"}), interrupted_answers]
 

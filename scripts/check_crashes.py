@@ -2,8 +2,9 @@
 
     .venv/bin/python scripts/check_crashes.py --rounds=100
 
-The chain: sample data, two datasets, phase 1 and phase 2 in one call of scripts/electra.sh, evaluation, export, and a
-sweep with one fine-tuning (scripts/finetune_ckpts_on_squad.sh). It runs once undisturbed. A round picks a stage by its
+The chain: sample data, two datasets, phase 1 and phase 2 in one call of scripts/electra.sh, evaluation, export, a
+sweep with one fine-tuning (scripts/finetune_ckpts_on_squad.sh), and a classifier with two seeds
+(scripts/electra_tasks.sh). It runs once undisturbed. A round picks a stage by its
 duration and a random moment in it, kills everything, one Python process or the wrapper alone, in half of the rounds a
 second time after the restart, and repeats the same command until it ends with status 0. All files of the sample data,
 datasets and exports, every tensor of the checkpoints, the held-out metrics and the answers must then be equal, bit for
@@ -109,6 +110,13 @@ def sweep(folder) -> List[List[str]]:
              "--evaluate_during_training"]]
 
 
+def classification(folder) -> List[List[str]]:
+    return [["bash", "scripts/electra_tasks.sh", "cpu", "--task=classification", "--epochs=2", "--seeds=1,2",
+             f"--train_file={folder}/demo/tasks/kinds-train.csv", f"--dev_file={folder}/demo/tasks/kinds-dev.csv",
+             f"--init_checkpoint={folder}/results/models/run/checkpoints", f"--out_dir={folder}/task", "--eval_steps=5",
+             f"--max_seq_length={LENGTHS[2]}", "--log_freq=5"]]
+
+
 # --- What is compared ---
 
 
@@ -170,13 +178,25 @@ def of_sweep(root: pathlib.Path) -> Dict[str, str]:
     return {**digests, **of_files("sweep/final-ckpt-p2-40/exported")(root)}
 
 
+def of_classification(root: pathlib.Path) -> Dict[str, str]:
+    digests = {}
+    for folder in sorted((root / "task").glob("seed-*")):
+        found = {"predictions": sha((folder / "predictions_dev.jsonl").read_bytes()),
+                 **of_metrics(folder / "logs" / "tasks.jsonl")}
+        for index in (folder / "checkpoints").glob("ckpt-*.index"):
+            found.update(of_checkpoint(index.with_suffix("")))
+        digests.update({f"{folder.name}: {name}": digest for name, digest in found.items()})
+    return {**digests, "scores": sha((root / "task" / "results.json").read_bytes())}
+
+
 STAGES = [Stage("sample data", ["demo"], sample_data, True, of_files("demo")),
           Stage("datasets", [f"seq_{length}" for length in LENGTHS.values()], datasets, True,
                 of_files(*(f"seq_{length}" for length in LENGTHS.values()))),
           Stage("pre-training", ["results"], pretraining, False, of_pretraining),
           Stage("evaluation", ["output.txt"], evaluation, False, of_evaluation),
           Stage("export", ["export"], export, True, of_files("export")),
-          Stage("sweep", ["final", "sweep"], sweep, False, of_sweep)]
+          Stage("sweep", ["final", "sweep"], sweep, False, of_sweep),
+          Stage("classification", ["task"], classification, False, of_classification)]
 
 # --- Killing ---
 
@@ -275,11 +295,12 @@ def finish(stage: Stage, folder: pathlib.Path, generator: random.Random, planned
     return kills, starts, None
 
 
-def make_round(number: int, seed: int, folder: pathlib.Path, reference: dict) -> Round:
+def make_round(number: int, seed: int, folder: pathlib.Path, reference: dict, only: Optional[str] = None) -> Round:
     generator, began = random.Random(f"{seed}/{number}"), time.monotonic()
     durations = reference["seconds"]
     least = sum(durations.values()) / 20  # short stages have their share
-    stage = generator.choices(STAGES, [max(least, durations[stage.name]) for stage in STAGES])[0]
+    drawn = [stage for stage in STAGES if only in (None, stage.name)]
+    stage = generator.choices(drawn, [max(least, durations[stage.name]) for stage in drawn])[0]
     chain = folder / "run"
     for _ in range(5):
         shutil.rmtree(chain, ignore_errors=True)
@@ -346,11 +367,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20, help="number of rounds (default 20)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the random moments (default 1)")
+    parser.add_argument("--stage", choices=[stage.name for stage in STAGES], help="kill in this stage alone")
     parser.add_argument("--folder", default=str(ROOT / "build" / "crashes"), help="working folder")
     arguments = parser.parse_args()
     folder = pathlib.Path(arguments.folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    state_file, key = folder / "state.json", [arguments.seed, code_version()]
+    state_file, key = folder / "state.json", [arguments.seed, arguments.stage, code_version()]
     state = json.loads(state_file.read_text()) if state_file.exists() else {}
     if state.get("key") != key:
         state = {"key": key, "reference": make_reference(folder), "rounds": []}
@@ -358,7 +380,7 @@ def main() -> int:
     rounds = [Round(*row) for row in state["rounds"]]
     for number in tqdm(range(len(rounds) + 1, arguments.rounds + 1), desc="rounds", unit="round",
                        initial=len(rounds), total=max(len(rounds), arguments.rounds)):
-        rounds.append(make_round(number, arguments.seed, folder, state["reference"]))
+        rounds.append(make_round(number, arguments.seed, folder, state["reference"], arguments.stage))
         files.write_json(str(state_file), {**state, "rounds": rounds})
         if rounds[-1].lost:
             shutil.rmtree(folder / f"lost-{number}", ignore_errors=True)

@@ -74,6 +74,8 @@ without a value.\
         of("keep_checkpoint_max"),
         of("skip_bad_updates"),
         of("profile_steps"),
+        of("histograms"),
+        of("tracker"),
         of("force"),
         of("log_freq"),
         of("num_workers", **WORKERS),

@@ -1,6 +1,7 @@
 """Sample data: reproducible, valid SQuAD, unseen names in dev, a corpus that neither a bigram nor an oracle masters."""
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
 import json
@@ -17,7 +18,9 @@ SCRIPT = str(support.ROOT / "data" / "make_sample_data.py")
 sys.path.insert(0, os.path.dirname(SCRIPT))
 
 import make_sample_data  # noqa: E402
+import sample_documents  # noqa: E402
 import sample_guessers  # noqa: E402
+import sample_tasks  # noqa: E402
 import sample_templates  # noqa: E402
 import sample_world  # noqa: E402
 from sample_documents import REGISTERS, Document, DocumentWriter, Passage, Row  # noqa: E402
@@ -396,6 +399,20 @@ def test_a_full_disk_ends_in_one_sentence_and_leaves_nothing(place, tmp_path, mo
     text = refuses(generate, tmp_path / "made", "0.2")
     assert "--output_dir" in text and "No space left" in text
     assert not os.listdir(tmp_path)
+
+
+def test_labelled_texts_have_every_label_and_the_names_in_dev_are_new(sample):
+    files = {split: sample[0] / "tasks" for split in ("train", "dev")}
+    kinds = {split: {row["label"] for row in csv.DictReader((folder / f"kinds-{split}.csv").read_text().splitlines())}
+             for split, folder in files.items()}
+    assert kinds["train"] == kinds["dev"] == set(sample_documents.STORIES)
+    lines = {split: [json.loads(line) for line in (folder / f"names-{split}.jsonl").read_text().splitlines()]
+             for split, folder in files.items()}
+    names = {split: {(span["label"], line["text"][span["start"]:span["end"]]) for line in lines[split]
+                     for span in line["spans"]} for split in lines}
+    assert {label for label, _ in names["train"]} == {label for label, _ in names["dev"]} == set(sample_tasks.NAMES)
+    assert not names["train"] & names["dev"] and all(name[0].isupper() for found in names.values() for _, name in found)
+    assert any(name.count(" ") == 1 for label, name in names["dev"] if label == "people")
 
 
 def test_overwrite_replaces_an_earlier_run(other):

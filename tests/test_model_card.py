@@ -93,3 +93,21 @@ def test_the_scores_are_those_of_the_checkpoint(tmp_path):
         assert found["accuracy"] == 75.0 and scored_on == where
     (tmp_path / "results.json").write_text("{")
     assert model_card.scores_of(str(tmp_path), SQUAD) == ({}, "")
+
+
+@pytest.mark.parametrize("options, where", [
+    ({"train_file": "/d/train.csv", "dev_file": "/d/dev.csv"}, "/d/dev.csv"), ({"train_file": "/d/train.csv"}, ""),
+    ({"data_dir": "/d", "task": "mnli"}, "GLUE/mnli")])
+def test_the_scores_of_a_task_are_found(tmp_path, options, where):
+    state = {**SQUAD, "task": "sequence_classification", "config": options}
+    path = tmp_path / "logs" / "tasks.jsonl"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"step": 20, "kind": "eval", "accuracy": 71.5}) + "\n")
+    found, found_on = model_card.scores_of(str(tmp_path), {**state, "step": 20})
+    assert found["accuracy"] == 71.5 and found_on == where
+    used = options.get("dev_file") or options.get("train_file") or "/d/MNLI/dev_matched.tsv"
+    (tmp_path / "results.json").write_text(json.dumps({"train_steps": 40, "accuracy": 80.5, "dev_file": used}))
+    found, found_on = model_card.scores_of(str(tmp_path), state)
+    assert found["accuracy"] == 80.5 and found_on == (used if where else "")
+    text = model_card.text(facts("sequence_classification", state=state, scores=found, scored_on=found_on))
+    assert "| accuracy | 80.5 |" in text and "/d/" not in text

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from support import FILLERS, StopAfter
 
+import files
 import fine_tuning
 import run_tf_tasks
 import training
@@ -78,24 +79,25 @@ def tensors(config):
             if name.startswith(("model/", "optimizer/"))}
 
 
-def test_several_seeds_have_a_folder_each_and_a_median(config_of):
-    config = config_of(seed=None, seeds="4,1", max_steps=1)
-    run_tf_tasks.run_seeds(config, training.StopRequest())
+def test_several_seeds_have_a_folder_each_and_a_median(config_of, monkeypatch):
+    def fake_run(config, stop):  # the tests below are of the real one
+        os.makedirs(config.output_dir)
+        files.write_json(os.path.join(config.output_dir, "results.json"), {"accuracy": 10.0 * config.seed, "seed": 0})
+
+    monkeypatch.setattr(run_tf_tasks, "run", fake_run)
+    config = config_of(seed=None, seeds="4,1,7")
+    run_tf_tasks.run_seeds(config, None)
     with open(os.path.join(config.output_dir, "results.json"), encoding="utf-8") as file:
-        results = json.load(file)
-    scores = []
-    for seed in (4, 1):
-        with open(os.path.join(config.output_dir, f"seed-{seed}", "results.json"), encoding="utf-8") as file:
-            scores.append(json.load(file)["accuracy"])
-    assert results["seeds"] == [4, 1]
-    assert results["accuracy"] == {"median": sum(scores) / 2, "min": min(scores), "max": max(scores)}
+        assert json.load(file) == {"task": "classification", "seeds": [4, 1, 7],
+                                   "accuracy": {"median": 40, "min": 10, "max": 70}}
+    assert sorted(os.listdir(config.output_dir)) == ["results.json", "seed-1", "seed-4", "seed-7"]
 
 
-@pytest.mark.parametrize("task, kind, changes", [("classification", "csv", {"class_weights": "balanced"}),
-                                                 ("tagging", "conll", {"gradient_accumulation_steps": 2})])
+@pytest.mark.parametrize("task, kind, changes", [
+    ("classification", "csv", {"num_train_epochs": 6.0, "class_weights": "balanced"}),
+    ("tagging", "conll", {"num_train_epochs": 12.0, "gradient_accumulation_steps": 2})])
 def test_a_run_learns_is_resumed_without_changing_a_bit_and_predicts(config_of, data, task, kind, changes):
-    config = config_of(task, kind=kind, num_train_epochs=12.0, learning_rate=5e-3, layerwise_lr_decay=0.0,
-                       eval_steps=20, **changes)
+    config = config_of(task, kind=kind, learning_rate=5e-3, layerwise_lr_decay=0.0, eval_steps=20, **changes)
     results = run(config)
     assert results["f1"] > 80 and results["labels"] == (["neg", "pos"] if task == "classification" else
                                                         ["O", "B-neg", "I-neg", "B-pos", "I-pos"])

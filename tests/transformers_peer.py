@@ -3,6 +3,7 @@
     python tests/transformers_peer.py make FOLDER      random models and their outputs, as transformers saves them
     python tests/transformers_peer.py check FOLDER     loads what this project exported there and writes its outputs
     python tests/transformers_peer.py squad FOLDER     trains on FOLDER/batches.npz, for scripts/check_squad.py
+    python tests/transformers_peer.py task FOLDER      the same on batches of a classifier or tagger
     python tests/transformers_peer.py benchmark FOLDER trains and answers in turns, for scripts/benchmark.py
 
 FOLDER/<size>/<kind>/ holds one model each; FOLDER/inputs.npz the inputs of all. Run by
@@ -77,17 +78,54 @@ def encode(folder):
     np.save(os.path.join(folder, "hidden.npy"), logits_of(model, inputs))
 
 
+def settings_of(folder):
+    with open(os.path.join(folder, "settings.json"), encoding="utf-8") as file:
+        return json.load(file)
+
+
+NAMES = {"input_ids": "input_ids", "input_mask": "attention_mask", "segment_ids": "token_type_ids",
+         "start_positions": "start_positions", "end_positions": "end_positions", "labels": "labels"}
+
+
+def batch_of(arrays, index):
+    return {theirs: torch.tensor(arrays[ours][index]).long() for ours, theirs in NAMES.items() if ours in arrays}
+
+
+def task(folder):
+    """Fine-tunes FOLDER/start on given batches, and writes every loss."""
+    settings, batches = settings_of(folder), dict(np.load(os.path.join(folder, "batches.npz")))
+    batches["labels"] = np.where(batches["labels"] < 0, -100, batches["labels"])
+    tagger = batches["labels"].ndim == 3
+    model_class = (transformers.AutoModelForTokenClassification if tagger else
+                   transformers.AutoModelForSequenceClassification)
+    model = model_class.from_pretrained(os.path.join(folder, "start"), hidden_dropout_prob=0.0,
+                                        attention_probs_dropout_prob=0.0)
+    np.savez(os.path.join(folder, "peer.npz"), losses=fine_tune(model, settings, batches))
+
+
 def squad(folder):
     """Fine-tunes with the independent head on given batches, and writes every loss and the dev set's logits."""
-    torch.set_num_threads(os.cpu_count())
-    with open(os.path.join(folder, "settings.json"), encoding="utf-8") as file:
-        settings = json.load(file)
+    settings = settings_of(folder)
     batches, dev = (dict(np.load(os.path.join(folder, name))) for name in ("batches.npz", "dev.npz"))
     model = transformers.AutoModelForQuestionAnswering.from_pretrained(
         settings["encoder"], hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     with torch.no_grad():
         model.qa_outputs.weight.copy_(torch.tensor(batches["head_kernel"].T))
         model.qa_outputs.bias.copy_(torch.tensor(batches["head_bias"]))
+    losses = fine_tune(model, settings, batches)
+    model.eval()
+    found = []
+    with torch.no_grad():
+        for first in range(0, len(dev["input_ids"]), 16):
+            output = model(**batch_of(dev, slice(first, first + 16)))
+            found.append((output.start_logits.numpy(), output.end_logits.numpy()))
+    np.savez(os.path.join(folder, "peer.npz"), losses=losses, start_logits=np.concatenate([pair[0] for pair in found]),
+             end_logits=np.concatenate([pair[1] for pair in found]))
+
+
+def fine_tune(model, settings, batches):
+    """The loss of every update."""
+    torch.set_num_threads(os.cpu_count())
     named = [(name, value) for name, value in model.named_parameters() if "pooler" not in name]
     plain = [value for name, value in named if name.endswith("bias") or "LayerNorm" in name]
     decayed = [value for name, value in named if not (name.endswith("bias") or "LayerNorm" in name)]
@@ -95,12 +133,6 @@ def squad(folder):
                                    {"params": plain, "weight_decay": 0.0}], lr=settings["learning_rate"], eps=1e-6)
     count = len(batches["real"])
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, settings["num_warmup_steps"], count)
-    names = {"input_ids": "input_ids", "input_mask": "attention_mask", "segment_ids": "token_type_ids",
-             "start_positions": "start_positions", "end_positions": "end_positions"}
-
-    def batch_of(arrays, index):
-        return {theirs: torch.tensor(arrays[ours][index]).long() for ours, theirs in names.items() if ours in arrays}
-
     losses = []
     model.train()
     for step, real in enumerate(batches["real"]):
@@ -116,14 +148,7 @@ def squad(folder):
         optimizer.zero_grad()
         losses.append(loss.item())
         print(f"PyTorch step {step + 1}/{count}  loss {losses[-1]:.4f}", file=sys.stderr)
-    model.eval()
-    found = []
-    with torch.no_grad():
-        for first in range(0, len(dev["input_ids"]), 16):
-            output = model(**batch_of(dev, slice(first, first + 16)))
-            found.append((output.start_logits.numpy(), output.end_logits.numpy()))
-    np.savez(os.path.join(folder, "peer.npz"), losses=losses, start_logits=np.concatenate([pair[0] for pair in found]),
-             end_logits=np.concatenate([pair[1] for pair in found]))
+    return losses
 
 
 class Pretraining(torch.nn.Module):
@@ -230,4 +255,5 @@ def benchmark(folder):
 
 
 if __name__ == "__main__":
-    {"make": make, "check": check, "encode": encode, "squad": squad, "benchmark": benchmark}[sys.argv[1]](sys.argv[2])
+    {"make": make, "check": check, "encode": encode, "squad": squad, "task": task,
+     "benchmark": benchmark}[sys.argv[1]](sys.argv[2])
