@@ -13,8 +13,10 @@ import run_tf_tasks
 import training
 import weights
 from checkpoints import Checkpoints, read_state
+from classifier import Classifier
 from configuration import Interrupted
 from electra_config import ElectraConfig
+from tagger import Tagger
 from task_options import TaskConfig
 
 WORDS = {"neg": FILLERS[30:33], "pos": FILLERS[35:38]}
@@ -113,6 +115,16 @@ def test_a_run_learns_is_resumed_without_changing_a_bit_and_predicts(config_of, 
     evaluated = run(dataclasses.replace(config, do_train=False, init_checkpoint=None, train_file=None))
     assert evaluated["f1"] == results["f1"] and evaluated["train_steps"] == results["train_steps"]
     known = predictions(config)
+    assert os.path.exists(os.path.join(config.output_dir, "analysis.html"))
+    newest = Checkpoints(config.checkpoint_dir).newest(1).prefix
+    texts = [entry["text"] for entry in known[:8]]
+    if task == "classification":
+        again = Classifier.from_pretrained(newest).classify(texts)
+        assert [one.label for one in again] == [entry["prediction"] for entry in known[:8]]
+    else:
+        again = [[span[:3] for span in spans] for spans in Tagger.from_pretrained(newest).tag(texts)]
+        assert again == [[(span["start"], span["end"], span["label"]) for span in entry["spans"]]
+                         for entry in known[:8]]
     test_file = str(data / "new.csv") if kind == "csv" else str(data / "dev.conll")
     run(dataclasses.replace(config, do_train=False, do_eval=False, do_predict=True, init_checkpoint=None,
                             train_file=None, dev_file=None, test_file=test_file))
