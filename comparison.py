@@ -19,6 +19,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 import analysis
 import configuration
 import files
+import model_card
 from configuration import UserError
 from run_folder import Part, Run, dict_in, number_in
 from squad_options import AnalysisConfig
@@ -237,11 +238,16 @@ def held_out(a: Run, b: Run, one: Part, other: Part) -> List[str]:
 
 
 def scores(a: Run, b: Run, names: Sequence[str]) -> List[str]:
-    """The scores of fine-tunings, question by question where both answers are there."""
-    both = [name for name in ("exact_match", "exact", "f1") if name in a.scores and name in b.scores]
+    """The scores of fine-tunings on the same task, question by question where both answers are there."""
+    both = [name for name in model_card.FINE_TUNING_SCORES if name in a.scores and name in b.scores]
     if not both:
         return []
+    tasks = [run.results.get("task") for run in (a, b)]
+    if tasks[0] != tasks[1]:
+        return ["", "scores: of different tasks, which cannot be compared"]
     lines = ["", "scores:", *(f"  {name}: {a.scores[name]:.2f} -> {b.scores[name]:.2f}" for name in both)]
+    if tasks[0]:
+        return [*lines, "  Whether they differ beyond noise is not known: repeat both with several seeds to be sure."]
     try:
         compared = compare_answers(a, b)
     except UserError as error:

@@ -66,7 +66,7 @@ def command(words: Sequence[str]) -> str:
 
 def _quoted(word: str) -> str:
     """Quoted for the shell, which expands `~` only where it is not quoted."""
-    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    option, equals, value = word.partition("=") if word.startswith("--") and "=" in word else ("", "", word)
     home = value.startswith("~/") and not option
     return option + equals + ("~/" + shlex.quote(value[2:]) if home else shlex.quote(value))
 

@@ -305,8 +305,8 @@ def make_optimizer(config: FineTuningOptions, model: modeling.TaskModel, updates
     multipliers = None
     if 0 < config.layerwise_lr_decay < 1:
         multipliers = optimization.layerwise_multipliers(
-            [variable.name for variable in model.trainable_variables], config.layerwise_lr_decay,
-            model.config.num_hidden_layers)
+            [variable.name for variable in model.trainable_variables], decay=config.layerwise_lr_decay,
+            num_layers=model.config.num_hidden_layers)
     return optimization.AdamW(model.trainable_variables, schedule, weight_decay_rate=config.weight_decay_rate,
                               multipliers=multipliers)
 
@@ -361,10 +361,19 @@ def restore_or_load(task: Task, setup: Setup, inputs: Inputs, workers: Workers):
         saved.restore(setup.model, setup.optimizer)
         logging.info("resuming from %s at step %d of %d.", saved.prefix, setup.step, setup.num_train_steps)
         training.log_differences(saved.state, workers, setup.order.batch_size, task.unit)
+        warn_of_other_rates(saved.state, setup.optimizer)
         return
     for line in weights.load(task.to_start_from(inputs.source), setup.model.trainable_variables, inputs.tokenizer,
                              task.way_out):
         logging.info(line)
+
+
+def warn_of_other_rates(state: dict, optimizer: optimization.AdamW):
+    """Versions that did not save `lowest_multiplier` gave the layers wrong learning rates on SQuAD."""
+    if min(optimizer.multipliers) < 1 and "lowest_multiplier" not in state:
+        logging.warning("an earlier version wrote this checkpoint and, with --layerwise_lr_decay below 1, gave the "
+                        "layers wrong learning rates; updates from here on have the right ones. Fine-tune again, with "
+                        "--overwrite or another --output_dir.")
 
 
 def describe_run(task: Task, config: FineTuningOptions, device: devices.Device, setup: Setup, inputs: Inputs):
@@ -409,7 +418,9 @@ def last_screen(task: Task, config: FineTuningOptions, results: dict) -> List[co
     lines, best, score = [], results.get("best_checkpoint"), task.best(config)
     reached = task.reached(config, results)
     if reached:
-        lines.append(console.Line("reached", f"{reached}, on {console.short_path(task.data_file(config, 'dev'))}"))
+        dev_file = task.data_file(config, "dev")
+        part = "a held-out part of " if dev_file == task.data_file(config, "train") else ""
+        lines.append(console.Line("reached", f"{reached}, on {part}{console.short_path(dev_file)}"))
     if best:
         lines.append(console.Line("best", f"{console.short_path(best['checkpoint'])} ({score.words} "
                                   f"{score.form.format(best[score.metric])}, step {best['step']:,})"))
@@ -469,7 +480,8 @@ def train(task: Task, config: FineTuningOptions, device: devices.Device, stop: t
             yield features, seeds
 
     common = {"task": task.name, "head": model.settings, "identity": inputs.identity, "updates": setup.num_train_steps,
-              "not_given": list(inputs.not_given), **task.state(),
+              "not_given": list(inputs.not_given), "lowest_multiplier": min(setup.optimizer.multipliers),
+              **task.state(),
               **training.run_state({**dataclasses.asdict(config), "seed": setup.seed}, model,
                                    inputs.tokenizer.fingerprint, device.kind, workers)}
 

@@ -52,7 +52,7 @@ def download(name: str) -> str:
     Returns: the local folder with the files.
     Raises: UserError: no such model, no network and nothing in the cache, or a corrupt file, which is deleted.
     """
-    import huggingface_hub
+    import huggingface_hub.constants
     from huggingface_hub.errors import (
         EntryNotFoundError,
         HFValidationError,
@@ -171,7 +171,7 @@ def _retries_collected() -> Iterator[List[str]]:
 
 def _log_partial_files(repository: str):
     """Logs whether an interrupted download resumes: huggingface_hub resumes partial files up to release 1.17."""
-    import huggingface_hub
+    import huggingface_hub.constants
     cache = os.path.join(huggingface_hub.constants.HF_HUB_CACHE, "models--" + repository.replace("/", "--"), "blobs")
     partial = [os.path.getsize(path) for path in glob.glob(os.path.join(glob.escape(cache), "*.incomplete"))]
     if not any(partial):
@@ -212,7 +212,7 @@ def _check_download(path: str):
 
 def check_upload(name: str):
     """Raises: UserError: not a name on the hub, no token, or offline mode: before anything is computed."""
-    import huggingface_hub
+    import huggingface_hub.constants  # some releases do not have it as an attribute before
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]{0,80}", name) or ".." in name or "--" in name:
         raise UserError(f"--push_to_hub={name} must be the owner and the name of a model on the hub, such as "
                         "owner/electra-tiny.")
@@ -237,7 +237,7 @@ def upload(folders: Dict[str, str], public: bool = False, message: str = "Export
     Returns: the address of each repository.
     Raises: UserError: a request failed; it names the repositories that have been pushed before.
     """
-    import huggingface_hub
+    import huggingface_hub.constants
     api = huggingface_hub.HfApi(endpoint=huggingface_hub.constants.ENDPOINT)
     urls: Dict[str, str] = {}
     for repository in folders:
@@ -256,7 +256,7 @@ def upload(folders: Dict[str, str], public: bool = False, message: str = "Export
 
 def _card_of(api, repository: str) -> str:
     """The README.md of a repository; empty where there is none."""
-    import huggingface_hub
+    import huggingface_hub.constants
     from huggingface_hub.errors import EntryNotFoundError
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -43,6 +43,8 @@ SCORES = {
                                 "spearman": "Spearman correlation", "mean_squared_error": "mean squared error"},
     "token_classification": {"f1": "F1", "precision": "precision", "recall": "recall", "accuracy": "accuracy",
                              "macro_f1": "macro F1"}}
+FINE_TUNING_SCORES = list(dict.fromkeys(name for kind in SCORES if kind not in ("discriminator", "generator")
+                                        for name in SCORES[kind]))
 # The options of a run that a card has.
 SETTINGS = ("model_size", "task", "objective", "generator", "generator_hidden_size", "share_embeddings", "mask_prob",
             "max_seq_length", "doc_stride", "joint_head", "class_weights", "num_train_steps", "num_train_epochs",
@@ -82,8 +84,7 @@ def scores_of(run_folder: str, state: dict) -> Tuple[Dict[str, float], str]:
         return entries[-1], scored_on(config, task)
     with contextlib.suppress(UserError):  # without a readable results.json there are no scores
         content = configuration.read_json_object(os.path.join(run_folder, "results.json"))
-        if task and content.get("train_steps") == step and any(name in content for names in SCORES.values()
-                                                               for name in names):
+        if task and content.get("train_steps") == step and any(name in content for name in FINE_TUNING_SCORES):
             return content, content.get("predict_file") or scored_on({**config, **content}, task)
     return {}, ""
 
@@ -259,7 +260,8 @@ def evaluation(facts: Facts) -> Sequence[str]:
     found = scores(facts)
     if not found:
         return "## Evaluation", "This checkpoint was not evaluated."
-    return ("## Evaluation", f"On `{dataset_of(facts.scored_on) or 'held-out data'}`, which was not trained on:",
+    dataset = dataset_of(facts.scored_on)
+    return ("## Evaluation", f"On {f'`{dataset}`' if dataset else 'held-out data'}, which was not trained on:",
             table(("metric", "value"), [(label, f"{value:g}") for label, value in found]))
 
 

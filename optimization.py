@@ -52,7 +52,7 @@ def is_bias_or_norm(name: str) -> bool:
     return name.split(":")[0].rsplit("/", 1)[-1] in ("bias", "output_bias", "gamma", "beta")
 
 
-def layerwise_multipliers(names: Sequence[str], decay: float, num_layers: int) -> List[float]:
+def layerwise_multipliers(names: Sequence[str], *, decay: float, num_layers: int) -> List[float]:
     """Learning-rate multiplier of each variable (ELECTRA, appendix B, "layerwise LR decay").
 
     decay ** (num_layers + 2 - depth), where depth is 0 for the embeddings and their projection, i + 1 for layer i, and

@@ -57,6 +57,8 @@ def export(config: ExportConfig):
         runtimes.check_head(run)
     model = run.model()
     networks = {run.kind: model} if run.kind else model.networks()
+    if config.onnx or config.tflite:
+        preflight.check_export_memory(max(parameters_of(network) for network in networks.values()))
     for kind in set(kept) - set(networks):
         if kept[kind] is not None:
             raise UserError(f"{os.path.join(output_dir, kind, model_card.FILE)} was edited, and the checkpoint has no "
@@ -102,12 +104,16 @@ def push(config: ExportConfig, kinds: Iterable[str], pretrained: bool):
         print(f"pushed: {url}")
 
 
+def parameters_of(network) -> int:
+    return sum(variable.shape.num_elements() for variable in network.trainable_variables)
+
+
 def facts_of(config: ExportConfig, run: weights.SavedRun, kind: str, network) -> model_card.Facts:
     folder = weights.run_folder(run.prefix)
     scores, scored_on = model_card.scores_of(folder, run.state)
     return model_card.Facts(
         kind, os.path.basename(folder), run.state,
-        sum(variable.shape.num_elements() for variable in network.trainable_variables),
+        parameters_of(network),
         f"vocabulary of {run.tokenizer.vocab_size:,} tokens ({os.path.basename(run.tokenizer.vocab_file)})",
         scores, scored_on, not getattr(network, "joint_head", False), config.language, config.license,
         repository(config, kind, not run.kind))

@@ -374,6 +374,15 @@ def check_memory(config: DeviceOptions, needed: float, flag: str):
                     f"{free / 1e9:,.1f} GB are free: lower it{keep}, or start nevertheless with --force.")
 
 
+def check_export_memory(parameters: int):
+    """Raises UserError: converting a network for another runtime needs more memory than is free. Beside the process
+    that opened it, `small` took 0.9 GB and `base` 3.5 GB, in float32 or int8: about eight times the weights."""
+    needed, free = 0.4e9 + 32 * parameters, free_memory()
+    if free is not None and needed > free:
+        raise UserError(f"--onnx and --tflite need about {needed / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB "
+                        "are free: end other programs, or copy the run's folder to a larger machine and export there.")
+
+
 def free_memory() -> Optional[int]:
     """Bytes that this process can still use: of the machine, with swap, and of its cgroup. None: not known."""
     free = []

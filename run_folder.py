@@ -150,6 +150,7 @@ class Session(NamedTuple):
 
     start: dict
     end: Optional[dict]  # None: it is running, or was killed
+    is_last: bool = True  # a run has one process at a time: those before the last one are not running
 
     @property
     def phase(self) -> int:
@@ -158,8 +159,8 @@ class Session(NamedTuple):
     @property
     def is_running(self) -> bool:
         """Whether it has no end yet and, where it was started on this machine, its process exists."""
-        pid = number_in(self.start, "pid", 0)
-        if self.end is not None or not pid:
+        pid = self.start.get("pid")
+        if self.end is not None or not self.is_last or type(pid) is not int or pid < 1:
             return False
         return self.start.get("host") != socket.gethostname() or files.is_running(pid)
 
@@ -183,8 +184,8 @@ def text_in(entry: dict, key: str) -> str:
 def number_in(entry: dict, key: str, default=None):
     """A finite number of a dictionary, not a truth value; else the default."""
     value = entry.get(key)
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return value if good else default
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return value if good else default  # a NaN compares as false
 
 
 def dict_in(entry: dict, key: str) -> dict:
@@ -209,7 +210,11 @@ def describe_data(places: Sequence[str]) -> dict:
             content = _manifest(os.path.join(folder, "manifest.json"))
             if content.get("format") == "electra-pretraining-tfrecord":
                 found[folder] = content
-            guessers = guessers or dict_in(content, "masked_piece_accuracy")
+            beside = _manifest(os.path.join(folder, "demo", "manifest.json"))  # data/sample/demo and .../tfrecord
+            if number_in(dict_in(beside, "corpus"), "documents", 0) not in {
+                    manifest.get("num_documents") for manifest in found.values()}:
+                beside = {}  # the records are of other text
+            guessers = guessers or dict_in(content, "masked_piece_accuracy") or dict_in(beside, "masked_piece_accuracy")
             folder = os.path.dirname(folder)
     totals = {f"dataset_{name}": sum(number_in(manifest, f"num_{name}", 0) for manifest in found.values())
               for name in ("documents", "tokens")}
@@ -264,9 +269,11 @@ class Part:
 
     def _add(self, entry: dict):
         kind = entry["kind"]
+        numbers = {name: number_in(entry, name) for name in list(entry)[:MOST_METRICS]}
+        entry = {"step": entry["step"], "kind": kind,  # without integers that no float holds
+                 **{name: entry[name] for name in numbers if numbers[name] is not None or type(entry[name]) is not int}}
         self.first.setdefault(kind, entry)
         self.last[kind] = entry
-        numbers = {name: number_in(entry, name) for name in list(entry)[:MOST_METRICS]}
         self.curves.add({**{name: value for name, value in numbers.items() if value is not None}, "step": entry["step"],
                          "kind": kind})
         for name, value in numbers.items() if kind == "eval" else ():
@@ -436,8 +443,9 @@ class Run:
         for entry in self.history:
             if entry["event"] == "end":
                 ends[json.dumps(entry.get("session"))] = entry
-        return [Session(entry, ends.get(json.dumps(entry.get("session")))) for entry in self.history
-                if entry["event"] == "start"]
+        starts = [entry for entry in self.history if entry["event"] == "start"]
+        return [Session(entry, ends.get(json.dumps(entry.get("session"))), number == len(starts))
+                for number, entry in enumerate(starts, 1)]
 
     def started(self, part: Optional[Part] = None) -> dict:
         """The last start of a phase in the history; {} where there is none."""

@@ -303,7 +303,8 @@ def headlines(run: Run) -> List[Tuple[str, str, str]]:
     if losses:
         best = min(losses, key=lambda point: point.value)
         found.append(("Held-out loss", short(losses[-1].value), f"best: {short(best.value)} at update {best.step:,}"))
-    for name in HEADLINES["pretraining" if run.kind == "pretraining" else "fine-tuning"]:
+    chosen_by = [name for name in dict_in(run.results, "best_checkpoint") if name not in ("checkpoint", "step")]
+    for name in dict.fromkeys([*chosen_by, *HEADLINES["pretraining" if run.kind == "pretraining" else "fine-tuning"]]):
         value = number_in(part.last["eval"], name) if part else None
         if run.kind != "pretraining":
             value = number_in(run.results, name, value)
@@ -345,7 +346,7 @@ def overview(run: Run, folder: str) -> Section:
 
 def link(path: str, folder: str) -> str:
     """A relative address of a file for a page in `folder`."""
-    return urllib.parse.quote(os.path.relpath(path, folder))
+    return urllib.parse.quote(os.fsencode(os.path.relpath(path, folder)))
 
 
 def runs_section(runs: Sequence[Run], folder: Optional[str]) -> Section:
@@ -573,7 +574,9 @@ def sections_of(runs: Sequence[Run], folder: Optional[str]) -> List[Section]:
         learnt = samples_page.section(run)
         return [overview(run, folder), *([curves_section(runs)] if run.parts else []), *([learnt] if learnt else []),
                 Section("What ran", what_ran(run))]
-    return [runs_section(runs, folder), curves_section(runs), Section("Differences", [differences(runs)]),
+    learnt = samples_page.side_by_side(runs, names_of(runs))
+    return [runs_section(runs, folder), curves_section(runs), *([learnt] if learnt else []),
+            Section("Differences", [differences(runs)]),
             *(Section(f"What ran: {name}", what_ran(run, number, f", {name}"))
               for number, (run, name) in enumerate(zip(runs, names_of(runs))))]
 

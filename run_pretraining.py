@@ -347,8 +347,9 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
         describe_run(config, device, setup)
         make_way(config, checkpoints, start)
         setup.tokenizer.save(config.model_dir)
-    recorder = samples.Recorder(os.path.join(config.logs, f"samples_phase{config.phase}.jsonl"), start.step,
-                                config.updates_per_eval, config.report_samples, setup.tokenizer)
+    recorder = workers.is_chief and samples.Recorder(
+        os.path.join(config.logs, f"samples_phase{config.phase}.jsonl"), start.step, config.updates_per_eval,
+        config.report_samples, setup.tokenizer)
     common = training.run_state(dataclasses.asdict(config), model, setup.tokenizer.fingerprint, device.kind, workers)
 
     def save(step: int, last: bool):
@@ -369,7 +370,7 @@ def train(config: PretrainingConfig, device: devices.Device, stop: training.Stop
             with run_report.log.surviving(comparison.batches_file(config.logs, config.phase)):
                 comparison.write_batches(config.logs, config.phase, step, batches)
 
-        metrics = setup.evaluate(lambda: stop.signal_name, keep, functools.partial(recorder.add, step))
+        metrics = setup.evaluate(lambda: stop.signal_name, keep, recorder and functools.partial(recorder.add, step))
         if metrics and workers.is_chief:
             evaluated.update(metrics)
             checkpoints.evaluated(config.phase, step, held_out_loss(metrics, config))

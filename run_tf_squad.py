@@ -304,7 +304,7 @@ class Squad(fine_tuning.Task):
             analysis.remove(config.output_dir)  # of other answers
 
     def reached(self, config: SquadConfig, results: dict) -> str:
-        return run_log.format_metrics(results, METRICS[4:], short=True) if "f1" in results else ""
+        return run_log.format_metrics(results, METRICS[4:-2], short=True) if "f1" in results else ""
 
 
 SQUAD = Squad()

@@ -88,12 +88,14 @@ def _write_onnx(module: tf.Module, path: str, int8: bool):
     model, _ = tf2onnx.convert.from_graph_def(
         graph, input_names=[*inputs, *(f"{name}:0" for name in values)], output_names=list(outputs), opset=OPSET,
         tensors_to_rename={**inputs, **outputs}, custom_op_handlers={"Erfc": (_convert_erfc, [])})
-    kept = [value for value in model.graph.input if value.name.split(":")[0] not in values]
-    weights_of = [onnx.numpy_helper.from_array(values[value.name.split(":")[0]], value.name)
-                  for value in model.graph.input if value.name.split(":")[0] in values]
+    inputs_of = list(model.graph.input)
     del model.graph.input[:]
-    model.graph.input.extend(kept)
-    model.graph.initializer.extend(weights_of)
+    for value in inputs_of:
+        array = values.pop(value.name.split(":")[0], None)
+        if array is None:
+            model.graph.input.append(value)
+        else:
+            model.graph.initializer.append(onnx.numpy_helper.from_array(array, value.name))
     for value in (*model.graph.input, *model.graph.output):
         for dimension, name in zip(value.type.tensor_type.shape.dim, ("batch", "length")):
             if not dimension.dim_value:

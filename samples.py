@@ -261,13 +261,22 @@ class Recorder:
         self.log = SampleLog(path, step)
         self.updates_per_eval, self.count, self.tokenizer = updates_per_eval, count, tokenizer
 
-    def add(self, step: int, metrics: Dict[str, float], logits: np.ndarray, labels: np.ndarray,
-            batches: Sequence[Observed]):
+    def add(self, step: int, *observed):
+        """Writes an evaluation, see `_add`; whatever keeps it from that is only a warning."""
+        try:
+            self._add(step, *observed)
+        except Exception as error:  # a run does not depend on its report
+            logging.warning("warning: what the network shows at step %d is not recorded (%s).", step, in_short(error))
+
+    def _add(self, step: int, metrics: Dict[str, float], logits: np.ndarray, labels: np.ndarray,
+             batches: Sequence[Observed]):
         """Writes an evaluation.
 
         Args:
             logits, labels: of the discriminator at the tokens of all batches; empty without one.
         """
+        if not np.isfinite(logits).all():
+            raise ValueError("the discriminator's logits are not finite")
         names = self.tokenizer.tokens
         originals, pieces, losses, correct = (np.concatenate([getattr(batch, name) for batch in batches])
                                               for name in ("originals", "pieces", "losses", "correct"))

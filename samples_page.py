@@ -20,6 +20,7 @@ OPENING, CLOSING = "([{«“‘（【「『《", ".,;:!?%)]}»”’…、。，
 LINKING = "-/'’"  # no space on either side
 RADIUS = 11  # of the largest circle of the calibration
 LEFT, TOP, SIZE = 40, 8, 240  # of the calibration's axes
+DAMAGE = KeyError, TypeError, ValueError, IndexError, AttributeError  # of a file whose lines hold something else
 
 # What a word piece is, by letter: (class, mark in the legend, meaning, words for screen readers).
 STATES = {
@@ -181,8 +182,12 @@ def table_rows(names: Sequence[str], evaluation: dict) -> List[List[List[str]]]:
     return [frequency, *listed]
 
 
-def tables(rows: Sequence[Sequence[Sequence[str]]]) -> Markup:
-    """Every table has the same rows at all evaluations, but other values: the script writes them."""
+def tables(rows: Sequence[Sequence[Sequence[str]]], of: str) -> Markup:
+    """Every table has the same rows at all evaluations, but other values: the script writes them.
+
+    Args:
+        of: what captions end with, unique on the page.
+    """
     with_discriminator = len(rows) == 4
     if with_discriminator:
         by_class = ("word pieces of the class", "originals taken for replaced", "replaced found", "replaced", "AUC")
@@ -193,8 +198,9 @@ def tables(rows: Sequence[Sequence[Sequence[str]]]) -> Markup:
     intro = page.paragraph(
         "Classes of word pieces from the most to the least frequent, each about a fifth of the held-out text. The "
         "lists below are of word pieces that occur often enough; losses are means in nats.")
-    return join([element("h3", "By frequency"), intro, page.table("Errors by frequency", by_class, rows[0]),
-                 page.columns(page.table("Highest loss", listed, rows[1]), page.table("Lowest loss", listed, rows[2]))])
+    return join([element("h3", "By frequency"), intro, page.table(f"Errors by frequency{of}", by_class, rows[0]),
+                 page.columns(page.table(f"Highest loss{of}", listed, rows[1]),
+                              page.table(f"Lowest loss{of}", listed, rows[2]))])
 
 
 # --- Calibration ---
@@ -208,8 +214,8 @@ def circles(evaluation: dict) -> List[Tuple[float, float, float]]:
              round(2 + (RADIUS - 2) * (count / most) ** 0.25, 1)) for count, mean, share in bins]
 
 
-def calibration(evaluation: dict, rows: Sequence[Sequence[str]]) -> Markup:
-    """Share of replaced tokens by predicted probability: a figure and the table of its values."""
+def calibration(evaluation: dict, rows: Sequence[Sequence[str]], of: str) -> Markup:
+    """Share of replaced tokens by predicted probability: a figure and the table of its values. `of`: see `tables`."""
     right, bottom = LEFT + SIZE, TOP + SIZE
     ticks = []
     for tenth in (0, 2, 4, 6, 8, 10):
@@ -230,7 +236,7 @@ def calibration(evaluation: dict, rows: Sequence[Sequence[str]]) -> Markup:
         element("figure", figure, element(
             "figcaption", "Tokens by their probability of being replaced, and how many of them were. On the dashed "
             "line the probabilities are right; larger circles are more tokens."), class_="calibration"),
-        page.table("By probability", ("mean probability", "replaced", "tokens"), rows))])
+        page.table(f"By probability{of}", ("mean probability", "replaced", "tokens"), rows))])
 
 
 # --- The section ---
@@ -277,7 +283,7 @@ def legend(has_discriminator: bool) -> Markup:
 
 def phase_block(number: int, constant: dict, evaluations: Sequence[dict]) -> Markup:
     """The slider and what it changes, for a phase."""
-    steps = [for_script(constant, evaluation) for evaluation in evaluations]
+    steps, of = [for_script(constant, evaluation) for evaluation in evaluations], f", phase {number}"
     last, has_discriminator = steps[-1], "calibration" in evaluations[-1]
     articles = [passage_article(i, passage, constant["notation"], row)
                 for i, (passage, row) in enumerate(zip(constant["passages"], last["passages"]), 1)]
@@ -292,7 +298,8 @@ def phase_block(number: int, constant: dict, evaluations: Sequence[dict]) -> Mar
                 element("label", "Evaluation", for_=f"evaluation-{number}"), slider,
                 element("output", last["label"], for_=f"evaluation-{number}"), class_="chosen"),
         legend(has_discriminator), *articles[:FIRST], *more,
-        *([calibration(evaluations[-1], last["tables"][3])] if has_discriminator else []), tables(last["tables"]),
+        *([calibration(evaluations[-1], last["tables"][3], of)] if has_discriminator else []),
+        tables(last["tables"], of),
         page.data_for_script(content, f"samples-{number}"), class_="learnt")
 
 
@@ -311,7 +318,7 @@ def section(run: Run) -> Optional[Section]:
             constant, evaluations = read(path)
             if evaluations:
                 blocks.append(phase_block(number, constant, evaluations))
-        except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError):
+        except (OSError, *DAMAGE):
             blocks.append(page.paragraph(f"{path} cannot be read: it is damaged."))
     if not blocks:
         return None
@@ -321,3 +328,41 @@ def section(run: Run) -> Optional[Section]:
         "entropy of the share of replaced tokens: 0 for the best constant probability and 100% for a perfect "
         "discriminator. It leaves 0 before the recall does.")
     return Section("What it learnt", [intro, *blocks], page.template("samples.js"), page.template("samples.css"))
+
+
+def last_evaluation(run: Run) -> Optional[Tuple[int, dict, dict]]:
+    """The last phase with an evaluation, what is constant in it, and the evaluation; None where nothing is recorded."""
+    for number in (2, 1):
+        try:
+            constant, evaluations = read(os.path.join(run.logs, f"samples_phase{number}.jsonl"))
+        except OSError:
+            continue
+        if evaluations:
+            return number, constant, evaluations[-1]
+    return None
+
+
+def side_by_side(runs: Sequence[Run], names: Sequence[str]) -> Optional[Section]:
+    """What several runs learnt: the first passages as of the last evaluation of each; None where nothing is
+    recorded."""
+    found, with_discriminator = [], False
+    for run, name in zip(runs, names):
+        last = last_evaluation(run)
+        try:
+            if last:
+                number, constant, evaluation = last
+                row = for_script(constant, evaluation)
+                articles = [passage_article(i, passage, constant["notation"], shown) for i, (passage, shown) in
+                            enumerate(zip(constant["passages"][:FIRST], row["passages"]), 1)]
+                found.append(element("div", element("h3", name), page.paragraph(f"Phase {number}, {row['label']}"),
+                                     *articles))
+                with_discriminator |= "calibration" in evaluation
+        except DAMAGE:
+            found.append(element("div", element("h3", name), page.paragraph("What was recorded of it is damaged.")))
+    if not found:
+        return None
+    intro = page.paragraph(
+        "Held-out passages as of the last evaluation of each run. The page of a run shows all of its evaluations. Runs "
+        "with the same held-out data and the same --seed have the same passages and masked words.")
+    return Section("What they learnt", [element("div", intro, legend(with_discriminator), page.columns(*found),
+                                                class_="learnt")], style=page.template("samples.css"))

@@ -27,6 +27,12 @@ VOCABULARY = """[PAD] [UNK] [CLS] [SEP] [MASK] the a cat dog sat on mat ran to a
 ##est ##er cafe caf ##s ##e ##é é É e 中 国 , . ! ? ' -""".split()
 
 
+def pytest_make_parametrize_id(val):
+    """Bytes get no part in the name of a test: they may depend on the time or on hash seeds, while the workers of
+    pytest-xdist must find the same names."""
+    return "bytes" if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True)
 def elementwise_operations_are_not_compiled():
     """`open_device` sets this for the process; the next test starts without it."""

@@ -133,3 +133,17 @@ def test_the_command_prints_it(tmp_path, capsys):
     make_run(tmp_path / "b", [2.0])
     report.main(["report.py", "--compare", str(tmp_path / "a"), str(tmp_path / "b")])
     assert "generator_loss: 3.0000 -> 2.0000 (-1.0000" in capsys.readouterr().out
+
+
+def test_scores_of_classifiers_are_compared_and_those_of_other_tasks_are_not(tmp_path):
+    results = {"a": {"task": "classification", "accuracy": 50.0, "f1": 40.0, "train_steps": 9},
+               "b": {"task": "classification", "accuracy": 62.5, "f1": 41.0, "train_steps": 9},
+               "squad": {"f1": 80.0, "exact_match": 70.0}}
+    for name, content in results.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(content))
+    a, b, squad = (Run(str(tmp_path / name)) for name in results)
+    text = comparison.in_words(a, b)
+    assert "accuracy: 50.00 -> 62.50" in text and "f1: 40.00 -> 41.00" in text and "train_steps" not in text
+    assert "seeds" in text
+    assert "different tasks" in comparison.in_words(a, squad) and "->" not in comparison.in_words(a, squad)

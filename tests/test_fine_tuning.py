@@ -39,6 +39,16 @@ def test_learning_rates_fall_from_the_head_to_the_embeddings(model, head):
     assert rates("/embeddings") == {0.5 ** 5}
 
 
+def test_a_checkpoint_with_wrong_rates_of_the_layers_is_named_when_it_resumes(caplog):
+    def warned(state, *multipliers):
+        caplog.clear()
+        fine_tuning.warn_of_other_rates(state, types.SimpleNamespace(multipliers=multipliers))
+        return "--layerwise_lr_decay" in caplog.text
+
+    assert warned({"config": {}}, 0.5, 1.0)
+    assert not warned({"config": {}}, 1.0, 1.0) and not warned({"lowest_multiplier": 0.5}, 0.5, 1.0)
+
+
 def test_large_predictions_on_cpu_have_finer_lengths(monkeypatch):
     config = SquadConfig(do_train=True, output_dir="o", data_dir="d", max_seq_length=300)
     windows = types.SimpleNamespace(lengths=np.full(1000, 200))

@@ -445,6 +445,13 @@ def test_what_was_pushed_before_a_failure_is_named(writable, exported, refuses):
     assert "pushed before: someone/electra-discriminator" in text and "someone/electra-generator could not" in text
 
 
+def test_an_upload_is_checked_before_anything_else_has_imported_the_hubs_library():
+    code = "import hub\ntry:\n    hub.check_upload('a/b')\nexcept hub.UserError as error:\n    print(error)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=pathlib.Path(hub_module.__file__).parent, timeout=60,
+                           env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.PIPE, check=True)
+    assert b"HF_HUB_OFFLINE" in found.stdout
+
+
 def test_an_upload_needs_a_name_a_token_and_a_network(writable, exported, monkeypatch, refuses, tmp_path):
     hub_module.check_upload("someone/electra-x")
     for name in ("electra", "a/b/c", "someone/..", "someone/x y", "/x", "someone/a--b"):

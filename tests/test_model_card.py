@@ -86,6 +86,11 @@ def test_the_scores_are_those_of_the_checkpoint(tmp_path):
     found, where = model_card.scores_of(str(tmp_path), SQUAD)
     assert found["f1"] == 80.5 and where == "dev.json"
     assert model_card.scores_of(str(tmp_path), {**SQUAD, "step": 20}) == ({}, "")
+    task = {**STATE, "task": "classification", "step": 9, "config": {"task": "classification", "train_file": "/a.csv"}}
+    for dev, where in (("/d/b.csv", "/d/b.csv"), ("/a.csv", "")):  # a part of the training data
+        (tmp_path / "results.json").write_text(json.dumps({"train_steps": 9, "accuracy": 75.0, "dev_file": dev}))
+        found, scored_on = model_card.scores_of(str(tmp_path), task)
+        assert found["accuracy"] == 75.0 and scored_on == where
     (tmp_path / "results.json").write_text("{")
     assert model_card.scores_of(str(tmp_path), SQUAD) == ({}, "")
 

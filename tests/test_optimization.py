@@ -123,15 +123,16 @@ def test_layerwise_multipliers_are_those_of_the_recipe(golden):
         "start_logits/dense_0/kernel:0": multipliers["/start_logits/"],
         "answer_class/dense_1/kernel:0": multipliers["/answer_class/"],
     }
-    found = layerwise_multipliers(list(names), expected["decay"], expected["num_layers"])
+    found = layerwise_multipliers(list(names), decay=expected["decay"], num_layers=expected["num_layers"])
     np.testing.assert_allclose(found, list(names.values()), rtol=1e-12)
     assert len(set(names.values())) == 4
 
 
 def test_layerwise_multipliers_distinguish_layer_1_from_layer_11():
     names = [f"electra/encoder/layer_{i}/output/dense/kernel" for i in range(12)]
-    np.testing.assert_allclose(layerwise_multipliers(names, 0.8, 12), [0.8 ** (13 - i) for i in range(12)], rtol=1e-12)
-    assert layerwise_multipliers(["electra/embeddings/word_embeddings", "head/kernel"], 0.8, 12) == [0.8 ** 14, 1.0]
+    names += ["electra/embeddings/word_embeddings", "head/kernel"]
+    np.testing.assert_allclose(layerwise_multipliers(names, decay=0.8, num_layers=12),
+                               [*(0.8 ** (13 - i) for i in range(12)), 0.8 ** 14, 1.0], rtol=1e-12)
 
 
 # --- Update rules ---
@@ -146,8 +147,8 @@ def test_variables_follow_the_golden_numbers(kind, in_graph, golden):
     settings = dict(variables=variables, schedule=constant_rate(hyper["learning_rate"]), beta_1=hyper["beta_1"],
                     beta_2=hyper["beta_2"], epsilon=hyper["epsilon"], weight_decay_rate=hyper["weight_decay"])
     if kind == "adamw_layerwise":
-        decay = data["layer_decay"]
-        settings["multipliers"] = layerwise_multipliers(data["names"], decay["decay"], decay["num_layers"])
+        settings["multipliers"] = layerwise_multipliers(
+            data["names"], decay=data["layer_decay"]["decay"], num_layers=data["layer_decay"]["num_layers"])
     optimizer = (AdamW(**settings) if kind.startswith("adamw") else
                  LAMB(skip_adaptive=kind == "lamb", **settings))
     run = functools.partial(update, optimizer)

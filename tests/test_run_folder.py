@@ -33,6 +33,16 @@ def test_interruptions_and_resumes_are_those_of_the_history(tmp_path):
     assert "killed" in Run(str(tmp_path / "base")).sessions[0].reason and Run(str(tmp_path / "base")).state == "stopped"
 
 
+def test_a_process_that_another_one_followed_is_not_running_any_more(tmp_path):
+    folder = run_folders.pretraining(tmp_path / "base", history=False)
+    starts = [{"event": "start", "session": name, "pid": pid, "host": name, "step": 0}
+              for name, pid in (("a", 1), ("b", 2), ("c", 1.5))]  # killed on machines that are gone
+    (folder / "logs/history.jsonl").write_text("".join(json.dumps(start) + "\n" for start in starts[:2]))
+    assert [session.is_running for session in Run(str(folder)).sessions] == [False, True]
+    (folder / "logs/history.jsonl").write_text("".join(json.dumps(start) + "\n" for start in starts))
+    assert Run(str(folder)).state == "stopped"
+
+
 def test_a_run_of_an_earlier_release_has_no_history(tmp_path):
     run = Run(str(run_folders.pretraining(tmp_path / "old", history=False)))
     assert not run.problems and not run.sessions and run.state == "finished" and run.command == []
@@ -81,7 +91,9 @@ def test_numbers_of_a_damaged_log_do_not_get_through(tmp_path):
         entry = {"step": 5, "kind": "train", "loss": float("nan"), "f1": True, "x": "<b>"}
         file.write(json.dumps({**entry, **{f"m{number}": 1 for number in range(500)}}) + "\n")
         file.write('{"step": 99999999999, "kind": "train", "loss": 1}\n')
+        file.write('{"step": 6, "kind": "eval", "loss": %s}\n' % ("9" * 400))
     run = Run(str(folder))
+    assert "loss" not in run.parts[0].last["eval"]
     assert run.parts[0].damaged == 1 and len(run.parts[0].curves.series) <= 128
     assert len(run.parts[0].points("train", "loss")) == 4 and not run.parts[0].points("train", "f1")
 
@@ -109,6 +121,17 @@ def test_guessers_are_those_of_the_sample_that_the_records_are_of(tmp_path):
         '{"masked_piece_accuracy": {"unigram": 0.05, "bigram": 0.25, "oracle": 0.7, "scored_pieces": 9}}')
     found = run_folder.describe_data([str(records / "train-0.tfrecord")])
     assert found == {"dataset_tokens": 7, "guessers": {"unigram": 0.05, "bigram": 0.25, "oracle": 0.7}}
+
+
+@pytest.mark.parametrize("documents, known", [(9, {"guessers": {"unigram": 0.05}}), (8, {})])
+def test_the_sample_may_lie_beside_its_records_as_that_of_the_wrapper_does(documents, known, tmp_path):
+    records = tmp_path / "sample" / "tfrecord" / "seq_len_128"
+    records.mkdir(parents=True)
+    (records / "manifest.json").write_text('{"format": "electra-pretraining-tfrecord", "num_documents": 9}')
+    (tmp_path / "sample" / "demo").mkdir()
+    (tmp_path / "sample" / "demo" / "manifest.json").write_text(json.dumps(
+        {"corpus": {"documents": documents}, "masked_piece_accuracy": {"unigram": 0.05}}))
+    assert run_folder.describe_data([str(records)]) == {"dataset_documents": 9, **known}
 
 
 def test_the_history_has_a_line_for_each_start_and_end(tmp_path):

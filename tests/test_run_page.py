@@ -112,6 +112,17 @@ def test_a_fine_tuning_has_its_scores_and_the_way_to_the_error_analysis(tmp_path
     assert 'href="squad/analysis.html"' in text and "88.25" in assert_self_contained(text)
 
 
+def test_a_classifier_has_the_score_that_chose_its_checkpoint(tmp_path):
+    folder = run_folders.fine_tuning(tmp_path / "topics")
+    (folder / "analysis.html").write_text("")
+    best = {"checkpoint": "c", "step": 9, "accuracy": 62.5}
+    (folder / "results.json").write_text(json.dumps({"task": "classification", "f1": 40.5, "accuracy": 62.5,
+                                                     "best_checkpoint": best}))
+    run = Run(str(folder))
+    assert [(name, value) for name, value, _ in run_page.headlines(run)][1:3] == [("Accuracy", "62.5"), ("F1", "40.5")]
+    assert "question" not in run_page.page.join(run_page.overview(run, str(folder)).parts)
+
+
 def test_a_sweep_has_the_median_and_spread_of_each_checkpoint(tmp_path):
     text = run_page.render([Run(str(run_folders.sweep(tmp_path / "sweep")))], str(tmp_path))
     assert_self_contained(text)

@@ -100,6 +100,7 @@ def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(data, tmp_path, f
     with pytest.raises(Interrupted, match=f"at step {step} of 16; the same command resumes"):
         run(config, StopAfter(step))
     again = run(config)
+    assert "an earlier version" not in log(config)
     expected, found = tensors(finished[0]), tensors(config)
     assert expected.keys() == found.keys()
     for name in expected:
@@ -166,7 +167,7 @@ def test_the_seed_is_drawn_kept_and_found_again_on_resuming(data, tmp_path):
     config = make_config(data, tmp_path / "out", seed=None)
     with pytest.raises(Interrupted):
         run(config, StopAfter(2))
-    seed = int(re.search(r"seed (\d+);", pathlib.Path(config.output_dir, "logfile.txt").read_text())[1])
+    seed = int(re.search(r"seed (\d+)$", pathlib.Path(config.output_dir, "logfile.txt").read_text(), re.MULTILINE)[1])
     assert run(config)["seed"] == seed
 
 
@@ -220,8 +221,8 @@ def test_the_best_checkpoint_stays_beside_the_newest_and_both_are_named(data, tm
     assert [found.step for found in Checkpoints(config.checkpoint_dir).list()] == [6, 16] and not dev_f1
     assert best_of(config) == {"checkpoint": "ckpt-6", "step": 6, "f1": 60.0}
     assert results["best_checkpoint"]["step"] == 6 and results["f1"] == 30.0 and results["train_steps"] == 16
-    last_lines = log(config).splitlines()[-2:]
-    assert "ckpt-16 (F1 30.00)" in last_lines[0] and "ckpt-6 (F1 60.00)" in last_lines[0]
+    named = next(line for line in log(config).splitlines() if "the best by F1" in line)
+    assert "ckpt-16 (F1 30.00)" in named and "ckpt-6 (F1 60.00)" in named
     assert weights.read(os.path.join(config.output_dir, "best")).state["step"] == 6
 
 

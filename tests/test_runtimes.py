@@ -114,22 +114,27 @@ def test_the_example_of_the_documentation_answers_without_tensorflow(exported, i
     np.testing.assert_allclose([answer[2] for answer in found], [answer.score for answer in expected], atol=1e-4)
 
 
-def test_every_other_network_is_written_too(tmp_path):
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_every_other_network_is_written_too(runtime, tmp_path):
     """Of the pre-training networks and the heads for classification and tagging, as SavedModels are."""
-    make = modeling.VariableMaker(0, 0.2)
-    discriminator = modeling.Network(modeling.Embeddings(SQUAD_ENCODER, "electra/embeddings", make),
-                                     modeling.Encoder(SQUAD_ENCODER, "electra", make, tf.float32),
-                                     modeling.DiscriminatorHead(SQUAD_ENCODER, make, tf.float32))
-    for name, network, shape in (("network", discriminator, (2, 9)),
+    make, ids = modeling.VariableMaker(0, 0.2), np.full((2, 9), 7, np.int32)
+    features = {"input_ids": ids, "input_mask": np.ones_like(ids), "segment_ids": np.zeros_like(ids)}
+    discriminator, generator = (
+        modeling.Network(modeling.Embeddings(SQUAD_ENCODER, "electra/embeddings", make),
+                         modeling.Encoder(SQUAD_ENCODER, "electra", make, tf.float32),
+                         head(SQUAD_ENCODER, make, tf.float32))
+        for head in (modeling.DiscriminatorHead, modeling.GeneratorHead))
+    for name, network, shape in (("discriminator", discriminator, (2, 9)),
+                                 ("generator", generator, (2, 9, SQUAD_ENCODER.vocab_size)),
                                  ("sequence", modeling.SequenceClassification(SQUAD_ENCODER, 3), (2, 3)),
                                  ("token", modeling.TokenClassification(SQUAD_ENCODER, 4), (2, 9, 4))):
         (tmp_path / name).mkdir()
-        (file,) = runtimes.write(network, str(tmp_path / name), tflite=True)
-        assert file.name == "model.tflite" and file.difference < 1e-4
-        ids = np.full((2, 9), 7, np.int32)
-        found = runtimes.open_model(str(tmp_path / name / "model.tflite"))(
-            {"input_ids": ids, "input_mask": np.ones_like(ids), "segment_ids": np.zeros_like(ids)})
-        assert found["logits"].shape == shape
+        (file,) = runtimes.write(network, str(tmp_path / name), **{runtime: True})
+        assert file.name == f"model.{runtime}"
+        found = runtimes.open_model(str(tmp_path / name / file.name))(features)["logits"]
+        assert found.shape == shape
+        expected = weights.serving_module(network).serve(*(features[name] for name in weights.SERVING_INPUTS))
+        np.testing.assert_allclose(found, expected["logits"], rtol=0, atol=1e-4)
 
 
 # --- Refusals ---
@@ -150,6 +155,13 @@ def test_onnx_without_its_packages_is_refused_before_the_checkpoint_is_opened(tm
     for call in (preflight.check_export, postprocess_pretrained_ckpt.export):
         text = refuses(call, config)
         assert "tf2onnx" in text and "requirements-export.txt" in text and "--tflite" in text
+
+
+def test_a_conversion_that_needs_more_memory_than_is_free_is_refused(independent, tmp_path, monkeypatch, refuses):
+    monkeypatch.setattr(preflight, "free_memory", lambda: int(3e8))
+    text = refuses(export, independent, tmp_path / "out", tflite=True)
+    assert "--tflite" in text and "0.3 GB are free" in text
+    assert not os.listdir(tmp_path)
 
 
 def test_int8_without_a_runtime_is_refused(refuses):

@@ -278,6 +278,14 @@ def test_a_file_that_cannot_be_written_is_warned_about_once(tmp_path, caplog):
     assert kept(log.path) == [1, 2, 3]
 
 
+def test_what_cannot_be_recorded_is_a_warning_and_does_not_end_the_run(tmp_path, caplog):
+    recorder = samples.Recorder(str(tmp_path / "samples.jsonl"), 0, 10, 4, types.SimpleNamespace(tokens=["a"]))
+    recorder.add(10, {}, np.array([0.5, np.nan], np.float32), np.array([0, 1]), [])
+    recorder.add(20, {}, np.array([], np.float32), np.array([], np.int32), [])
+    assert "step 10 is not recorded (the discriminator's logits are not finite)" in caplog.text
+    assert "step 20 is not recorded" in caplog.text and not list(tmp_path.iterdir())
+
+
 # --- The gain over a constant predictor ---
 
 

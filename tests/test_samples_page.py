@@ -104,3 +104,18 @@ def test_without_a_record_there_is_no_section_and_a_damaged_one_is_a_sentence(tm
     assert samples_page.section(run) is None
     run_with(tmp_path, CONSTANT, {"step": 10, "kind": "evaluation"})
     assert "samples_phase1.jsonl" in page.join(samples_page.section(run).parts)
+
+
+def test_several_runs_show_the_last_evaluation_of_each(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir(), (tmp_path / "none").mkdir()
+    first = run_with(tmp_path / "a", CONSTANT, evaluation(10, ["the", "x", "##ed"], [5, 5, 5, 5, 60]), phase=1)
+    run_with(tmp_path / "a", CONSTANT, evaluation(30, ["a", ATTACK, "man"], [80, 5, 5, 20, 5]), phase=2)
+    damaged = run_with(tmp_path / "b", CONSTANT, {"step": 10, "kind": "evaluation"})
+    neither = types.SimpleNamespace(logs=str(tmp_path / "none"))
+    section = samples_page.side_by_side([first, neither, damaged], ["<b>one", "none", "other"])
+    text = page.render("t", "s", [section], "f")
+    reader = read(text)
+    shown = "".join(reader.text)
+    assert ATTACK not in text and "Phase 2, update 30" in shown and "update 10" not in shown
+    assert shown.count("Passage ") == samples_page.FIRST and "<b>one" in shown and "damaged" in shown
+    assert samples_page.side_by_side([neither, neither], ["a", "b"]) is None

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import configuration
+import electra_config
 import tokenization
 from tokenization import SPECIAL_TOKENS, ElectraTokenizer, read_vocabulary
 
@@ -289,7 +290,7 @@ def test_missing_vocabulary_is_refused_by_its_path(tmp_path, refuses):
 def test_a_vocabulary_beyond_what_records_can_hold_is_refused(tmp_path, monkeypatch, refuses):
     path = tmp_path / "vocab.txt"
     path.write_text("".join(f"{number}\n" for number in range(9)))
-    monkeypatch.setattr(configuration, "LARGEST_VOCABULARY", 8)
+    monkeypatch.setattr(electra_config, "LARGEST_VOCABULARY", 8)
     assert "9 lines" in refuses(read_vocabulary, str(path))
     monkeypatch.setattr(tokenization, "LARGEST_FILE", 17)
     assert str(path) in refuses(read_vocabulary, str(path))
