@@ -10,7 +10,8 @@ import os
 import typing
 
 import configuration
-from configuration import DeviceOptions, UserError, option, sole_user
+from configuration import DeviceOptions, UserError, like, option, sole_user
+from pretraining_options import PretrainingConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,14 +85,10 @@ class FineTuningOptions(DeviceOptions):
     early_stopping_patience: int = option(
         0, "end training when the score on the development set has not improved in so many evaluations, one per epoch "
         "or every --eval_steps (0: off)", minimum=0)
-    profile_steps: typing.Optional[str] = option(
-        None, "first and last update to profile, such as 10:15; the profile is written to the TensorBoard logs")
-    histograms: int = option(
-        0, "updates between two histograms of all weights and gradients in the TensorBoard logs (0: none)", minimum=0)
-    tracker: typing.Optional[str] = option(
-        None, "also log to this tracker, whose package must be installed: wandb (Weights & Biases) or mlflow",
-        choices=("wandb", "mlflow"))
-    skip_checkpoint: bool = option(False, "write no checkpoints (for timing)")
+    profile_steps: typing.Optional[str] = like(PretrainingConfig, "profile_steps")
+    histograms: int = like(PretrainingConfig, "histograms")
+    tracker: typing.Optional[str] = like(PretrainingConfig, "tracker")
+    skip_checkpoint: bool = like(PretrainingConfig, "skip_checkpoint")
     keep_checkpoint_max: int = option(2, "number of newest checkpoints kept", minimum=1)
     disable_progress_bar: bool = option(False, "hide the progress bar")
 
